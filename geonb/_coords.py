@@ -1,0 +1,56 @@
+"""Positions on Earth: checked, turned into unit vectors, and measured between.
+
+Everywhere in GeoNB a position is ``(lon, lat)`` in degrees, EPSG:4326.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+EARTH_RADIUS_KM = 6371.0088  # mean radius R1 (Moritz, 2000, Geodetic Reference System 1980)
+
+
+def check_lonlat(lonlat, where: str = "") -> np.ndarray:
+    """Return positions as a float64 array (n, 2), or say which row is wrong and why.
+
+    Args:
+        lonlat: array-like (n, 2), longitude in [-180, 180] and latitude in [-90, 90], degrees.
+        where: what the rows come from (a file name, say); it opens the error message.
+
+    Raises:
+        ValueError: wrong shape, NaN or infinite values, or values out of range. The message names the
+            first bad row (counted from 0) and, where it fits, suspects swapped columns.
+    """
+    points = np.asarray(lonlat, dtype=np.float64)
+    prefix = f"{where}: " if where else ""
+    if points.ndim != 2 or points.shape[1] != 2:
+        raise ValueError(f"{prefix}positions must have shape (n, 2), (lon, lat) in degrees, not {points.shape}")
+    finite = np.isfinite(points).all(1)
+    if not finite.all():
+        row = int(np.argmin(finite))
+        raise ValueError(f"{prefix}row {row}: position {tuple(points[row].tolist())} is not finite; drop or fill the row")
+    inside = (np.abs(points[:, 0]) <= 180) & (np.abs(points[:, 1]) <= 90)
+    if not inside.all():
+        row = int(np.argmin(inside))
+        swapped = (np.abs(points[:, 1]) <= 180).all() and (np.abs(points[:, 0]) <= 90).all()
+        hint = (
+            "the columns look swapped: give (lon, lat), not (lat, lon)"
+            if swapped
+            else "longitude lies in [-180, 180], latitude in [-90, 90], in degrees (EPSG:4326)"
+        )
+        raise ValueError(f"{prefix}row {row}: position {tuple(points[row].tolist())} is out of range; {hint}")
+    return points
+
+
+def unit_xyz(lonlat) -> np.ndarray:
+    """Unit vectors (n, 3) of positions (n, 2); Euclidean order equals great-circle order."""
+    lon, lat = np.radians(np.asarray(lonlat, dtype=np.float64)).T
+    return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], 1)
+
+
+def great_circle_km(a, b) -> np.ndarray:
+    """Great-circle distance in km between positions (..., 2) that broadcast (haversine formula)."""
+    lon_a, lat_a = np.moveaxis(np.radians(np.asarray(a, dtype=np.float64)), -1, 0)
+    lon_b, lat_b = np.moveaxis(np.radians(np.asarray(b, dtype=np.float64)), -1, 0)
+    h = np.sin((lat_b - lat_a) / 2) ** 2 + np.cos(lat_a) * np.cos(lat_b) * np.sin((lon_b - lon_a) / 2) ** 2
+    return 2 * EARTH_RADIUS_KM * np.arcsin(np.sqrt(np.clip(h, 0.0, 1.0)))
