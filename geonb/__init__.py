@@ -1,0 +1,14 @@
+"""Multimodal spatial embeddings, with position as the binding element.
+
+``geonb.load(RUN)`` opens a trained run. The parts live in ``geonb.data``, ``geonb.encoders``, ``geonb.losses``,
+``geonb.architectures``, ``geonb.training``, ``geonb.evaluation`` and ``geonb.explore``.
+"""
+
+__version__ = "0.1.0"
+
+
+def load(run, device: str = "cpu"):
+    """Load a finished run folder; see :func:`geonb.model.load`."""
+    from geonb.model import load as load_model
+
+    return load_model(run, device)

@@ -1,0 +1,164 @@
+"""The ``geonb`` command: each verb is a thin door to a documented Python function."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command. Bad input ends with one line on stderr and exit status 2; Ctrl-C with 130."""
+    args = parser().parse_args(argv)
+    try:
+        args.run(args)
+    except (ValueError, OSError) as error:
+        print(f"geonb: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        print(f"geonb: {error.name} is not installed; {_extra_for(error.name)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("geonb: stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    from geonb import __version__
+
+    top = argparse.ArgumentParser(prog="geonb", description="Multimodal spatial embeddings, bound by position.")
+    top.add_argument("--version", action="version", version=__version__)
+    verbs = top.add_subparsers(required=True, metavar="COMMAND")
+
+    data = verbs.add_parser("data", help="make and check place stores").add_subparsers(required=True, metavar="WHAT")
+    p = data.add_parser("sample", help="the Atlas sample: real places and facts, simulated images")
+    p.add_argument("--out", required=True, type=Path, metavar="DIR")
+    p.add_argument("--places", type=int, default=8000, metavar="N")
+    p.add_argument("--seed", type=int, default=0)
+    p.set_defaults(run=_data_sample)
+    p = data.add_parser("local", help="a store from CSV files of texts and Sentinel-2 GeoTIFF chips")
+    p.add_argument("--csv", nargs="*", type=Path, default=[], metavar="FILE")
+    p.add_argument("--chips", nargs="*", type=Path, default=[], metavar="FILE")
+    p.add_argument("--out", required=True, type=Path, metavar="DIR")
+    p.set_defaults(run=_data_local)
+    p = data.add_parser("check", help="verify a store: files, hashes, coordinates, texts, images")
+    p.add_argument("dir", type=Path, metavar="DIR")
+    p.set_defaults(run=_data_check)
+
+    p = verbs.add_parser("train", help="train an architecture")
+    p.add_argument("architecture", metavar="ARCH", help="imagebind, cyclic, fused, satclip, geoclip or csp")
+    p.add_argument("--data", required=True, type=Path, metavar="DIR")
+    p.add_argument("--out", required=True, type=Path, metavar="RUN")
+    p.add_argument("--modalities", type=lambda s: tuple(s.split(",")), metavar="LIST", help="location,text,image")
+    length = p.add_mutually_exclusive_group()
+    length.add_argument("--epochs", type=int, metavar="N", help="passes over the training places")
+    length.add_argument("--steps", type=int, metavar="N")
+    p.add_argument("--batch-size", type=int, metavar="N")
+    p.add_argument("--seed", type=int, metavar="S")
+    p.add_argument("--devices", type=int, metavar="N")
+    p.add_argument("--precision", metavar="P", help="32-true, bf16-mixed, ...")
+    p.add_argument("--init", type=Path, metavar="RUN", help="start from the encoders of a finished run")
+    p.add_argument("--resume", action="store_true", help="go on from the last checkpoint, with the run's own config")
+    p.set_defaults(run=_train)
+
+    p = verbs.add_parser("evaluate", help="probes, retrieval and information of finished runs")
+    p.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    p.add_argument("--data", required=True, type=Path, metavar="DIR")
+    p.add_argument("--out", required=True, type=Path, metavar="FILE.json")
+    p.set_defaults(run=_evaluate)
+
+    p = verbs.add_parser("embed", help="embed the positions of a table")
+    p.add_argument("model", type=Path, metavar="RUN")
+    p.add_argument("--points", required=True, type=Path, metavar="FILE", help="CSV or Parquet with lon and lat")
+    p.add_argument("--out", required=True, type=Path, metavar="FILE.parquet")
+    p.set_defaults(run=_embed)
+
+    p = verbs.add_parser("ask", help="places that fit a text best")
+    p.add_argument("model", type=Path, metavar="RUN")
+    p.add_argument("text")
+    p.add_argument("--data", required=True, type=Path, metavar="DIR")
+    p.add_argument("--top", type=int, default=20, metavar="N")
+    p.set_defaults(run=_ask)
+
+    p = verbs.add_parser("explore", help="one self-contained page: map and projection of an embedding space")
+    p.add_argument("model", type=Path, metavar="RUN")
+    p.add_argument("--data", required=True, type=Path, metavar="DIR")
+    p.add_argument("--out", required=True, type=Path, metavar="PAGE.html")
+    p.set_defaults(run=_explore)
+    return top
+
+
+def _data_sample(args) -> None:
+    from geonb.data.sources.atlas import make_atlas
+
+    store = make_atlas(args.out, places=args.places, seed=args.seed)
+    print(f"{store.path}: {len(store):,} places; facts are real, images simulated (see datacard.md)")
+
+
+def _data_local(args) -> None:
+    from geonb.data.sources.local import make_real_store
+
+    store = make_real_store(args.out, csv_paths=args.csv, chip_paths=args.chips)
+    print(f"{store.path}: {len(store):,} places")
+
+
+def _data_check(args) -> None:
+    from geonb.data.store import check_store
+
+    print(check_store(args.dir))
+
+
+def _train(args) -> None:
+    import math
+    from dataclasses import replace
+
+    from geonb.data.store import PlaceStore
+    from geonb.training import TrainConfig, split_of, train
+
+    store = PlaceStore.open(args.data)
+    names = ("modalities", "steps", "batch_size", "seed", "devices", "precision")
+    config = replace(TrainConfig(), **{n: getattr(args, n) for n in names if getattr(args, n) is not None})
+    if args.epochs is not None:
+        places = int((split_of(store, config) == "train").sum())
+        config = replace(config, steps=args.epochs * math.ceil(places / config.batch_size))
+    run = train(args.architecture, store, args.out, config, resume=args.resume, init=args.init)
+    print(f"{run}: done")
+
+
+def _evaluate(args) -> None:
+    from geonb.evaluation.suite import evaluate
+
+    evaluate(args.runs, args.data, out=args.out)
+    print(args.out)
+
+
+def _embed(args) -> None:
+    from geonb.embed import embed_table
+
+    count = embed_table(args.model, args.points, args.out)
+    print(f"{args.out}: {count:,} embeddings")
+
+
+def _ask(args) -> None:
+    from geonb.ask import ask
+
+    print(f"{'similarity':>10}  {'lon':>8} {'lat':>7}  place")
+    for hit in ask(args.model, args.text, args.data, args.top):
+        print(f"{hit['similarity']:10.3f}  {hit['lon']:8.2f} {hit['lat']:7.2f}  {hit['title']}")
+
+
+def _explore(args) -> None:
+    from geonb.explore import explore_page
+
+    explore_page(args.model, args.data, args.out)
+    print(args.out)
+
+
+def _extra_for(module: str) -> str:
+    extras = {"sklearn": "evaluate", "pandas": "evaluate", "umap": "explore", "matplotlib": "explore", "rasterio": "real"}
+    return f"pip install 'geonb[{extras[module]}]'" if module in extras else f"pip install {module}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

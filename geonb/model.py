@@ -1,0 +1,119 @@
+"""A trained run, ready to embed positions, texts and images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from geonb._coords import check_lonlat
+from geonb.architectures import Architecture
+from geonb.encoders.features import BACKBONES
+
+CHUNK = 4096  # rows embedded at a time; bounds the memory of any call
+
+
+class Model:
+    """The encoders of a finished run; made by :func:`load`.
+
+    Attributes:
+        architecture: the trained module, in eval mode.
+        config, manifest: the run's files, as dicts.
+        modalities: what it can embed, "location" first.
+        dim: dimensions of the shared space.
+    """
+
+    def __init__(self, architecture: Architecture, config: dict, manifest: dict, backbone_state: dict):
+        self.architecture = architecture.eval()
+        self.config, self.manifest = config, manifest
+        self.modalities, self.dim = architecture.modalities, config["dim"]
+        self._state, self._backbones = backbone_state, {}
+
+    def backbone(self, modality: str):
+        """The frozen backbone of "text" or "image", loaded on first use.
+
+        Raises:
+            ValueError: the run was not trained with this modality, or its backbone is not the one at hand.
+        """
+        if modality not in self.modalities[1:]:
+            has = ", ".join(self.modalities)
+            raise ValueError(f"this run ({self.manifest['architecture']}) binds {has}; it has no {modality!r}")
+        if modality not in self._backbones:
+            known = self.manifest["backbones"][modality]
+            state = self._state.get(modality)
+            options = {"state": state} if state else {}
+            backbone = BACKBONES[modality](known["name"], **options)
+            if backbone.fingerprint != known["fingerprint"]:
+                raise ValueError(
+                    f"the {modality} backbone here ({backbone.fingerprint}) is not the one of the run "
+                    f"({known['fingerprint']}); install the same version or train again"
+                )
+            self._backbones[modality] = backbone
+        return self._backbones[modality]
+
+    def embed_locations(self, lonlat, progress: bool = False) -> np.ndarray:
+        """Positions (n, 2), lon/lat degrees -> unit vectors float32 (n, dim). Raises ValueError as
+        :func:`geonb._coords.check_lonlat` does."""
+        return self._embed("location", check_lonlat(lonlat).astype(np.float32), progress)
+
+    def embed_texts(self, texts: list[str], progress: bool = False) -> np.ndarray:
+        """n texts -> unit vectors float32 (n, dim)."""
+        return self.embed_features("text", self.backbone("text").encode(list(texts), progress=progress))
+
+    def embed_images(self, images: np.ndarray, progress: bool = False) -> np.ndarray:
+        """Sentinel-2 L2A images uint16 (n, 12, H, W), reflectance x 10,000 -> unit vectors float32 (n, dim)."""
+        return self.embed_features("image", self.backbone("image").encode(images, progress=progress))
+
+    def embed_features(self, modality: str, features: np.ndarray, progress: bool = False) -> np.ndarray:
+        """Cached backbone features (n, d_m) -> unit vectors float32 (n, dim)."""
+        return self._embed(modality, np.asarray(features, dtype=np.float32), progress)
+
+    @torch.inference_mode()
+    def _embed(self, modality: str, values: np.ndarray, progress: bool) -> np.ndarray:
+        from tqdm.auto import tqdm
+
+        device = next(self.architecture.parameters()).device
+        out = np.empty((len(values), self.dim), dtype=np.float32)
+        for i in tqdm(range(0, len(values), CHUNK), desc=f"embedding {modality}", unit="chunk", disable=not progress):
+            chunk = torch.from_numpy(values[i : i + CHUNK]).to(device)
+            out[i : i + CHUNK] = self.architecture.embed(modality, chunk).float().cpu().numpy()
+        return out
+
+
+def load(run: str | Path, device: str = "cpu") -> Model:
+    """Load a finished run. Nothing is unpickled.
+
+    Raises:
+        ValueError: not a run, a run that was not finished, or damaged weights; the message says what to do.
+    """
+    from geonb.training import RUN_SCHEMA, build, read_config
+
+    run = Path(run)
+    config = read_config(run)
+    for name in ("model.safetensors", "manifest.json"):
+        if not (run / name).exists():
+            raise ValueError(f"{run}: no {name}, the training did not finish; go on with `geonb train ... --resume`")
+    manifest = json.loads((run / "manifest.json").read_text())
+    if manifest["schema"] != RUN_SCHEMA:
+        raise ValueError(f"{run}: run schema {manifest['schema']}, this version reads {RUN_SCHEMA}; train again")
+    try:
+        tensors = load_file(run / "model.safetensors")
+    except SafetensorError as error:
+        raise ValueError(f"{run / 'model.safetensors'}: damaged weights ({error}); train again") from None
+
+    state: dict[str, dict] = {}
+    for key in [k for k in tensors if k.startswith("backbone.")]:
+        _, modality, name = key.split(".", 2)
+        state.setdefault(modality, {})[name] = tensors.pop(key)
+    dims = {m: b["dim"] for m, b in manifest["backbones"].items()}
+    fields = {k: v for k, v in config.items() if k not in ("architecture", "data_hash", "init")}
+    architecture = build(config["architecture"], fields, dims)
+    try:
+        architecture.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(f"{run / 'model.safetensors'}: the weights do not fit config.yaml ({error}); train again") from None
+    return Model(architecture.to(device), config, manifest, state)
