@@ -28,7 +28,7 @@ def check_lonlat(lonlat, where: str = "") -> np.ndarray:
     finite = np.isfinite(points).all(1)
     if not finite.all():
         row = int(np.argmin(finite))
-        raise ValueError(f"{prefix}row {row}: position {tuple(points[row].tolist())} is not finite; drop or fill the row")
+        raise ValueError(f"{prefix}row {row}: position {tuple(points[row].tolist())} is not finite; drop or fill it")
     inside = (np.abs(points[:, 0]) <= 180) & (np.abs(points[:, 1]) <= 90)
     if not inside.all():
         row = int(np.argmin(inside))

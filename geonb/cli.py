@@ -134,14 +134,14 @@ def _evaluate(args) -> None:
 
 
 def _embed(args) -> None:
-    from geonb.embed import embed_table
+    from geonb.inference import embed_table
 
     count = embed_table(args.model, args.points, args.out)
     print(f"{args.out}: {count:,} embeddings")
 
 
 def _ask(args) -> None:
-    from geonb.ask import ask
+    from geonb.inference import ask
 
     print(f"{'similarity':>10}  {'lon':>8} {'lat':>7}  place")
     for hit in ask(args.model, args.text, args.data, args.top):

@@ -41,9 +41,7 @@ def symmetric_info_nce(a: Tensor, b: Tensor, scale: Tensor | float, ignore: Tens
     return (info_nce(a, b, scale, ignore) + info_nce(b, a, scale, None if ignore is None else ignore.T)) / 2
 
 
-def fused_nt_xent(
-    embeddings: Tensor, present: Tensor, scale: Tensor | float, ignore: Tensor | None = None
-) -> Tensor:
+def fused_nt_xent(embeddings: Tensor, present: Tensor, scale: Tensor | float, ignore: Tensor | None = None) -> Tensor:
     r"""NT-Xent over all modalities of all places at once, with several positives an anchor.
 
     Every present embedding is an anchor. Its positives P are the other modalities of its place; its

@@ -115,5 +115,5 @@ def load(run: str | Path, device: str = "cpu") -> Model:
     try:
         architecture.load_state_dict(tensors)
     except RuntimeError as error:
-        raise ValueError(f"{run / 'model.safetensors'}: the weights do not fit config.yaml ({error}); train again") from None
+        raise ValueError(f"{run}: the weights do not fit config.yaml ({error}); train again") from None
     return Model(architecture.to(device), config, manifest, state)

@@ -101,7 +101,7 @@ def resolve(architecture: str, store: PlaceStore, config: TrainConfig) -> TrainC
     missing = [m for m in modalities if m != "location" and m not in available]
     if missing or len(modalities) < 2:
         what = f"no {missing[0]}" if missing else "neither text nor image"
-        raise ValueError(f"{store.path}: the store has {what}; it has: location, {', '.join(available) or 'nothing else'}")
+        raise ValueError(f"{store.path}: the store has {what}, but location, {', '.join(available)}")
     if config.steps < 1 or config.batch_size < 2:
         raise ValueError("steps must be at least 1 and batch_size at least 2")
     ours = LOCATION_ENCODERS[architecture]
@@ -441,7 +441,7 @@ def _check_disk(out: Path, needed_mb: int = 200) -> None:
     folder = next(p for p in [out.absolute(), *out.absolute().parents] if p.exists())
     free_mb = shutil.disk_usage(folder).free / 2**20
     if free_mb < needed_mb:
-        raise OSError(f"{out}: {free_mb:.0f} MB free, a run needs {needed_mb} MB; free some space or choose another folder")
+        raise OSError(f"{out}: {free_mb:.0f} MB free, a run needs {needed_mb} MB; free some space or change folder")
 
 
 def _version() -> str:

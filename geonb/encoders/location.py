@@ -171,7 +171,9 @@ def positional_encoding(name: str, **options) -> nn.Module:
 class Siren(nn.Module):
     """SIREN (Sitzmann et al., 2020) as SatCLIP uses it: sine layers with dropout, then a linear layer."""
 
-    def __init__(self, dim_in: int, dim: int, hidden: int = 256, layers: int = 2, dropout: float = 0.5, w0: float = 30.0):
+    def __init__(
+        self, dim_in: int, dim: int, hidden: int = 256, layers: int = 2, dropout: float = 0.5, w0: float = 30.0
+    ):
         super().__init__()
         self.hidden = nn.ModuleList(nn.Linear(dim_in if i == 0 else hidden, hidden) for i in range(layers))
         self.last, self.dropout, self.w0 = nn.Linear(hidden, dim), nn.Dropout(dropout), w0

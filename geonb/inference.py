@@ -1,0 +1,120 @@
+"""Use a trained run: embed a table of positions, ask for the places that fit a text."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+LON, LAT = ("lon", "longitude", "x"), ("lat", "latitude", "y")
+BATCH = 50_000  # rows held in memory at a time
+
+
+def embed_table(run: str | Path, points: str | Path, out: str | Path, progress: bool = True) -> int:
+    """Embed the positions of a CSV or Parquet file and write GeoParquet; returns the number of rows.
+
+    The output has the input's columns, ``geometry`` (points, EPSG:4326) and ``embedding``, a fixed-size list of
+    float32. Rows are streamed, so a table of any length fits. Positions come from the columns ``lon``/``lat``
+    (or ``longitude``/``latitude``, ``x``/``y``), or else from a ``geometry`` column of WKB points.
+
+    Raises:
+        ValueError: no position columns, or a position that is missing or out of range, with file and row.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from tqdm.auto import tqdm
+
+    from geonb._coords import check_lonlat
+    from geonb.data.store import geo_metadata, wkb_points
+    from geonb.model import load
+
+    model, points, out = load(run), Path(points), Path(out)
+    partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
+    writer, start, west_south_east_north = None, 0, [np.inf, np.inf, -np.inf, -np.inf]
+    try:
+        bar = tqdm(desc="embedding", unit="place", disable=not progress)
+        for table in _batches(points):
+            lonlat = check_lonlat(_positions(table, points), f"{points} (rows from {start})")
+            vectors = model.embed_locations(lonlat)
+            keep = table.drop_columns([c for c in ("geometry", "embedding") if c in table.column_names])
+            embedding = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), model.dim)
+            result = keep.append_column("geometry", wkb_points(lonlat)).append_column("embedding", embedding)
+            if writer is None:
+                writer = pq.ParquetWriter(partial, result.schema.with_metadata(None), compression="zstd")
+            writer.write_table(result.cast(writer.schema))
+            low, high = lonlat.min(0), lonlat.max(0)
+            bounds = west_south_east_north
+            west_south_east_north = [min(bounds[0], low[0]), min(bounds[1], low[1]),
+                                     max(bounds[2], high[0]), max(bounds[3], high[1])]  # fmt: skip
+            start += len(lonlat)
+            bar.update(len(lonlat))
+        bar.close()
+        if writer is None:
+            raise ValueError(f"{points}: no rows")
+        writer.add_key_value_metadata(geo_metadata(west_south_east_north))
+        writer.close()
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+    return start
+
+
+def ask(run: str | Path, text: str, data: str | Path, top: int = 20) -> list[dict]:
+    """The places of a store whose position is most similar to a text.
+
+    Returns:
+        ``top`` dicts with ``similarity`` (cosine), ``lon``, ``lat`` (degrees), ``place_id`` and ``title``, best first.
+
+    Raises:
+        ValueError: an empty text, or a run without text.
+    """
+    from geonb.data.store import PlaceStore
+    from geonb.model import load
+
+    model, store = load(run), PlaceStore.open(data)
+    similarity = model.embed_locations(store.lonlat) @ model.embed_texts([text])[0]
+    titles = store.column("title")
+    return [
+        {
+            "similarity": float(similarity[i]),
+            "lon": float(store.lonlat[i, 0]),
+            "lat": float(store.lonlat[i, 1]),
+            "place_id": str(store.place_id[i]),
+            "title": titles[i] or "(no name)",
+        }
+        for i in np.argsort(-similarity, kind="stable")[:top]
+    ]
+
+
+def _batches(path: Path):
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet as pq
+
+    if not path.exists():
+        raise ValueError(f"{path}: no such file")
+    if path.suffix == ".csv":
+        batches = pa.csv.open_csv(path, read_options=pa.csv.ReadOptions(block_size=1 << 22))
+    elif path.suffix == ".parquet":
+        batches = pq.ParquetFile(path).iter_batches(BATCH)
+    else:
+        raise ValueError(f"{path}: give a .csv or .parquet file")
+    for batch in batches:
+        if batch.num_rows:
+            yield pa.Table.from_batches([batch])
+
+
+def _positions(table, path: Path) -> np.ndarray:
+    from geonb.data.store import points_from_wkb
+
+    names = {c.lower(): c for c in table.column_names}
+    lon, lat = (next((names[c] for c in wanted if c in names), None) for wanted in (LON, LAT))
+    if lon and lat:
+        try:
+            return np.stack([table[c].cast("float64").to_numpy() for c in (lon, lat)], 1)
+        except ValueError as error:
+            raise ValueError(f"{path}: columns {lon}, {lat} are not all numbers ({error})") from None
+    if "geometry" in names:
+        return points_from_wkb(table[names["geometry"]])
+    raise ValueError(f"{path}: no position columns; name them lon and lat (degrees), or give WKB points as geometry")

@@ -1,0 +1,34 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from geonb._coords import EARTH_RADIUS_KM, check_lonlat, great_circle_km, unit_xyz
+
+positions = st.tuples(st.floats(-180, 180), st.floats(-90, 90))
+
+
+@pytest.mark.parametrize(
+    "rows, message",
+    [
+        ([[0, 0], [float("nan"), 3]], r"places\.csv: row 1: .*not finite"),
+        ([[0, 0], [200, 3]], r"row 1: .*out of range; longitude lies"),
+        ([[10, 20], [48.1, 151.2]], r"row 1: .*swapped"),
+        ([[1, 2, 3]], r"shape \(n, 2\)"),
+    ],
+)
+def test_a_bad_position_is_named_with_its_row_and_remedy(rows, message):
+    with pytest.raises(ValueError, match=message):
+        check_lonlat(rows, "places.csv")
+
+
+@given(positions, positions)
+def test_distance_is_the_angle_between_unit_vectors(a, b):
+    u, v = unit_xyz([a, b])
+    angle = 2 * np.arcsin(min(1.0, np.linalg.norm(u - v) / 2))
+    assert great_circle_km(a, b) == pytest.approx(EARTH_RADIUS_KM * angle, abs=0.2)
+    assert great_circle_km(a, b) == pytest.approx(great_circle_km(b, a))
+
+
+def test_paris_to_new_york():
+    assert great_circle_km((2.3522, 48.8566), (-74.0060, 40.7128)) == pytest.approx(5837, rel=0.002)
