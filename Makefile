@@ -1,0 +1,22 @@
+# Two commands: `make book` and `make test`. Each sets up what it needs; run again, it keeps what is there.
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+
+.PHONY: book test clean
+book: $(VENV)/.installed
+	$(PY) scripts/build_book.py
+
+test: $(VENV)/.installed
+	sh scripts/install_chromium.sh
+	$(PY) -m ruff check .
+	$(PY) -m pytest
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --constraint constraints.txt --editable '.[book,test]'
+	touch $@
+
+# Everything that is made, but not the environment.
+clean:
+	rm -rf _build .jcache data/atlas data/smoke runs/atlas runs/smoke

@@ -1,0 +1,52 @@
+"""Make what the book shows (data, runs, results), execute the chapters, and build ``_build/html``.
+
+Each step keeps what is there. Jupyter Book's cache of executed chapters looks at their code alone, so it is
+dropped here when the package, its versions or the results have changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import time
+from importlib.metadata import distributions
+from pathlib import Path
+
+from geonb import workspace
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def fingerprint() -> str:
+    """A hash of everything besides its own code that a chapter's output depends on."""
+    digest = hashlib.sha256()
+    versions = sorted(f"{d.metadata['Name']}=={d.version}" for d in distributions())
+    digest.update("\n".join(versions).encode())
+    runs = ROOT / "runs" / workspace.data().path.name
+    files = [*ROOT.glob("geonb/**/*"), *ROOT.glob("book/results/*"), *runs.glob("*/manifest.json"), runs / "results.json"]
+    for path in sorted(p for p in files if p.is_file() and "__pycache__" not in p.parts):
+        digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def main() -> int:
+    started = time.monotonic()
+    workspace.prepare()
+    print(f"data, runs and results are there ({time.monotonic() - started:.0f} s)")
+
+    cache, stamp = ROOT / ".jcache", ROOT / ".jcache" / "geonb-fingerprint"
+    current = fingerprint()
+    if not stamp.exists() or stamp.read_text() != current:
+        shutil.rmtree(cache, ignore_errors=True)
+    built = subprocess.run([sys.executable, "-m", "jupyter_book", "build", ".", "-W", "--keep-going"], cwd=ROOT)
+    if built.returncode == 0:
+        cache.mkdir(exist_ok=True)
+        stamp.write_text(current)
+        print(f"{ROOT / '_build/html/index.html'} ({time.monotonic() - started:.0f} s in all)")
+    return built.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
