@@ -98,7 +98,7 @@ def within_km(lonlat: Tensor, radius_km: float) -> Tensor:
     """Bool (n, n): which places lie within a great-circle distance of each other."""
     lon, lat = torch.deg2rad(lonlat.double()).unbind(-1)
     xyz = torch.stack([lat.cos() * lon.cos(), lat.cos() * lon.sin(), lat.sin()], -1)
-    return torch.cdist(xyz, xyz) <= 2 * math.sin(radius_km / (2 * EARTH_RADIUS_KM))
+    return torch.cdist(xyz, xyz) <= 2 * math.sin(min(radius_km / (2 * EARTH_RADIUS_KM), math.pi / 2))
 
 
 class ImageBind(Architecture):

@@ -25,7 +25,8 @@ from torch import Tensor
 from geonb.architectures import ARCHITECTURES, Architecture, Batch
 from geonb.data.splits import blocked_split, random_split
 from geonb.data.store import PlaceStore
-from geonb.encoders.features import BACKBONES, Head, features
+from geonb.encoders.features import BACKBONES, features
+from geonb.encoders.head import Head
 from geonb.encoders.location import LocationEncoder, network, positional_encoding
 from geonb.encoders.text import text_backbone
 from geonb.losses import symmetric_info_nce

@@ -5,39 +5,14 @@ from __future__ import annotations
 import os
 
 import numpy as np
-import torch
 from safetensors.numpy import load_file, save_file
-from torch import Tensor, nn
 
 from geonb.encoders.image import image_backbone
-from geonb.encoders.location import Residual
 from geonb.encoders.text import text_backbone
 
 CHUNK = 1024  # images read and encoded at a time
 
 BACKBONES = {"text": text_backbone, "image": image_backbone}
-
-
-class Head(nn.Module):
-    """Standardises backbone features (n, d_m), then maps them to the shared space (n, dim).
-
-    The mean and the standard deviation are those of the training features; they travel with the weights.
-    """
-
-    def __init__(self, dim_in: int, dim: int, hidden: int = 256, dropout: float = 0.5):
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(dim_in))
-        self.register_buffer("std", torch.ones(dim_in))
-        self.network = Residual(dim_in, dim, hidden, dropout)
-
-    def standardise_by(self, features: Tensor) -> None:
-        """Take mean and spread from training features (n, d_m); constant columns keep a spread of 1."""
-        spread = features.std(0, correction=0)
-        self.mean.copy_(features.mean(0))
-        self.std.copy_(torch.where(spread > 1e-6, spread, torch.ones_like(spread)))
-
-    def forward(self, features: Tensor) -> Tensor:
-        return self.network((features - self.mean) / self.std)
 
 
 def features(store, modality: str, backbone, progress: bool = True) -> np.ndarray:

@@ -1,0 +1,30 @@
+"""The trainable half of a text or image encoder, on top of a frozen backbone's features."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from geonb.encoders.location import Residual
+
+
+class Head(nn.Module):
+    """Standardises backbone features (n, d_m), then maps them to the shared space (n, dim).
+
+    The mean and the standard deviation are those of the training features; they travel with the weights.
+    """
+
+    def __init__(self, dim_in: int, dim: int, hidden: int = 256, dropout: float = 0.5):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dim_in))
+        self.register_buffer("std", torch.ones(dim_in))
+        self.network = Residual(dim_in, dim, hidden, dropout)
+
+    def standardise_by(self, features: Tensor) -> None:
+        """Take mean and spread from training features (n, d_m); constant columns keep a spread of 1."""
+        spread = features.std(0, correction=0)
+        self.mean.copy_(features.mean(0))
+        self.std.copy_(torch.where(spread > 1e-6, spread, torch.ones_like(spread)))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.network((features - self.mean) / self.std)
