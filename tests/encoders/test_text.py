@@ -54,8 +54,8 @@ def test_lsa_spans_what_truncated_svd_of_scikit_learn_spans():
     tfidf = text_module._tfidf(counts, model._sorted, model._idf)
     rows, columns = tfidf.indices().numpy()
     matrix = csr_matrix((tfidf.values().numpy(), (rows, columns)), shape=tuple(tfidf.shape))
-    oracle = decomposition.TruncatedSVD(len(TOPICS), algorithm="arpack", random_state=0).fit(matrix).components_
-    cosines = np.linalg.svd(oracle @ model._projection.numpy(), compute_uv=False)
+    oracle = decomposition.TruncatedSVD(len(TOPICS), algorithm="arpack", random_state=0).fit(matrix)
+    cosines = np.linalg.svd(oracle.components_ @ model._projection.numpy(), compute_uv=False)
     assert cosines.min() > 0.999  # principal angles between the two spans
 
 

@@ -1,0 +1,357 @@
+"""Real files into a place store: dirty tables, GeoTIFF chips, provenance. Most run on files made here."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+
+import numpy as np
+import pytest
+
+from geonb.data.sources.local import (
+    coordinate_precision_km,
+    make_real_store,
+    read_geotiff_chips,
+    read_places_csv,
+    real_data,
+    suspicious_positions,
+)
+from geonb.data.store import BANDS, check_store
+
+HEADER = ["title", "longitude", "latitude", "country", "continent", "population", "text"]
+GOOD = [
+    ["Cairo", 31.233333, 30.05, "Egypt", "Africa", 9_000_000, "Cairo lies on the Nile."],
+    ["Aswan", 32.9, 24.088889, "Egypt", "Africa", "", "Aswan has a dam, \"high\", on the Nile.\nIt is hot."],
+    ["Lake_George_(Uganda)", 30.2, 0.0, "Uganda", "Africa", "", "A lake on the equator."],
+    ["Kampala", 32.581111, 0.313611, "Uganda", "Africa", 1_600_000, "The capital of <em>Uganda</em>."],
+]
+
+
+def write_csv(path, rows, header=HEADER):
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "wt", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
+
+
+def write_chip(path, pixels=None, crs="EPSG:32631", seed=0, descriptions=None, nodata=None, **options):
+    """A chip at the origin of UTM zone 31 north: (500000, 0) is (3 E, 0 N) exactly."""
+    rasterio = pytest.importorskip("rasterio", reason="reading GeoTIFFs needs rasterio")
+    from rasterio.transform import from_origin
+
+    if pixels is None:
+        pixels = np.random.default_rng(seed).integers(200, 4000, (12, 130, 128)).astype(np.uint16)
+    size = options.get("size", 10.0)
+    transform = from_origin(500_000 - 64 * size, 64 * size, size, options.get("height", size))
+    profile = {
+        "driver": "GTiff", "count": pixels.shape[0], "height": pixels.shape[1], "width": pixels.shape[2],
+        "dtype": pixels.dtype, "crs": crs, "transform": transform, "nodata": nodata,
+    }
+    with rasterio.open(path, "w", **profile) as target:
+        target.write(pixels)
+        for band, name in enumerate(descriptions or [], 1):
+            target.set_band_description(band, name)
+    return path, pixels
+
+
+# --- tables
+
+
+@pytest.mark.parametrize("name", ["places.csv", "places.csv.gz"])
+def test_a_clean_table_is_read_whole(tmp_path, name):
+    places, report = read_places_csv(write_csv(tmp_path / name, GOOD))
+    assert report.read == report.kept == 4 and not report.dropped
+    np.testing.assert_allclose(places["lon"], [row[1] for row in GOOD])
+    np.testing.assert_allclose(places["lat"], [row[2] for row in GOOD])
+    assert places["title"].tolist() == ["Cairo", "Aswan", "Lake George (Uganda)", "Kampala"]
+    assert places["text"][1] == GOOD[1][-1]
+    assert places["text"][3] == "The capital of Uganda."
+    np.testing.assert_array_equal(places["population"], [9_000_000, np.nan, np.nan, 1_600_000])
+
+
+def test_what_is_dropped_is_reported_with_its_row(tmp_path):
+    dirt = [
+        ["Sydney", 0, 0, "Australia", "Oceania", "", "Sydney is large."],
+        ["Nothing", 10, 10, "Chad", "Africa", "", "   "],
+        ["Cairo again", 31.2, 30.0, "Egypt", "Africa", "", "cairo  lies on the NILE."],
+        ["Luxor", 0.0, 25.7, "Egypt", "Africa", "", "Luxor lost its longitude."],
+    ]
+    places, report = read_places_csv(write_csv(tmp_path / "dirty.csv", GOOD + dirt))
+    assert report.dropped == {
+        "empty text": [5],
+        "same text as a row before": [6],
+        "at 0, 0": [4],
+        "on an axis, far from its country": [7],
+    }
+    assert places["row"].tolist() == [0, 1, 2, 3]  # Lake George on the equator is right and stays
+    assert "row 4: 'Sydney' at (0, 0), Australia" in str(report)
+
+    places, report = read_places_csv(tmp_path / "dirty.csv", keep_suspicious=True)
+    assert places["row"].tolist() == [0, 1, 2, 3, 4, 7]
+    assert report.flagged == {"at 0, 0": [4], "on an axis, far from its country": [7]}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (["x", "", 10, "", "", "", "text"], "row 4.*not finite"),
+        (["x", "nan", 10, "", "", "", "text"], "row 4.*not finite"),
+        (["x", 190, 10, "", "", "", "text"], "row 4.*out of range"),
+        (["x", "12°E", 10, "", "", "", "text"], "row 4: longitude is '12°E', not a number"),
+    ],
+)
+def test_invalid_positions_raise_with_file_and_row_or_are_dropped(tmp_path, row, message):
+    path = write_csv(tmp_path / "bad.csv", [*GOOD, row])
+    with pytest.raises(ValueError, match=rf"bad\.csv: {message}"):
+        read_places_csv(path)
+    places, report = read_places_csv(path, drop_invalid=True)
+    assert len(places["lon"]) == 4
+    assert report.dropped == {"no valid position": [4]}
+
+
+def test_swapped_columns_are_named(tmp_path):
+    rows = [["Sydney", -33.87, 151.21, "", "", "", "a"], ["Tokyo", 35.68, 139.69, "", "", "", "b"]]
+    with pytest.raises(ValueError, match=r"swap\.csv: row 0.*swapped"):
+        read_places_csv(write_csv(tmp_path / "swap.csv", rows))
+    header = ["title", "latitude", "longitude", *HEADER[3:]]
+    places, _ = read_places_csv(write_csv(tmp_path / "right.csv", rows, header))
+    np.testing.assert_allclose(places["lon"], [151.21, 139.69])
+
+
+def test_tables_that_are_no_tables_raise_with_the_file(tmp_path):
+    with pytest.raises(ValueError, match="absent.csv: no such file"):
+        read_places_csv(tmp_path / "absent.csv")
+    (tmp_path / "empty.csv").write_text("")
+    with pytest.raises(ValueError, match="empty.csv: the table has no rows"):
+        read_places_csv(tmp_path / "empty.csv")
+    (tmp_path / "latin.csv").write_bytes("title,longitude,latitude,text\nPlzeň,13,49,Größe".encode("cp1250"))
+    with pytest.raises(ValueError, match="latin.csv: not UTF-8"):
+        read_places_csv(tmp_path / "latin.csv")
+    (tmp_path / "ragged.csv").write_text("title,longitude,latitude,text\na,1,2,x\nb,1,2\n")
+    with pytest.raises(ValueError, match="ragged.csv: row 1 has 3 fields, the header 4"):
+        read_places_csv(tmp_path / "ragged.csv")
+    whole = write_csv(tmp_path / "whole.csv.gz", GOOD).read_bytes()
+    (tmp_path / "cut.csv.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="cut.csv.gz: cannot be read"):
+        read_places_csv(tmp_path / "cut.csv.gz")
+    with pytest.raises(ValueError, match="no column abstract for text; the columns are title"):
+        read_places_csv(write_csv(tmp_path / "ok.csv", GOOD), text_column="abstract")
+    with pytest.raises(ValueError, match="no column longitude or lon or lng"):
+        read_places_csv(write_csv(tmp_path / "nolon.csv", [["a", "b"]], ["title", "text"]))
+    with pytest.raises(ValueError, match="no row is left"):
+        read_places_csv(write_csv(tmp_path / "none.csv", [["x", 0, 0, "", "", "", "text"]]))
+
+
+def test_a_changed_sign_is_told_from_a_far_position_by_enough_witnesses():
+    rng = np.random.default_rng(0)
+    malta = np.array([14.4, 35.9]) + rng.normal(0, 0.05, (6, 2))
+    points = np.vstack([malta, [[-14.5, 35.9], [55.5, -20.9]]])
+    found = suspicious_positions(points, ["Malta"] * 7 + [""], [""] * 8)
+    assert found["mirrored"].tolist() == [False] * 6 + [True, False]
+    found = suspicious_positions(points[[*range(6), 7]], ["Malta"] * 7, [""] * 7)
+    assert found["far from its country"].tolist() == [False] * 6 + [True]
+    few = suspicious_positions(points[2:7], ["Malta"] * 5, [""] * 5)
+    assert not any(mask.any() for mask in few.values())
+
+
+def test_far_rows_are_kept_with_a_flag_and_mirrored_ones_dropped(tmp_path):
+    rows = [[f"M{i}", 14.4 + i / 100, 35.9, "Malta", "Europe", "", f"Village {i}."] for i in range(9)]
+    rows += [[f"F{i}", 2 + i, 46.0, "France", "Europe", "", f"Town {i}."] for i in range(6)]
+    rows.append(["Réunion", 55.5, -20.9, "France", "Africa", "", "An island."])
+    rows[8][1] = -14.5
+    places, report = read_places_csv(write_csv(tmp_path / "far.csv", rows))
+    assert report.flagged == {"far from its country": [15]} and report.dropped == {"mirrored": [8]}
+    assert places["position_flag"].tolist() == [None] * 14 + ["far from its country"]
+
+
+def test_rules_hold_across_the_antimeridian_and_for_countries_in_parts():
+    fiji = [[179.9, -17], [-179.9, -17.1], [178.4, -18.1], [-179.5, -16.8], [177.4, -17.6], [179.0, -16.5]]
+    fiji = np.array(fiji)
+    assert not any(m.any() for m in suspicious_positions(fiji, ["Fiji"] * 6, [""] * 6).values())
+    france = np.array([[2, 48], [4, 46], [5, 43], [-1, 44], [7, 48], [55.5, -21], [-53, 5]], float)
+    assert not any(m.any() for m in suspicious_positions(france, ["France"] * 7, [""] * 7).values())
+
+
+def test_on_an_axis_the_continent_is_asked_when_the_country_has_no_other_row():
+    points = np.array([[0.0, 51.48], [2.35, 48.86], [13.4, 52.5], [0.0, -33.9], [151.0, -30.0]])
+    continents = ["Europe", "Europe", "Europe", "Oceania", "Oceania"]
+    countries = ["United Kingdom", "France", "Germany", "Fiji", "Australia"]
+    found = suspicious_positions(points, countries, continents)
+    assert found["on an axis, far from its country"].tolist() == [False, False, False, True, False]
+    unknown = suspicious_positions(points, [""] * 5, [""] * 5)
+    assert not unknown["on an axis, far from its country"].any()
+
+
+def test_precision_of_coordinates_is_the_grid_they_lie_on():
+    points = [[10, 51], [10.5, 51], [10.1, 51.3], [10 + 7 / 60, 51 + 23 / 60]]
+    points += [[10 + 7 / 3600, 51 + 23 / 3600]]
+    points += [[10.12345, 51.54321], [30.2, 0.0], [10.123456789, 51.987654321]]
+    degrees = [1, 0.5, 0.1, 1 / 60, 1 / 3600, 1e-5, 0.1, 1e-6]
+    np.testing.assert_allclose(coordinate_precision_km(np.array(points)), np.array(degrees) * 111.195)
+
+
+# --- chips
+
+
+def test_tiles_are_the_right_pixels_at_the_right_place(tmp_path):
+    path, pixels = write_chip(tmp_path / "a.tif")
+    images, places, (report,) = read_geotiff_chips([path], tile=64)
+    assert images.shape == (4, 12, 64, 64) and images.dtype == np.uint16
+    for image, row, col in zip(images, places["tile_row"], places["tile_col"], strict=True):
+        np.testing.assert_array_equal(image, pixels[:, row * 64 : row * 64 + 64, col * 64 : col * 64 + 64])
+    # 320 m from (3 E, 0 N) on each side; scale at the central meridian of UTM is 0.9996.
+    east, north = 320 / 0.9996 / 111_319.49, 320 / 0.9996 / 110_574.28
+    np.testing.assert_allclose(places["lon"], 3 + np.array([-1, 1, -1, 1]) * east, atol=1e-7)
+    np.testing.assert_allclose(places["lat"], np.array([1, 1, -1, -1]) * north, atol=1e-7)
+    assert (places["gsd_m"] == 10).all() and report.read == report.kept == 4
+
+
+def test_tiles_without_data_are_dropped_and_reported(tmp_path):
+    pixels = np.random.default_rng(0).integers(200, 4000, (12, 128, 128)).astype(np.uint16)
+    pixels[:, 5, 5] = 0  # no data: zero in every band
+    pixels[3, 100, 100] = 0  # one dark band is data
+    images, places, (report,) = read_geotiff_chips([write_chip(tmp_path / "a.tif", pixels)[0]])
+    assert len(images) == 3 and report.dropped == {"pixels without data": ["0/0"]}
+    pixels[3, 100, 100] = 65_535
+    images, _, (report,) = read_geotiff_chips([write_chip(tmp_path / "b.tif", pixels, nodata=65_535)[0]])
+    assert len(images) == 2 and report.dropped == {"pixels without data": ["0/0", "1/1"]}
+    with pytest.raises(ValueError, match="no tile is left"):
+        read_geotiff_chips([write_chip(tmp_path / "c.tif", np.zeros((12, 64, 64), np.uint16))[0]])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pixels": np.ones((11, 64, 64), np.uint16)}, "11 bands, not 12"),
+        ({"pixels": np.ones((12, 64, 64), np.float32)}, "float32, not uint16"),
+        ({"pixels": np.ones((12, 63, 64), np.uint16)}, "64 x 63 pixels, smaller than a tile of 64"),
+        ({"crs": None}, "no coordinate reference system"),
+        ({"crs": "EPSG:4326", "size": 0.0001}, "in degrees"),
+        ({"height": 20.0}, "not square"),
+        ({"descriptions": BANDS[::-1]}, "its bands are named B12 B11"),
+    ],
+)
+def test_wrong_chips_raise_with_the_file_and_the_remedy(tmp_path, change, message):
+    path, _ = write_chip(tmp_path / "wrong.tif", **change)
+    with pytest.raises(ValueError, match=rf"wrong\.tif: .*{message}"):
+        read_geotiff_chips([path])
+
+
+def test_band_names_in_either_spelling_are_accepted(tmp_path):
+    long = [f"B{int(name[1:]):02d}" if name[1:].isdigit() else name for name in BANDS]
+    for i, names in enumerate((BANDS, long)):
+        path, _ = write_chip(tmp_path / f"{i}.tif", descriptions=names)
+        assert len(read_geotiff_chips([path])[0]) == 4
+
+
+def test_chips_that_are_no_chips_raise_with_the_file(tmp_path):
+    pytest.importorskip("rasterio")
+    with pytest.raises(ValueError, match="absent.tif: no such file"):
+        read_geotiff_chips([tmp_path / "absent.tif"])
+    (tmp_path / "text.tif").write_text("not an image")
+    with pytest.raises(ValueError, match="text.tif: cannot be read as a GeoTIFF"):
+        read_geotiff_chips([tmp_path / "text.tif"])
+    whole = write_chip(tmp_path / "whole.tif")[0].read_bytes()
+    (tmp_path / "cut.tif").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="cut.tif: cannot be read"):
+        read_geotiff_chips([tmp_path / "cut.tif"])
+
+
+def test_chips_of_several_pixel_sizes_are_refused(tmp_path):
+    a, b = write_chip(tmp_path / "a.tif")[0], write_chip(tmp_path / "b.tif", size=20.0)[0]
+    with pytest.raises(ValueError, match="b.tif: pixels of 20 m"):
+        read_geotiff_chips([a, b])
+
+
+# --- one store
+
+
+def test_tables_and_chips_make_one_store_that_says_where_it_is_from(tmp_path):
+    a = write_csv(tmp_path / "wikipedia_places.csv.gz", GOOD)
+    own = [["Berat", 20.13, 40.07, "White houses.", "A register", "CC0", "sq", "https://example.org/berat"]]
+    header = ["name", "lon", "lat", "text", "source", "license", "lang", "url"]
+    b = write_csv(tmp_path / "mine.csv", own, header)
+    chip, pixels = write_chip(tmp_path / "chip.tif")
+    out = tmp_path / "store"
+    store = make_real_store(out, [a, b], [chip], harmonise=False, progress=False)
+    assert len(store) == 4 + 1 + 4 and "9" in check_store(out)
+    assert store.has("text").tolist() == [True] * 5 + [False] * 4
+    assert store.has("image").tolist() == [False] * 5 + [True] * 4
+    assert store.texts([0, 4]) == ["Cairo lies on the Nile.", "White houses."]
+    np.testing.assert_array_equal(store.images([5])[0], pixels[:, :64, :64])
+    np.testing.assert_allclose(store.lonlat[:5, 0], [row[1] for row in GOOD] + [20.13])
+    assert store.place_id[[0, 4, 8]].tolist() == ["wikipedia_places-0", "mine-0", "chip-1-1"]
+    assert store.column("license")[[0, 4, 5]].tolist() == [
+        "CC BY-SA 3.0 (Wikipedia contributors)", "CC0", "unknown",
+    ]
+    assert store.column("source")[5] == "chip.tif"
+    assert store.text_column("lang", [0, 4]) == ["en", "sq"]
+    assert np.isnan(store.column("population")[4:]).all() and store.column("population")[0] == 9_000_000
+    assert not any(store.simulated(modality) for modality in ("location", "text", "image"))
+    inputs = store.manifest["made"]["inputs"]
+    assert inputs["chip.tif"] == hashlib.sha256(chip.read_bytes()).hexdigest()
+    card = (out / "datacard.md").read_text(encoding="utf-8")
+    assert "A register. Licence: CC0." in card and "4 of 4 tiles kept" in card
+    again = make_real_store(tmp_path / "again", [a, b], [chip], harmonise=False, progress=False)
+    assert again.data_hash == store.data_hash
+
+
+def test_texts_alone_and_chips_alone_make_stores(tmp_path):
+    texts = make_real_store(tmp_path / "t", [write_csv(tmp_path / "a.csv", GOOD)], progress=False)
+    assert texts.has("text").all() and not texts.has("image").any()
+    chip, _ = write_chip(tmp_path / "a.tif")
+    images = make_real_store(tmp_path / "i", [], [chip], harmonise=False, progress=False)
+    assert images.has("image").all() and not images.has("text").any()
+
+
+def test_bad_input_leaves_no_store_behind(tmp_path):
+    bad = write_csv(tmp_path / "bad.csv", [*GOOD, ["x", 190, 0, "", "", "", "text"]])
+    with pytest.raises(ValueError, match="bad.csv: row 4"):
+        make_real_store(tmp_path / "store", [bad], progress=False)
+    with pytest.raises(ValueError, match="no file given"):
+        make_real_store(tmp_path / "store")
+    good = write_csv(tmp_path / "good.csv", GOOD)
+    with pytest.raises(ValueError, match="good-0"):
+        make_real_store(tmp_path / "store", [good, good], progress=False)
+    assert not (tmp_path / "store").exists()
+
+
+# --- the real files
+
+
+@pytest.fixture(scope="module")
+def real():
+    try:
+        return real_data()
+    except FileNotFoundError as error:
+        pytest.skip(f"REAL DATA ABSENT, nothing real was tested: {error}")
+
+
+def test_real_data_asked_for_and_absent_say_where_they_were_looked_for(monkeypatch, tmp_path):
+    monkeypatch.setenv("GEONB_REAL_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="GEONB_REAL_DATA"):
+        real_data()
+
+
+def test_known_mistakes_in_the_real_articles_are_found(real):
+    (path,) = [path for path in real["csv"] if path.name.startswith("wikipedia")]
+    places, report = read_places_csv(path)
+    assert report.read == 1573 and len(report.dropped["at 0, 0"]) == 37
+    assert "Sydney" not in places["title"] and "Old Delhi" not in places["title"]
+    kept, _ = read_places_csv(path, keep_suspicious=True)
+    mirrored = report.dropped["mirrored"]
+    assert kept["title"][np.isin(kept["row"], mirrored)].tolist() == ["Auberge d'Angleterre"]
+    flagged = places["title"][places["position_flag"] != None]  # noqa: E711 (elementwise)
+    assert flagged.tolist() == ["Lake Eyre", "Lake Tōfutsu"]
+    assert "Lake George (Uganda)" in places["title"]  # on the equator, and rightly so
+    precision = dict(zip(places["title"], places["coordinate_precision_km"], strict=True))
+    assert precision["Greenland"] > 100 and precision["Cape Town"] < 0.1
+
+
+def test_real_files_make_a_store(real, tmp_path):
+    pytest.importorskip("rasterio")
+    store = make_real_store(tmp_path / "real", real["csv"], real["chips"][:3], progress=False)
+    assert store.has("text").sum() == 1535 + 539 and store.has("image").sum() == 3 * 16
+    assert "unknown" not in set(store.column("license"))
+    assert store.images(np.flatnonzero(store.has("image"))).shape == (48, 12, 64, 64)
