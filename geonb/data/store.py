@@ -1,0 +1,733 @@
+"""The place store: a folder of places and what was observed there, readable without GeoNB.
+
+========================  ===========================================================================================
+``places.parquet``        GeoParquet 1.1: ``place_id``, ``geometry`` (WKB points, lon/lat), ``title``, ``source``,
+                          ``license``, then facts and labels as columns
+``texts.parquet``         ``place_id``, ``text``, ``lang``, ``license``, ``revision``, ``url``, ``source``, ``facts``
+                          (names of the facts that the text mentions); at most one text a place
+``images.zarr``           Zarr v3, uint16 reflectance x 10000, (n, band, y, x); attributes ``place_id``, ``date``,
+                          ``bands``, ``gsd_m``, ``scale``; at most one image a place
+``datacard.md``           what the data are, for people
+``manifest.json``         schema version, counts, size and SHA-256 of every file, how the store was made, which
+                          modalities are simulated, and which modalities can know each fact
+``features/``             a cache of backbone features; no part of the data
+========================  ===========================================================================================
+
+A store is written beside its target and renamed when it is whole. GeoParquet: https://geoparquet.org/releases/v1.1.0/
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from geonb._coords import check_lonlat
+
+SCHEMA_VERSION = 1
+SCALE = 10_000
+BANDS = ["B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B11", "B12"]  # Sentinel-2 L2A
+MODALITIES = ("location", "text", "image")
+IMAGES_PER_CHUNK = 64
+MAX_REFLECTANCE = 2.0  # mean over an image; fresh snow and thick cloud stay below
+SPARE_BYTES = 32 << 20  # left free on the disk
+
+PLACE_COLUMNS = ("place_id", "geometry", "title", "source", "license")
+TEXT_COLUMNS = ("text", "lang", "license", "revision", "url", "source")
+WKB_POINT = np.dtype([("order", "u1"), ("type", "<u4"), ("lon", "<f8"), ("lat", "<f8")])
+
+
+class StoreError(ValueError):
+    """A place store that is broken or was asked for what it lacks; says file, row and remedy."""
+
+
+def wkb_points(lonlat) -> pa.Array:
+    """Positions (n, 2) as an Arrow column of WKB points (21 bytes each, little-endian)."""
+    lonlat = np.asarray(lonlat, dtype=np.float64)
+    points = np.empty(len(lonlat), WKB_POINT)
+    points["order"], points["type"], points["lon"], points["lat"] = 1, 1, lonlat[:, 0], lonlat[:, 1]
+    offsets = np.arange(len(lonlat) + 1, dtype=np.int64) * WKB_POINT.itemsize
+    large = pa.LargeBinaryArray.from_buffers(
+        pa.large_binary(), len(lonlat), [None, pa.py_buffer(offsets), pa.py_buffer(points.tobytes())]
+    )
+    return large.cast(pa.binary())
+
+
+def points_from_wkb(column) -> np.ndarray:
+    """Positions float64 (n, 2) of a column of WKB points.
+
+    Raises:
+        ValueError: a missing value, or a geometry that is no little-endian two-dimensional point, with its row.
+    """
+    sizes = pc.fill_null(pc.binary_length(column), -1).to_numpy(zero_copy_only=False)
+    wrong = sizes != WKB_POINT.itemsize
+    if not wrong.any():
+        points = np.frombuffer(b"".join(column.to_pylist()), WKB_POINT)
+        wrong = (points["order"] != 1) | (points["type"] != 1)
+    if wrong.any():
+        raise ValueError(f"row {int(np.argmax(wrong))}: the geometry is not a WKB point (little-endian, x and y)")
+    return np.stack([points["lon"], points["lat"]], 1)
+
+
+def geo_metadata(bounds: Sequence[float]) -> dict[str, str]:
+    """The ``geo`` entry of a GeoParquet 1.1 file of points; ``bounds`` is (west, south, east, north) in degrees.
+
+    The coordinate reference system is the default of the format, OGC:CRS84: longitude, latitude on WGS 84.
+    """
+    column = {"encoding": "WKB", "geometry_types": ["Point"], "bbox": [float(b) for b in bounds]}
+    return {"geo": json.dumps({"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}})}
+
+
+class PlaceStore:
+    """A place store opened for reading; see :meth:`open`.
+
+    Attributes:
+        path: the folder.
+        manifest: the content of ``manifest.json``.
+        places: ``places.parquet`` as a :class:`pyarrow.Table`, in row order.
+        lonlat: positions float64 (n, 2), degrees.
+        place_id: identifiers, an array of str (n,).
+        bands, gsd_m: band names and ground sampling distance in metres; ``None`` without images.
+        dates: acquisition date (ISO 8601, or ``""``) of each image, in the order of the images.
+        facts: for each fact its ``kind`` ("classification" or "regression"), ``units``, ``modalities`` (those
+            that can know it) and ``source``.
+        data_hash: SHA-256 of the content, whatever version of a library compressed it.
+    """
+
+    def __init__(self, path: Path, manifest: dict, places: pa.Table, texts: pa.Table | None, images):
+        self.path, self.manifest, self.places = path, manifest, places
+        self.place_id = np.array(places["place_id"].to_pylist(), dtype=str)
+        self.lonlat = points_from_wkb(places["geometry"])
+        self.facts: dict[str, dict] = manifest["facts"]
+        self.data_hash: str = manifest["data_hash"]
+        self.bands = self.gsd_m = None
+        self.dates: list[str] = []
+        self._texts, self._images = texts, images
+        row_of = {name: row for row, name in enumerate(self.place_id.tolist())}
+        self._text_row = np.full(len(places), -1)
+        self._image_row = np.full(len(places), -1)
+        if texts is not None:
+            _link(self._text_row, row_of, texts["place_id"].to_pylist(), path / "texts.parquet")
+        if images is not None:
+            self.bands, self.gsd_m = list(images.attrs["bands"]), float(images.attrs["gsd_m"])
+            self.dates = list(images.attrs["date"])
+            _link(self._image_row, row_of, images.attrs["place_id"], path / "images.zarr")
+
+    @classmethod
+    def open(cls, path: str | Path, verify: bool | str = True) -> PlaceStore:
+        """Open a place store.
+
+        Args:
+            path: the folder.
+            verify: ``True`` checks that all files are there with their sizes, the hashes of all but the image
+                chunks, the schema version, positions, identifiers and texts. ``"full"`` also hashes and checks
+                the images (as :func:`check_store`). ``False`` only reads.
+
+        Raises:
+            StoreError: what is wrong, in which file and row, and what to do.
+        """
+        path = Path(path)
+        manifest = _read_manifest(path)
+        if verify:
+            _check_files(path, manifest, everything=verify == "full")
+        places = _read_table(path / "places.parquet", ("place_id", "geometry"))
+        counts = manifest["counts"]
+        texts = _read_table(path / "texts.parquet", ("place_id", *TEXT_COLUMNS, "facts")) if counts["texts"] else None
+        images = _open_images(path / "images.zarr") if counts["images"] else None
+        if verify:
+            _check_places(path / "places.parquet", places, manifest)
+            _check_texts(path / "texts.parquet", texts)
+        store = cls(path, manifest, places, texts, images)
+        if verify == "full":
+            _check_content(store)
+        return store
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __repr__(self) -> str:
+        counts = self.manifest["counts"]
+        return f"PlaceStore({str(self.path)!r}: {len(self)} places, {counts['texts']} texts, {counts['images']} images)"
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns of the places, without the geometry."""
+        return [name for name in self.places.column_names if name != "geometry"]
+
+    def column(self, name: str) -> np.ndarray:
+        """A column of the places (n,): float64 with NaN where missing, or objects (str) with None where missing."""
+        if name not in self.columns:
+            raise StoreError(f"{self.path / 'places.parquet'}: no column {name!r}; there are {', '.join(self.columns)}")
+        column = self.places[name]
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            return np.array([*column.to_pylist(), None], dtype=object)[:-1]
+        return column.cast(pa.float64()).to_numpy().astype(np.float64)
+
+    def has(self, modality: str) -> np.ndarray:
+        """Which places (n,) have a modality: "location" (all have), "text" or "image"."""
+        if modality not in MODALITIES:
+            raise StoreError(f"unknown modality {modality!r}; choose from {', '.join(MODALITIES)}")
+        if modality == "location":
+            return np.ones(len(self), dtype=bool)
+        return (self._text_row if modality == "text" else self._image_row) >= 0
+
+    def simulated(self, modality: str) -> bool:
+        """Whether the observations of a modality are simulated (``False`` for one that the store lacks)."""
+        self.has(modality)
+        return bool(self.manifest["simulated"].get(modality, False))
+
+    def texts(self, rows) -> list[str]:
+        """The texts of places, by row of the store."""
+        return self.text_column("text", rows)
+
+    def text_facts(self, rows) -> list[list[str]]:
+        """The names of the facts that each text mentions; an empty list where that is not known."""
+        return [facts or [] for facts in self.text_column("facts", rows)]
+
+    def text_column(self, name: str, rows) -> list:
+        """A column of ``texts.parquet`` (``lang``, ``license``, ``revision``, ``url``, ...) for rows of the store."""
+        taken = self._rows(self._text_row, rows, "text")
+        return self._texts[name].take(pa.array(taken)).to_pylist() if len(taken) else []
+
+    def images(self, rows) -> np.ndarray:
+        """Images uint16 (k, 12, H, W) of places, by row of the store; reflectance x 10000.
+
+        Raises:
+            StoreError: a row without image, or a damaged chunk.
+        """
+        taken = self._rows(self._image_row, rows, "image")
+        if self._images is None:
+            return np.empty((0, len(BANDS), 0, 0), np.uint16)
+        try:
+            return self._images.oindex[taken]
+        except (OSError, ValueError, RuntimeError) as error:
+            raise StoreError(
+                f"{self.path / 'images.zarr'}: a chunk cannot be read ({error}); {_remedy(self.path)}"
+            ) from error
+
+    def image_dates(self, rows) -> list[str]:
+        """Acquisition dates (ISO 8601, or ``""`` where not known) of the images of places, by row of the store."""
+        return [self.dates[i] for i in self._rows(self._image_row, rows, "image")]
+
+    def _rows(self, table_row: np.ndarray, rows, modality: str) -> np.ndarray:
+        rows = np.asarray(rows)
+        rows = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
+        taken = table_row[rows]
+        if (taken < 0).any():
+            row = int(rows[np.argmax(taken < 0)])
+            raise StoreError(
+                f"{self.path}: row {row} ({self.place_id[row]}) has no {modality}; ask store.has({modality!r}) first"
+            )
+        return taken
+
+
+def write_store(
+    path: str | Path,
+    *,
+    places: dict[str, Sequence],
+    texts: dict[str, Sequence] | None = None,
+    images: Iterable | None = None,
+    image_rows: Sequence[int] | None = None,
+    dates: Sequence[str] | None = None,
+    gsd_m: float = 10.0,
+    bands: Sequence[str] = BANDS,
+    facts: dict[str, dict] | None = None,
+    simulated: dict[str, bool] | None = None,
+    made: dict | None = None,
+    datacard: str = "",
+) -> PlaceStore:
+    """Write a place store in one piece: beside its target first, renamed when whole, removed when anything fails.
+
+    Args:
+        path: the folder to make; it must not exist, or be empty.
+        places: columns of n values: ``place_id`` (str, unique), ``lon``, ``lat`` (degrees), usually ``title``,
+            ``source`` and ``license``, and any facts (numbers with NaN, or str with None).
+        texts: columns of at most n values: ``place_id`` and ``text``, and any of ``lang``, ``license``,
+            ``revision``, ``url``, ``source`` and ``facts`` (lists of names of facts).
+        images: chunks uint16 (k, 12, H, W), reflectance x 10000. A chunk may also be a pair (array, columns);
+            those columns, k values each, become columns of the places, missing where there is no image.
+        image_rows: for each image, in the order of the chunks, its row among the places.
+        dates: for each image its acquisition date (ISO 8601), or ``""``.
+        gsd_m: ground sampling distance in metres.
+        bands: band names; must be those of :data:`BANDS`.
+        facts: for each fact (a column of the places) its ``kind`` ("classification" or "regression"), ``units``,
+            ``modalities`` (a list of "text", "image") and ``source``.
+        simulated: which modalities are simulated.
+        made: how the store was made (a function and its arguments, versions), kept in the manifest.
+        datacard: Markdown for ``datacard.md``; a text, or a function of the finished places (a table) that
+            returns one.
+
+    Raises:
+        StoreError: what is wrong with which row, or with the disk; nothing is left behind.
+    """
+    path = Path(path)
+    if path.is_dir() and not any(path.iterdir()):
+        path.rmdir()
+    if path.exists():
+        raise StoreError(f"{path}: exists already; remove it or choose another folder")
+    place_id, lonlat = _take_places(places)
+    columns = {name: values for name, values in places.items() if name not in ("place_id", "lon", "lat")}
+    text_table = None if texts is None else _text_table(texts, set(place_id))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    need = sum(len(str(v)) for column in columns.values() for v in column)
+    _check_disk(path.parent, need + (text_table.nbytes if text_table else 0))
+    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir()
+        content = hashlib.sha256()
+        count = 0
+        if images is not None:
+            rows = _check_image_rows(image_rows, len(place_id))
+            extra = _write_images(partial, images, rows, place_id, dates, gsd_m, bands, content)
+            columns |= extra
+            count = len(rows)
+        table = _place_table(place_id, lonlat, columns)
+        _write_parquet(table, partial / "places.parquet")
+        _hash_table(content, table)
+        if text_table is not None:
+            _write_parquet(text_table, partial / "texts.parquet")
+            _hash_table(content, text_table)
+        card = datacard(table) if callable(datacard) else datacard
+        (partial / "datacard.md").write_text(card or f"# {path.name}\n", encoding="utf-8")
+        manifest = {
+            "format": "GeoNB place store",
+            "schema_version": SCHEMA_VERSION,
+            "counts": {"places": len(place_id), "texts": len(text_table) if text_table else 0, "images": count},
+            "simulated": {m: bool((simulated or {}).get(m, False)) for m in MODALITIES},
+            "facts": facts or {},
+            "made": made or {},
+            "data_hash": content.hexdigest(),
+            "files": _list_files(partial),
+        }
+        _check_facts(partial / "manifest.json", manifest["facts"], table.column_names)
+        manifest["manifest_hash"] = _manifest_hash(manifest)
+        _write_json(partial / "manifest.json", manifest)
+        partial.rename(path)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise StoreError(f"{path}: the disk is full; free some space or choose another folder") from error
+        raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return PlaceStore.open(path)
+
+
+def check_store(path: str | Path) -> str:
+    """Check everything about a store, every byte included, and describe it.
+
+    Returns:
+        a few lines: counts, missing values, what is simulated, that all hashes agree.
+
+    Raises:
+        StoreError: the first fault found: file, row and remedy.
+    """
+    store = PlaceStore.open(path, verify="full")
+    n, counts = len(store), store.manifest["counts"]
+    text, image = store.has("text"), store.has("image")
+    size = sum(entry["bytes"] for entry in store.manifest["files"].values()) / 1e6
+    lines = [
+        f"{store.path}: a whole place store, schema {SCHEMA_VERSION}, {size:,.1f} MB, data hash {store.data_hash[:16]}",
+        f"{n:,} places: {(text & image).sum():,} with text and image, {(text & ~image).sum():,} with text alone, "
+        f"{(image & ~text).sum():,} with an image alone, {(~text & ~image).sum():,} with a position alone",
+    ]
+    for modality, number in (("location", n), ("text", counts["texts"]), ("image", counts["images"])):
+        if number:
+            lines.append(f"{modality}: {number:,}, {'simulated' if store.simulated(modality) else 'as observed'}")
+    for name in store.columns:
+        missing = store.places[name].null_count
+        if missing:
+            lines.append(f"column {name}: {missing:,} of {n:,} missing")
+    return "\n".join([*lines, f"{len(store.manifest['files'])} files, all hashes agree"])
+
+
+# Reading
+
+
+def _remedy(path: Path) -> str:
+    return f"remove {path} and make the store again, or restore the file from a copy"
+
+
+def _read_manifest(path: Path) -> dict:
+    file = path / "manifest.json"
+    if not path.is_dir():
+        raise StoreError(f"{path}: no such place store; make one, e.g. geonb data sample --out {path}")
+    if not file.is_file():
+        raise StoreError(f"{file}: missing, so {path} is no place store or not a whole one; {_remedy(path)}")
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        version = manifest["schema_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{file}: not a manifest ({error}); {_remedy(path)}") from None
+    if version != SCHEMA_VERSION:
+        raise StoreError(
+            f"{file}: schema version {version}, but this GeoNB reads {SCHEMA_VERSION}; make the store again or "
+            "install the version of GeoNB that wrote it"
+        )
+    if manifest.get("manifest_hash") != _manifest_hash(manifest):
+        raise StoreError(f"{file}: changed since it was written; {_remedy(path)}")
+    return manifest
+
+
+def _check_files(path: Path, manifest: dict, everything: bool) -> None:
+    for name, entry in manifest["files"].items():
+        file = path / name
+        if not file.is_file():
+            raise StoreError(f"{file}: missing; {_remedy(path)}")
+        size = file.stat().st_size
+        if size != entry["bytes"]:
+            what = "truncated" if size < entry["bytes"] else "longer than written"
+            raise StoreError(f"{file}: {what}, {size} of {entry['bytes']} bytes; {_remedy(path)}")
+        chunk = name.startswith("images.zarr/c/")
+        if (everything or not chunk) and _file_hash(file) != entry["sha256"]:
+            raise StoreError(f"{file}: changed since it was written (its SHA-256 differs); {_remedy(path)}")
+    if everything:
+        extra = set(_list_files(path, hashes=False)) - set(manifest["files"])
+        if extra:
+            raise StoreError(f"{path / min(extra)}: not part of the store as it was written; remove it")
+
+
+def _read_table(file: Path, required: Sequence[str]) -> pa.Table:
+    try:
+        table = pq.read_table(file)
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(f"{file}: cannot be read ({error}); {_remedy(file.parent)}") from None
+    missing = [name for name in required if name not in table.column_names]
+    if missing:
+        raise StoreError(f"{file}: no column {missing[0]!r}; {_remedy(file.parent)}")
+    return table
+
+
+def _open_images(file: Path):
+    import zarr
+
+    try:
+        images = zarr.open_array(file, mode="r")
+        attributes = dict(images.attrs)
+    except (OSError, ValueError, KeyError) as error:
+        raise StoreError(f"{file}: cannot be read ({error}); {_remedy(file.parent)}") from None
+    if images.dtype != np.uint16 or images.ndim != 4:
+        raise StoreError(f"{file}: images must be uint16 (n, band, y, x), not {images.dtype} {images.shape}")
+    _check_bands(file, attributes.get("bands"), images.shape[1])
+    if attributes.get("scale") != SCALE:
+        raise StoreError(
+            f"{file}: scale {attributes.get('scale')}, but images are reflectance x {SCALE}; write them so"
+        )
+    for name in ("place_id", "date"):
+        if len(attributes.get(name, ())) != images.shape[0]:
+            raise StoreError(f"{file}: {images.shape[0]} images, but attribute {name!r} differs; {_remedy(file.parent)}")
+    return images
+
+
+def _link(row: np.ndarray, row_of: dict[str, int], names: Sequence[str], file: Path) -> None:
+    for i, name in enumerate(names):
+        place = row_of.get(name)
+        if place is None:
+            raise StoreError(f"{file}: row {i}: place_id {name!r} is not in places.parquet; {_remedy(file.parent)}")
+        if row[place] >= 0:
+            raise StoreError(f"{file}: row {i}: place_id {name!r} again, first in row {row[place]}; keep one a place")
+        row[place] = i
+
+
+def _check_places(file: Path, places: pa.Table, manifest: dict) -> None:
+    if len(places) != manifest["counts"]["places"]:
+        raise StoreError(f"{file}: {len(places)} rows, but the manifest counts {manifest['counts']['places']}")
+    _check_ids(str(file), places["place_id"].to_pylist())
+    try:
+        check_lonlat(points_from_wkb(places["geometry"]), str(file))
+    except ValueError as error:
+        prefix = "" if str(error).startswith(str(file)) else f"{file}: "
+        raise StoreError(f"{prefix}{error}") from None
+    _check_facts(file, manifest["facts"], places.column_names)
+
+
+def _check_ids(where: str, place_id: Sequence) -> None:
+    seen: dict[str, int] = {}
+    for row, name in enumerate(place_id):
+        if not isinstance(name, str) or not name.strip():
+            raise StoreError(f"{where}: row {row}: place_id {name!r} is not a name; give each place a unique str")
+        if name in seen:
+            raise StoreError(f"{where}: row {row}: place_id {name!r} again, first in row {seen[name]}; make it unique")
+        seen[name] = row
+
+
+def _check_texts(file: Path, texts: pa.Table | None) -> None:
+    for row, text in enumerate(texts["text"].to_pylist() if texts is not None else []):
+        if not isinstance(text, str) or not text.strip():
+            raise StoreError(f"{file}: row {row}: empty text; leave the row out, a place need not have a text")
+
+
+def _check_facts(file: Path, facts: dict, columns: Sequence[str]) -> None:
+    for name, fact in facts.items():
+        if name not in columns:
+            raise StoreError(f"{file}: fact {name!r} is no column of the places; there are {', '.join(columns)}")
+        if fact.get("kind") not in ("classification", "regression"):
+            raise StoreError(f"{file}: fact {name!r}: kind {fact.get('kind')!r} is not classification or regression")
+        unknown = set(fact.get("modalities", ())) - set(MODALITIES)
+        if unknown:
+            raise StoreError(f"{file}: fact {name!r}: unknown modality {min(unknown)!r}; {', '.join(MODALITIES)}")
+
+
+def _check_bands(where, bands, count: int) -> None:
+    if list(bands or ()) != BANDS:
+        raise StoreError(f"{where}: bands {bands}; images have the 12 bands {', '.join(BANDS)}, in this order")
+    if count != len(BANDS):
+        raise StoreError(
+            f"{where}: {count} bands in the array, but {len(BANDS)} names; reorder its axes to (n, band, y, x)"
+        )
+
+
+def _check_scaling(where: str, images: np.ndarray, first: int) -> None:
+    """Refuse images that cannot be surface reflectance x 10000; ``first`` is the number of the first image."""
+    flat = images.reshape(len(images), -1)
+    top, mean = flat.max(1), flat.mean(1, dtype=np.float64)
+    for wrong, what in (
+        (top == 0, "is all zero (no data); leave the image out"),
+        (
+            (top > 0) & (top <= 1),
+            "holds nothing above 1; multiply reflectance in 0..1 by 10000 before making it uint16",
+        ),
+        ((top > 1) & (top <= 255), "holds nothing above 255, as an 8-bit picture does; use reflectance x 10000"),
+        (mean > MAX_REFLECTANCE * SCALE, f"has a mean above {MAX_REFLECTANCE * SCALE:.0f}; use reflectance x 10000"),
+    ):
+        if wrong.any():
+            raise StoreError(f"{where}: image {first + int(np.argmax(wrong))} {what}")
+
+
+def _check_content(store: PlaceStore) -> None:
+    content, images = hashlib.sha256(), store._images
+    if images is not None:
+        _hash_image_head(content, images.attrs["place_id"], store.dates, store.gsd_m)
+        for start in range(0, images.shape[0], IMAGES_PER_CHUNK):
+            chunk = images[start : start + IMAGES_PER_CHUNK]
+            _check_scaling(str(store.path / "images.zarr"), chunk, start)
+            content.update(chunk)
+    _hash_table(content, store.places)
+    if store._texts is not None:
+        _hash_table(content, store._texts)
+    if content.hexdigest() != store.data_hash:
+        raise StoreError(
+            f"{store.path}: the content does not have the data hash of the manifest; {_remedy(store.path)}"
+        )
+
+
+# Writing
+
+
+def _take_places(places: dict) -> tuple[list[str], np.ndarray]:
+    for name in ("place_id", "lon", "lat"):
+        if name not in places:
+            raise StoreError(f"places: no column {name!r}; every place needs place_id, lon and lat")
+    if "geometry" in places:
+        raise StoreError("places: a column cannot be called geometry; it is made from lon and lat")
+    lengths = {name: len(values) for name, values in places.items()}
+    wrong = [name for name in lengths if lengths[name] != lengths["place_id"]]
+    if wrong:
+        raise StoreError(f"places: column {wrong[0]!r} has {lengths[wrong[0]]} values, place_id {lengths['place_id']}")
+    place_id = [str(name) if isinstance(name, np.str_) else name for name in places["place_id"]]
+    _check_ids("places", place_id)
+    try:
+        lonlat = check_lonlat(np.stack([np.asarray(places[c], dtype=np.float64) for c in ("lon", "lat")], 1), "places")
+    except (TypeError, ValueError) as error:
+        raise StoreError(str(error)) from None
+    if not place_id:
+        raise StoreError("places: no rows; a store needs at least one place")
+    return place_id, lonlat
+
+
+def _text_table(texts: dict, known: set[str]) -> pa.Table:
+    place_id, text = [str(p) for p in texts["place_id"]], list(texts["text"])
+    for name in texts:
+        if name not in ("place_id", "facts", *TEXT_COLUMNS):
+            raise StoreError(f"texts: unknown column {name!r}; there are place_id, facts, {', '.join(TEXT_COLUMNS)}")
+        if len(texts[name]) != len(text):
+            raise StoreError(f"texts: column {name!r} has {len(texts[name])} values, text {len(text)}")
+    _check_ids("texts", place_id)
+    for row, name in enumerate(place_id):
+        if name not in known:
+            raise StoreError(f"texts: row {row}: place_id {name!r} is not among the places; add it or drop the text")
+    empty = [None] * len(text)
+    columns = {name: pa.array([_text_or_none(v) for v in texts.get(name, empty)], pa.string()) for name in TEXT_COLUMNS}
+    facts = [None if v is None else list(v) for v in texts.get("facts", empty)]
+    table = pa.table(
+        {"place_id": pa.array(place_id, pa.string()), **columns, "facts": pa.array(facts, pa.list_(pa.string()))}
+    )
+    _check_texts(Path("texts"), table)
+    return table
+
+
+def _text_or_none(value) -> str | None:
+    return None if value is None else str(value)
+
+
+def _check_image_rows(image_rows, places: int) -> np.ndarray:
+    if image_rows is None:
+        raise StoreError("images: image_rows is missing; say for each image its row among the places")
+    rows = np.asarray(image_rows, dtype=np.int64)
+    if rows.size == 0:
+        return rows
+    if rows.min() < 0 or rows.max() >= places:
+        raise StoreError(
+            f"images: image_rows[{int(np.argmax((rows < 0) | (rows >= places)))}] is not one of {places} places"
+        )
+    if len(np.unique(rows)) != len(rows):
+        raise StoreError("images: a place has two images; keep one a place")
+    return rows
+
+
+def _write_images(folder: Path, images, rows, place_id, dates, gsd_m, bands, content) -> dict[str, np.ndarray]:
+    """Write ``images.zarr`` and add it to the hash; returns the columns (n,) that came with the images."""
+    import zarr
+    from zarr.codecs import BloscCodec, Crc32cCodec
+
+    names = [place_id[row] for row in rows]
+    dates = [""] * len(rows) if dates is None else [str(d or "") for d in dates]
+    if len(dates) != len(rows):
+        raise StoreError(f"images: {len(rows)} images, but {len(dates)} dates")
+    extra: dict[str, np.ndarray] = {}
+    pending: list[np.ndarray] = []
+    array, seen, written, shape = None, 0, 0, ()
+    for chunk in images:
+        chunk, columns = chunk if isinstance(chunk, tuple) else (chunk, {})
+        chunk = np.asarray(chunk)
+        _check_chunk(chunk, shape, seen, len(rows))
+        if len(chunk) == 0:
+            continue
+        _check_bands("images", bands, chunk.shape[1])
+        _check_scaling("images", chunk, seen)
+        if array is None:
+            shape = chunk.shape[1:]
+            _check_disk(folder, len(rows) * chunk[0].nbytes)
+            array = zarr.create_array(
+                folder / "images.zarr",
+                shape=(len(rows), *shape),
+                chunks=(min(IMAGES_PER_CHUNK, len(rows)), *shape),
+                dtype="uint16",
+                compressors=[BloscCodec(typesize=2, cname="lz4", clevel=5, shuffle="bitshuffle"), Crc32cCodec()],
+                config={"write_empty_chunks": True},
+                dimension_names=["place", "band", "y", "x"],
+                attributes={
+                    "scale": SCALE, "gsd_m": float(gsd_m), "bands": list(bands), "place_id": names, "date": dates
+                },
+            )  # fmt: skip
+            _hash_image_head(content, names, dates, gsd_m)
+        _place_columns(extra, columns, rows[seen : seen + len(chunk)], len(place_id))
+        seen += len(chunk)
+        pending.append(chunk)
+        if sum(map(len, pending)) >= IMAGES_PER_CHUNK or seen == len(rows):
+            block = np.concatenate(pending)
+            whole = len(block) if seen == len(rows) else len(block) // IMAGES_PER_CHUNK * IMAGES_PER_CHUNK
+            array[written : written + whole] = block[:whole]
+            content.update(np.ascontiguousarray(block[:whole]))
+            written, pending = written + whole, [block[whole:]]
+    if seen != len(rows):
+        raise StoreError(f"images: {seen} images, but {len(rows)} rows in image_rows")
+    return extra
+
+
+def _check_chunk(chunk: np.ndarray, shape: tuple, seen: int, expected: int) -> None:
+    if chunk.dtype != np.uint16 or chunk.ndim != 4:
+        raise StoreError(
+            f"images: from image {seen} on: {chunk.dtype} {chunk.shape}; give uint16 (k, 12, H, W), x {SCALE}"
+        )
+    if shape and chunk.shape[1:] != shape:
+        raise StoreError(f"images: image {seen} has shape {chunk.shape[1:]}, those before {shape}; cut all to one size")
+    if seen + len(chunk) > expected:
+        raise StoreError(f"images: more than the {expected} rows in image_rows")
+
+
+def _place_columns(extra: dict, columns: dict, rows: np.ndarray, places: int) -> None:
+    for name, values in columns.items():
+        values = np.asarray(values)
+        if name not in extra:
+            text = values.dtype.kind in "UO"
+            extra[name] = np.full(places, None, dtype=object) if text else np.full(places, np.nan)
+        extra[name][rows] = values
+
+
+def _place_table(place_id: list[str], lonlat: np.ndarray, columns: dict) -> pa.Table:
+    bounds = (*lonlat.min(0), *lonlat.max(0))
+    arrays = {"place_id": pa.array(place_id, pa.string()), "geometry": wkb_points(lonlat)}
+    for name in PLACE_COLUMNS[2:]:
+        arrays[name] = pa.array([_text_or_none(v) for v in columns.get(name, [None] * len(place_id))], pa.string())
+    arrays |= {name: _fact_array(name, values) for name, values in columns.items() if name not in PLACE_COLUMNS}
+    return pa.table(arrays).replace_schema_metadata(geo_metadata(bounds))
+
+
+def _fact_array(name: str, values) -> pa.Array:
+    """Numbers keep their type (NaN becomes missing); anything else becomes str."""
+    values = np.asarray(values) if not isinstance(values, np.ndarray) else values
+    if values.ndim != 1:
+        raise StoreError(f"places: column {name!r} has shape {values.shape}; give one value a place")
+    if values.dtype.kind in "biu":
+        return pa.array(values)
+    if values.dtype.kind == "f":
+        return pa.array(values, from_pandas=True)
+    return pa.array([_text_or_none(v) for v in values.tolist()], pa.string())
+
+
+def _write_parquet(table: pa.Table, file: Path) -> None:
+    pq.write_table(table, file, compression="zstd")
+
+
+def _write_json(file: Path, content: dict) -> None:
+    file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _check_disk(folder: Path, need: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < need + SPARE_BYTES:
+        raise StoreError(
+            f"{folder}: {free / 1e6:,.0f} MB free, but the store may need {(need + SPARE_BYTES) / 1e6:,.0f} MB; "
+            "free some space or choose another folder"
+        )
+
+
+# Hashes
+
+
+def _file_hash(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _list_files(folder: Path, hashes: bool = True) -> dict[str, dict]:
+    files = [folder / name for name in ("places.parquet", "texts.parquet", "datacard.md")]
+    files += sorted(p for p in (folder / "images.zarr").rglob("*") if p.is_file())
+    return {
+        file.relative_to(folder).as_posix(): (
+            {"bytes": file.stat().st_size, "sha256": _file_hash(file)} if hashes else {}
+        )
+        for file in files
+        if file.is_file()
+    }
+
+
+def _manifest_hash(manifest: dict) -> str:
+    rest = {name: value for name, value in manifest.items() if name != "manifest_hash"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def _hash_image_head(content, place_id, dates, gsd_m) -> None:
+    content.update(json.dumps([list(place_id), list(dates), float(gsd_m)], ensure_ascii=False).encode())
+
+
+def _hash_table(content, table: pa.Table) -> None:
+    for name in sorted(table.column_names):
+        column = table[name]
+        content.update(f"{name}:{len(column)}:".encode())
+        if pa.types.is_floating(column.type):
+            content.update(column.cast(pa.float64()).to_numpy().astype("<f8"))
+        elif pa.types.is_binary(column.type):
+            content.update(b"".join(column.to_pylist()))
+        else:
+            content.update(json.dumps(column.to_pylist(), ensure_ascii=False).encode())
