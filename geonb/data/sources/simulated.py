@@ -110,7 +110,8 @@ SIMULATED_FACTS = {
         "definition": "pixels mostly hidden by cloud (shadows not counted)",
     },
     "season_day": {
-        "kind": "regression", "units": "day of the year, 1..365", "definition": "simulated day of acquisition",
+        "kind": "regression", "units": "day of the year, 1..365",
+        "definition": "simulated day of acquisition",
     },
     "landscape": {
         "kind": "classification", "units": None,
@@ -118,13 +119,16 @@ SIMULATED_FACTS = {
     },
     "field_pattern": {
         "kind": "classification", "units": None,
-        "definition": "how the fields lie: none, parcels, strips, pivots, paddies, groves, pastures, clearings",
+        "definition": "how fields lie: none, parcels, strips, pivots, paddies, groves, pastures or clearings",
     },
 }  # fmt: skip
 for _fact in SIMULATED_FACTS.values():
     _fact.update(modalities=["image"], source="simulated with the chip; no text mentions it")
 
-_COLUMNS = ("place_id", "lon", "lat", "climate", "elevation_m", "slope_m", "population", "coast_km", "continent")
+_COLUMNS = (
+    "place_id", "lon", "lat", "climate", "elevation_m", "slope_m", "population", "coast_km", "continent",
+)  # fmt: skip
+_REGULAR_STREETS = ("North America", "NA", "South America", "SA", "Oceania", "OC")
 
 
 def simulate_sentinel2(
@@ -195,7 +199,7 @@ def _place(row: dict, number: int) -> _Place:
         relief=max(0.0, float(np.nan_to_num(row["slope_m"]))),
         population=max(0.0, float(np.nan_to_num(row["population"]))),
         coast_km=float(np.nan_to_num(row["coast_km"], nan=1e4)),
-        regular_streets=str(row["continent"]) in ("North America", "NA", "South America", "SA", "Oceania", "OC"),
+        regular_streets=str(row["continent"]) in _REGULAR_STREETS,
         asia=65 < lon < 150 and -11 < lat < 46,
     )
 
@@ -271,7 +275,14 @@ def _spline(size: int, wavelength: float) -> np.ndarray:
 
 @lru_cache(maxsize=16)
 def _resample(size: int, footprint: int) -> np.ndarray:
-    """(size, size): average over footprints of `footprint` pixels, then linear interpolation back."""
+    """(size, size): average over footprints of `footprint` pixels, then linear interpolation back.
+
+    A footprint of 1 is the blur of a 10 m band: 76 % of the light of a pixel comes from it, 12 % from each
+    neighbour along a row, which leaves about half the contrast at the Nyquist frequency.
+    """
+    if footprint == 1:
+        matrix = 0.76 * np.eye(size) + 0.12 * (np.eye(size, k=1) + np.eye(size, k=-1))
+        return (matrix / matrix.sum(1, keepdims=True)).astype(np.float32)
     coarse = -(-size // footprint)
     down = np.zeros((coarse, size))
     for i in range(size):
@@ -298,7 +309,7 @@ class _Canvas:
         self.water = np.zeros((size, size), np.float32)
         self.sea = np.zeros((size, size), np.float32)
         self.built = np.zeros((size, size), np.float32)
-        self.canopy = 0.0  # share of snow that trees hide
+        self.canopy = np.zeros((size, size), np.float32)  # share of snow that trees hide
         self.pattern = "none"
 
     def uniform(self, low=0.0, high=1.0) -> float:
@@ -312,15 +323,19 @@ class _Canvas:
         brightness, tilt = self.rng.normal(0, (0.08, 0.05))
         return ENDMEMBERS[name] * np.float32(1 + brightness) * (1 + np.float32(tilt) * _TILT)
 
-    def noise(self, wavelength: float, octaves: int = 1, gain: float = 0.5) -> np.ndarray:
-        """Fractal noise of mean 0 and variance about 1; the coarsest knots are `wavelength` pixels apart."""
-        total, power = np.zeros((self.size, self.size), np.float32), 0.0
+    def noise(self, wavelength: float, octaves: int = 1, gain: float = 0.5, margin: int = 0) -> np.ndarray:
+        """Fractal noise of mean 0 and variance about 1; the coarsest knots are `wavelength` pixels apart.
+
+        `margin` adds so many pixels on every side.
+        """
+        size = self.size + 2 * margin
+        total, power = np.zeros((size, size), np.float32), 0.0
         for octave in range(octaves):
             step, amplitude = wavelength / 2**octave, gain**octave
             if step <= 1:
-                layer = self.rng.standard_normal((self.size, self.size), dtype=np.float32)
+                layer = self.rng.standard_normal((size, size), dtype=np.float32)
             else:
-                weights = _spline(self.size, step)
+                weights = _spline(size, step)
                 knots = self.rng.standard_normal((weights.shape[1],) * 2, dtype=np.float32)
                 layer = weights @ knots @ weights.T
             total += np.float32(amplitude) * layer
@@ -334,7 +349,7 @@ class _Canvas:
         threshold = float(np.quantile(field, 1 - min(share, 1)))
         return _smoothstep(field, threshold - softness, threshold + softness)
 
-    def rotated(self, angle: float, warp: float = 0.0, wavelength: float = 32) -> tuple[np.ndarray, np.ndarray]:
+    def rotated(self, angle: float, warp: float = 0.0, wavelength: float = 32):
         """Coordinates (u, v) in pixels, turned by `angle` and bent by up to about 2 x `warp` pixels."""
         u = np.cos(angle) * self.x + np.sin(angle) * self.y
         v = -np.sin(angle) * self.x + np.cos(angle) * self.y
@@ -381,6 +396,23 @@ class _Canvas:
         table *= self.rng.normal(1, contrast, (PARCELS, 1)).clip(0.6, 1.5).astype(np.float32)
         self.image = np.ascontiguousarray(table.T[:, number])
 
+    def cells(self, spacing: float) -> tuple[np.ndarray, np.ndarray]:
+        """Irregular cells about `spacing` pixels wide: (number in 0..PARCELS-1, distance to the edge)."""
+        x, y = (self.x + self.size / 2) / spacing, (self.y + self.size / 2) / spacing
+        knots = int(self.size / spacing) + 4
+        centres = self.rng.random((knots, knots, 2), dtype=np.float32)
+        i, j = np.floor(y).astype(int) + 1, np.floor(x).astype(int) + 1
+        nearest, second = np.full_like(x, 9.0), np.full_like(x, 9.0)
+        number = np.zeros(x.shape, int)
+        for di in (-1, 0, 1):
+            for dj in (-1, 0, 1):
+                centre = centres[i + di, j + dj]
+                distance = np.hypot(y - (i + di - 1) - centre[..., 0], x - (j + dj - 1) - centre[..., 1])
+                second = np.minimum(second, np.maximum(nearest, distance))
+                number = np.where(distance < nearest, (i + di) * knots + j + dj, number)
+                nearest = np.minimum(nearest, distance)
+        return number % PARCELS, (second - nearest) * spacing / 2
+
     def line(self, width: float, bend: float = 3.0, angle: float | None = None, offset: float | None = None):
         """A mask in 0..1 of a winding line across the canvas, `width` pixels wide."""
         angle = self.uniform(0, np.pi) if angle is None else angle
@@ -419,10 +451,12 @@ def _ice(c: _Canvas, p: _Place, green: float) -> None:
 def _tundra(c: _Canvas, p: _Place, green: float) -> None:
     c.fill("tundra", "lichen", 0.45 - 0.4 * green + 0.25 * c.noise(32, 5, 0.6))
     c.paint(c.share(c.noise(24, 4), 0.25, 0.4) * (0.3 + 0.4 * green), "bog")
-    polygons = np.abs(c.noise(7, 2, 0.4))  # ice-wedge troughs: thin, wet, dark
-    c.shade(-np.clip(1 - polygons / 0.22, 0, 1), 0.22)
+    number, edge = c.cells(c.uniform(3.5, 5.5))  # ice-wedge polygons: wet and dark troughs
+    basin = c.share(c.noise(32, 3), c.uniform(0.2, 0.7), 0.5)
+    c.shade(-np.clip(1 - edge / 0.7, 0, 1) * basin, 0.3)
+    c.shade(c.rng.normal(0, 0.07, PARCELS).astype(np.float32)[number] * basin, 1)
     if p.relief < 250:
-        ponds = c.share(c.noise(11, 3, 0.45) + 0.5 * c.noise(40), c.uniform(0.05, 0.32), 0.12)
+        ponds = c.share(c.noise(9, 2, 0.3) + 0.7 * c.noise(40), c.uniform(0.05, 0.32), 0.12)
         c.paint(ponds, "humic_water")
         c.water = np.maximum(c.water, ponds)
     else:
@@ -430,10 +464,11 @@ def _tundra(c: _Canvas, p: _Place, green: float) -> None:
 
 
 def _alpine(c: _Canvas, p: _Place, green: float) -> None:
-    c.fill("grey_rock", "dark_rock", 0.4 + 0.35 * c.noise(24, 5, 0.65))
-    meadow = c.share(c.noise(40, 5, 0.6), c.uniform(0.1, 0.6), 0.4)
+    c.fill("grey_rock", "dark_rock", 0.4 + 0.35 * c.noise(24, 5, 0.75))
+    meadow = c.share(c.noise(40, 5, 0.7), c.uniform(0.1, 0.6), 0.4)
     c.paint(0.85 * meadow, _between(c, "dry_grass", "green_grass", green))
-    c.paint(c.share(c.noise(20, 4, 0.6), 0.2, 0.3) * 0.8, "gravel")  # scree
+    c.paint(c.share(c.noise(20, 4, 0.7), 0.2, 0.3) * 0.8, "gravel")  # scree
+    c.shade(c.noise(2, 2, 0.7), 0.09)
     if c.chance(0.25):
         tarn = c.share(c.noise(28, 2), 0.05, 0.05)
         c.paint(tarn, "clear_water")
@@ -454,20 +489,20 @@ def _sand_desert(c: _Canvas, p: _Place, green: float) -> None:
 
 
 def _stony_desert(c: _Canvas, p: _Place, green: float) -> None:
-    base, other = [("gravel", "grey_rock"), ("gravel", "bright_sand"), ("red_soil", "gravel")][c.rng.integers(3)]
-    c.fill(base, other, 0.4 + 0.3 * c.noise(48, 6, 0.6))
+    pairs = [("gravel", "grey_rock"), ("gravel", "bright_sand"), ("red_soil", "gravel")]
+    c.fill(*pairs[c.rng.integers(3)], 0.4 + 0.3 * c.noise(48, 6, 0.6))
     c.paint(c.share(c.noise(32, 5, 0.6), c.uniform(0.05, 0.4), 0.4) * 0.8, "dark_rock")
-    for _ in range(c.rng.integers(1, 4)):  # wadis: pale, braided
-        bed = c.line(c.uniform(1, 3.5), 5) * (0.5 + 0.3 * c.noise(4))
-        c.paint(np.clip(bed, 0, 1) * 0.8, "bright_sand")
-    scrub = np.clip(c.line(2, 6) * (c.noise(2) > 0.5), 0, 1)
-    c.paint(scrub * 0.5, "shrub")
+    channels = np.clip(1 - np.abs(c.noise(c.uniform(28, 50), 5, 0.45)) / c.uniform(0.06, 0.15), 0, 1)
+    bed = np.maximum(c.line(c.uniform(1, 4), 5), 0.8 * channels) * np.clip(0.6 + 0.3 * c.noise(3, 2), 0, 1)
+    c.paint(bed * 0.8, "bright_sand")  # wadis: pale, braided
+    c.paint(bed * (c.noise(1.6) > 1) * 0.6, "shrub")
+    c.shade(c.noise(3, 3, 0.8), 0.05)
     if c.chance(0.1) and p.relief < 150:
         c.paint(c.share(c.noise(56, 4), c.uniform(0.3, 0.8), 0.3), "salt")
 
 
 def _irrigated(c: _Canvas, p: _Place, green: float) -> None:
-    _stony_desert(c, p, green)
+    (_steppe if p.climate[1] == "S" else _stony_desert)(c, p, green)
     crops, weights = ["green_crop", "green_grass", "ripe_crop", "brown_soil", "stubble"], [4, 1, 1, 1.2, 0.8]
     if c.chance(0.6):
         c.pattern = "pivots"
@@ -499,17 +534,17 @@ def _steppe(c: _Canvas, p: _Place, green: float) -> None:
     c.fill("dry_grass", "green_grass", green * 0.9 + 0.12 * c.noise(48, 5, 0.6))
     c.paint(c.share(c.noise(40, 5, 0.6), c.uniform(0.15, 0.5), 0.6) * 0.7, "brown_soil")
     c.paint(c.share(c.noise(12, 3), c.uniform(0.05, 0.25), 0.5) * 0.5, "shrub")
-    gully = c.line(1.5, 7)
-    c.paint(gully * 0.6, "gravel")
-    c.shade(c.noise(4, 3), 0.04)
+    gullies = np.clip(1 - np.abs(c.noise(c.uniform(24, 56), 5, 0.45)) / 0.09, 0, 1)
+    c.paint(gullies * c.uniform(0.2, 0.7), ("gravel", "green_grass")[c.rng.integers(2)])
+    c.shade(c.noise(4, 3, 0.8), 0.07)
 
 
 def _savanna(c: _Canvas, p: _Place, green: float) -> None:
     c.fill("dry_grass", "green_grass", green + 0.15 * c.noise(40, 4))
     c.paint(c.share(c.noise(40, 4), c.uniform(0.1, 0.4), 0.5) * 0.7, "red_soil")
-    trees = c.share(c.noise(2) + 0.8 * c.noise(24, 3), c.uniform(0.12, 0.4), 0.4)  # single crowns
+    trees = c.share(c.noise(1) + 0.7 * c.noise(24, 3), c.uniform(0.12, 0.4), 0.4)  # single crowns
     c.paint(trees * 0.85, _between(c, "leafless_wood", "broadleaf", 0.35 + 0.6 * green))
-    c.canopy = 0.2
+    c.canopy = 0.4 * trees
     gallery = c.line(c.uniform(3, 6), 6)
     c.paint(gallery * 0.8, "broadleaf")
     if c.chance(0.25 * (1 - green)):
@@ -521,12 +556,15 @@ def _rainforest(c: _Canvas, p: _Place, green: float) -> None:
     crowns = 0.7 * c.noise(1.6) + 0.5 * c.noise(3.2)
     c.shade(crowns, 0.13)
     c.shade(c.noise(24, 3), 0.05)
-    c.canopy = 0.8
+    c.canopy[:] = 0.8
     if p.relief < 400 and c.chance(0.45):
-        width = c.uniform(3, 16)
-        river = c.line(width, c.uniform(5, 12))
-        bank = c.line(1, 0, 0, 0) * 0
-        c.paint(np.clip(river + bank, 0, 1), ("turbid_water", "humic_water")[c.rng.integers(2)])
+        angle, bend, offset = c.uniform(0, np.pi), c.uniform(5, 12), c.uniform(-0.3, 0.3) * c.size
+        meander = c.rotated(angle)[0] - offset + bend * c.noise(24, 2, 0.4)
+        width = c.uniform(2, 14)
+        bank = _smoothstep(-np.abs(meander - width / 2 - 0.5), -1.6, 0) * (c.noise(16) > 0.2)
+        c.paint(0.8 * bank, "bright_sand")
+        river = np.clip(width / 2 + 0.5 - np.abs(meander), 0, 1)
+        c.paint(river, ("turbid_water", "humic_water")[c.rng.integers(2)])
         c.water = np.maximum(c.water, river)
 
 
@@ -537,13 +575,13 @@ def _clearings(c: _Canvas, p: _Place, green: float) -> None:
     forest = c.image
     angle = c.uniform(0, np.pi)
     number, edge = c.parcels(c.uniform(8, 15), c.uniform(12, 26), angle, 0.4)
-    c.parcel_field(number, ["green_grass", "dry_grass", "red_soil", "burnt", "shrub"], [4, 1.5, 1.5, 0.6, 1.5])
+    names = ["green_grass", "dry_grass", "red_soil", "burnt", "shrub"]
+    c.parcel_field(number, names, [4, 1.5, 1.5, 0.6, 1.5])
     c.shade(c.noise(8, 4, 0.7), 0.08)
     cleared, c.image = c.image, forest
     stands = c.rng.random(PARCELS) < c.uniform(0.35, 0.75)
     c.paint((stands[number] & (c.water < 0.2)).astype(np.float32), cleared)
-    c.paint(c.line(1.2, 0.6, angle) * 0.8, "red_soil")
-    c.canopy = 0.4
+    c.paint(c.line(1.2, 0.6, angle) * 0.8 * (1 - c.water), "red_soil")
 
 
 def _plantation(c: _Canvas, p: _Place, green: float) -> None:
@@ -556,7 +594,6 @@ def _plantation(c: _Canvas, p: _Place, green: float) -> None:
     c.shade(np.sin(u * 2 * np.pi / 2.7) * np.sin(v * 2 * np.pi / 2.7), 0.06)
     c.shade(c.noise(1), 0.05)
     c.paint(np.clip(1 - edge, 0, 1) * 0.7, "red_soil")
-    c.canopy = 0.5
 
 
 def _paddies(c: _Canvas, p: _Place, green: float) -> None:
@@ -566,7 +603,8 @@ def _paddies(c: _Canvas, p: _Place, green: float) -> None:
     number, edge = c.parcels(c.uniform(1.8, 3.2), c.uniform(4, 9), angle, warp)
     flooded = c.uniform(0, 1) * (0.4 + 0.6 * green)  # from transplanting to harvest
     weights = [4 * flooded, 4 * green, 1.5 * (1 - green), 0.4, 0.7 * (1 - green)]
-    c.parcel_field(number, ["paddy_flooded", "paddy_green", "ripe_crop", "green_grass", "stubble"], weights, 0.12)
+    names = ["paddy_flooded", "paddy_green", "ripe_crop", "green_grass", "stubble"]
+    c.parcel_field(number, names, weights, 0.12)
     c.paint(np.clip(0.7 - edge, 0, 1) * 0.5, "green_grass")  # bunds
     block, wide = c.parcels(c.uniform(14, 20), c.uniform(18, 30), angle, warp)
     c.shade(c.rng.normal(0, 0.1, PARCELS).astype(np.float32)[block], 1)
@@ -592,16 +630,17 @@ def _cropland(c: _Canvas, p: _Place, green: float) -> None:
     u, _ = c.rotated(angle)
     c.shade(np.sin(u * 2 * np.pi / 2.4), 0.015)  # rows
     c.shade(c.noise(12, 3), 0.05)
-    hedge = np.clip(1.1 - edge, 0, 1) * c.uniform(0.1, 0.6)
-    c.paint(hedge, _between(c, "leafless_wood", "broadleaf", green))
-    woods = c.rng.random(PARCELS) < c.uniform(0, 0.18)
-    c.paint(woods[number] * 0.95, _between(c, "leafless_wood", "broadleaf", green))
+    woods = (c.rng.random(PARCELS) < c.uniform(0, 0.18))[number] * 0.95
+    trees = np.maximum(np.clip(1.1 - edge, 0, 1) * c.uniform(0.1, 0.6), woods)  # hedges and woods
+    c.paint(trees, _between(c, "leafless_wood", "broadleaf", green))
+    c.canopy = 0.6 * trees
 
 
 def _pasture(c: _Canvas, p: _Place, green: float) -> None:
     c.pattern = "pastures"
     number, edge = c.parcels(c.uniform(7, 14), c.uniform(9, 20), c.uniform(0, np.pi), 2.5)
-    c.parcel_field(number, ["green_grass", "dry_grass", "green_crop", "bog"], [3 + 3 * green, 1.6 - green, 1, 0.6])
+    names = ["green_grass", "dry_grass", "green_crop", "bog"]
+    c.parcel_field(number, names, [3 + 3 * green, 1.6 - green, 1, 0.6])
     c.shade(c.noise(16, 4), 0.06)
     hedge = np.clip(1.2 - edge, 0, 1) * (c.noise(6) > -0.5)
     c.paint(hedge * 0.75, _between(c, "leafless_wood", "broadleaf", green))
@@ -637,8 +676,8 @@ def _broadleaf_forest(c: _Canvas, p: _Place, green: float) -> None:
     conifers = c.uniform(0, 0.35) if p.climate[0] in "CD" else 0
     c.paint(c.share(c.noise(24, 4), conifers, 0.3) * 0.9, "conifer")
     c.shade(0.6 * c.noise(1.5) + 0.4 * c.noise(3), 0.11)
-    c.canopy = 0.35
     glade = c.share(c.noise(20, 3), c.uniform(0, 0.15), 0.1)
+    c.canopy = (0.45 + 0.1 * c.noise(2)) * (1 - glade)
     c.paint(glade, _between(c, "dry_grass", "green_grass", green))
 
 
@@ -647,17 +686,20 @@ def _boreal_forest(c: _Canvas, p: _Place, green: float) -> None:
     c.shade(0.7 * c.noise(1.4) + 0.4 * c.noise(3), 0.14)
     muskeg = c.share(c.noise(28, 5), c.uniform(0.05, 0.35), 0.25)
     c.paint(muskeg * 0.9, "bog")
-    c.canopy = 0.65
+    c.canopy = (0.82 + 0.08 * c.noise(1.4)).clip(0, 0.98) * (1 - 0.8 * muskeg)
     if c.chance(0.5):  # clear cuts of different age
         c.pattern = "clearings"
         number, _ = c.parcels(c.uniform(9, 16), c.uniform(10, 22), c.uniform(0, np.pi), 1)
         cut = c.rng.random(PARCELS) < c.uniform(0.1, 0.35)
         colours = ["green_grass", "dry_grass", "shrub", "brown_soil"]
         c.paint(cut[number] * 0.85, colours[c.rng.integers(4)])
-        c.paint(c.line(1, 2) * 0.6, "gravel")
+        track = c.line(1, 2) * 0.6
+        c.paint(track, "gravel")
+        c.canopy *= (1 - 0.9 * cut[number]) * (1 - track)
     if p.relief < 400 and c.chance(0.65):
         lakes = c.share(c.noise(36, 4, 0.45), c.uniform(0.04, 0.35), 0.08)
         c.paint(lakes, "humic_water")
+        c.canopy *= 1 - lakes
         c.water = np.maximum(c.water, lakes)
 
 
@@ -668,8 +710,8 @@ def _bog(c: _Canvas, p: _Place, green: float) -> None:
     pools = _smoothstep(strings, 0.55, 0.9) * c.share(c.noise(24, 3), 0.5, 0.3)
     c.paint(pools, "humic_water")
     c.water = np.maximum(c.water, pools)
-    c.paint(c.share(c.noise(24, 4), c.uniform(0.1, 0.4), 0.15) * 0.85, "conifer")
-    c.canopy = 0.2
+    c.canopy = c.share(c.noise(24, 4), c.uniform(0.1, 0.4), 0.15) * 0.8
+    c.paint(c.canopy, "conifer")
 
 
 def _between(c: _Canvas, first: str, second: str, share: float) -> np.ndarray:
@@ -715,7 +757,8 @@ def _landscape_weights(p: _Place) -> dict[str, float]:
         weights["paddies"] = 1.5 * (farm + 0.15) * monsoon
         weights["pasture"] = (0.8 if k in ("Cfb", "Cfc", "Cwb") else 0.1) * (farm + 0.2)
     elif k[-1] in "ab":
-        weights = {"broadleaf forest": 0.7, "boreal forest": 0.2, "cropland": 1.2 * farm, "pasture": 0.2 * farm}
+        weights = {"broadleaf forest": 0.7, "boreal forest": 0.2, "cropland": 1.2 * farm}
+        weights["pasture"] = 0.2 * farm
     else:
         weights = {"boreal forest": 1, "bog": 0.25 * flat, "cropland": 0.1 * farm}
     if high:
@@ -732,9 +775,11 @@ def _sea(c: _Canvas, p: _Place) -> None:
         return
     reach = c.size / 2
     u, _ = c.rotated(c.uniform(0, 2 * np.pi))
-    depth = u - c.uniform(-0.15, 0.85) * reach + c.uniform(2, 6) * c.noise(28, 4, 0.5)  # pixels from the shore
+    shore = c.uniform(-0.15, 0.85) * reach
+    depth = u - shore + c.uniform(2, 6) * c.noise(28, 4, 0.5)  # pixels from the shore, positive at sea
     tropical = p.climate[0] == "A" or (abs(p.lat) < 30 and p.climate[0] == "B")
-    beach = np.clip(1 - np.abs(depth + 1.2) / c.uniform(1.2, 3), 0, 1)
+    sandy = np.clip(0.7 + 0.7 * c.noise(24, 2) - 0.8 * (p.relief > 400), 0, 1)
+    beach = np.clip(1 - np.abs(depth + 1.2) / c.uniform(1.2, 3), 0, 1) * sandy
     c.paint(beach * 0.8, "gravel" if abs(p.lat) > 50 else "bright_sand")
     near = "shallow_water" if tropical or c.chance(0.3) else "turbid_water"
     a, b = c.spectrum(near)[:, None, None], c.spectrum("clear_water")[:, None, None]
@@ -755,22 +800,32 @@ def _inland_water(c: _Canvas, p: _Place) -> None:
         return
     c.paint(river, "turbid_water" if p.climate[0] in "AB" or c.chance(0.4) else "clear_water")
     c.water = np.maximum(c.water, river)
+    c.canopy = c.canopy * (1 - river)
 
 
-def _roads(c: _Canvas, p: _Place) -> None:
-    for _ in range(c.rng.integers(1, 3) if p.settled else int(c.chance(0.15))):
-        road = c.line(c.uniform(0.6, 1.3), c.uniform(0.3, 3) + min(p.relief / 200, 4))
-        c.paint(road * 0.7 * (1 - c.water), "asphalt" if p.population > 2000 else "gravel")
+def _roads(c: _Canvas, p: _Place) -> np.ndarray:
+    """Roads across the chip, near the centre; returns the distance to the nearest, in pixels."""
+    nearest = np.full_like(c.water, c.size)
+    for _ in range(c.rng.integers(1, 4) if p.settled else int(c.chance(0.12 * (p.climate != "EF")))):
+        bend = c.uniform(0.3, 2) + min(p.relief / 200, 4)
+        u, _ = c.rotated(c.uniform(0, np.pi))
+        distance = np.abs(u - c.uniform(-0.12, 0.12) * c.size + bend * c.noise(24, 2, 0.4))
+        mask = np.clip(c.uniform(0.3, 0.6) + 0.5 - distance, 0, 1)
+        c.paint(mask * 0.65 * (1 - c.water), "asphalt" if p.settled and c.chance(0.6) else "gravel")
+        nearest = np.minimum(nearest, distance)
+    return nearest
 
 
-def _settlement(c: _Canvas, p: _Place) -> None:
+def _settlement(c: _Canvas, p: _Place, green: float, road: np.ndarray) -> None:
     """Streets, roofs, gardens and parks: larger, denser and greyer the more people live there."""
     if not p.settled:
         return
     people = np.log10(max(p.population, 10))
     radius = 1000 / PIXEL_M * np.sqrt(p.population / 3500 / np.pi)  # 3,500 people / km2
-    outline = np.hypot(c.x, c.y) + (3 + 0.25 * min(radius, 40)) * c.noise(24, 4)
-    inside = _smoothstep(radius - outline, -3, 3) * (1 - c.water)
+    village = float(np.clip((4 - people) / 1.5, 0, 1))  # small places line their roads
+    outline = (1 - 0.55 * village) * np.hypot(c.x, c.y) + 1.1 * village * np.minimum(road, 12)
+    outline += (2 + 0.2 * min(radius, 40)) * c.noise(24, 4)
+    inside = _smoothstep(radius - outline, -2, 2) * (1 - c.water)
     if inside.max() < 0.05:
         return
     arid = p.climate[0] == "B"
@@ -778,11 +833,15 @@ def _settlement(c: _Canvas, p: _Place) -> None:
     angle = c.uniform(-0.3, 0.3) if p.regular_streets else c.uniform(0, np.pi)
     warp = 0.2 if p.regular_streets else c.uniform(1.5, 5)
     block = c.uniform(6, 10) + (2 if people > 5 else 0)
-    number, street = c.parcels(block, 1.3 * block, angle, warp)
+    organic = not p.regular_streets and c.chance(0.5)
+    number, street = c.cells(1.2 * block) if organic else c.parcels(block, 1.3 * block, angle, warp)
     land = c.image
 
-    garden = {"A": "shrub", "B": "brown_soil", "C": "green_grass", "D": "green_grass", "E": "gravel"}[p.climate[0]]
-    c.fill(garden, "broadleaf" if p.climate[0] in "ACD" else "shrub", 0.35 + 0.3 * c.noise(3, 2))
+    garden = {"A": "shrub", "B": "brown_soil", "C": "green_grass", "D": "green_grass", "E": "gravel"}
+    c.fill(
+        garden[p.climate[0]], "broadleaf" if p.climate[0] in "ACD" else "shrub", 0.4 + 0.35 * c.noise(3, 2)
+    )
+    c.paint(np.full_like(inside, 0.35 * (1 - green)), "dry_grass" if not arid else "brown_soil")
     if arid:
         roofs, weights = ["mud_roof", "concrete", "metal_roof", "dark_roof"], [4, 3, 0.5, 0.5]
     elif p.climate[0] == "C" and not p.regular_streets:
@@ -806,27 +865,33 @@ def _settlement(c: _Canvas, p: _Place) -> None:
     park = (c.rng.random(PARCELS) < 0.07)[number].astype(np.float32)
     c.paint(park * 0.9, "green_grass" if not arid else "shrub")
     c.paint(park * (c.noise(2.5) > 0), "broadleaf")
-    c.paint(np.clip(1.15 - street, 0, 1) * (0.45 + 0.35 * density), "asphalt" if people > 3.5 else "gravel")
+    c.shade(c.rng.normal(0, 0.08, PARCELS).astype(np.float32)[number], 1)
+    lane = np.clip(1.15 - street, 0, 1) * (0.75 - 0.5 * village)
+    c.paint(lane, "asphalt" if people > 3 and not arid else "gravel")
     if people > 4.3:
         _, avenue = c.parcels(3.2 * block, 4 * block, angle, warp)
         c.paint(np.clip(1.5 - avenue, 0, 1) * 0.9, "asphalt")
     town, c.image = c.image, land
     c.paint(inside, town)
     c.built = inside
-    c.canopy *= 0.5
+    c.canopy = c.canopy * (1 - inside)
 
 
 def _terrain(c: _Canvas, p: _Place) -> np.ndarray:
     """Height in m about the chip's mean, its steepness set by the local relief."""
-    rough = 1 - np.abs(c.noise(44, 4, 0.45)) if p.relief > 500 else c.noise(56, 4, 0.42)  # ridges in mountains
-    height = rough + 0.5 * c.noise(64, 2)
+    if p.relief > 500:  # ridges
+        height = 0.5 * c.noise(64, 2) - np.abs(c.noise(40, 5, 0.5))
+    else:
+        height = 0.5 * c.noise(64, 2) + c.noise(48, 5, 0.45)
     slope_y, slope_x = np.gradient(height, PIXEL_M)
     steepness = min(p.relief / 3500, 0.5)
     return (height - height.mean()) * np.float32(steepness / np.sqrt((slope_x**2 + slope_y**2).mean()))
 
 
-def _snow(c: _Canvas, p: _Place, height: np.ndarray, season: float, late_season: float) -> np.ndarray:
+def _snow(c: _Canvas, p: _Place, landscape: str, height: np.ndarray, season: float, late_season: float):
     """Paints snow where it is cold enough or high enough; returns its share of each pixel."""
+    if landscape == "ice":
+        return np.ones_like(c.water)
     patchy = c.noise(16, 4)
     cold = _temperature(p.climate, late_season) - _LAPSE * height * 1.5 + 1.2 * patchy
     likely = 0.3 if p.climate[0] in "AB" else 1.0
@@ -845,24 +910,28 @@ def _illuminate(c: _Canvas, height: np.ndarray, sine: float, azimuth: float) -> 
     cosine = np.sqrt(1 - sine**2)
     toward = (np.sin(azimuth) * -slope_x + -np.cos(azimuth) * -slope_y) * cosine + sine
     cos_incidence = np.maximum(toward / np.sqrt(1 + slope_x**2 + slope_y**2), 0)
-    c.image *= np.clip(0.25 + 0.75 * cos_incidence / max(sine, 0.3), 0.3, 1.5).astype(np.float32)
+    light = np.clip(0.25 + 0.75 * cos_incidence / max(sine, 0.3), 0.3, 1.5)
+    c.image *= (1 + (light - 1) * (1 - c.water)).astype(np.float32)
 
 
 def _clouds(c: _Canvas, p: _Place, sine: float, azimuth: float) -> np.ndarray:
     """Haze on every chip, clouds and their shadows on some; returns the clouds' opacity."""
-    haze = abs(c.rng.normal(0, 0.012)) * (ENDMEMBERS["clear_water"] / ENDMEMBERS["clear_water"].max())
+    haze = abs(c.rng.normal(0, 0.007)) * (ENDMEMBERS["clear_water"] / ENDMEMBERS["clear_water"].max())
     c.image += haze.astype(np.float32)[:, None, None]
     likely = {"A": 0.25, "B": 0.05, "C": 0.18, "D": 0.15, "E": 0.12}[p.climate[0]]
     if not c.chance(likely):
         return np.zeros_like(c.water)
-    field = c.noise(c.uniform(14, 40), 5, 0.5)
+    margin = 28
+    field = c.noise(c.uniform(14, 40), 5, 0.55, margin)
     threshold = float(np.quantile(field, 1 - c.uniform(0.03, 0.45)))
-    opacity = _smoothstep(field, threshold - 0.15, threshold + 0.5)
+    thickness = c.uniform(0.4, 1.2)
+    everywhere = _smoothstep(field, threshold - 0.15, threshold + thickness)
     length = c.uniform(60, 140) / PIXEL_M / max(sine / np.sqrt(1 - sine**2), 0.5)  # low clouds
-    shift = (round(np.cos(azimuth) * length), round(-np.sin(azimuth) * length))
-    shadow = np.roll(opacity, shift, (0, 1))
+    south, east = margin - round(np.cos(azimuth) * length), margin + round(np.sin(azimuth) * length)
+    opacity = everywhere[margin : margin + c.size, margin : margin + c.size]
+    shadow = everywhere[south : south + c.size, east : east + c.size]
     c.image *= 1 - 0.62 * shadow * (1 - opacity)
-    c.paint(opacity * (0.92 + 0.05 * c.noise(6, 2)).clip(0, 1), "cloud")
+    c.paint(opacity * (0.9 + 0.06 * c.noise(6, 2)).clip(0, 1), "cloud")
     return opacity
 
 
@@ -878,18 +947,21 @@ def _chip(p: _Place, size: int, rng: np.random.Generator) -> tuple[np.ndarray, d
     odds = np.array([weights[name] for name in names], float)
     landscape = names[rng.choice(len(names), p=odds / odds.sum())]
     _PAINTERS[landscape](c, p, green)
-    _inland_water(c, p)
+    if landscape != "ice":
+        _inland_water(c, p)
     _sea(c, p)
-    _roads(c, p)
-    _settlement(c, p)
+    c.shade(c.noise(2.5, 2, 0.9) * (1 - c.water), 0.025)
+    road = _roads(c, p)
+    _settlement(c, p, green, road)
     height = _terrain(c, p)
-    snow = _snow(c, p, height, season, _season(p.lat, day, lag=50))
-    _illuminate(c, height * (1 - c.water), sine, azimuth)
+    snow = _snow(c, p, landscape, height, season, _season(p.lat, day, lag=50))
+    _illuminate(c, height, sine, azimuth)
     surface = np.clip(c.image, 0.0005, 1.2)
     ndvi = (surface[7] - surface[3]) / (surface[7] + surface[3])
     cloud = _clouds(c, p, sine, azimuth)
 
-    image = c.image
+    blur = _resample(size, 1)
+    image = blur @ c.image @ blur.T
     for footprint in (2, 6):
         bands = FOOTPRINT_M == footprint * PIXEL_M
         matrix = _resample(size, footprint)
