@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from geonb.data.sources.local import (
+    _distance_and_spread,
     coordinate_precision_km,
     make_real_store,
     read_geotiff_chips,
@@ -155,6 +156,12 @@ def test_a_changed_sign_is_told_from_a_far_position_by_enough_witnesses():
     assert not any(mask.any() for mask in few.values())
 
 
+def test_a_single_stray_does_not_move_the_middle_of_a_country():
+    points = np.array([[2.0, 48.0], [2.1, 48.1], [1.9, 47.9], [2.0, 47.9], [55.5, -21.0]])
+    away, spread = _distance_and_spread(np.array([2.0, 48.0]), points)
+    assert away < 20 and spread > 8000
+
+
 def test_far_rows_are_kept_with_a_flag_and_mirrored_ones_dropped(tmp_path):
     rows = [[f"M{i}", 14.4 + i / 100, 35.9, "Malta", "Europe", "", f"Village {i}."] for i in range(9)]
     rows += [[f"F{i}", 2 + i, 46.0, "France", "Europe", "", f"Town {i}."] for i in range(6)]
@@ -269,8 +276,8 @@ def test_chips_of_several_pixel_sizes_are_refused(tmp_path):
 
 def test_tables_and_chips_make_one_store_that_says_where_it_is_from(tmp_path):
     a = write_csv(tmp_path / "wikipedia_places.csv.gz", GOOD)
-    own = [["Berat", 20.13, 40.07, "White houses.", "A register", "CC0", "sq", "https://example.org/berat"]]
-    header = ["name", "lon", "lat", "text", "source", "license", "lang", "url"]
+    own = [["Berat", 20.13, 40.07, "White houses.", "A register", "CC0", "sq", "https://a.b/berat", "0123"]]
+    header = ["name", "lon", "lat", "text", "source", "license", "lang", "url", "revision"]
     b = write_csv(tmp_path / "mine.csv", own, header)
     chip, pixels = write_chip(tmp_path / "chip.tif")
     out = tmp_path / "store"
@@ -287,6 +294,8 @@ def test_tables_and_chips_make_one_store_that_says_where_it_is_from(tmp_path):
     ]
     assert store.column("source")[5] == "chip.tif"
     assert store.text_column("lang", [0, 4]) == ["en", "sq"]
+    assert store.text_column("revision", [0, 4]) == [None, "0123"]
+    assert store.text_column("source", [4]) == ["A register"]
     assert np.isnan(store.column("population")[4:]).all() and store.column("population")[0] == 9_000_000
     assert not any(store.simulated(modality) for modality in ("location", "text", "image"))
     inputs = store.manifest["made"]["inputs"]

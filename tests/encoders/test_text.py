@@ -88,6 +88,7 @@ def test_lsa_restores_to_identical_vectors_through_safetensors(fitted, tmp_path)
     safetensors.save_file(fitted.state(), tmp_path / "state.safetensors")
     for name in ("lsa", "auto"):
         restored = text_backbone(name, state=safetensors.load_file(tmp_path / "state.safetensors"))
+        assert restored.state()["lsa.components"].dtype == torch.float16
         assert restored.fingerprint == fitted.fingerprint
         assert restored.dim == fitted.dim
         np.testing.assert_array_equal(restored.encode(texts), fitted.encode(texts))

@@ -62,6 +62,9 @@ PROVENANCE = (
     ),
 )
 
+# Columns that are names even where they look like numbers.
+NAMES = {"place_id", "source", "license", "lang", "revision", "url"}
+
 # Columns of a table that would clash with those of a store, and the names they get there.
 RESERVED = {"place_id": "file_place_id", "geometry": "file_geometry", "file": "file_file"}
 
@@ -156,8 +159,8 @@ def read_places_csv(
     lonlat = np.stack([_numbers(path, role[a], column(a), drop_invalid) for a in ("lon", "lat")], 1)
     texts = [_clean(text) for text in column("text")]
     titles = [_clean(t.replace("_", " ")) for t in column("title")] if "title" in role else [""] * len(rows)
-    country = np.array(column("country") if "country" in role else [""] * len(rows), dtype=object)
-    continent = np.array(column("continent") if "continent" in role else [""] * len(rows), dtype=object)
+    country = _objects(column("country") if "country" in role else [""] * len(rows))
+    continent = _objects(column("continent") if "continent" in role else [""] * len(rows))
 
     invalid = ~np.isfinite(lonlat).all(1) | (np.abs(lonlat) > [180, 90]).any(1)
     if not drop_invalid:
@@ -194,18 +197,19 @@ def read_places_csv(
     places: dict[str, np.ndarray] = {
         "lon": lonlat[kept, 0],
         "lat": lonlat[kept, 1],
-        "title": np.array(titles, dtype=object)[kept],
-        "text": np.array(texts, dtype=object)[kept],
+        "title": _objects(titles)[kept],
+        "text": _objects(texts)[kept],
         "row": kept,
         "coordinate_precision_km": coordinate_precision_km(lonlat[kept]),
         "position_flag": flag[kept],
     }
     for name, values in (("country", country), ("continent", continent)):
         if name in role:
-            places[name] = np.array([value or None for value in values], dtype=object)[kept]
+            places[name] = _objects([value or None for value in values])[kept]
     for name in header:
         if name and name not in role.values() and name not in places:
-            places[name] = _typed([rows[row][index[name]].strip() for row in kept])
+            values = [rows[row][index[name]].strip() for row in kept]
+            places[name] = _objects([v or None for v in values]) if name in NAMES else _typed(values)
     return places, report
 
 
@@ -337,7 +341,7 @@ def _typed(values: list[str]) -> np.ndarray:
     try:
         return np.array([float(value) if value else np.nan for value in values])
     except ValueError:
-        return np.array([value or None for value in values], dtype=object)
+        return _objects([value or None for value in values])
 
 
 def _clean(text: str) -> str:
@@ -452,7 +456,7 @@ def _read_chip(
     places = {
         "lon": lonlat[:, 0],
         "lat": lonlat[:, 1],
-        "file": np.array([path.name] * k, dtype=object),
+        "file": _objects([path.name] * k),
         "tile_row": row[whole],
         "tile_col": col[whole],
         "gsd_m": np.full(k, abs(transform.a)),
@@ -542,7 +546,8 @@ def make_real_store(
         source, license = _provenance(path, provenance)
         places.setdefault("source", _objects([source] * n))
         places.setdefault("license", _objects([license] * n))
-        text = {"place_id": places["place_id"], "text": places.pop("text")}
+        text = {name: places[name] for name in ("place_id", "source", "license")}
+        text["text"] = places.pop("text")
         for name, default in (("lang", lang), ("revision", None), ("url", None)):
             text[name] = places.pop(name, _objects([default] * n))
         texts.append(text)
