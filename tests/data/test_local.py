@@ -265,6 +265,18 @@ def test_chips_that_are_no_chips_raise_with_the_file(tmp_path):
         read_geotiff_chips([tmp_path / "cut.tif"])
 
 
+def test_the_radiometric_offset_is_taken_off_where_a_file_carries_it(tmp_path):
+    plain = np.random.default_rng(0).integers(60, 500, (12, 64, 64)).astype(np.uint16)
+    files = [write_chip(tmp_path / "old.tif", plain)[0], write_chip(tmp_path / "new.tif", plain + 1000)[0]]
+    images, places, _ = read_geotiff_chips(files, harmonise=True)
+    assert places["radiometric_offset"].tolist() == [0, 1000]
+    np.testing.assert_array_equal(images[0], plain)
+    np.testing.assert_array_equal(images[1], plain)
+    raw, places, _ = read_geotiff_chips(files)
+    np.testing.assert_array_equal(raw[1], plain + 1000)
+    assert places["radiometric_offset"].tolist() == [0, 0]
+
+
 def test_chips_of_several_pixel_sizes_are_refused(tmp_path):
     a, b = write_chip(tmp_path / "a.tif")[0], write_chip(tmp_path / "b.tif", size=20.0)[0]
     with pytest.raises(ValueError, match="b.tif: pixels of 20 m"):
