@@ -179,7 +179,6 @@ def neighbour_cities(gazetteer: dict, rows: np.ndarray) -> dict[str, np.ndarray]
     directions = np.array(DIRECTIONS, dtype=object)[np.round(bearing / 45).astype(int) % 8]
     return {
         "near_city": np.where(has, gazetteer["name"][near], None),
-        "near_country_code": np.where(has, gazetteer["country_code"][near], None),
         "near_km": np.where(has, km.round(), np.nan),
         "near_direction": np.where(has, directions, None),  # of the place, seen from the city
     }
