@@ -115,7 +115,7 @@ SIMULATED_FACTS = {
     },
     "landscape": {
         "kind": "classification", "units": None,
-        "definition": "what was painted; 'city' or 'coast' where more than 60 % is built or 40 % is sea",
+        "definition": "what was painted; 'coast' or 'city' where more than 25 % is sea or 60 % is built",
     },
     "field_pattern": {
         "kind": "classification", "units": None,
@@ -274,15 +274,15 @@ def _spline(size: int, wavelength: float) -> np.ndarray:
 
 
 @lru_cache(maxsize=16)
-def _resample(size: int, footprint: int) -> np.ndarray:
-    """(size, size): average over footprints of `footprint` pixels, then linear interpolation back.
+def _neighbours(size: int, share: float) -> np.ndarray:
+    """(size, size): a blur by which each pixel takes `share` of its value from either neighbour."""
+    matrix = (1 - 2 * share) * np.eye(size) + share * (np.eye(size, k=1) + np.eye(size, k=-1))
+    return (matrix / matrix.sum(1, keepdims=True)).astype(np.float32)
 
-    A footprint of 1 is the blur of a 10 m band: 76 % of the light of a pixel comes from it, 12 % from each
-    neighbour along a row, which leaves about half the contrast at the Nyquist frequency.
-    """
-    if footprint == 1:
-        matrix = 0.76 * np.eye(size) + 0.12 * (np.eye(size, k=1) + np.eye(size, k=-1))
-        return (matrix / matrix.sum(1, keepdims=True)).astype(np.float32)
+
+@lru_cache(maxsize=16)
+def _resample(size: int, footprint: int) -> np.ndarray:
+    """(size, size): average over footprints of `footprint` pixels, then linear interpolation back."""
     coarse = -(-size // footprint)
     down = np.zeros((coarse, size))
     for i in range(size):
@@ -496,7 +496,7 @@ def _stony_desert(c: _Canvas, p: _Place, green: float) -> None:
     bed = np.maximum(c.line(c.uniform(1, 4), 5), 0.8 * channels) * np.clip(0.6 + 0.3 * c.noise(3, 2), 0, 1)
     c.paint(bed * 0.8, "bright_sand")  # wadis: pale, braided
     c.paint(bed * (c.noise(1.6) > 1) * 0.6, "shrub")
-    c.shade(c.noise(3, 3, 0.8), 0.05)
+    c.shade(c.noise(3, 3, 0.8), 0.08)
     if c.chance(0.1) and p.relief < 150:
         c.paint(c.share(c.noise(56, 4), c.uniform(0.3, 0.8), 0.3), "salt")
 
@@ -536,7 +536,7 @@ def _steppe(c: _Canvas, p: _Place, green: float) -> None:
     c.paint(c.share(c.noise(12, 3), c.uniform(0.05, 0.25), 0.5) * 0.5, "shrub")
     gullies = np.clip(1 - np.abs(c.noise(c.uniform(24, 56), 5, 0.45)) / 0.09, 0, 1)
     c.paint(gullies * c.uniform(0.2, 0.7), ("gravel", "green_grass")[c.rng.integers(2)])
-    c.shade(c.noise(4, 3, 0.8), 0.07)
+    c.shade(c.noise(4, 3, 0.8), 0.1)
 
 
 def _savanna(c: _Canvas, p: _Place, green: float) -> None:
@@ -817,19 +817,28 @@ def _roads(c: _Canvas, p: _Place) -> np.ndarray:
 
 
 def _settlement(c: _Canvas, p: _Place, green: float, road: np.ndarray) -> None:
-    """Streets, roofs, gardens and parks: larger, denser and greyer the more people live there."""
+    """Streets, roofs, gardens and parks: larger, denser and greyer the more people live there.
+
+    The gazetteer's point is rarely where the densest streets are, and a town of 5,000 would fill every chip:
+    the settlement's centre lies up to about one radius from that of the chip, so that many towns show their
+    edge and the land around. Density falls from centre to edge.
+    """
     if not p.settled:
         return
     people = np.log10(max(p.population, 10))
-    radius = 1000 / PIXEL_M * np.sqrt(p.population / 3500 / np.pi)  # 3,500 people / km2
+    radius = 1000 / PIXEL_M * np.sqrt(p.population / 5000 / np.pi)  # 5,000 people / km2
+    farthest = float(np.interp(radius, [29, 30, 100, 600], [0.4, 1.2, 1.2, 0.9]))
+    away, bearing = radius * c.uniform(0.1, farthest), c.uniform(0, 2 * np.pi)
+    from_centre = np.hypot(c.x - away * np.cos(bearing), c.y - away * np.sin(bearing))
     village = float(np.clip((4 - people) / 1.5, 0, 1))  # small places line their roads
-    outline = (1 - 0.55 * village) * np.hypot(c.x, c.y) + 1.1 * village * np.minimum(road, 12)
+    outline = (1 - 0.55 * village) * from_centre + 1.1 * village * np.minimum(road, 12)
     outline += (2 + 0.2 * min(radius, 40)) * c.noise(24, 4)
     inside = _smoothstep(radius - outline, -2, 2) * (1 - c.water)
     if inside.max() < 0.05:
         return
     arid = p.climate[0] == "B"
-    density = float(np.clip(0.2 + 0.11 * people + c.uniform(-0.08, 0.08), 0.35, 0.95))
+    at_centre = 0.35 + 0.11 * people + c.uniform(-0.08, 0.08)
+    density = np.clip(at_centre - 0.4 * from_centre / (radius + 5), 0.3, 0.95).astype(np.float32)
     angle = c.uniform(-0.3, 0.3) if p.regular_streets else c.uniform(0, np.pi)
     warp = 0.2 if p.regular_streets else c.uniform(1.5, 5)
     block = c.uniform(6, 10) + (2 if people > 5 else 0)
@@ -854,7 +863,9 @@ def _settlement(c: _Canvas, p: _Place, green: float, road: np.ndarray) -> None:
     lot, gap = c.parcels(c.uniform(1.6, 2.2), c.uniform(1.8, 2.6), angle, warp)
     table = np.stack([c.spectrum(name) for name in roofs])[c.rng.choice(4, PARCELS, p=weights)]
     table *= c.rng.normal(1, 0.18, (PARCELS, 1)).clip(0.5, 1.6).astype(np.float32)
-    houses = (c.rng.random(PARCELS) < density)[lot] * np.clip(0.45 + 0.6 * density - 0.15 * (gap < 0.3), 0, 1)
+    houses = (c.rng.random(PARCELS)[lot] < density) * np.clip(
+        0.35 + 0.55 * density - 0.15 * (gap < 0.3), 0, 1
+    )
     c.paint(houses, table.T[:, lot])
     if people > 4:  # halls, towers and yards that take a whole block
         big = c.rng.random(PARCELS) < 0.05 * (people - 3)
@@ -866,6 +877,8 @@ def _settlement(c: _Canvas, p: _Place, green: float, road: np.ndarray) -> None:
     c.paint(park * 0.9, "green_grass" if not arid else "shrub")
     c.paint(park * (c.noise(2.5) > 0), "broadleaf")
     c.shade(c.rng.normal(0, 0.08, PARCELS).astype(np.float32)[number], 1)
+    mixed = _neighbours(c.size, 0.12)  # a pixel holds parts of several roofs and gardens
+    c.image = mixed @ c.image @ mixed.T
     lane = np.clip(1.15 - street, 0, 1) * (0.75 - 0.5 * village)
     c.paint(lane, "asphalt" if people > 3 and not arid else "gravel")
     if people > 4.3:
@@ -874,7 +887,8 @@ def _settlement(c: _Canvas, p: _Place, green: float, road: np.ndarray) -> None:
     town, c.image = c.image, land
     c.paint(inside, town)
     c.built = inside
-    c.canopy = c.canopy * (1 - inside)
+    bare = 0.5 + 0.35 * lane + 0.2 * c.noise(1.5)  # cleared streets, warm roofs, trees
+    c.canopy = c.canopy * (1 - inside) + inside * np.clip(bare, 0, 0.95)
 
 
 def _terrain(c: _Canvas, p: _Place) -> np.ndarray:
@@ -898,8 +912,7 @@ def _snow(c: _Canvas, p: _Place, landscape: str, height: np.ndarray, season: flo
     seasonal = _smoothstep(-cold, 0, 3) * (c.rng.random() < likely)
     line = np.interp(abs(p.lat), *_SNOW_LINE) + 500 * season
     permanent = _smoothstep(p.elevation + height + 60 * patchy, line - 30, line + 120)
-    # Under trees snow is dark; streets are cleared; lakes freeze with the land.
-    share = np.maximum(seasonal * (1 - c.canopy) * (1 - 0.6 * c.built), permanent)
+    share = np.maximum(seasonal * (1 - c.canopy), permanent)  # lakes and rivers freeze with the land
     share = np.clip(share, 0, 1) * (1 - c.sea)
     c.paint(share * 0.97, "fresh_snow" if season < 0.3 else "old_snow")
     return share
@@ -910,7 +923,7 @@ def _illuminate(c: _Canvas, height: np.ndarray, sine: float, azimuth: float) -> 
     cosine = np.sqrt(1 - sine**2)
     toward = (np.sin(azimuth) * -slope_x + -np.cos(azimuth) * -slope_y) * cosine + sine
     cos_incidence = np.maximum(toward / np.sqrt(1 + slope_x**2 + slope_y**2), 0)
-    light = np.clip(0.25 + 0.75 * cos_incidence / max(sine, 0.3), 0.3, 1.5)
+    light = np.clip(0.25 + 0.75 * cos_incidence / max(sine, 0.3), 0.3, 1.3)
     c.image *= (1 + (light - 1) * (1 - c.water)).astype(np.float32)
 
 
@@ -960,7 +973,7 @@ def _chip(p: _Place, size: int, rng: np.random.Generator) -> tuple[np.ndarray, d
     ndvi = (surface[7] - surface[3]) / (surface[7] + surface[3])
     cloud = _clouds(c, p, sine, azimuth)
 
-    blur = _resample(size, 1)
+    blur = _neighbours(size, 0.12)  # leaves half the contrast at the Nyquist frequency
     image = blur @ c.image @ blur.T
     for footprint in (2, 6):
         bands = FOOTPRINT_M == footprint * PIXEL_M
@@ -970,10 +983,10 @@ def _chip(p: _Place, size: int, rng: np.random.Generator) -> tuple[np.ndarray, d
     image = image * (1 + 0.006 * noise) + 0.0006 * noise[::-1]
     image = np.clip(np.rint(image * SCALE), 1, 16_000).astype(np.uint16)
 
-    if c.built.mean() > 0.6:
-        landscape = "city"
-    elif c.sea.mean() > 0.4:
+    if c.sea.mean() > 0.25:
         landscape = "coast"
+    elif c.built.mean() > 0.6:
+        landscape = "city"
     return image, {
         "ndvi_mean": float(ndvi.mean()),
         "water_share": float((c.water * (1 - snow) > 0.5).mean()),

@@ -1,0 +1,232 @@
+"""Simulated chips: spectra, determinism for each place, sensor, and what can be told from them."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from geonb.data.sources.simulated import (
+    BANDS,
+    ENDMEMBERS,
+    SIMULATED_FACTS,
+    _season,
+    _sun,
+    simulate_sentinel2,
+)
+
+B = {name: i for i, name in enumerate(BANDS)}
+
+
+def places(k, climate, lat, lon=20.0, population=0.0, relief=40.0, elevation=200.0, coast=500.0, name="p"):
+    def full(value):
+        return np.full(k, value)
+
+    return {
+        "place_id": np.array([f"{name}-{climate}-{i}" for i in range(k)]),
+        "lon": full(lon),
+        "lat": full(lat),
+        "climate": full(climate),
+        "elevation_m": full(elevation),
+        "slope_m": full(relief),
+        "population": full(population),
+        "coast_km": full(coast),
+        "country": full("X"),
+        "continent": full("Asia"),
+    }
+
+
+def join(*tables):
+    return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+
+
+WORLD = join(
+    places(12, "BWh", 24),
+    places(12, "Af", -3),
+    places(12, "EF", 75),
+    places(6, "Dfc", 62),
+    places(6, "Cwa", 26, lon=114, population=300),
+    places(6, "Cfb", 48, population=500_000),
+    places(6, "ET", 46, relief=1500, elevation=2400),
+    places(6, "Csa", 38, population=300, coast=0.3),
+)
+
+
+@pytest.fixture(scope="module")
+def world():
+    return simulate_sentinel2(WORLD)
+
+
+def digest(images):
+    return hashlib.sha256(images.tobytes()).hexdigest()
+
+
+def test_shape_type_range(world):
+    images, facts = world
+    assert images.shape == (66, 12, 64, 64) and images.dtype == np.uint16
+    assert images.min() >= 1 and np.quantile(images, 0.999) <= 12_000
+    assert set(facts) == set(SIMULATED_FACTS)
+    for name, fact in SIMULATED_FACTS.items():
+        assert facts[name].shape == (66,)
+        assert fact["modalities"] == ["image"] and {"kind", "units", "definition", "source"} <= set(fact)
+        if name.endswith("share"):
+            assert (facts[name] >= 0).all() and (facts[name] <= 1).all()
+    assert ((facts["season_day"] >= 1) & (facts["season_day"] <= 365)).all()
+
+
+def test_endmembers_are_plausible():
+    assert all(spectrum.shape == (12,) and (spectrum > 0).all() for spectrum in ENDMEMBERS.values())
+    for plant in ("rainforest", "broadleaf", "conifer", "green_grass", "green_crop", "paddy_green"):
+        spectrum = ENDMEMBERS[plant]
+        assert spectrum[B["B8"]] / spectrum[B["B4"]] > 3, plant
+        assert spectrum[B["B3"]] > spectrum[B["B4"]], plant  # green peak
+        assert spectrum[B["B5"]] < 0.6 * spectrum[B["B6"]], plant  # red edge
+        assert spectrum[B["B11"]] < 0.7 * spectrum[B["B8"]], plant  # leaf water
+    for water in ("clear_water", "shallow_water", "turbid_water", "humic_water"):
+        assert ENDMEMBERS[water][B["B8"] :].max() < 0.06, water
+        assert ENDMEMBERS[water][B["B11"]] < ENDMEMBERS[water][B["B3"]], water
+    for snow in ("fresh_snow", "old_snow", "blue_ice"):
+        green, swir = ENDMEMBERS[snow][B["B3"]], ENDMEMBERS[snow][B["B11"]]
+        assert green > 0.5 and (green - swir) / (green + swir) > 0.4, snow
+    for soil in ("brown_soil", "red_soil", "bright_sand", "red_sand", "gravel"):
+        assert (np.diff(ENDMEMBERS[soil][:8]) > 0).all(), soil  # rises from blue to near infrared
+
+
+def test_spectra_of_chips(world):
+    images, facts = world
+    clear = facts["cloud_share"] == 0
+    mean = np.median(images, axis=(2, 3))
+    forest = clear & (facts["landscape"] == "rainforest") & (facts["water_share"] < 0.2)
+    assert forest.sum() >= 3
+    assert (mean[forest, B["B8"]] > 3 * mean[forest, B["B4"]]).all()
+    assert (facts["ndvi_mean"][forest] > 0.6).all()
+    ice = clear & (facts["landscape"] == "ice")
+    ndsi = (mean[:, B["B3"]] - mean[:, B["B11"]]) / (mean[:, B["B3"]] + mean[:, B["B11"]])
+    assert ice.sum() >= 3 and (ndsi[ice] > 0.4).all() and (mean[ice, B["B3"]] > 5000).all()
+    desert = clear & (WORLD["climate"] == "BWh")
+    assert (mean[desert, B["B4"]] > mean[desert, B["B2"]]).all() and (mean[desert, B["B11"]] > 2000).all()
+
+
+def test_water_is_dark_in_the_infrared():
+    images, facts = simulate_sentinel2(places(40, "Af", -2, population=300, coast=0.3))
+    found = 0
+    for chip, cloud in zip(images, facts["cloud_share"], strict=True):
+        chip = chip.astype(float)
+        ndwi = (chip[B["B3"]] - chip[B["B8"]]) / (chip[B["B3"]] + chip[B["B8"]])
+        if cloud == 0 and (ndwi > 0.3).mean() > 0.1:
+            found += 1
+            assert np.median(chip[B["B8"]][ndwi > 0.3]) < 800
+            assert np.median(chip[B["B12"]][ndwi > 0.3]) < 500
+    assert found >= 5
+    assert facts["water_share"].max() > 0.3
+
+
+def test_same_place_same_chip_in_any_batch_and_order(world):
+    images, facts = world
+    order = np.random.default_rng(0).permutation(66)
+    shuffled = {name: column[order] for name, column in WORLD.items()}
+    parts = [
+        simulate_sentinel2({name: column[rows] for name, column in shuffled.items()})
+        for rows in (slice(0, 1), slice(1, 24), slice(24, 66))
+    ]
+    assert digest(np.concatenate([part[0] for part in parts])) == digest(images[order])
+    for name, column in facts.items():
+        assert (np.concatenate([part[1][name] for part in parts]) == column[order]).all()
+
+
+def test_seed_and_place_id_decide(world):
+    images, _ = world
+    first = {name: column[:3] for name, column in WORLD.items()}
+    assert digest(simulate_sentinel2(first)[0]) == digest(images[:3])
+    assert digest(simulate_sentinel2(first, seed=1)[0]) != digest(images[:3])
+    renamed = {**first, "place_id": np.array(["x", "y", "z"])}
+    other = simulate_sentinel2(renamed)[0]
+    assert all((other[i] != images[i]).mean() > 0.5 for i in range(3))
+    assert (images[0] != images[1]).mean() > 0.5  # same facts, other place
+
+
+def test_coarse_bands_are_smoother():
+    images, facts = simulate_sentinel2(places(12, "Cfb", 48, population=800_000))
+    images = images[facts["cloud_share"] == 0].astype(float)
+    rough = np.abs(np.diff(images, axis=3)).mean((0, 2, 3)) / images.std((2, 3)).mean(0)
+    for fine, coarse in (("B4", "B5"), ("B8", "B8A"), ("B8", "B7"), ("B2", "B1"), ("B8A", "B9")):
+        assert rough[B[coarse]] < 0.75 * rough[B[fine]], (fine, coarse)
+
+
+def nearest_class_accuracy(features, label):
+    """Leave one out: the class whose mean (of standardised features) is nearest."""
+    features = (features - features.mean(0)) / features.std(0)
+    hits = []
+    for i in range(len(label)):
+        rest = np.arange(len(label)) != i
+        means = {name: features[rest & (label == name)].mean(0) for name in np.unique(label)}
+        hits.append(min(means, key=lambda name: ((features[i] - means[name]) ** 2).sum()) == label[i])
+    return np.mean(hits)
+
+
+def test_climates_can_be_told_apart(world):
+    images, facts = world
+    chosen = np.isin(WORLD["climate"], ["BWh", "Af", "EF"]) & (facts["cloud_share"] < 0.2)
+    bands = np.log(images[chosen].mean((2, 3)))
+    assert nearest_class_accuracy(bands, WORLD["climate"][chosen]) > 0.9
+    shuffled = np.random.default_rng(0).permutation(WORLD["climate"][chosen])
+    assert nearest_class_accuracy(bands, shuffled) < 0.65  # the measure itself does not cheat
+
+
+def test_population_shows():
+    small = simulate_sentinel2(places(20, "Cfb", 48, population=150))[1]["built_share"]
+    large = simulate_sentinel2(places(20, "Cfb", 48, population=2_000_000))[1]["built_share"]
+    none = simulate_sentinel2(places(5, "Cfb", 48, population=np.nan))[1]["built_share"]
+    assert none.max() == 0 and 0 < small.mean() < 0.4 and large.mean() > 0.7
+
+
+def test_winter_is_white_only_where_it_is_cold():
+    cold = simulate_sentinel2(places(60, "Dfc", 60))[1]
+    months = (cold["season_day"] < 75, (cold["season_day"] > 160) & (cold["season_day"] < 250))
+    assert cold["snow_share"][months[0]].mean() > 0.15
+    assert cold["snow_share"][months[1]].max() == 0
+    assert simulate_sentinel2(places(20, "Aw", 10))[1]["snow_share"].max() == 0
+
+
+def test_paddies_only_in_monsoon_asia():
+    asia = simulate_sentinel2(places(40, "Cwa", 26, lon=114, population=200))[1]["field_pattern"]
+    america = simulate_sentinel2(places(40, "Cfa", 35, lon=-90, population=200))[1]["field_pattern"]
+    assert (asia == "paddies").mean() > 0.3 and (america != "paddies").all()
+
+
+def test_sun_and_seasons():
+    assert _sun(0, 80)[0] == pytest.approx(np.cos(np.radians(22.5)), abs=0.01)  # equinox at the equator
+    assert _sun(80, 355)[0] < 0 < _sun(80, 172)[0]  # polar night and day
+    assert 0 < _sun(50, 80)[1] < np.pi and np.cos(_sun(50, 80)[1]) < 0 < np.cos(_sun(-50, 80)[1])
+    assert _season(50, 200) > 0.9 > -0.9 > _season(-50, 200)
+
+
+@pytest.mark.parametrize("size", [16, 50, 128])
+def test_other_sizes(size):
+    images, _ = simulate_sentinel2(places(4, "Dfb", 50, population=900), size=size)
+    assert images.shape == (4, 12, size, size) and images.min() >= 1
+
+
+def test_every_climate_and_missing_facts():
+    climates = ["Af", "Am", "Aw", "As", "BWh", "BWk", "BSh", "BSk", "Csa", "Csb", "Csc", "Cwa", "Cwb", "Cwc"]
+    climates += ["Cfa", "Cfb", "Cfc", "Dsa", "Dsb", "Dsc", "Dsd", "Dwa", "Dwb", "Dwc", "Dwd", "Dfa", "Dfb"]
+    climates += ["Dfc", "Dfd", "ET", "EF"]
+    unknown = {"population": np.nan, "relief": np.nan, "elevation": np.nan, "coast": np.nan}
+    images, facts = simulate_sentinel2(join(*(places(1, c, 30, **unknown) for c in climates)), size=16)
+    assert np.isfinite(facts["ndvi_mean"]).all() and images.min() >= 1
+
+
+def test_no_places():
+    images, facts = simulate_sentinel2(places(0, "Af", 0))
+    assert images.shape == (0, 12, 64, 64) and all(len(column) == 0 for column in facts.values())
+
+
+def test_bad_input_is_named():
+    table = places(3, "Af", 0)
+    with pytest.raises(ValueError, match="slope_m"):
+        simulate_sentinel2({name: column for name, column in table.items() if name != "slope_m"})
+    with pytest.raises(ValueError, match="'lat': 2"):
+        simulate_sentinel2({**table, "lat": np.zeros(2)})
+    with pytest.raises(ValueError, match="row 1.*'Ocean'"):
+        simulate_sentinel2({**table, "climate": np.array(["Af", "Ocean", "Af"])})
+    with pytest.raises(ValueError, match="at least 16"):
+        simulate_sentinel2(table, size=8)
