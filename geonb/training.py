@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sys
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -176,14 +177,19 @@ def train(
         config = TrainConfig(**stored)
         if (out / "model.safetensors").exists():
             return out
-    elif out.exists() and any(out.iterdir()):
-        raise ValueError(f"{out}: exists already; resume it (--resume), delete it, or choose another folder")
     else:
         config = resolve(architecture, store, config or TrainConfig())
-    _check_disk(out)
+
+    fabric = Fabric(accelerator="auto", devices=config.devices, precision=config.precision)
+    fabric.launch()
+    if fabric.is_global_zero:
+        if not resume and out.exists() and any(out.iterdir()):
+            raise ValueError(f"{out}: exists already; resume it (--resume), delete it, or choose another folder")
+        _check_disk(out)
 
     backbones = _backbones(store, config, init)
-    feats = {m: features(store, m, backbone, progress) for m, backbone in backbones.items()}
+    with fabric.rank_zero_first():
+        feats = {m: features(store, m, backbone, progress) for m, backbone in backbones.items()}
     lonlat, values, present = _tensors(store, feats)
     split = split_of(store, config)
     usable = np.any([p.numpy() for p in present.values()], 0)
@@ -203,20 +209,25 @@ def train(
     if init is not None:
         _initialise(model, Path(init))
 
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "checkpoints").mkdir(exist_ok=True)
-    record = {"architecture": architecture, "data_hash": store.data_hash, "init": init and str(init), **asdict(config)}
-    (out / "config.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(record)), sort_keys=False))
+    if fabric.is_global_zero:
+        (out / "checkpoints").mkdir(parents=True, exist_ok=True)
+        record = {"architecture": architecture, "data_hash": store.data_hash, "init": init and str(init)}
+        record = json.loads(json.dumps(record | asdict(config)))  # plain lists and dicts
+        (out / "config.yaml").write_text(yaml.safe_dump(record, sort_keys=False))
+    fabric.barrier()
 
     def batch_of(chosen: Tensor) -> Batch:
         batch = {"location": (lonlat[chosen], torch.ones(len(chosen), dtype=torch.bool))}
         return batch | {m: (values[m][chosen], present[m][chosen]) for m in model.heads}
 
-    state = _fit(model, config, out, rows, batch_of, batch_of(val_rows), progress)
+    state = _fit(fabric, model, config, out, rows, batch_of, batch_of(val_rows), progress)
+    if not fabric.is_global_zero:
+        return out
 
     weights = {k: v.contiguous() for k, v in state["best"].items()}
     for m, backbone in backbones.items():
-        weights |= {f"backbone.{m}.{k}": v.contiguous() for k, v in backbone.state().items()} if m == "text" else {}
+        if m == "text":
+            weights |= {f"backbone.{m}.{k}": v.contiguous() for k, v in backbone.state().items()}
     _save_atomically(weights, out / "model.safetensors")
     manifest = {
         "schema": RUN_SCHEMA,
@@ -249,12 +260,13 @@ def train(
     return out
 
 
-def _fit(model: Architecture, config: TrainConfig, out: Path, rows: Tensor, batch_of, val_batch: Batch, progress: bool):
+def _fit(
+    fabric: Fabric, model: Architecture, config: TrainConfig, out: Path, rows: Tensor, batch_of, val_batch: Batch,
+    progress: bool,
+) -> dict:  # fmt: skip
     """The loop: from the last checkpoint, or from the start, to the last step."""
     from tqdm.auto import tqdm
 
-    fabric = Fabric(accelerator="auto", devices=config.devices, precision=config.precision)
-    fabric.launch()
     decay = [p for p in model.parameters() if p.ndim >= 2]
     plain = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": decay, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
@@ -272,10 +284,11 @@ def _fit(model: Architecture, config: TrainConfig, out: Path, rows: Tensor, batc
     batch_size = min(config.batch_size, len(rows))
     if batch_size % fabric.world_size:
         raise ValueError(f"a batch of {batch_size} places cannot be shared evenly by {fabric.world_size} devices")
-    metrics = _open_metrics(out / "metrics.jsonl", state["step"])
+    if fabric.is_global_zero:
+        _forget_after(state["step"], out / "metrics.jsonl")
     started = time.monotonic() - state["wall_s"]
     bar = tqdm(total=config.steps, initial=state["step"], desc=out.name, unit="step", disable=not progress)
-    with metrics, bar:
+    with bar:
         try:
             for step in range(state["step"], config.steps):
                 torch.manual_seed(mixed(config.seed, step))  # dropout, alike after a resume
@@ -309,11 +322,11 @@ def _fit(model: Architecture, config: TrainConfig, out: Path, rows: Tensor, batc
                         line |= {f"loss/{k}": v.item() for k, v in terms.items()}
                         line |= {f"held_out/{k}": v for k, v in held_out.items()} | {"held_out": mean}
                         line |= {f"scale/{m}": model.scale(m).item() for m in model.heads}
-                        metrics.write(json.dumps(line) + "\n")
-                        metrics.flush()
+                        with (out / "metrics.jsonl").open("a") as metrics:
+                            metrics.write(json.dumps(line) + "\n")
                         _save_checkpoint(checkpoint, model, optimizer, state)
         except KeyboardInterrupt:
-            bar.write(f"{out}: stopped after step {state['step']}; go on with --resume")
+            bar.write(f"{out}: stopped after step {state['step']}; go on with --resume", file=sys.stderr)
             raise
     return state
 
@@ -425,11 +438,10 @@ def _load_checkpoint(path: Path, model: Architecture, optimizer) -> dict:
     return state | {"best": best or None}
 
 
-def _open_metrics(path: Path, step: int):
-    """Open the metrics for appending, without the lines of steps that a resumed run takes again."""
-    kept = [l for l in path.read_text().splitlines() if json.loads(l)["step"] <= step] if path.exists() else []
-    path.write_text("".join(l + "\n" for l in kept))
-    return path.open("a")
+def _forget_after(step: int, path: Path) -> None:
+    """Drop the metrics of steps that a resumed run takes again."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    path.write_text("".join(line + "\n" for line in lines if json.loads(line)["step"] <= step))
 
 
 def _save_atomically(tensors: dict[str, Tensor], path: Path, metadata: dict | None = None) -> None:

@@ -1,0 +1,71 @@
+"""Figures about training: what an architecture binds, and how a run went."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+PLACES = {"location": (0.5, 0.2), "text": (0.12, 0.8), "image": (0.88, 0.8)}
+
+
+def binding_diagram(bound: list[tuple[str, str]], never: list[tuple[str, str]] = (), fixed: tuple[str, ...] = (),
+                    note: str = "", alt: str = ""):  # fmt: skip
+    """Modalities as boxes; solid lines are pairs that a loss binds, dashed lines pairs that none sees.
+
+    Args:
+        bound, never: pairs of "location", "text", "image".
+        fixed: modalities whose trainable half is frozen.
+        note: a few words beside each bound line, or "" for none.
+        alt: what the figure says, for those who do not see it.
+    """
+    import matplotlib.pyplot as plt
+
+    from geonb.explore.figures import PALETTE, themed
+
+    fig, ax = plt.subplots(figsize=(6.2, 2.6))
+    ax.set(xlim=(0, 1), ylim=(0, 1))
+    ax.axis("off")
+    for pairs, style in ((bound, {"color": PALETTE[0], "lw": 3}), (never, {"color": "#888888", "lw": 1.5, "ls": (0, (4, 4))})):
+        for a, b in pairs:
+            (x0, y0), (x1, y1) = PLACES[a], PLACES[b]
+            ax.plot([x0, x1], [y0, y1], zorder=1, **style)
+            if note and pairs is bound:
+                ax.annotate(note, ((x0 + x1) / 2, (y0 + y1) / 2), xytext=(0, 8), textcoords="offset points", ha="center",
+                            fontsize=9, color="#000000")  # fmt: skip
+    for name, (x, y) in PLACES.items():
+        label = f"{name}\n(fixed)" if name in fixed else name
+        box = {"boxstyle": "round,pad=0.6", "fc": "#f6f1e3" if name in fixed else "#dcebf5", "ec": PALETTE[0], "lw": 1.5}
+        ax.text(x, y, label, ha="center", va="center", fontsize=11, color="#1f2328", bbox=box, zorder=2)
+    return themed(fig, alt)
+
+
+def learning_curves(runs: dict[str, str | Path], alt: str = ""):
+    """Held-out InfoNCE of each modality against the step, one panel a run; a dot marks the weights that were kept.
+
+    Args:
+        runs: label -> run folder.
+        alt: what the curves show; by default the best step and loss of each run.
+    """
+    import matplotlib.pyplot as plt
+
+    from geonb.explore.figures import PALETTE, themed
+
+    fig, axes = plt.subplots(1, len(runs), figsize=(min(9.5, 4.6 * len(runs)), 3.2), sharey=True, squeeze=False)
+    said = []
+    for ax, (label, run) in zip(axes[0], runs.items(), strict=True):
+        lines = [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]
+        manifest = json.loads((Path(run) / "manifest.json").read_text())
+        steps = [line["step"] for line in lines]
+        modalities = [k.split("/")[1] for k in lines[0] if k.startswith("held_out/")]
+        for colour, m in zip(PALETTE, modalities, strict=False):
+            values = [line[f"held_out/{m}"] for line in lines]
+            ax.plot(steps, values, color=colour, label=f"location\N{EN DASH}{m}")
+            kept = steps.index(manifest["selected_step"])
+            ax.plot(steps[kept], values[kept], "o", color=colour)
+        ax.set(title=label, xlabel="optimiser step")
+        ax.spines[["top", "right"]].set_visible(False)
+        said.append(f"{label}: weights of step {manifest['selected_step']} kept, loss {manifest['validation_loss']:.2f}")
+    axes[0, 0].set_ylabel("held-out InfoNCE (nats)")
+    axes[0, 0].legend(frameon=False)
+    fig.tight_layout()
+    return themed(fig, alt or "Held-out loss against training step. " + "; ".join(said) + ".")
