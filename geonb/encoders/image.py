@@ -43,7 +43,8 @@ class RandomConv:
     Digital numbers are turned into standardised square roots of reflectance (the root narrows the gap between
     water and snow). At each scale (the chip, and the chip averaged over 2 x 2 and 4 x 4 pixels) ``filters``
     Gaussian 3 x 3 filters over all bands, half of them without a spatial mean so that they see texture alone,
-    are applied; relu(response - bias) and relu(-response - bias) are averaged over the chip.
+    are applied; relu(response - bias) and relu(-response - bias) are averaged over the chip. The biases are
+    small, so that smooth chips (snow, water, sand) still get features other than 0.
 
     ``dim`` = 2 x 3 x filters + 24 (bands) + 8 (indices): 512 for 80 filters.
     """
@@ -59,8 +60,8 @@ class RandomConv:
         texture = weights[:, ::2]
         texture -= texture.mean((-2, -1), keepdims=True)
         weights /= np.sqrt((weights**2).sum((2, 3, 4), keepdims=True))
-        biases = np.abs(rng.normal(0, 0.5, (len(self.scales), filters)))
-        biases[:, ::2] *= 0.3  # texture responses are smaller
+        biases = np.abs(rng.normal(0, 0.25, (len(self.scales), filters)))
+        biases[:, ::2] *= 0.2  # texture responses are smaller
         self._weights = torch.from_numpy(weights.astype(np.float32))
         self._biases = torch.from_numpy(biases.astype(np.float32))
         self.dim = 2 * len(self.scales) * filters + 2 * len(BANDS) + 2 * len(_INDICES)
