@@ -298,7 +298,7 @@ def write_store(
             _write_parquet(text_table, partial / "texts.parquet")
             _hash_table(content, text_table)
         card = datacard(table) if callable(datacard) else datacard
-        (partial / "datacard.md").write_text(card or f"# {path.name}\n", encoding="utf-8")
+        (partial / "datacard.md").write_text(card or "# Place store\n", encoding="utf-8")
         manifest = {
             "format": "GeoNB place store",
             "schema_version": SCHEMA_VERSION,
