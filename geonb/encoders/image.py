@@ -253,13 +253,13 @@ def _offset_of(pixels: np.ndarray) -> int:
 
 # --- pictures ------------------------------------------------------------------------------------------
 
-WHITE = 0.7  # reflectance shown at full brightness; snow and cloud above it are white
+GAMMA = 2.2  # of common screens: equal steps of reflectance are shown as equal steps of light
 
 
 def true_color(images: np.ndarray) -> np.ndarray:
     """Red, green, blue = B4, B3, B2, as uint8 (n, H, W, 3).
 
-    The stretch is fixed, so chips can be compared: brightness = 255 x sqrt(reflectance / 0.7), up to 255.
+    The stretch is fixed, so chips can be compared: value = 255 x reflectance^(1 / 2.2), white at 100 %.
     """
     return _picture(images, ("B4", "B3", "B2"))
 
@@ -271,5 +271,5 @@ def false_color(images: np.ndarray) -> np.ndarray:
 
 def _picture(images: np.ndarray, bands: tuple[str, str, str]) -> np.ndarray:
     chosen = _check_shape(images)[:, [BANDS.index(band) for band in bands]]
-    brightness = np.sqrt(chosen.astype(np.float32) / (SCALE * WHITE)).clip(0, 1)
-    return np.rint(255 * brightness).astype(np.uint8).transpose(0, 2, 3, 1)
+    value = (chosen.astype(np.float32) / SCALE).clip(0, 1) ** (1 / GAMMA)
+    return np.rint(255 * value).astype(np.uint8).transpose(0, 2, 3, 1)

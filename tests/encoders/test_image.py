@@ -210,9 +210,9 @@ def test_pictures(chips):
     assert rgb.shape == infrared.shape == (8, 64, 64, 3) and rgb.dtype == infrared.dtype == np.uint8
     assert (rgb[..., 0] == infrared[..., 1]).all() and (rgb[..., 1] == infrared[..., 2]).all()
     even = np.zeros((1, 12, 16, 16), np.uint16)
-    even[:, BANDS.index("B4")], even[:, BANDS.index("B3")] = 7000, 1750
+    even[:, BANDS.index("B4")], even[:, BANDS.index("B3")] = 10_000, 2176
     even[:, BANDS.index("B2")] = 65_535
-    assert (true_color(even)[0, 0, 0] == [255, 128, 255]).all()
+    assert (true_color(even)[0, 0, 0] == [255, 127, 255]).all()
 
 
 def test_colours_of_the_land():
