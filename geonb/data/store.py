@@ -424,7 +424,7 @@ def _open_images(file: Path):
         )
     for name in ("place_id", "date"):
         if len(attributes.get(name, ())) != images.shape[0]:
-            raise StoreError(f"{file}: {images.shape[0]} images, but attribute {name!r} differs; {_remedy(file.parent)}")
+            raise StoreError(f"{file}: attribute {name!r} has not one value an image; {_remedy(file.parent)}")
     return images
 
 

