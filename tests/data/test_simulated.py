@@ -1,6 +1,9 @@
 """Simulated chips: spectra, determinism for each place, sensor, and what can be told from them."""
 
 import hashlib
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -230,3 +233,26 @@ def test_bad_input_is_named():
         simulate_sentinel2({**table, "climate": np.array(["Af", "Ocean", "Af"])})
     with pytest.raises(ValueError, match="at least 16"):
         simulate_sentinel2(table, size=8)
+
+
+def test_threads_do_not_matter():
+    """No sum may depend on how many threads the linear algebra library has."""
+    code = (
+        "import hashlib, numpy as np\n"
+        "from geonb.data.sources.simulated import simulate_sentinel2\n"
+        "names = 'lon lat elevation_m slope_m population coast_km'.split()\n"
+        "facts = {name: np.full(6, 40.0) for name in names}\n"
+        "facts |= {'climate': np.full(6, 'Cfb'), 'continent': np.full(6, 'Asia'), 'place_id': np.arange(6)}\n"
+        "print(hashlib.sha256(simulate_sentinel2(facts, size=96)[0].tobytes()).hexdigest())"
+    )
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for threads in ("1", "2")
+    }
+    assert len(digests) == 1

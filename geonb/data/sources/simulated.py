@@ -260,37 +260,60 @@ def _temperature(climate: str, season: float) -> float:
 # --- the canvas ----------------------------------------------------------------------------------------
 
 
+# No matrix products here: BLAS may add in another order with another number of threads, and a chip must not
+# depend on that.
+
+
 @lru_cache(maxsize=64)
-def _spline(size: int, wavelength: float) -> np.ndarray:
-    """Cubic B-spline weights (size, knots) with knots `wavelength` pixels apart; rows give unit variance."""
+def _spline(size: int, wavelength: float) -> tuple[np.ndarray, np.ndarray]:
+    """For each of `size` pixels its first knot and four cubic B-spline weights (4, size, 1).
+
+    Knots lie `wavelength` pixels apart; the squared weights of a pixel add up to 1, so knots of unit variance
+    give a field of unit variance.
+    """
     position = (np.arange(size) + 0.5) / wavelength
     first = np.floor(position).astype(int)
     t = position - first
-    weights = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], 1) / 6
-    matrix = np.zeros((size, first[-1] + 4))
-    for tap in range(4):
-        matrix[np.arange(size), first + tap] = weights[:, tap]
-    return (matrix / np.sqrt((matrix**2).sum(1, keepdims=True))).astype(np.float32)
+    weights = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3])
+    weights /= np.sqrt((weights**2).sum(0))
+    return first, weights[..., None].astype(np.float32)
 
 
-@lru_cache(maxsize=16)
-def _neighbours(size: int, share: float) -> np.ndarray:
-    """(size, size): a blur by which each pixel takes `share` of its value from either neighbour."""
-    matrix = (1 - 2 * share) * np.eye(size) + share * (np.eye(size, k=1) + np.eye(size, k=-1))
-    return (matrix / matrix.sum(1, keepdims=True)).astype(np.float32)
+def _smooth_noise(size: int, wavelength: float, rng: np.random.Generator) -> np.ndarray:
+    """Noise (size, size) of unit variance that varies over `wavelength` pixels."""
+    first, weights = _spline(size, wavelength)
+    field = rng.standard_normal((first[-1] + 4, first[-1] + 4), dtype=np.float32)
+    for _ in range(2):
+        total = weights[0] * field[first]
+        for tap in (1, 2, 3):
+            total += weights[tap] * field[first + tap]
+        field = np.ascontiguousarray(total.T)
+    return field
 
 
-@lru_cache(maxsize=16)
-def _resample(size: int, footprint: int) -> np.ndarray:
-    """(size, size): average over footprints of `footprint` pixels, then linear interpolation back."""
-    coarse = -(-size // footprint)
-    down = np.zeros((coarse, size))
-    for i in range(size):
-        down[i // footprint, i] = 1
-    down /= down.sum(1, keepdims=True)
-    position = np.clip((np.arange(size) + 0.5) / footprint - 0.5, 0, coarse - 1)
-    up = np.maximum(0, 1 - np.abs(position[:, None] - np.arange(coarse)[None]))
-    return (up @ down).astype(np.float32)
+def _blur(image: np.ndarray, share: float) -> np.ndarray:
+    """Each pixel takes `share` of its value from either neighbour, along rows and along columns."""
+    for _ in range(2):
+        out = np.float32(1 - 2 * share) * image
+        out[..., 1:] += np.float32(share) * image[..., :-1]
+        out[..., :-1] += np.float32(share) * image[..., 1:]
+        out[..., [0, -1]] += np.float32(share) * image[..., [0, -1]]
+        image = out.swapaxes(-1, -2)
+    return image
+
+
+def _coarsen(image: np.ndarray, footprint: int) -> np.ndarray:
+    """Averages over footprints of `footprint` x `footprint` pixels, interpolated linearly back."""
+    size = image.shape[-1]
+    starts = np.arange(0, size, footprint)
+    counts = np.diff(np.append(starts, size)).astype(np.float32)
+    position = np.clip((np.arange(size) + 0.5) / footprint - 0.5, 0, len(starts) - 1)
+    low = np.minimum(position.astype(int), len(starts) - 2)
+    share = (position - low).astype(np.float32)
+    for _ in range(2):
+        mean = np.add.reduceat(image, starts, axis=-1) / counts
+        image = (mean[..., low] * (1 - share) + mean[..., low + 1] * share).swapaxes(-1, -2)
+    return image
 
 
 def _smoothstep(value, low, high):
@@ -335,9 +358,7 @@ class _Canvas:
             if step <= 1:
                 layer = self.rng.standard_normal((size, size), dtype=np.float32)
             else:
-                weights = _spline(size, step)
-                knots = self.rng.standard_normal((weights.shape[1],) * 2, dtype=np.float32)
-                layer = weights @ knots @ weights.T
+                layer = _smooth_noise(size, step, self.rng)
             total += np.float32(amplitude) * layer
             power += amplitude**2
         return total / np.float32(np.sqrt(power))
@@ -877,8 +898,7 @@ def _settlement(c: _Canvas, p: _Place, green: float, road: np.ndarray) -> None:
     c.paint(park * 0.9, "green_grass" if not arid else "shrub")
     c.paint(park * (c.noise(2.5) > 0), "broadleaf")
     c.shade(c.rng.normal(0, 0.08, PARCELS).astype(np.float32)[number], 1)
-    mixed = _neighbours(c.size, 0.12)  # a pixel holds parts of several roofs and gardens
-    c.image = mixed @ c.image @ mixed.T
+    c.image = _blur(c.image, 0.12)  # a pixel holds parts of several roofs and gardens
     lane = np.clip(1.15 - street, 0, 1) * (0.75 - 0.5 * village)
     c.paint(lane, "asphalt" if people > 3 and not arid else "gravel")
     if people > 4.3:
@@ -973,12 +993,10 @@ def _chip(p: _Place, size: int, rng: np.random.Generator) -> tuple[np.ndarray, d
     ndvi = (surface[7] - surface[3]) / (surface[7] + surface[3])
     cloud = _clouds(c, p, sine, azimuth)
 
-    blur = _neighbours(size, 0.12)  # leaves half the contrast at the Nyquist frequency
-    image = blur @ c.image @ blur.T
+    image = _blur(c.image, 0.12)  # leaves half the contrast at the Nyquist frequency
     for footprint in (2, 6):
         bands = FOOTPRINT_M == footprint * PIXEL_M
-        matrix = _resample(size, footprint)
-        image[bands] = matrix @ image[bands] @ matrix.T
+        image[bands] = _coarsen(image[bands], footprint)
     noise = rng.standard_normal(image.shape, dtype=np.float32)
     image = image * (1 + 0.006 * noise) + 0.0006 * noise[::-1]
     image = np.clip(np.rint(image * SCALE), 1, 16_000).astype(np.uint16)
