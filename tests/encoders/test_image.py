@@ -213,6 +213,8 @@ def test_pictures(chips):
     even[:, BANDS.index("B4")], even[:, BANDS.index("B3")] = 10_000, 2176
     even[:, BANDS.index("B2")] = 65_535
     assert (true_color(even)[0, 0, 0] == [255, 127, 255]).all()
+    even[:, BANDS.index("B8")] = 2176
+    assert (false_color(even)[0, 0, 0] == [127, 255, 127]).all()
 
 
 def test_colours_of_the_land():
