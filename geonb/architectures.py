@@ -154,11 +154,12 @@ class SatCLIP(ImageBind):
 
 class GeoCLIP(Architecture):
     """One direction, modality to location, against the batch and a queue of past positions
-    (Cepeda et al., 2023). The queue holds coordinates, which are encoded anew at each step."""
+    (Cepeda et al., 2023). The queue holds coordinates, which are encoded anew at each step; it should be much
+    shorter than the training set, or it holds the positives of the batch as well (GeoCLIP: 4,096 of 4.7 million)."""
 
     binary = True
 
-    def __init__(self, location: nn.Module, heads: dict[str, nn.Module], exclude_km: float = 0.0, queue: int = 4096):
+    def __init__(self, location: nn.Module, heads: dict[str, nn.Module], exclude_km: float = 0.0, queue: int = 1024):
         super().__init__(location, heads, exclude_km)
         self.register_buffer("queue", torch.zeros(queue, 2))
         self.register_buffer("queued", torch.zeros((), dtype=torch.long))

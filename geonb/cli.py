@@ -156,7 +156,7 @@ def _explore(args) -> None:
 
 
 def _extra_for(module: str) -> str:
-    extras = {"sklearn": "evaluate", "pandas": "evaluate", "umap": "explore", "matplotlib": "explore", "rasterio": "real"}
+    extras = {"pandas": "evaluate", "umap": "explore", "matplotlib": "explore", "rasterio": "real"}
     return f"pip install 'geonb[{extras[module]}]'" if module in extras else f"pip install {module}"
 
 

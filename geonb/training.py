@@ -71,7 +71,7 @@ class TrainConfig:
     network: dict | None = None
     options: dict = field(default_factory=dict)
     backbones: dict = field(default_factory=lambda: {"text": "auto", "image": "random_conv"})
-    steps: int = 500
+    steps: int = 400
     batch_size: int = 512
     lr: float = 1e-3
     weight_decay: float = 0.05

@@ -89,8 +89,8 @@ def tracked_text_files():
     skip = ("static/vendor/", "tests/book/assets/")
     for name in filter(None, names):
         path = ROOT / name
-        if path.exists() and not any(s in name for s in skip) and path.suffix not in (".parquet", ".png", ".woff2"):
-            yield path, path.read_text()
+        if path.exists() and not any(s in name for s in skip) and b"\0" not in (content := path.read_bytes()):
+            yield path, content.decode()
 
 
 def test_no_path_of_a_machine_stands_in_the_repository():

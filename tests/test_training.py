@@ -33,7 +33,9 @@ def test_every_architecture_trains_and_loads(name, world, tmp_path):
     assert [line["step"] for line in lines] == [5, 10, 15, 20]
     assert all(np.isfinite(line["held_out"]) for line in lines)
     manifest = json.loads((run / "manifest.json").read_text())
-    assert manifest["steps"] == 20 and manifest["samples_seen"] == 20 * 64 and manifest["selected_step"] in (5, 10, 15, 20)
+    assert (
+        manifest["steps"] == 20 and manifest["samples_seen"] == 20 * 64 and manifest["selected_step"] in (5, 10, 15, 20)
+    )
     assert manifest["data"]["simulated"]["image"] is True
 
     model = geonb.load(run)

@@ -8,15 +8,16 @@ from pathlib import Path
 PLACES = {"location": (0.5, 0.2), "text": (0.12, 0.8), "image": (0.88, 0.8)}
 
 
-def binding_diagram(bound: list[tuple[str, str]], never: list[tuple[str, str]] = (), fixed: tuple[str, ...] = (),
-                    note: str = "", alt: str = ""):  # fmt: skip
+def binding_diagram(
+    bound: list[tuple[str, str]], alt: str, never: list[tuple[str, str]] = (), fixed: tuple = (), note: str = ""
+):
     """Modalities as boxes; solid lines are pairs that a loss binds, dashed lines pairs that none sees.
 
     Args:
         bound, never: pairs of "location", "text", "image".
+        alt: what the figure says, for those who do not see it.
         fixed: modalities whose trainable half is frozen.
         note: a few words beside each bound line, or "" for none.
-        alt: what the figure says, for those who do not see it.
     """
     import matplotlib.pyplot as plt
 
@@ -25,16 +26,17 @@ def binding_diagram(bound: list[tuple[str, str]], never: list[tuple[str, str]] =
     fig, ax = plt.subplots(figsize=(6.2, 2.6))
     ax.set(xlim=(0, 1), ylim=(0, 1))
     ax.axis("off")
-    for pairs, style in ((bound, {"color": PALETTE[0], "lw": 3}), (never, {"color": "#888888", "lw": 1.5, "ls": (0, (4, 4))})):
-        for a, b in pairs:
-            (x0, y0), (x1, y1) = PLACES[a], PLACES[b]
-            ax.plot([x0, x1], [y0, y1], zorder=1, **style)
-            if note and pairs is bound:
-                ax.annotate(note, ((x0 + x1) / 2, (y0 + y1) / 2), xytext=(0, 8), textcoords="offset points", ha="center",
-                            fontsize=9, color="#000000")  # fmt: skip
+    solid, dashed = {"color": PALETTE[0], "lw": 3}, {"color": "#888888", "lw": 1.5, "ls": (0, (4, 4))}
+    for a, b in [*bound, *never]:
+        (x0, y0), (x1, y1) = PLACES[a], PLACES[b]
+        ax.plot([x0, x1], [y0, y1], zorder=1, **(solid if (a, b) in bound else dashed))
+        if (a, b) in bound:
+            side = 0.09 if x1 > x0 else -0.09
+            ax.text((x0 + x1) / 2 + side, (y0 + y1) / 2 - 0.04, note, ha="center")
     for name, (x, y) in PLACES.items():
         label = f"{name}\n(fixed)" if name in fixed else name
-        box = {"boxstyle": "round,pad=0.6", "fc": "#f6f1e3" if name in fixed else "#dcebf5", "ec": PALETTE[0], "lw": 1.5}
+        colour = "#f6f1e3" if name in fixed else "#dcebf5"
+        box = {"boxstyle": "round,pad=0.6", "fc": colour, "ec": PALETTE[0], "lw": 1.5}
         ax.text(x, y, label, ha="center", va="center", fontsize=11, color="#1f2328", bbox=box, zorder=2)
     return themed(fig, alt)
 
@@ -64,7 +66,7 @@ def learning_curves(runs: dict[str, str | Path], alt: str = ""):
             ax.plot(steps[kept], values[kept], "o", color=colour)
         ax.set(title=label, xlabel="optimiser step")
         ax.spines[["top", "right"]].set_visible(False)
-        said.append(f"{label}: weights of step {manifest['selected_step']} kept, loss {manifest['validation_loss']:.2f}")
+        said.append(f"{label}: step {manifest['selected_step']} kept, loss {manifest['validation_loss']:.2f}")
     axes[0, 0].set_ylabel("held-out InfoNCE (nats)")
     axes[0, 0].legend(frameon=False)
     fig.tight_layout()

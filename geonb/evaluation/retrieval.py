@@ -1,0 +1,61 @@
+"""Cross-modal retrieval: given one modality of a place, find another modality of the same place."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from geonb._coords import EARTH_RADIUS_KM, great_circle_km, unit_xyz
+
+RADII_KM = (1, 25, 200, 750, 2500)  # street, city, region, country, continent (Hays and Efros, 2008)
+
+
+def retrieval(queries, gallery, lonlat, ks=(1, 5, 10), chunk: int = 2048) -> dict:
+    """How well query i finds gallery item i among all n items, by cosine similarity.
+
+    Args:
+        queries, gallery: unit vectors (n, d); row i of both belongs to place i.
+        lonlat: positions (n, 2) of the places, degrees.
+        ks: the ranks at which recall is counted.
+        chunk: queries compared at a time; bounds the memory.
+
+    Returns:
+        A dict: ``n`` (queries and gallery size); ``recall@k`` and ``chance@k`` = k / n; ``median_km``, the median
+        great-circle distance from a query's place to its best match, and ``chance_median_km``, that of a random
+        match; ``within_R_km`` for each radius of :data:`RADII_KM`; ``hits@k`` (n,) and ``error_km`` (n,), per query.
+        A query whose own item ties with others counts as the share of tie orders that would find it, and its best
+        match is the first of those that tie in a fixed random order, so a constant embedding scores chance.
+    """
+    queries, gallery = np.asarray(queries, np.float32), np.asarray(gallery, np.float32)
+    lonlat = np.asarray(lonlat, np.float64)
+    n = len(queries)
+    if queries.shape != gallery.shape or len(lonlat) != n:
+        raise ValueError(f"queries {queries.shape}, gallery {gallery.shape} and {len(lonlat)} positions do not match")
+    if n < 2:
+        raise ValueError(f"retrieval among {n} places means nothing; give at least 2")
+    better, ties, best = np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n, np.int64)
+    order = np.random.default_rng(0).permutation(n)
+    for start in range(0, n, chunk):
+        rows = np.arange(start, min(start + chunk, n))
+        similarity = queries[rows] @ gallery[order].T
+        own = similarity[np.arange(len(rows)), np.argsort(order)[rows]][:, None]
+        better[rows] = (similarity > own).sum(1)
+        ties[rows] = (similarity == own).sum(1)  # itself included
+        best[rows] = order[similarity.argmax(1)]
+    error_km = great_circle_km(lonlat, lonlat[best])
+
+    result: dict = {"n": n}
+    for k in ks:
+        hits = np.clip((k - better) / ties, 0.0, 1.0)
+        result |= {f"recall@{k}": float(hits.mean()), f"chance@{k}": min(1.0, k / n), f"hits@{k}": hits}
+    result |= {"median_km": float(np.median(error_km)), "chance_median_km": _random_median_km(lonlat)}
+    result |= {f"within_{r}_km": float((error_km <= r).mean()) for r in RADII_KM}
+    return result | {"error_km": error_km}
+
+
+def _random_median_km(lonlat: np.ndarray, limit: int = 2000) -> float:
+    """Median distance between two places drawn at random (all pairs of at most ``limit`` places)."""
+    rng = np.random.default_rng(0)
+    chosen = lonlat if len(lonlat) <= limit else lonlat[rng.choice(len(lonlat), limit, replace=False)]
+    xyz = unit_xyz(chosen)
+    angle = np.arccos(np.clip(xyz @ xyz.T, -1, 1))
+    return float(np.median(angle) * EARTH_RADIUS_KM)

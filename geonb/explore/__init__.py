@@ -1,0 +1,23 @@
+"""Look at embedding spaces: figures, maps, projections, linked views. Heavy libraries load on first use."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+_WHERE = {
+    "explore_page": "page",
+    "frame_slider": "frames",
+    "image_grid": "figures",
+    "linked_view": "linked",
+    "LinkedView": "linked",
+    "offline_map": "maps",
+    "project": "projection",
+    "scatter_map": "figures",
+}
+__all__ = sorted(_WHERE)
+
+
+def __getattr__(name: str):
+    if name in _WHERE:
+        return getattr(import_module(f"geonb.explore.{_WHERE[name]}"), name)
+    raise AttributeError(f"module 'geonb.explore' has no attribute {name!r}")

@@ -1,0 +1,155 @@
+"""Figures that read well in light and in dark, and say in words what they show."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from functools import cache
+from html import escape
+from importlib.resources import files
+
+import numpy as np
+
+from geonb._coords import check_lonlat
+from geonb.explore.linked import PALETTE
+
+__all__ = ["PALETTE", "Figure", "image_grid", "scatter_map", "themed", "world_axes"]
+
+MISSING = "#9aa0a6"
+
+
+class Figure:
+    """Inline HTML with a text alternative; shows itself in notebooks and in the book."""
+
+    def __init__(self, html: str, alt: str):
+        self.html, self.alt = html, alt
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+
+def themed(fig, alt: str) -> Figure:
+    """A Matplotlib figure as inline SVG whose black ink takes the colour of the page's text.
+
+    Args:
+        fig: closed after it is drawn.
+        alt: what the figure says, for those who do not see it; required.
+    """
+    import matplotlib.pyplot as plt
+
+    if not alt.strip():
+        raise ValueError("a figure needs alt text that says what it shows")
+    buffer = io.StringIO()
+    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "geonb"}):
+        fig.savefig(buffer, format="svg", transparent=True, bbox_inches="tight", dpi=150, metadata={"Date": None})
+    plt.close(fig)
+    svg = re.sub(r"^.*?(?=<svg)", "", buffer.getvalue(), flags=re.S)
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
+    svg = svg.replace("#000000", "currentColor").replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1)
+    svg = re.sub(r'(<text style=")', r"\1fill: currentColor; ", svg)
+    return Figure(f'<div class="geonb-figure">{svg}</div>', alt)
+
+
+@cache
+def land_rings() -> list[np.ndarray]:
+    """Outlines of land, each (k, 2) lon/lat degrees (Natural Earth 1:110m, public domain)."""
+    rings = json.loads((files("geonb.explore") / "assets/land.json").read_text())
+    return [np.array(ring, np.float64).reshape(-1, 2) for ring in rings]
+
+
+def equal_earth_xy(lonlat) -> np.ndarray:
+    """Equal Earth coordinates (n, 2), x in [-1, 1]: areas on the map are in proportion to areas on Earth."""
+    import torch
+
+    from geonb.encoders.location import equal_earth
+
+    return equal_earth(torch.from_numpy(np.asarray(lonlat, np.float64))).numpy()
+
+
+def world_axes(figsize: tuple[float, float] = (8.6, 4.4)):
+    """A Matplotlib figure and axes with land in the Equal Earth projection; plot :func:`equal_earth_xy` on it."""
+    import matplotlib.pyplot as plt
+    from matplotlib.collections import PolyCollection
+
+    fig, ax = plt.subplots(figsize=figsize)
+    land = [equal_earth_xy(ring) for ring in land_rings()]
+    ax.add_collection(PolyCollection(land, facecolor="#8a929c40", edgecolor="none"))
+    latitudes = np.linspace(-90, 90, 91)
+    for lon in range(-180, 181, 60):
+        edge = equal_earth_xy(np.stack([np.full_like(latitudes, lon), latitudes], 1))
+        ax.plot(*edge.T, color="#8a929c", lw=0.8 if abs(lon) == 180 else 0.3, zorder=0)
+    for lat in range(-60, 61, 30):
+        ax.plot(*equal_earth_xy([[-180.0, lat], [180.0, lat]]).T, color="#8a929c", lw=0.3, zorder=0)
+    ax.set(xlim=(-1.01, 1.01), ylim=(-0.5, 0.5), aspect="equal")
+    ax.axis("off")
+    return fig, ax
+
+
+def scatter_map(lonlat, values, title: str, units: str, alt: str, size: float = 4.0, limits=None) -> Figure:
+    """Places on an equal-area world map, coloured by numbers, by classes, or by colours given as (n, 3).
+
+    Args:
+        lonlat: positions (n, 2), degrees.
+        values: (n,) numbers (NaN is grey), (n,) class names (the nine most frequent get a colour), or (n, 3) in [0, 1].
+        title, units: shown above the map and beside the colour bar.
+        alt: what the map shows.
+        size: area of a dot in points squared.
+        limits: (low, high) of the colour bar; by default the 1st and 99th percentile.
+    """
+    lonlat, values = check_lonlat(lonlat), np.asarray(values)
+    if len(values) != len(lonlat):
+        raise ValueError(f"{len(lonlat)} positions and {len(values)} values do not match")
+    fig, ax = world_axes()
+    x, y = equal_earth_xy(lonlat).T
+    dots = {"s": size, "lw": 0, "rasterized": True}
+    if values.ndim == 2:
+        ax.scatter(x, y, c=values, **dots)
+    elif values.dtype.kind in "fiub":
+        known = np.isfinite(values)
+        low, high = limits or np.percentile(values[known], [1, 99])
+        ax.scatter(x[~known], y[~known], c=MISSING, **dots)
+        drawn = ax.scatter(x[known], y[known], c=values[known], cmap="viridis", vmin=low, vmax=high, **dots)
+        bar = fig.colorbar(drawn, ax=ax, orientation="horizontal", shrink=0.45, pad=0.02, aspect=30, extend="both")
+        bar.set_label(units)
+        bar.outline.set_visible(False)
+    else:
+        names, counts = np.unique(values.astype(str), return_counts=True)
+        shown = names[np.argsort(-counts, kind="stable")][: len(PALETTE) - 1]
+        for colour, name in zip(PALETTE, shown, strict=False):
+            own = values == name
+            ax.scatter(x[own], y[own], c=colour, label=str(name), **dots)
+        rest = ~np.isin(values.astype(str), shown)
+        if rest.any():
+            ax.scatter(x[rest], y[rest], c=MISSING, label="other", **dots)
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0.02), ncols=5, frameon=False, fontsize=8, markerscale=3)
+    ax.set_title(title, fontsize=11)
+    return themed(fig, alt)
+
+
+def image_grid(images, captions, alt: str, columns: int = 6, pixels: int = 128) -> Figure:
+    """RGB chips in a grid with a caption below each.
+
+    Args:
+        images: uint8 (n, H, W, 3). ``captions``: n strings. ``columns``: at most this many side by side.
+        alt: what the grid shows as a whole; each chip also has its caption as alt text.
+        pixels: shown width of a chip.
+    """
+    from PIL import Image
+
+    if len(images) != len(captions):
+        raise ValueError(f"{len(images)} images and {len(captions)} captions do not match")
+    cells = []
+    for image, caption in zip(images, captions, strict=True):
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, "PNG")
+        data = base64.b64encode(buffer.getvalue()).decode()
+        cells.append(
+            f'<figure><img src="data:image/png;base64,{data}" alt="{escape(caption)}" width="{pixels}">'
+            f"<figcaption>{escape(caption)}</figcaption></figure>"
+        )
+    width = f"max-width:{columns * (pixels + 12)}px"
+    style = f"display:grid;gap:8px;grid-template-columns:repeat(auto-fill,minmax(min({pixels}px,45%),1fr));{width}"
+    group = f'<div class="geonb-grid" role="group" aria-label="{escape(alt)}" style="{style}">'
+    return Figure(group + "".join(cells) + "</div>", alt)

@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+
+from geonb.data.sampling import random_points
+from geonb.evaluation import probes
+from geonb.evaluation.probes import TASKS, Task, constant_probe, linear_probe, neighbours_probe, score
+
+
+def field(n=600, d=12, seed=0):
+    """Positions, features that vary smoothly in space, a linear target, and a class."""
+    rng = np.random.default_rng(seed)
+    lonlat = random_points(n, seed)
+    x = np.cos(np.radians(lonlat) @ rng.normal(size=(2, d)) * 2) + 0.3 * rng.normal(size=(n, d))
+    y = x @ rng.normal(size=d) + 0.5 * rng.normal(size=n)
+    return lonlat, x, y, np.where(y > 0, "wet", "dry")
+
+
+def test_ridge_equals_scikit_learn_at_the_chosen_penalty():
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    lonlat, x, y, label = field()
+    probe = linear_probe(x[:400], y[:400], x[400:], y[400:], "regression", lonlat[:400])
+    mean, spread = x[:400].mean(0), x[:400].std(0)
+    reference = linear_model.Ridge(alpha=probe.penalty).fit((x[:400] - mean) / spread, y[:400])
+    np.testing.assert_allclose(probe.predictions, reference.predict((x[400:] - mean) / spread), rtol=1e-8)
+    metrics = pytest.importorskip("sklearn.metrics")
+    assert probe.score == pytest.approx(metrics.r2_score(y[400:], probe.predictions))
+
+    probe = linear_probe(x[:400], label[:400], x[400:], label[400:], "classification", lonlat[:400])
+    reference = linear_model.RidgeClassifier(alpha=probe.penalty).fit((x[:400] - mean) / spread, label[:400])
+    assert (probe.predictions == reference.predict((x[400:] - mean) / spread)).all()
+
+
+def test_a_rotation_of_the_representation_changes_little_and_a_label_shuffle_all():
+    lonlat, x, y, _ = field()
+    x = (x - x.mean(0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(x.T))).T  # whitened: standardising commutes
+    rotation = np.linalg.qr(np.random.default_rng(1).normal(size=(12, 12)))[0]
+    plain = linear_probe(x[:400], y[:400], x[400:], y[400:], "regression", lonlat[:400]).score
+    turned = linear_probe(x[:400] @ rotation, y[:400], x[400:] @ rotation, y[400:], "regression", lonlat[:400]).score
+    assert turned == pytest.approx(plain, abs=0.01) and plain > 0.8
+    shuffled = np.random.default_rng(2).permutation(y[:400])
+    assert linear_probe(x[:400], shuffled, x[400:], y[400:], "regression", lonlat[:400]).score < 0.1
+
+
+def test_the_test_places_cannot_leak_into_the_probe():
+    lonlat, x, y, _ = field()
+    one = linear_probe(x[:400], y[:400], x[400:], y[400:], "regression", lonlat[:400])
+    other = linear_probe(x[:400], y[:400], x[400:], -100 * y[400:], "regression", lonlat[:400])
+    np.testing.assert_array_equal(one.predictions, other.predictions)
+
+
+def test_inner_folds_are_whole_blocks():
+    lonlat = random_points(2000, 3)
+    fold, cell = probes._folds(lonlat), probes.blocks(lonlat, probes.FOLD_KM)
+    assert set(fold) == set(range(probes.FOLDS))
+    assert all(len(set(fold[cell == c])) == 1 for c in np.unique(cell))
+
+
+def test_neighbours_find_a_smooth_field_and_nothing_in_noise():
+    lonlat = random_points(3000, 0)
+    smooth = np.sin(np.radians(lonlat[:, 1]) * 3)
+    assert neighbours_probe(lonlat[:2000], smooth[:2000], lonlat[2000:], smooth[2000:], "regression").score > 0.97
+    noise = np.random.default_rng(0).normal(size=3000)
+    assert neighbours_probe(lonlat[:2000], noise[:2000], lonlat[2000:], noise[2000:], "regression").score < 0.05
+
+
+def test_one_neighbour_is_the_label_next_door_even_across_the_antimeridian():
+    train, labels = (
+        np.array([[179.9, 0.0], [0.0, 0.0], [-90.0, 40.0], [90.0, 40.0]] * 6),
+        ["far east", "zero", "west", "east"] * 6,
+    )
+    probe = neighbours_probe(train, labels, [[-179.9, 0.1], [0.3, 0.2]], ["far east", "zero"], "classification")
+    assert probe.score == 1.0
+
+
+def test_constants_are_the_mean_and_the_majority():
+    assert constant_probe([1.0, 2.0, 6.0], [0.0, 6.0], "regression").predictions.tolist() == [3.0, 3.0]
+    assert constant_probe(["a", "b", "b"], ["a", "b"], "classification").score == 0.5
+
+
+def test_weights_of_the_score_are_repetitions():
+    truth, predicted, weights = np.array([1.0, 2.0, 4.0]), np.array([1.5, 2.0, 3.0]), np.array([2, 0, 1])
+    repeated = np.repeat(truth, weights), np.repeat(predicted, weights)
+    assert score(truth, predicted, "regression", weights) == pytest.approx(score(*repeated, "regression"))
+
+
+def test_targets_are_scaled_as_the_table_says():
+    assert TASKS["log-population"].target(np.array([0.0, 99.0, np.nan]))[:2].tolist() == [0.0, 2.0]
+    assert TASKS["country"].target(np.array(["France", None, ""], object)).tolist() == ["France", None, None]
+    with pytest.raises(ValueError, match="classification or regression"):
+        constant_probe([1.0], [1.0], "ranking")
+    assert Task("x", "regression").target([1, 2]).tolist() == [1.0, 2.0]

@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from geonb.data.sampling import random_points
+from geonb.evaluation.retrieval import retrieval
+
+
+def unit(n, d, seed):
+    z = np.random.default_rng(seed).normal(size=(n, d))
+    return (z / np.linalg.norm(z, axis=1, keepdims=True)).astype(np.float32)
+
+
+def plain(queries, gallery, lonlat, k):
+    """Rank by rank, in loops."""
+    hits = 0
+    for i in range(len(queries)):
+        similarity = [float(queries[i] @ g) for g in gallery]
+        hits += sum(s > similarity[i] for s in similarity) < k
+    return hits / len(queries)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 1000), st.integers(2, 40))
+def test_recall_equals_ranking_in_loops_and_ignores_chunks_and_order(seed, n):
+    a, b, lonlat = unit(n, 5, seed), unit(n, 5, seed + 1), random_points(n, seed)
+    found = retrieval(a, b, lonlat)
+    for k in (1, 5, 10):
+        assert found[f"recall@{k}"] == pytest.approx(plain(a, b, lonlat, k))
+    assert retrieval(a, b, lonlat, chunk=3)["recall@5"] == pytest.approx(found["recall@5"])
+    order = np.random.default_rng(seed).permutation(n)
+    assert retrieval(a[order], b[order], lonlat[order])["median_km"] == pytest.approx(found["median_km"])
+
+
+def test_a_perfect_space_finds_everything():
+    z, lonlat = unit(200, 8, 0), random_points(200, 0)
+    found = retrieval(z, z, lonlat)
+    assert found["recall@1"] == 1 and found["median_km"] == 0 and found["within_1_km"] == 1
+
+
+def test_a_random_space_is_at_chance():
+    n = 3000
+    found = retrieval(unit(n, 16, 0), unit(n, 16, 1), random_points(n, 0))
+    for k in (1, 5, 10):
+        spread = (k / n / n) ** 0.5
+        assert abs(found[f"recall@{k}"] - found[f"chance@{k}"]) < 5 * spread
+    assert found["median_km"] == pytest.approx(found["chance_median_km"], rel=0.05)
+    assert found["chance_median_km"] == pytest.approx(np.pi / 2 * 6371, rel=0.03)  # uniform on a sphere: a quarter turn
+
+
+def test_a_constant_space_is_at_chance_too():
+    n = 500
+    constant = np.ones((n, 4), np.float32) / 2
+    found = retrieval(constant, constant, random_points(n, 0))
+    assert found["recall@1"] == pytest.approx(1 / n) and found["recall@10"] == pytest.approx(10 / n)
+    assert found["median_km"] > 5000
+
+
+def test_a_rotation_of_the_space_changes_nothing():
+    a, b, lonlat = unit(300, 6, 0), unit(300, 6, 1) * 0.1 + unit(300, 6, 0), random_points(300, 0)
+    rotation = np.linalg.qr(np.random.default_rng(1).normal(size=(6, 6)))[0].astype(np.float32)
+    assert retrieval(a, b, lonlat)["recall@5"] == pytest.approx(
+        retrieval(a @ rotation, b @ rotation, lonlat)["recall@5"], abs=0.01
+    )
+
+
+def test_shapes_that_do_not_match_are_refused():
+    with pytest.raises(ValueError, match="do not match"):
+        retrieval(unit(3, 4, 0), unit(4, 4, 0), random_points(3))
+    with pytest.raises(ValueError, match="at least 2"):
+        retrieval(unit(1, 4, 0), unit(1, 4, 0), random_points(1))

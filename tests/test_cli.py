@@ -1,0 +1,136 @@
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+from conftest import make_world
+
+import geonb
+from geonb import inference
+from geonb.cli import main
+
+
+@pytest.fixture
+def points(tmp_path):
+    lon, lat = np.array([13.4, -70.7, 180.0]), np.array([52.5, -33.4, 0.0])
+    table = pa.table({"name": ["Berlin, Mitte", "<b>Santiago</b>", "Dateline"], "lon": lon, "lat": lat})
+    pa.csv.write_csv(table, tmp_path / "points.csv")
+    return tmp_path / "points.csv"
+
+
+def run(*args):
+    return main([str(a) for a in args])
+
+
+def test_embed_writes_geoparquet_with_the_input_columns(trained, points, tmp_path, capsys):
+    assert run("embed", trained, "--points", points, "--out", tmp_path / "e.parquet") == 0
+    assert "3 embeddings" in capsys.readouterr().out
+    table = pq.read_table(tmp_path / "e.parquet")
+    assert table.column_names == ["name", "lon", "lat", "geometry", "embedding"]
+    assert table["embedding"].type == pa.list_(pa.float32(), 32)
+    vectors = np.array(table["embedding"].to_pylist(), np.float32)
+    expected = geonb.load(trained).embed_locations([[13.4, 52.5], [-70.7, -33.4], [180.0, 0.0]])
+    np.testing.assert_allclose(vectors, expected, atol=1e-6)
+
+    geopandas = pytest.importorskip("geopandas")
+    frame = geopandas.read_parquet(tmp_path / "e.parquet")
+    assert frame.crs.equals("EPSG:4326") or frame.crs.to_authority() == ("OGC", "CRS84")
+    assert frame.geometry.x.tolist() == [13.4, -70.7, 180.0]
+    assert frame.total_bounds.tolist() == [-70.7, -33.4, 180.0, 52.5]
+
+
+def test_embed_reads_back_its_own_output_in_several_batches(trained, points, tmp_path, monkeypatch):
+    run("embed", trained, "--points", points, "--out", tmp_path / "a.parquet")
+    pq.write_table(pq.read_table(tmp_path / "a.parquet").drop_columns(["lon", "lat"]), tmp_path / "b.parquet")
+    monkeypatch.setattr(inference, "BATCH", 2)
+    assert run("embed", trained, "--points", tmp_path / "b.parquet", "--out", tmp_path / "c.parquet") == 0
+    a, c = pq.read_table(tmp_path / "a.parquet"), pq.read_table(tmp_path / "c.parquet")
+    assert a["geometry"] == c["geometry"]
+    np.testing.assert_allclose(np.array(a["embedding"].to_pylist()), np.array(c["embedding"].to_pylist()), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (
+            "name,lon,lat\na,10,20\nb,48.1,151.2\n",
+            "row 1: position (48.1, 151.2) is out of range; the columns look swapped",
+        ),
+        ("name,lon,lat\na,10,\n", "row 0: position (10.0, nan) is not finite"),
+        ("name,lon,lat\na,ten,20\n", "not all numbers"),
+        ("name,place\na,b\n", "no position columns; name them lon and lat"),
+        ("lon,lat\n", "no rows"),
+    ],
+)
+def test_embed_refuses_bad_tables_and_leaves_nothing(content, message, trained, tmp_path, capsys):
+    (tmp_path / "bad.csv").write_text(content)
+    assert run("embed", trained, "--points", tmp_path / "bad.csv", "--out", tmp_path / "out.parquet") == 2
+    error = capsys.readouterr().err
+    assert message in error and "bad.csv" in error and error.count("\n") == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["bad.csv"]
+
+
+def test_ask_lists_places_best_first(trained, world, capsys):
+    assert run("ask", trained, "tropical forest", "--data", world.path, "--top", "5") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6
+    scores = [float(line.split()[0]) for line in lines[1:]]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_train_evaluate_and_check_from_the_command_line(world, tmp_path, capsys):
+    out = tmp_path / "run"
+    arguments = ["train", "fused", "--data", world.path, "--out", out, "--epochs", "1", "--batch-size", "64"]
+    assert run(*arguments, "--modalities", "location,image", "--seed", "3") == 0
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["modalities"] == ["location", "image"] and manifest["seed"] == 3
+    assert run(*arguments) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert run(*arguments, "--resume") == 0
+
+    assert run("evaluate", out, "--data", world.path, "--out", tmp_path / "results.json") == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["probes"] and results["training"]
+    assert run("data", "check", world.path) == 0
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["train", "imagebnd", "--data", "{world}", "--out", "{tmp}/x"], "unknown architecture 'imagebnd'"),
+        (["train", "fused", "--data", "{tmp}/none", "--out", "{tmp}/x"], "none"),
+        (
+            ["train", "fused", "--data", "{world}", "--out", "{tmp}/x", "--modalities", "location,smell"],
+            "unknown modality",
+        ),
+        (["ask", "{tmp}", "rice", "--data", "{world}"], "no config.yaml"),
+        (["ask", "{trained}", "  ", "--data", "{world}"], "empty"),
+        (["embed", "{trained}", "--points", "{tmp}/no.csv", "--out", "{tmp}/e.parquet"], "no such file"),
+        (["data", "check", "{tmp}"], "manifest.json"),
+    ],
+)
+def test_bad_requests_end_with_one_line_and_status_2(arguments, message, world, trained, tmp_path, capsys):
+    filled = [a.format(world=world.path, tmp=tmp_path, trained=trained) for a in arguments]
+    assert run(*filled) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("geonb: ") and message in error
+
+
+def test_a_damaged_store_is_noticed(tmp_path, capsys):
+    store = make_world(tmp_path / "store", n=60)
+    target = store.path / "texts.parquet"
+    target.write_bytes(target.read_bytes()[:-50])
+    assert run("train", "fused", "--data", store.path, "--out", tmp_path / "run") == 2
+    assert "texts.parquet" in capsys.readouterr().err
+    target.unlink()
+    assert run("data", "check", store.path) == 2
+    assert "texts.parquet" in capsys.readouterr().err
+
+
+def test_help_names_every_command(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = capsys.readouterr().out
+    assert all(verb in text for verb in ("data", "train", "evaluate", "embed", "ask", "explore"))
