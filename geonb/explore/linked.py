@@ -1,0 +1,180 @@
+"""A map and an embedding side by side: brush one, see the other. Plain HTML, no kernel and no network."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import tempfile
+from functools import cache
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+
+from geonb._coords import check_lonlat
+
+PALETTE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F63B8", "#8A8A00", "#C43B4E", "#3AA6A0"]
+"""Colours of classes, after Okabe and Ito (2008), continued; they read on white and on near-black."""
+
+MISSING_CODE = 65535
+LOG_RATIO = 100  # positive values spread over more than this ratio get a logarithmic colour scale
+
+
+class LinkedView:
+    """The view as HTML; shows itself in notebooks and in the book. Made by :func:`linked_view`."""
+
+    def __init__(self, data: dict):
+        self.data = data
+
+    def to_html(self) -> str:
+        """Style, data and script in one piece; several on one page do not disturb each other."""
+        return (
+            f'<style>{_asset("linked.css")}</style><div class="gl" role="group" aria-label="Linked map and embedding">'
+            f'<script type="application/json">{safe_json(self.data)}</script>'
+            f"<noscript>This picture needs JavaScript.</noscript></div><script>{_asset('linked.js')}</script>"
+        )
+
+    def _repr_html_(self) -> str:
+        return self.to_html()
+
+    def save(self, path, title: str = "Linked map and embedding") -> Path:
+        """Write a page that opens from the disk, without a network. Returns its path."""
+        return write_page(path, title, f"<h1>{escape(title)}</h1>{self.to_html()}")
+
+
+def linked_view(
+    lonlat,
+    xy,
+    color: dict | None = None,
+    hover=None,
+    titles: tuple[str, str] = ("Embedding", "Map"),
+    alt: tuple[str, str] = ("", ""),
+    units: dict | None = None,
+) -> LinkedView:
+    """Places on an Equal Earth map and in a plane, selected together; made for up to about 50,000 places.
+
+    Args:
+        lonlat: positions (n, 2), degrees.
+        xy: coordinates of the embedding (n, 2), finite; both axes keep one scale.
+        color: columns to colour by, name -> n numbers (NaN or None: no value, grey) or n labels (None: "unknown";
+            the ten most frequent get a colour, the rest are "other").
+        hover: n strings shown for the place under the pointer.
+        titles: above the embedding and above the map.
+        alt: what each of the two shows, for those who do not see it; by default the titles.
+        units: name of a column -> its units.
+
+    Raises:
+        ValueError: shapes that do not match, positions or coordinates that are not finite, infinite numbers.
+    """
+    lonlat, xy = check_lonlat(lonlat), np.asarray(xy, np.float64)
+    n = len(lonlat)
+    if n == 0 or xy.shape != (n, 2):
+        raise ValueError(f"lonlat of shape {lonlat.shape} and xy of shape {xy.shape} do not match; both must be (n, 2)")
+    if not np.isfinite(xy).all():
+        raise ValueError(f"xy, row {np.flatnonzero(~np.isfinite(xy).all(1))[0]}: not finite")
+    if hover is not None and len(hover) != n:
+        raise ValueError(f"hover has {len(hover)} strings for {n} places")
+    units = units or {}
+    low, span = xy.min(0), np.maximum(np.ptp(xy, axis=0), 1e-9)
+    data = {
+        "n": n,
+        "titles": [str(t) for t in titles],
+        "alt": [str(t) for t in alt],
+        "lon": _pack(np.round((lonlat[:, 0] + 180) / 360 * 65535), "<u2"),
+        "lat": _pack(np.round((lonlat[:, 1] + 90) / 180 * 65535), "<u2"),
+        "u": _pack(np.round((xy[:, 0] - low[0]) / span[0] * 65535), "<u2"),
+        "v": _pack(np.round((xy[:, 1] - low[1]) / span[1] * 65535), "<u2"),
+        "aspect": float(np.clip(span[0] / span[1], 0.25, 4)),
+        "land": _land(),
+        "color": PALETTE[0],
+        "columns": [_column(str(k), v, n, str(units.get(k) or "")) for k, v in (color or {}).items()],
+        "hover": None if hover is None else ["" if h is None else str(h) for h in hover],
+    }
+    return LinkedView(data)
+
+
+def safe_json(data) -> str:
+    """JSON that can stand in a ``script`` element: ASCII alone, and no character that could end the element."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def write_page(path, title: str, body: str) -> Path:
+    """Write a page of its own (``body`` is trusted HTML) in one step, so that none is ever half-written."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<link rel="icon" href="data:,"><title>{escape(title)}</title><style>{_asset("page.css")}</style></head>'
+        f"<body><main>{body}</main></body></html>\n"
+    )
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    return path
+
+
+def _column(name: str, values, n: int, units: str) -> dict:
+    values = np.asarray(values)
+    if values.shape != (n,):
+        raise ValueError(f"color {name!r} has shape {values.shape} for {n} places")
+    numbers = values.dtype.kind in "iuf" or (
+        values.dtype.kind == "O" and all(v is None or _is_number(v) for v in values) and any(map(_is_number, values))
+    )
+    return _numbers(name, values, units) if numbers else _categories(name, values, units)
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
+def _numbers(name: str, values, units: str) -> dict:
+    values = np.array([np.nan if v is None else v for v in values], np.float64)
+    if np.isinf(values).any():
+        raise ValueError(f"color {name!r}, row {np.flatnonzero(np.isinf(values))[0]}: infinite")
+    known = values[~np.isnan(values)]
+    column = {"name": name, "units": units, "kind": "numbers", "data": _pack(values, "<f4"), "low": None, "high": None}
+    if len(known):
+        low, high = (float(q) for q in np.percentile(known, [1, 99]))
+        log = bool(known.min() > 0 and high / low > LOG_RATIO)
+        column.update(low=low, high=high, log=log, below=bool(known.min() < low), above=bool(known.max() > high))
+    return column
+
+
+def _categories(name: str, values, units: str) -> dict:
+    labels = ["unknown" if v is None or v != v else str(v) for v in values.tolist()]
+    names, codes, counts = np.unique(np.array(labels, object), return_inverse=True, return_counts=True)
+    known = [i for i in np.argsort(-counts, kind="stable") if names[i] != "unknown"]
+    if len(known) >= MISSING_CODE:
+        raise ValueError(f"color {name!r} has {len(known)} different labels; at most {MISSING_CODE - 1} can be shown")
+    rank = np.full(len(names), MISSING_CODE)
+    rank[known] = np.arange(len(known))
+    return {"name": name, "units": units, "kind": "categories", "labels": [names[i] for i in known],
+            "colors": PALETTE[: len(known)], "data": _pack(rank[codes], "<u2")}  # fmt: skip
+
+
+def _pack(values, dtype: str) -> str:
+    return base64.b64encode(np.asarray(values).astype(dtype).tobytes()).decode()
+
+
+@cache
+def _asset(name: str) -> str:
+    return (files("geonb.explore") / "assets" / name).read_text(encoding="utf-8")
+
+
+@cache
+def _land() -> str:
+    """Outlines of land as int16 tenths of degrees, rings separated by 32767."""
+    flat = []
+    for ring in json.loads(_asset("land.json")):
+        flat += [*np.rint(np.array(ring) * 10).astype(int).tolist(), 32767]
+    return _pack(flat[:-1], "<i2")
