@@ -3,7 +3,7 @@
   "use strict";
 
   const CIVIDIS = ["#00224e", "#123570", "#3b496c", "#575d6d", "#707173", "#8a8678", "#a59c74", "#c3b369", "#e1cc55", "#fee838"];
-  const STEPS = 64, NONE = 65535, TABLE_ROWS = 50, STEP = 0.025;
+  const LIGHT = "#82b8ff", STEPS = 64, NONE = 65535, TABLE_ROWS = 50, STEP = 0.025;
   const HELP = "Drag to select. Keyboard: arrow keys move the cursor, Enter sets a corner and Enter again the other one, " +
     "Shift with an arrow key starts a box or stretches it, Escape clears.";
   let serial = 0;
@@ -51,10 +51,11 @@
     return ring;
   }
 
-  function ramp(t) { // [0, 1] -> colour between the stops of cividis
-    const s = t * (CIVIDIS.length - 1), k = Math.min(CIVIDIS.length - 2, Math.floor(s)), f = s - k;
+  function ramp(t, lift) { // [0, 1] -> cividis; on a dark ground (lift > 0) its dark end is mixed with light blue
+    const s = t * (CIVIDIS.length - 1), k = Math.min(CIVIDIS.length - 2, Math.floor(s)), f = s - k, m = lift * (1 - t);
     const part = (c, i) => parseInt(c.slice(1 + 2 * i, 3 + 2 * i), 16);
-    return "rgb(" + [0, 1, 2].map((i) => Math.round(part(CIVIDIS[k], i) * (1 - f) + part(CIVIDIS[k + 1], i) * f)) + ")";
+    const mixed = (i) => (part(CIVIDIS[k], i) * (1 - f) + part(CIVIDIS[k + 1], i) * f) * (1 - m) + part(LIGHT, i) * m;
+    return "rgb(" + [0, 1, 2].map((i) => Math.round(mixed(i))) + ")";
   }
 
   // A column ready to draw: bin of each point, colour of each bin, text of each point.
@@ -67,8 +68,8 @@
       return { bin, names, colors: c.colors.concat(["--gl-other", "--gl-none"]), text: (k) => code[k] === NONE ? "unknown" : c.labels[code[k]] };
     }
     const value = unpack(c.data, Float32Array), f = c.log ? Math.log : (v) => v;
-    const low = f(c.low), span = f(c.high) - low || 1, colors = [];
-    for (let b = 0; b < STEPS; b++) colors.push(ramp(b / (STEPS - 1)));
+    const low = f(c.low), span = f(c.high) - low || 1;
+    const colors = Array.from({ length: STEPS }, (_, b) => b / (STEPS - 1)); // along the ramp
     for (let k = 0; k < n; k++) {
       bin[k] = Number.isNaN(value[k]) ? STEPS : Math.round(Math.max(0, Math.min(1, (f(value[k]) - low) / span)) * (STEPS - 1));
     }
@@ -108,11 +109,16 @@
     const controls = element("div", { class: "gl-controls" }, status, brushButton, clearButton);
     const head = element("div", { class: "gl-head" }, controls);
     if (D.columns.length) head.prepend(element("label", {}, "Colour by ", choice));
+    const touch = matchMedia("(any-pointer: coarse)").matches || navigator.maxTouchPoints > 0;
+    root.classList.toggle("gl-touch", touch);
+    readout.dataset.hint = touch ? "Tap a place to read it; press Brush, then drag a box over either picture to select."
+      : "Point at a place to read it; drag a box over either picture to select.";
     root.replaceChildren(head, plots, readout, legend, details, element("p", { class: "gl-help", id: id + "h" }, HELP));
 
     // ---- what is drawn
     let style = null;
-    const colour = (c) => c.startsWith("--") ? style.getPropertyValue(c).trim() : c;
+    const lift = () => Number(style.getPropertyValue("--gl-lift")) || 0;
+    const colour = (c) => typeof c === "number" ? ramp(c, lift()) : c.startsWith("--") ? style.getPropertyValue(c).trim() : c;
     const shown = (k) => !(column && hidden.has(column.bin[k]));
     const px = (view, u) => view.ox + u * view.sx, py = (view, v) => view.oy + v * view.sy;
 
@@ -134,7 +140,7 @@
       g.closePath();
     }
 
-    const radius = () => n > 20000 ? 1 : n > 5000 ? 1.7 : n > 800 ? 2.4 : 3.4;
+    const radius = () => (n > 20000 ? 1 : n > 5000 ? 1.7 : n > 800 ? 2.4 : 3.4) * Math.max(0.65, Math.min(1, views[1].w / 620));
 
     function dot(color) { // a disc drawn once; drawing it as an image is faster than a path
       const r = views[0].r, d = radius(), c = document.createElement("canvas"), g = c.getContext("2d");
@@ -161,6 +167,8 @@
     function draw() {
       style = getComputedStyle(root);
       sprites = sprites || {};
+      const bar = legend.querySelector(".gl-ramp");
+      if (bar) bar.style.background = "linear-gradient(90deg," + CIVIDIS.map((_, k) => ramp(k / (CIVIDIS.length - 1), lift())) + ")";
       for (const view of views) {
         if (!view.w) continue;
         const g = view.base.getContext("2d");
@@ -276,7 +284,7 @@
       if (column.names) showClasses(sizes); else showRamp(D.columns[i], sizes[STEPS]);
       select();
     }
-    const colourRank = (b) => column.colors[b].startsWith("--") ? 1 : 0;
+    const colourRank = (b) => column.colors[b].startsWith("--") ? 1 : 0; // asked for classes alone
 
     function swatch(c) {
       const node = element("i", { "aria-hidden": "true" });
@@ -299,7 +307,6 @@
 
     function showRamp(c, missing) {
       const bar = element("i", { class: "gl-ramp", role: "img", "aria-label": "Colour from low (dark blue) to high (yellow)" });
-      bar.style.background = "linear-gradient(90deg," + CIVIDIS.join(",") + ")";
       const parts = c.low === null ? [] : [element("span", {}, (c.below ? "\u2264 " : "") + number(c.low)), bar,
         element("span", {}, (c.above ? "\u2265 " : "") + number(c.high) + (c.units ? " " + c.units : "") + (c.log ? " (log scale)" : ""))];
       if (missing) parts.push(element("span", { class: "gl-missing" }, swatch("--gl-none"), "no value ", element("small", {}, whole(missing))));
