@@ -1,0 +1,170 @@
+"""The book's experiments on real articles and real Sentinel-2 chips: writes book/results/real.json.
+
+    python scripts/real_data.py [--seeds 3] [--steps 400] [--work DIR] [--out FILE]
+
+Needs the real data set (``GEONB_REAL_DATA``, see geonb.data.sources.local.real_data) and, for the runs that start from
+the Atlas sample, runs/atlas/imagebind, which is trained when missing.
+
+Texts: location and text are bound on two thirds of the articles, alone and starting from the Atlas run; the last third
+and the descriptions of another source are for retrieval only. Images: tiles of the chips go through the frozen image
+backbone, and each tile's nearest tile from *another* chip tells whether kinds of land fall apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import os
+import platform
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from geonb import __version__, load, workspace
+from geonb.data.sources.local import PROVENANCE, make_real_store, real_data
+from geonb.data.store import PlaceStore
+from geonb.encoders.features import features
+from geonb.encoders.image import image_backbone
+from geonb.encoders.text import name_masker, name_variants
+from geonb.evaluation.retrieval import retrieval
+from geonb.training import TrainConfig, split_of, train
+
+ROOT = Path(__file__).resolve().parent.parent
+# What a person sees in each chip, true colour, before anything was computed from it.
+KINDS = {
+    "252161": "dry rangeland", "275979": "dry rangeland", "322265": "cropland", "445": "bare arctic coast",
+    "511198": "cloud over forest", "566084": "dry rangeland", "58000": "desert", "70541": "desert", "74721": "water",
+    "752389": "water", "766272": "savanna", "8845": "boreal lakes and bog",
+}  # fmt: skip
+MEASURES = ("n", "recall@1", "recall@10", "chance@10", "median_km", "chance_median_km", "within_750_km")
+
+
+def main(argv: list[str] | None = None) -> dict:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--places", type=int, help="use only so many articles, for a quick check")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "real")
+    parser.add_argument("--atlas-run", type=Path, help="by default runs/atlas/imagebind")
+    parser.add_argument("--out", type=Path, default=ROOT / "book" / "results" / "real.json")
+    args = parser.parse_args(argv)
+
+    found = real_data()
+    csv = {p.name.split(".")[0]: p for p in found["csv"]}
+    articles = _store(args.work / "articles", csv_paths=[csv["wikipedia_places"]])
+    descriptions = _store(args.work / "descriptions", csv_paths=[csv["world_heritage"]])
+    tiles = _store(args.work / "tiles", chip_paths=found["chips"])
+    tiles_as_found = _store(args.work / "tiles-as-found", chip_paths=found["chips"], harmonise=False)
+    os.environ.setdefault("GEONB_HOME", str(ROOT))
+    atlas_run = args.atlas_run or workspace.run("imagebind")
+
+    result = {
+        "provenance": {
+            "made_by": "scripts/real_data.py",
+            "date": date.today().isoformat(),
+            "sources": {p.name: _source(p.name) for p in found["csv"]} | {"patch_*.tif": _source("patch_1.tif")},
+            "articles": len(articles),
+            "descriptions": len(descriptions),
+            "tiles": len(tiles),
+            "data_hashes": {s.path.name: s.data_hash for s in (articles, descriptions, tiles)},
+            "seeds": args.seeds,
+            "steps": args.steps,
+            "batch_size": TrainConfig().batch_size,
+            "device": f"cpu, {os.cpu_count()} cores, {platform.machine()}",
+            "versions": {"geonb": __version__, "torch": torch.__version__},
+        },
+        "text": text_experiment(articles, descriptions, atlas_run, args),
+        "image": image_experiment(tiles, tiles_as_found, atlas_run),
+    }
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(args.out)
+    return result
+
+
+def text_experiment(articles: PlaceStore, descriptions: PlaceStore, atlas_run: Path, args) -> list[dict]:
+    """Text -> location on articles kept out of training, and on descriptions that no training saw."""
+    rows = []
+    for kind in ("random", "blocked"):
+        split = {"kind": kind, "fractions": [0.57, 0.1, 0.33], "seed": 0}
+        if kind == "blocked":
+            split |= {"size_km": 500.0, "buffer_km": 50.0}
+        held_out = np.flatnonzero(split_of(articles, {"split": split}) == "test")
+        rows += _text_rows("Atlas sample only", kind, None, load(atlas_run), articles, held_out, descriptions)
+        for seed in range(args.seeds):
+            for start, init in (("articles only", None), ("Atlas sample, then articles", atlas_run)):
+                path = args.work / f"{start.replace(' ', '-').replace(',', '')}-{kind}-{seed}"
+                config = TrainConfig(
+                    modalities=("location", "text"), steps=args.steps, seed=seed, split=split,
+                    batch_size=min(512, len(articles) // 3),
+                )  # fmt: skip
+                train("imagebind", articles, path, config, resume=True, init=init)
+                rows += _text_rows(start, kind, seed, load(path), articles, held_out, descriptions)
+    return rows
+
+
+def _text_rows(trained_on, split, seed, model, articles: PlaceStore, held_out, descriptions: PlaceStore) -> list[dict]:
+    rows = []
+    for name, store, chosen in (
+        ("held-out articles", articles, held_out),
+        ("descriptions", descriptions, np.arange(len(descriptions))),
+    ):
+        lonlat, texts = store.lonlat[chosen], store.texts(chosen)
+        titles = store.column("title")[chosen]
+        masked = [name_masker(name_variants(t))(text) if t else text for t, text in zip(titles, texts, strict=True)]
+        place = model.embed_locations(lonlat)
+        for own_name, query in (("kept", texts), ("masked", masked)):
+            found = retrieval(model.embed_texts(query), place, lonlat)
+            rows.append(
+                {"trained_on": trained_on, "split": split, "seed": seed, "queries": name, "own_name": own_name}
+                | {k: found[k] for k in MEASURES}
+            )
+    return rows
+
+
+def image_experiment(tiles: PlaceStore, as_found: PlaceStore, atlas_run: Path) -> dict:
+    """Do kinds of land fall apart in the image backbone's features, across chips, and does a simulated world help?"""
+    chip = np.array([Path(f).stem.split("_")[-1] for f in tiles.column("file")])
+    kind = np.array([KINDS[c] for c in chip])
+    shared = [k for k in np.unique(kind) if len(set(chip[kind == k])) > 1]
+    backbone = image_backbone()
+    result: dict = {"kinds": {k: sorted(set(chip[kind == k].tolist())) for k in np.unique(kind)}, "nearest": []}
+    for name, store in (("offset removed", tiles), ("as found", as_found)):
+        z = features(store, "image", backbone, progress=False)
+        z = (z - z.mean(0)) / np.maximum(z.std(0), 1e-6)
+        distance = np.linalg.norm(z[:, None] - z[None], axis=2)
+        distance[chip[:, None] == chip[None]] = np.inf
+        nearest = kind[distance.argmin(1)]
+        for k in shared:
+            own, others = kind == k, chip[kind == k]
+            possible = [((kind == k) & (chip != c)).sum() / (chip != c).sum() for c in others]
+            same = float((nearest[own] == k).mean())
+            result["nearest"].append(
+                {"offset": name, "kind": str(k), "tiles": int(own.sum()), "same_kind": same,
+                 "chance": float(np.mean(possible)), "most_often": _most_frequent(nearest[own])}
+            )  # fmt: skip
+    model = load(atlas_run)
+    embedded = model.embed_images(tiles.images(np.arange(len(tiles))))
+    found = retrieval(embedded, model.embed_locations(tiles.lonlat), tiles.lonlat)
+    result["image_to_location_after_atlas"] = {k: found[k] for k in MEASURES}
+    return result
+
+
+def _most_frequent(names: np.ndarray) -> str:
+    values, counts = np.unique(names, return_counts=True)
+    return str(values[counts.argmax()])
+
+
+def _store(path: Path, **inputs) -> PlaceStore:
+    return PlaceStore.open(path) if path.exists() else make_real_store(path, **inputs)
+
+
+def _source(name: str) -> str:
+    return next(f"{source}; {licence}" for pattern, source, licence in PROVENANCE if fnmatch.fnmatch(name, pattern))
+
+
+if __name__ == "__main__":
+    main()
