@@ -22,7 +22,8 @@ document.querySelectorAll(".geonb-frames:not([data-frame])").forEach((root) => {
 });
 """
 STYLE = (
-    ".geonb-frames{margin:1rem 0}.geonb-frames label{display:flex;flex-wrap:wrap;gap:4px 12px;align-items:center;margin-bottom:8px}"
+    ".geonb-frames{margin:1rem 0}"
+    ".geonb-frames label{display:flex;flex-wrap:wrap;gap:4px 12px;align-items:center;margin-bottom:8px}"
     ".geonb-frames input{flex:1 1 180px;max-width:420px;accent-color:#0b62a8}.geonb-frames output{font-weight:600}"
     ".geonb-frame[hidden]{display:none}.geonb-frame img,.geonb-frame svg{max-width:100%;height:auto}"
     "@media print{.geonb-frame[hidden]{display:block}}"
@@ -54,9 +55,10 @@ def frame_slider(frames, labels, alts, name: str = "Frame") -> FrameSlider:
     """
     frames, labels, alts = list(frames), [str(t) for t in labels], [str(t) for t in alts]
     if not frames or not len(frames) == len(labels) == len(alts):
-        raise ValueError(f"{len(frames)} frames, {len(labels)} labels and {len(alts)} alts; give as many of each, at least 1")
+        raise ValueError(f"{len(frames)} frames, {len(labels)} labels and {len(alts)} alts do not match; at least 1 of each")
     shown = "".join(
-        f'<div class="geonb-frame" role="group" aria-label="{escape(alt)}"{" hidden" if k else ""}>{_picture(frame, alt)}</div>'
+        f'<div class="geonb-frame" role="group" aria-label="{escape(alt)}"{" hidden" if k else ""}>'
+        f"{_picture(frame, alt)}</div>"
         for k, (frame, alt) in enumerate(zip(frames, alts, strict=True))
     )
     return FrameSlider(

@@ -45,7 +45,7 @@ def explore_page(run, data, out, seed: int = 0, progress: bool = True) -> Path:
             xy,
             color=_columns(store),
             hover=_descriptions(store),
-            titles=(f"Embedding of the position ({model.dim} dimensions, UMAP)", "Map (Equal Earth)"),
+            titles=(f"Embedding (UMAP of {model.dim} dimensions)", "Map (Equal Earth)"),
             alt=(f"UMAP projection of the embeddings of {len(store)} places", f"World map of {len(store)} places"),
             units={_label(name): fact.get("units") for name, fact in store.facts.items()},
         )
@@ -83,7 +83,9 @@ def _body(run: Path, model, store: PlaceStore, seed: int, view: str) -> str:
     if simulated:
         names = {"location": "positions", "text": "texts", "image": "images"}
         what = " and ".join(names[m] for m in simulated)
-        notice = f'<p class="notice"><strong>Simulated data:</strong> the {what} of this store are simulated, not observed.</p>'
+        notice = (
+            f'<p class="notice"><strong>Simulated data:</strong> the {what} of this store are simulated, not observed.</p>'
+        )
     sources = "".join(
         f"<dt>{escape(_label(name))}</dt><dd>{escape(str(fact.get('source') or 'source not stated'))}</dd>"
         for name, fact in store.facts.items()

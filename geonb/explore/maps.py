@@ -1,0 +1,124 @@
+"""Interactive maps that draw without a network: Leaflet and the land come with the page."""
+
+from __future__ import annotations
+
+import base64
+import json
+from functools import cache
+from html import escape
+from importlib.resources import files
+
+import numpy as np
+
+from geonb._coords import check_lonlat
+from geonb.explore.linked import PALETTE
+
+SEA, LAND, SHORE = "#edf2f6", "#d3dae0", "#9aa6b1"
+
+
+def offline_map(center=(0.0, 20.0), zoom: int = 2, height: int = 420, alt: str = "Interactive map", tiles: bool = True):
+    """A folium map over Natural Earth land that needs no network.
+
+    Args:
+        center: (lon, lat) in degrees, longitude first, as everywhere in this package.
+        zoom: Leaflet zoom level, 0 (world) and up; the land is drawn at 1:110 million.
+        height: of the map in pixels.
+        alt: title of the frame the map stands in, for those who do not see it.
+        tiles: offer OpenStreetMap tiles in the layer control; nothing is fetched unless a reader chooses them.
+
+    Returns:
+        A ``folium.Map``; add to it with :func:`add_points` or with folium.
+    """
+    import folium
+
+    ((lon, lat),) = check_lonlat([center]).tolist()
+    figure = folium.Figure()
+    world = _map_class()(
+        location=(lat, lon), zoom_start=zoom, tiles=None, height=height, prefer_canvas=True
+    )
+    world.alt, world.pixels = alt, height
+    figure.add_child(world)
+    land = folium.FeatureGroup("Land (Natural Earth)", overlay=False)
+    style = {"color": SHORE, "weight": 0.6, "fillColor": LAND, "fillOpacity": 1}
+    folium.GeoJson(_land(), style_function=lambda _: style, control=False, interactive=False).add_to(land)
+    land.add_to(world)
+    if tiles:
+        folium.TileLayer("OpenStreetMap", name="OpenStreetMap (needs a network)", show=False, overlay=False).add_to(world)
+        folium.LayerControl(collapsed=True).add_to(world)
+    folium.Element(f"<style>.leaflet-container{{background:{SEA};font-family:system-ui,sans-serif}}</style>").add_to(
+        figure.header
+    )
+    return world
+
+
+def add_points(world, lonlat, labels=None, color=None, radius: float = 5):
+    """Add places to a map as circles; returns the map.
+
+    Args:
+        world: a map of :func:`offline_map`.
+        lonlat: positions (n, 2), degrees.
+        labels: n strings shown when a circle is pressed; shown as text, whatever they hold.
+        color: n CSS colours, or one for all.
+        radius: in pixels.
+
+    Raises:
+        ValueError: lengths that do not match.
+    """
+    import folium
+
+    lonlat = check_lonlat(lonlat)
+    n = len(lonlat)
+    labels = [None] * n if labels is None else list(labels)
+    colors = [color or PALETTE[0]] * n if color is None or isinstance(color, str) else list(color)
+    if not n == len(labels) == len(colors):
+        raise ValueError(f"{n} positions, {len(labels)} labels and {len(colors)} colours do not match")
+    for (lon, lat), label, fill in zip(lonlat.tolist(), labels, colors, strict=True):
+        popup = None if label is None else folium.Popup(_as_text(label), max_width=280)
+        folium.CircleMarker(
+            (lat, lon), radius=radius, color="#fff", weight=1, fill=True, fill_color=fill, fill_opacity=0.9, popup=popup
+        ).add_to(world)
+    return world
+
+
+def _as_text(label) -> str:
+    """HTML that shows exactly these characters; a template literal and a template stand between it and the page."""
+    text = escape(str(label))
+    for character in "`\\${}":
+        text = text.replace(character, f"&#{ord(character)};")
+    return text
+
+
+@cache
+def _map_class():
+    import folium
+
+    class OfflineMap(folium.Map):
+        """A folium map whose scripts and styles are in the page."""
+
+        alt, pixels = "", 420
+        default_js = [("leaflet", _data_uri("leaflet.js", "text/javascript"))]
+        default_css = [("leaflet_css", _data_uri("leaflet.css", "text/css"))]
+
+        def _repr_html_(self, **kwargs) -> str:
+            page = escape(self.get_root().render(**kwargs))
+            return (
+                f'<iframe title="{escape(self.alt)}" loading="lazy" srcdoc="{page}" width="100%" '
+                f'height="{self.pixels}" style="border:0;border-radius:7px"></iframe>'
+            )
+
+    return OfflineMap
+
+
+def _data_uri(name: str, mime: str) -> str:
+    data = (files("geonb.explore") / "assets" / name).read_bytes()
+    return f"data:{mime};base64,{base64.b64encode(data).decode()}"
+
+
+@cache
+def _land() -> dict:
+    rings = json.loads((files("geonb.explore") / "assets/land.json").read_text(encoding="utf-8"))
+    polygons = []
+    for ring in rings:
+        points = np.array(ring).reshape(-1, 2).tolist()
+        polygons.append([[*points, points[0]]])
+    return {"type": "Feature", "properties": {}, "geometry": {"type": "MultiPolygon", "coordinates": polygons}}
