@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 from dataclasses import asdict, replace
+from importlib.resources import files
 from pathlib import Path
 
 from geonb.architectures import ARCHITECTURES
@@ -79,6 +80,11 @@ def results() -> dict:
     if path.exists() and path.stat().st_mtime >= newest:
         return json.loads(path.read_text())
     return evaluate(runs, store, out=path)
+
+
+def committed(name: str) -> dict:
+    """A result file that came with the package ("seeds", "real"), with its provenance inside."""
+    return json.loads((files("geonb") / "results" / f"{name}.json").read_text())
 
 
 def prepare() -> None:

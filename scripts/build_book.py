@@ -25,8 +25,7 @@ def fingerprint() -> str:
     versions = sorted(f"{d.metadata['Name']}=={d.version}" for d in distributions())
     digest.update("\n".join(versions).encode())
     runs = ROOT / "runs" / workspace.data().path.name
-    files = [*ROOT.glob("geonb/**/*"), *ROOT.glob("book/results/*")]
-    files += [*runs.glob("*/manifest.json"), runs / "results.json"]
+    files = [*ROOT.glob("geonb/**/*"), *runs.glob("*/manifest.json"), runs / "results.json"]
     for path in sorted(p for p in files if p.is_file() and "__pycache__" not in p.parts):
         digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
     return digest.hexdigest()

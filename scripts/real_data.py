@@ -1,4 +1,4 @@
-"""The book's experiments on real articles and real Sentinel-2 chips: writes book/results/real.json.
+"""The book's experiments on real articles and real Sentinel-2 chips: writes geonb/results/real.json.
 
     python scripts/real_data.py [--seeds 3] [--steps 400] [--work DIR] [--out FILE]
 
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument("--places", type=int, help="use only so many articles, for a quick check")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "real")
     parser.add_argument("--atlas-run", type=Path, help="by default runs/atlas/imagebind")
-    parser.add_argument("--out", type=Path, default=ROOT / "book" / "results" / "real.json")
+    parser.add_argument("--out", type=Path, default=ROOT / "geonb" / "results" / "real.json")
     args = parser.parse_args(argv)
 
     found = real_data()

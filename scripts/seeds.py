@@ -1,4 +1,4 @@
-"""Several seeds of every architecture on the Atlas sample: writes book/results/seeds.json, with its provenance.
+"""Several seeds of every architecture on the Atlas sample: writes geonb/results/seeds.json, with its provenance.
 
     python scripts/seeds.py [--seeds 5]
 
@@ -57,7 +57,7 @@ def main() -> None:
             own = {k: row[k] for k in ("query", "target", "trained", "n", "recall@10", "chance@10", "median_km")}
             retrieval.append({"name": runs[row["run"]], "seed": seed} | own)
 
-    out = ROOT / "book" / "results" / "seeds.json"
+    out = ROOT / "geonb" / "results" / "seeds.json"
     out.parent.mkdir(exist_ok=True)
     provenance = {
         "made_by": "scripts/seeds.py",
