@@ -55,7 +55,9 @@ def frame_slider(frames, labels, alts, name: str = "Frame") -> FrameSlider:
     """
     frames, labels, alts = list(frames), [str(t) for t in labels], [str(t) for t in alts]
     if not frames or not len(frames) == len(labels) == len(alts):
-        raise ValueError(f"{len(frames)} frames, {len(labels)} labels and {len(alts)} alts do not match; at least 1 of each")
+        raise ValueError(
+            f"{len(frames)} frames, {len(labels)} labels and {len(alts)} alts do not match; at least 1 of each"
+        )
     shown = "".join(
         f'<div class="geonb-frame" role="group" aria-label="{escape(alt)}"{" hidden" if k else ""}>'
         f"{_picture(frame, alt)}</div>"

@@ -11,8 +11,22 @@ from importlib.resources import files
 import numpy as np
 
 from geonb._coords import check_lonlat
-from geonb.explore.linked import PALETTE
+from geonb.explore.linked import PALETTE, safe_json
 
+POINTS = """
+{% macro script(this, kwargs) %}
+{{ this.points }}.forEach(([lat, lon, label, color]) => {
+  const circle = L.circleMarker([lat, lon], {radius: {{ this.radius }}, color: "#fff", weight: 1,
+    fillColor: color, fillOpacity: 0.9});
+  if (label !== null) {
+    const text = document.createElement("div");
+    text.textContent = label;
+    circle.bindPopup(text, {maxWidth: 280});
+  }
+  circle.addTo({{ this._parent.get_name() }});
+});
+{% endmacro %}
+"""
 SEA, LAND, SHORE = "#edf2f6", "#d3dae0", "#9aa6b1"
 
 
@@ -33,9 +47,7 @@ def offline_map(center=(0.0, 20.0), zoom: int = 2, height: int = 420, alt: str =
 
     ((lon, lat),) = check_lonlat([center]).tolist()
     figure = folium.Figure()
-    world = _map_class()(
-        location=(lat, lon), zoom_start=zoom, tiles=None, height=height, prefer_canvas=True
-    )
+    world = _map_class()(location=(lat, lon), zoom_start=zoom, tiles=None, height=height, prefer_canvas=True)
     world.alt, world.pixels = alt, height
     figure.add_child(world)
     land = folium.FeatureGroup("Land (Natural Earth)", overlay=False)
@@ -43,7 +55,8 @@ def offline_map(center=(0.0, 20.0), zoom: int = 2, height: int = 420, alt: str =
     folium.GeoJson(_land(), style_function=lambda _: style, control=False, interactive=False).add_to(land)
     land.add_to(world)
     if tiles:
-        folium.TileLayer("OpenStreetMap", name="OpenStreetMap (needs a network)", show=False, overlay=False).add_to(world)
+        name = "OpenStreetMap (needs a network)"
+        folium.TileLayer("OpenStreetMap", name=name, show=False, overlay=False).add_to(world)
         folium.LayerControl(collapsed=True).add_to(world)
     folium.Element(f"<style>.leaflet-container{{background:{SEA};font-family:system-ui,sans-serif}}</style>").add_to(
         figure.header
@@ -64,28 +77,35 @@ def add_points(world, lonlat, labels=None, color=None, radius: float = 5):
     Raises:
         ValueError: lengths that do not match.
     """
-    import folium
-
     lonlat = check_lonlat(lonlat)
     n = len(lonlat)
-    labels = [None] * n if labels is None else list(labels)
-    colors = [color or PALETTE[0]] * n if color is None or isinstance(color, str) else list(color)
+    labels = [None] * n if labels is None else [None if label is None else str(label) for label in labels]
+    colors = [color or PALETTE[0]] * n if color is None or isinstance(color, str) else [str(c) for c in color]
     if not n == len(labels) == len(colors):
         raise ValueError(f"{n} positions, {len(labels)} labels and {len(colors)} colours do not match")
-    for (lon, lat), label, fill in zip(lonlat.tolist(), labels, colors, strict=True):
-        popup = None if label is None else folium.Popup(_as_text(label), max_width=280)
-        folium.CircleMarker(
-            (lat, lon), radius=radius, color="#fff", weight=1, fill=True, fill_color=fill, fill_opacity=0.9, popup=popup
-        ).add_to(world)
+    points = [[lat, lon, label, c] for (lon, lat), label, c in zip(lonlat.tolist(), labels, colors, strict=True)]
+    text = (
+        safe_json(points).replace("{", "\\u007b").replace("}", "\\u007d")
+    )  # folium renders scripts as templates twice
+    _points_class()(text, float(radius)).add_to(world)
     return world
 
 
-def _as_text(label) -> str:
-    """HTML that shows exactly these characters; a template literal and a template stand between it and the page."""
-    text = escape(str(label))
-    for character in "`\\${}":
-        text = text.replace(character, f"&#{ord(character)};")
-    return text
+@cache
+def _points_class():
+    from folium.elements import MacroElement
+    from folium.template import Template
+
+    class Points(MacroElement):
+        """Circles whose popups are built as text nodes; folium's own popups would need jQuery."""
+
+        _template = Template(POINTS)
+
+        def __init__(self, points: str, radius: float):
+            super().__init__()
+            self.points, self.radius = points, radius
+
+    return Points
 
 
 @cache

@@ -84,7 +84,7 @@ def _body(run: Path, model, store: PlaceStore, seed: int, view: str) -> str:
         names = {"location": "positions", "text": "texts", "image": "images"}
         what = " and ".join(names[m] for m in simulated)
         notice = (
-            f'<p class="notice"><strong>Simulated data:</strong> the {what} of this store are simulated, not observed.</p>'
+            f'<p class="notice"><strong>Simulated:</strong> the {what} of this store are simulated, not observed.</p>'
         )
     sources = "".join(
         f"<dt>{escape(_label(name))}</dt><dd>{escape(str(fact.get('source') or 'source not stated'))}</dd>"

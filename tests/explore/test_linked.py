@@ -16,7 +16,12 @@ sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
              "--disable-component-update", "--disable-sync"]  # fmt: skip
-HOSTILE = ["<img src=x onerror=window.hacked=1>", "</script><script>window.hacked=1</script>", "<!--<script>\u2028", "${1}`{{7*7}}"]
+HOSTILE = [
+    "<img src=x onerror=window.hacked=1>",
+    "</script><script>window.hacked=1</script>",
+    "<!--<script>\u2028",
+    "${1}`{{7*7}}",
+]
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +161,7 @@ def test_keyboard_selects_reads_and_clears(open_page):
         page.keyboard.press("Shift+ArrowLeft")
     for _ in range(8):
         page.keyboard.press("Shift+ArrowDown")
-    assert selected(page) == 64 or 36 <= selected(page) <= 81
+    assert selected(page) == 16  # 8 steps of 1/40 from the middle of 0..19: columns and rows 6 to 9
     assert "Place" in page.locator(".gl-readout").inner_text()
 
 
@@ -166,11 +171,15 @@ def test_hostile_strings_are_text(open_page):
                      alt=(HOSTILE[1], HOSTILE[0]), units={HOSTILE[1]: HOSTILE[0]})  # fmt: skip
     assert json.loads(safe_json(HOSTILE)) == HOSTILE and "<" not in safe_json(HOSTILE)
     slider = frame_slider([HOSTILE[3], "two"], HOSTILE[:2], HOSTILE[:2], name=HOSTILE[0])
-    world = add_points(offline_map(center=(0, 0), alt='"><img src=x onerror=parent.hacked=1>'), [[0, 0]], [HOSTILE[0] + HOSTILE[3]])
+    world = add_points(
+        offline_map(center=(0, 0), alt='"><img src=x onerror=parent.hacked=1>'), [[0, 0]], [HOSTILE[0] + HOSTILE[3]]
+    )
     page = open_page(view.to_html() + slider._repr_html_() + world._repr_html_())
     box = page.locator(".gl-map .gl-top").bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    assert page.locator(".gl-readout b").inner_text().replace("\u2028", "") in [n.replace("\u2028", "") for n in HOSTILE]
+    assert page.locator(".gl-readout b").inner_text().replace("\u2028", "") in [
+        n.replace("\u2028", "") for n in HOSTILE
+    ]
     assert HOSTILE[0] in page.locator(".gl-legend").inner_text()
     page.locator("summary").click()
     page.select_option("select", index=1)
@@ -201,7 +210,7 @@ def test_narrow_touch_screen(open_page):
     page = open_page(grid_view().to_html(), width=390, has_touch=True, is_mobile=True)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     touch_action = "getComputedStyle(document.querySelector('.gl-top')).touchAction"
-    assert "pan-y" in page.evaluate(touch_action)
+    assert page.evaluate(touch_action) in ("manipulation", "pan-x pan-y pinch-zoom")  # the page scrolls
     box = page.locator(".gl-embedding .gl-top").bounding_box()
     page.touchscreen.tap(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     assert "Place" in page.locator(".gl-readout").inner_text() and selected(page) == 400
@@ -209,10 +218,7 @@ def test_narrow_touch_screen(open_page):
     assert page.evaluate(touch_action) == "none"
 
 
-@pytest.mark.parametrize("dark", [False, True])
-def test_fifty_thousand_places(open_page, dark):
-    if dark:
-        pytest.skip("one measurement is enough")
+def test_fifty_thousand_places(open_page):
     rng = np.random.default_rng(0)
     lonlat = np.stack([rng.uniform(-180, 180, 50_000), rng.uniform(-90, 90, 50_000)], 1)
     view = linked_view(lonlat, rng.normal(size=(50_000, 2)), {"value": rng.normal(size=50_000)})
@@ -230,9 +236,9 @@ def test_missing_values_and_labels(open_page):
     names = page.locator(".gl-legend button").all_inner_texts()
     assert len(names) == len(PALETTE) + 2 and "unknown" in names[-1] and "other" in names[-2]
     page.select_option("select", label="number")
-    assert "no value 1" in page.locator(".gl-legend").inner_text()
+    assert page.locator(".gl-missing").inner_text().split() == ["no", "value", "1"]
     page.select_option("select", label="none")
-    assert page.locator(".gl-legend").inner_text() == "no value 30"
+    assert page.locator(".gl-legend").inner_text().split() == ["no", "value", "30"]
 
 
 @pytest.mark.parametrize(

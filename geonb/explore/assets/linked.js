@@ -6,7 +6,7 @@
   const LIGHT = "#82b8ff", STEPS = 64, NONE = 65535, TABLE_ROWS = 50, STEP = 0.025;
   const HELP = "Drag to select. Keyboard: arrow keys move the cursor, Enter sets a corner and Enter again the other one, " +
     "Shift with an arrow key starts a box or stretches it, Escape clears.";
-  let serial = 0;
+  let serial = 1;
 
   function unpack(text, Type) {
     const raw = atob(text), bytes = new Uint8Array(raw.length);
@@ -77,7 +77,9 @@
   }
 
   function mount(root) {
-    const D = JSON.parse(root.querySelector("script").textContent), n = D.n, id = "gl" + (++serial);
+    const D = JSON.parse(root.querySelector("script").textContent), n = D.n;
+    while (document.getElementById("gl" + serial)) serial++;
+    const help = "gl" + serial;
     const lon = unpack(D.lon, Uint16Array), lat = unpack(D.lat, Uint16Array);
     const lonOf = (k) => lon[k] / 65535 * 360 - 180, latOf = (k) => lat[k] / 65535 * 180 - 90;
     const views = [
@@ -102,7 +104,7 @@
     const plots = element("div", { class: "gl-plots" });
     views.forEach((view, i) => {
       view.base = element("canvas", { class: "gl-base", "aria-hidden": "true" });
-      view.top = element("canvas", { class: "gl-top", tabindex: "0", role: "application", "aria-label": D.alt[i] || D.titles[i], "aria-describedby": id + "h" });
+      view.top = element("canvas", { class: "gl-top", tabindex: "0", role: "application", "aria-label": D.alt[i] || D.titles[i], "aria-describedby": help });
       view.plot = element("div", { class: "gl-plot" }, view.base, view.top);
       plots.append(element("figure", { class: i ? "gl-map" : "gl-embedding" }, element("figcaption", {}, D.titles[i]), view.plot));
     });
@@ -113,7 +115,7 @@
     root.classList.toggle("gl-touch", touch);
     readout.dataset.hint = touch ? "Tap a place to read it; press Brush, then drag a box over either picture to select."
       : "Point at a place to read it; drag a box over either picture to select.";
-    root.replaceChildren(head, plots, readout, legend, details, element("p", { class: "gl-help", id: id + "h" }, HELP));
+    root.replaceChildren(head, plots, readout, legend, details, element("p", { class: "gl-help", id: help }, HELP));
 
     // ---- what is drawn
     let style = null;
@@ -364,7 +366,7 @@
         drag = false;
       };
       top.onpointercancel = () => { drag = false; };
-      top.onpointerleave = () => { if (!drag && near >= 0 && !cursor) { near = -1; describe(); overlay(); } };
+      top.onpointerleave = (e) => { if (e.pointerType !== "touch" && !drag && near >= 0 && !cursor) { near = -1; describe(); overlay(); } };
       top.onblur = () => { if (cursor) { cursor = null; near = -1; corner = false; describe(); overlay(); } };
       top.onkeydown = (e) => {
         const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[e.key];
