@@ -23,8 +23,9 @@ document.querySelectorAll(".geonb-frames:not([data-frame])").forEach((root) => {
 """
 STYLE = (
     ".geonb-frames{margin:1rem 0}"
-    ".geonb-frames label{display:flex;flex-wrap:wrap;gap:4px 12px;align-items:center;margin-bottom:8px}"
-    ".geonb-frames input{flex:1 1 180px;max-width:420px;accent-color:#0b62a8}.geonb-frames output{font-weight:600}"
+    ".geonb-frames-bar,.geonb-frames label{display:flex;flex-wrap:wrap;gap:4px 14px;align-items:center}"
+    ".geonb-frames-bar{margin-bottom:8px}.geonb-frames output{font-weight:600}"
+    ".geonb-frames input{width:min(320px,60vw);height:28px;margin:0;accent-color:#2f81c7;cursor:pointer}"
     ".geonb-frame[hidden]{display:none}.geonb-frame img,.geonb-frame svg{max-width:100%;height:auto}"
     "@media print{.geonb-frame[hidden]{display:block}}"
 )
@@ -64,9 +65,9 @@ def frame_slider(frames, labels, alts, name: str = "Frame") -> FrameSlider:
         for k, (frame, alt) in enumerate(zip(frames, alts, strict=True))
     )
     return FrameSlider(
-        f'<style>{STYLE}</style><div class="geonb-frames"><label><span>{escape(name)}</span>'
+        f'<style>{STYLE}</style><div class="geonb-frames"><div class="geonb-frames-bar"><label><span>{escape(name)}</span>'
         f'<input type="range" min="0" max="{len(frames) - 1}" value="0" step="1" autocomplete="off"></label>'
-        f'<output aria-live="polite">{escape(labels[0])}</output>'
+        f'<output aria-live="polite">{escape(labels[0])}</output></div>'
         f'<script type="application/json">{safe_json(labels)}</script>{shown}</div><script>{SCRIPT}</script>'
     )
 

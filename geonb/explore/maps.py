@@ -58,7 +58,7 @@ def offline_map(center=(0.0, 20.0), zoom: int = 2, height: int = 420, alt: str =
         name = "OpenStreetMap (needs a network)"
         folium.TileLayer("OpenStreetMap", name=name, show=False, overlay=False).add_to(world)
         folium.LayerControl(collapsed=True).add_to(world)
-    folium.Element(f"<style>.leaflet-container{{background:{SEA};font-family:system-ui,sans-serif}}</style>").add_to(
+    folium.Element(f"<style>div.leaflet-container{{background:{SEA};font-family:system-ui,sans-serif}}</style>").add_to(
         figure.header
     )
     return world
