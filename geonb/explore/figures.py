@@ -43,7 +43,7 @@ def themed(fig, alt: str) -> Figure:
         raise ValueError("a figure needs alt text that says what it shows")
     buffer = io.StringIO()
     with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "geonb"}):
-        fig.savefig(buffer, format="svg", transparent=True, bbox_inches="tight", dpi=150, metadata={"Date": None})
+        fig.savefig(buffer, format="svg", transparent=True, bbox_inches="tight", dpi=200, metadata={"Date": None})
     plt.close(fig)
     svg = re.sub(r"^.*?(?=<svg)", "", buffer.getvalue(), flags=re.S)
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
@@ -68,7 +68,7 @@ def equal_earth_xy(lonlat) -> np.ndarray:
     return equal_earth(torch.from_numpy(np.asarray(lonlat, np.float64))).numpy()
 
 
-def world_axes(figsize: tuple[float, float] = (8.6, 4.4)):
+def world_axes(figsize: tuple[float, float] = (5.4, 2.9)):
     """A Matplotlib figure and axes with land in the Equal Earth projection; plot :func:`equal_earth_xy` on it."""
     import matplotlib.pyplot as plt
     from matplotlib.collections import PolyCollection
@@ -87,7 +87,7 @@ def world_axes(figsize: tuple[float, float] = (8.6, 4.4)):
     return fig, ax
 
 
-def scatter_map(lonlat, values, title: str, units: str, alt: str, size: float = 4.0, limits=None) -> Figure:
+def scatter_map(lonlat, values, title: str, units: str, alt: str, size: float = 2.0, limits=None) -> Figure:
     """Places on an equal-area world map, coloured by numbers, by classes, or by colours given as (n, 3).
 
     Args:
@@ -123,8 +123,8 @@ def scatter_map(lonlat, values, title: str, units: str, alt: str, size: float = 
         rest = ~np.isin(values.astype(str), shown)
         if rest.any():
             ax.scatter(x[rest], y[rest], c=MISSING, label="other", **dots)
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0.02), ncols=5, frameon=False, fontsize=8, markerscale=3)
-    ax.set_title(title, fontsize=11)
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0.02), ncols=5, frameon=False, fontsize=7, markerscale=4, handletextpad=0.1, columnspacing=0.8)
+    ax.set_title(title, fontsize=10)
     return themed(fig, alt)
 
 

@@ -23,7 +23,7 @@ def binding_diagram(
 
     from geonb.explore.figures import PALETTE, themed
 
-    fig, ax = plt.subplots(figsize=(6.2, 2.6))
+    fig, ax = plt.subplots(figsize=(4.8, 2.1))
     ax.set(xlim=(0, 1), ylim=(0, 1))
     ax.axis("off")
     solid, dashed = {"color": PALETTE[0], "lw": 3}, {"color": "#888888", "lw": 1.5, "ls": (0, (4, 4))}
@@ -52,7 +52,7 @@ def learning_curves(runs: dict[str, str | Path], alt: str = ""):
 
     from geonb.explore.figures import PALETTE, themed
 
-    fig, axes = plt.subplots(1, len(runs), figsize=(min(9.5, 4.6 * len(runs)), 3.2), sharey=True, squeeze=False)
+    fig, axes = plt.subplots(1, len(runs), figsize=(min(6.0, 3.8 * len(runs)), 2.6), sharey=True, squeeze=False)
     said = []
     for ax, (label, run) in zip(axes[0], runs.items(), strict=True):
         lines = [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]
