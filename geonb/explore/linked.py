@@ -124,7 +124,7 @@ def write_page(path, title: str, body: str) -> Path:
 
 
 def _column(name: str, values, n: int, units: str) -> dict:
-    values = np.asarray(values)
+    values = values if isinstance(values, np.ndarray) else np.array(list(values), object)
     if values.shape != (n,):
         raise ValueError(f"color {name!r} has shape {values.shape} for {n} places")
     numbers = values.dtype.kind in "iuf" or (
