@@ -65,7 +65,8 @@ def frame_slider(frames, labels, alts, name: str = "Frame") -> FrameSlider:
         for k, (frame, alt) in enumerate(zip(frames, alts, strict=True))
     )
     return FrameSlider(
-        f'<style>{STYLE}</style><div class="geonb-frames"><div class="geonb-frames-bar"><label><span>{escape(name)}</span>'
+        f'<style>{STYLE}</style><div class="geonb-frames"><div class="geonb-frames-bar">'
+        f"<label><span>{escape(name)}</span>"
         f'<input type="range" min="0" max="{len(frames) - 1}" value="0" step="1" autocomplete="off"></label>'
         f'<output aria-live="polite">{escape(labels[0])}</output></div>'
         f'<script type="application/json">{safe_json(labels)}</script>{shown}</div><script>{SCRIPT}</script>'
