@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from geonb.explore.frames import frame_slider
-from geonb.explore.linked import PALETTE, linked_view, safe_json, write_page
+from geonb.explore.linked import PALETTE, _asset, linked_view, safe_json, write_page
 from geonb.explore.maps import add_points, offline_map
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -283,3 +283,15 @@ def test_points_that_do_not_match_a_map_are_refused():
         add_points(offline_map(), [[0, 0]], ["a", "b"])
     with pytest.raises(ValueError):
         offline_map(center=(0, 100))
+
+
+def test_land_is_where_it_is():
+    from matplotlib.path import Path
+
+    rings = [np.array(r).reshape(-1, 2) for r in json.loads(_asset("land.json"))]
+    assert all(np.abs(r).max(0)[0] <= 180 and np.abs(r).max(0)[1] <= 90 for r in rings)
+    land = [Path(np.vstack([r, r[:1]])) for r in rings]
+    places = {"Paris": (2.3, 48.8), "Chukotka": (-175, 66.8), "Fiji": (178, -17.8), "Pole": (10, -89)}
+    water = {"Caspian": (51, 40), "Pacific": (-150, 0), "Atlantic": (-30, 30), "Bering Sea": (179, 57)}
+    for name, place in (places | water).items():
+        assert sum(p.contains_point(place) for p in land) == (name in places), name
