@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from geonb._coords import check_lonlat
 from geonb.architectures import Architecture
 from geonb.encoders.features import BACKBONES
+from geonb.encoders.image import check_images
 
 CHUNK = 4096  # rows embedded at a time; bounds the memory of any call
 
@@ -64,9 +65,16 @@ class Model:
         """n texts -> unit vectors float32 (n, dim)."""
         return self.embed_features("text", self.backbone("text").encode(list(texts), progress=progress))
 
-    def embed_images(self, images: np.ndarray, progress: bool = False) -> np.ndarray:
-        """Sentinel-2 L2A images uint16 (n, 12, H, W), reflectance x 10,000 -> unit vectors float32 (n, dim)."""
-        return self.embed_features("image", self.backbone("image").encode(images, progress=progress))
+    def embed_images(self, images: np.ndarray, progress: bool = False, harmonised: bool = False) -> np.ndarray:
+        """Sentinel-2 L2A images uint16 (n, 12, H, W), reflectance x 10,000 -> unit vectors float32 (n, dim).
+
+        Raises:
+            ValueError: wrong bands or scaling, or a radiometric offset that was not removed, which
+                ``harmonised=True`` says is not there; see :func:`geonb.encoders.image.check_images`.
+        """
+        backbone = self.backbone("image")
+        images = check_images(images, harmonised=harmonised)
+        return self.embed_features("image", backbone.encode(images, progress=progress))
 
     def embed_features(self, modality: str, features: np.ndarray, progress: bool = False) -> np.ndarray:
         """Cached backbone features (n, d_m) -> unit vectors float32 (n, dim)."""

@@ -46,7 +46,8 @@ def main(argv: list[str] | None = None) -> dict:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--places", type=int, help="use only so many articles, for a quick check")
+    parser.add_argument("--text-backbone", default="auto")
+    parser.add_argument("--splits", nargs="+", default=["random", "blocked"])
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "real")
     parser.add_argument("--atlas-run", type=Path, help="by default runs/atlas/imagebind")
     parser.add_argument("--out", type=Path, default=ROOT / "geonb" / "results" / "real.json")
@@ -88,7 +89,7 @@ def main(argv: list[str] | None = None) -> dict:
 def text_experiment(articles: PlaceStore, descriptions: PlaceStore, atlas_run: Path, args) -> list[dict]:
     """Text -> location on articles kept out of training, and on descriptions that no training saw."""
     rows = []
-    for kind in ("random", "blocked"):
+    for kind in args.splits:
         split = {"kind": kind, "fractions": [0.57, 0.1, 0.33], "seed": 0}
         if kind == "blocked":
             split |= {"size_km": 500.0, "buffer_km": 50.0}
@@ -99,7 +100,7 @@ def text_experiment(articles: PlaceStore, descriptions: PlaceStore, atlas_run: P
                 path = args.work / f"{start.replace(' ', '-').replace(',', '')}-{kind}-{seed}"
                 config = TrainConfig(
                     modalities=("location", "text"), steps=args.steps, seed=seed, split=split,
-                    batch_size=min(512, len(articles) // 3),
+                    backbones={"text": args.text_backbone},
                 )  # fmt: skip
                 train("imagebind", articles, path, config, resume=True, init=init)
                 rows += _text_rows(start, kind, seed, load(path), articles, held_out, descriptions)

@@ -1,6 +1,6 @@
 """Several seeds of every architecture on the Atlas sample: writes geonb/results/seeds.json, with its provenance.
 
-    python scripts/seeds.py [--seeds 5]
+    python scripts/seeds.py [--seeds 3]
 
 Finished runs are kept in runs/seeds, so the script can be stopped and started again.
 """
@@ -36,7 +36,7 @@ KEEP = ("task", "split", "metric", "value")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
     seeds = range(parser.parse_args().seeds)
     os.environ["GEONB_HOME"] = str(ROOT)
     store = workspace.data()

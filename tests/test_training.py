@@ -42,7 +42,7 @@ def test_every_architecture_trains_and_loads(name, world, tmp_path):
     vectors = model.embed_locations(world.lonlat)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert model.modalities == (("location", "image") if ARCHITECTURES[name].binary else ("location", "text", "image"))
-    image = model.embed_images(world.images(np.flatnonzero(world.has("image"))[:3]))
+    image = model.embed_images(world.images(np.flatnonzero(world.has("image"))[:3]), harmonised=True)
     assert image.shape == (3, model.dim)
 
 
@@ -212,10 +212,17 @@ def test_a_model_refuses_what_it_cannot_embed(trained, world):
         model.embed_locations([[500.0, 0.0]])
     with pytest.raises(ValueError, match="swapped"):
         model.embed_locations([[48.0, 151.0]])
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="text 1"):
         model.embed_texts(["fine", "  "])
-    with pytest.raises(ValueError):
-        model.embed_images(np.zeros((2, 3, 16, 16), np.uint16))
+    good = world.images(np.flatnonzero(world.has("image"))[:2])
+    for images, message in (
+        (good[:, :3], "12"),
+        (good / 10000.0, "10,?000"),
+        ((good // 40).astype(np.uint16), "8-bit"),
+        (np.random.default_rng(0).integers(150, 900, (3, 12, 32, 32)) + 1000, "offset of .1000"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.embed_images(images)
 
 
 def test_two_devices_give_the_weights_of_one(world, tmp_path):

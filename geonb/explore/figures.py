@@ -123,7 +123,8 @@ def scatter_map(lonlat, values, title: str, units: str, alt: str, size: float = 
         rest = ~np.isin(values.astype(str), shown)
         if rest.any():
             ax.scatter(x[rest], y[rest], c=MISSING, label="other", **dots)
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0.02), ncols=5, frameon=False, fontsize=7, markerscale=4, handletextpad=0.1, columnspacing=0.8)
+        compact = {"fontsize": 7, "markerscale": 4, "handletextpad": 0.1, "columnspacing": 0.8, "frameon": False}
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0.02), ncols=5, **compact)
     ax.set_title(title, fontsize=10)
     return themed(fig, alt)
 

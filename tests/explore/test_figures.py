@@ -1,0 +1,94 @@
+import re
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from geonb.data.sampling import random_points
+from geonb.explore.figures import equal_earth_xy, image_grid, land_rings, scatter_map, themed
+from geonb.explore.projection import as_colours, principal_components, project
+from geonb.explore.training import binding_diagram, learning_curves
+
+
+def test_a_figure_is_inline_svg_in_the_colours_of_the_page_and_needs_words():
+    fig, ax = plt.subplots()
+    ax.plot([0, 1])
+    html = themed(fig, 'Rises from 0 to 1 & "stays"').html
+    assert html.count("<svg") == 1 and 'role="img"' in html and "currentColor" in html and "#000000" not in html
+    assert 'aria-label="Rises from 0 to 1 &amp; &quot;stays&quot;"' in html and "<metadata" not in html
+    assert not plt.get_fignums()
+    with pytest.raises(ValueError, match="needs alt text"):
+        themed(plt.figure(), " ")
+    plt.close("all")
+
+
+def test_the_same_figure_is_the_same_bytes():
+    def one():
+        return scatter_map(random_points(50), np.arange(50.0), "t", "km", "dots").html
+
+    assert one() == one()
+
+
+def test_land_covers_the_right_share_of_an_equal_area_map():
+    def area(ring):
+        x, y = equal_earth_xy(ring).T
+        return abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2
+
+    edge = np.concatenate([[(180, lat) for lat in range(-90, 91)], [(-180, lat) for lat in range(90, -91, -1)]])
+    assert sum(map(area, land_rings())) / area(edge.astype(float)) == pytest.approx(0.29, abs=0.015)
+
+
+@pytest.mark.parametrize("values", [np.arange(30.0), np.array(["a", "b", "<i>c</i>"] * 10), np.full((30, 3), 0.5)])
+def test_maps_take_numbers_classes_and_colours_and_escape_names(values):
+    html = scatter_map(random_points(30), values, "title", "m", "thirty places").html
+    assert "<i>" not in html and 'aria-label="thirty places"' in html
+    with pytest.raises(ValueError, match="do not match"):
+        scatter_map(random_points(29), values, "title", "m", "x")
+
+
+def test_missing_numbers_are_drawn_grey_not_dropped():
+    values = np.arange(30.0)
+    values[:10] = np.nan
+    assert "<image" in scatter_map(random_points(30), values, "t", "m", "x").html
+
+
+def test_chips_carry_their_caption_as_alt_text():
+    html = image_grid(np.zeros((2, 8, 8, 3), np.uint8), ["rice", '<b>"'], alt="two chips").html
+    assert re.findall(r'alt="([^"]*)"', html) == ["rice", "&lt;b&gt;&quot;"] and "<b>" not in html
+    with pytest.raises(ValueError, match="do not match"):
+        image_grid(np.zeros((2, 8, 8, 3), np.uint8), ["one"], alt="x")
+
+
+def test_curves_and_diagram_say_what_they_show(trained):
+    figure = learning_curves({"imagebind": trained})
+    assert re.search(r"imagebind: step (5|10|15|20) kept, loss \d", figure.alt)
+    assert "InfoNCE" in binding_diagram([("location", "text")], alt="bound", note="InfoNCE").html
+
+
+def test_principal_components_equal_scikit_learn_up_to_sign():
+    decomposition = pytest.importorskip("sklearn.decomposition")
+    z = np.random.default_rng(0).normal(size=(200, 6)) * [5, 3, 2, 1, 1, 1]
+    ours, theirs = principal_components(z, 2), decomposition.PCA(2).fit_transform(z)
+    np.testing.assert_allclose(np.abs(ours), np.abs(theirs), rtol=1e-3, atol=1e-4)
+    colours = as_colours(z)
+    assert colours.min() == 0 and colours.max() == 1 and colours.shape == (200, 3)
+
+
+def test_projections_can_be_repeated_and_keep_neighbourhoods():
+    rng = np.random.default_rng(0)
+    centres = np.eye(12)[:4] * 4
+    z = centres[np.arange(120) % 4] + rng.normal(size=(120, 12)) * 0.3
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    for method in ("pca", "umap"):
+        xy = project(z, method=method, seed=3)
+        assert xy.shape == (120, 2) and xy.dtype == np.float32
+        np.testing.assert_array_equal(xy, project(z, method=method, seed=3))
+        distance = np.linalg.norm(xy[:, None] - xy[None], axis=2) + np.eye(120) * 1e9
+        assert (distance.argmin(1) % 4 == np.arange(120) % 4).mean() > 0.9, method
+    with pytest.raises(ValueError, match="choose umap or pca"):
+        project(z, method="tsne")
+    with pytest.raises(ValueError, match="at least 4 finite"):
+        project(np.full((5, 3), np.nan))
