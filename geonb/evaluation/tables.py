@@ -106,7 +106,7 @@ def information_table(results: dict) -> Table:
 
 
 def seeds_table(results: dict, split: str = "blocked") -> Table:
-    """Mean and standard deviation over seeds of each probe, and of text -> location retrieval (``scripts/seeds.py``)."""
+    """Mean and standard deviation over seeds of each probe, and of retrieval of locations (``scripts/seeds.py``)."""
     import pandas as pd
 
     table: dict[str, dict[str, str]] = {}
@@ -125,8 +125,9 @@ def seeds_table(results: dict, split: str = "blocked") -> Table:
         table.setdefault(name, {})[column] = f"{shown.mean():.3f} ± {shown.std():.3f}"
     made = results["provenance"]
     caption = (
-        f"Mean ± standard deviation over {made['seeds']} seeds of training, {made['steps']:,} steps of {made['batch_size']} "
-        f"places each; {made['data']['places']:,} places, the same {split} split for all. Text and images simulated. "
+        f"Mean ± standard deviation over {made['seeds']} seeds of training, {made['steps']:,} steps of "
+        f"{made['batch_size']} places each; {made['data']['places']:,} places, the same {split} split for all. "
+        "Text and images simulated. "
         f"Made {made['date']} by {made['made_by']} on {made['device']}, torch {made['versions']['torch']}."
     )
     return Table(pd.DataFrame.from_dict(table, orient="index").fillna("–"), caption)
