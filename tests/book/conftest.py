@@ -19,7 +19,7 @@ def built_book(tmp_path_factory) -> Path:
         shutil.copy(ROOT / name, home)
     shutil.copytree(ROOT / "book", home / "book", ignore=shutil.ignore_patterns(".ipynb_checkpoints", "__pycache__"))
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GEONB_")} | {"GEONB_SMOKE": "1"}
-    command = [sys.executable, "-m", "jupyter_book", "build", ".", "--all", "-W", "--keep-going", "-n"]
+    command = [Path(sys.executable).with_name("jupyter-book"), "build", ".", "--all", "-W", "--keep-going", "-n"]
     built = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True)
     log = built.stdout + built.stderr
     assert built.returncode == 0, f"the book does not build:\n{log[-6000:]}"
