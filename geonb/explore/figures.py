@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import re
@@ -47,8 +48,14 @@ def themed(fig, alt: str) -> Figure:
     plt.close(fig)
     svg = re.sub(r"^.*?(?=<svg)", "", buffer.getvalue(), flags=re.S)
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
-    svg = svg.replace("#000000", "currentColor").replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1)
-    svg = re.sub(r'(<text style=")', r"\1fill: currentColor; ", svg)
+    name = f"f{hashlib.sha256(svg.encode()).hexdigest()[:8]}-"  # ids differ between the figures of a page
+
+    def restyle(tag: re.Match) -> str:
+        return re.sub(r'(\sid="|href="#|url\(#)', rf"\g<1>{name}", tag[0].replace("#000000", "currentColor"))
+
+    svg = re.sub(r"<[^>]+>", restyle, svg)
+    # What has no colour of its own is black in SVG; it takes the text's colour from the root.
+    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" fill="currentColor" ', 1)
     return Figure(f'<div class="geonb-figure">{svg}</div>', alt)
 
 

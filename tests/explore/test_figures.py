@@ -92,3 +92,19 @@ def test_projections_can_be_repeated_and_keep_neighbourhoods():
         project(z, method="tsne")
     with pytest.raises(ValueError, match="at least 4 finite"):
         project(np.full((5, 3), np.nan))
+
+
+def test_figures_of_one_page_share_no_ids_and_formulas_take_the_colour_of_the_page():
+    def drawn(top):
+        fig, ax = plt.subplots()
+        ax.semilogy([1, 10, top], "o")
+        ax.set_title('an id="a" in words')
+        return themed(fig, "rises").html
+
+    one, other = (set(re.findall(r'<[^>]*\sid="([^"]+)"', html)) for html in (drawn(100), drawn(1000)))
+    assert one and other and not one & other
+    html = drawn(100)
+    assert 'an id="a" in words' in html
+    assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', html)) <= one
+    root = re.search(r"<svg[^>]*>", html)[0]
+    assert 'fill="currentColor"' in root and not re.search(r"<(text|tspan)[^>]*fill: #000", html)
