@@ -168,6 +168,16 @@ def failed_cells(page: Page) -> list[str]:
     return [text.strip()[:200] for text in texts]
 
 
+def bad_outline(page: Page) -> list[str]:
+    """Anything but one main heading, headings that skip a level, and a page that does not name its language."""
+    levels = page.evaluate("() => [...document.querySelectorAll('main :is(h1,h2,h3,h4,h5,h6)')].map((e) => +e.tagName[1])")
+    found = [f"{levels.count(1)} main headings"] if levels.count(1) != 1 else []
+    found += [f"h{a} is followed by h{b}" for a, b in zip(levels, levels[1:], strict=False) if b > a + 1]
+    if not page.evaluate("() => document.documentElement.lang"):
+        found.append("no language")
+    return found
+
+
 def unnamed_pictures(page: Page) -> list[str]:
     """Images, canvases, drawings and frames that a screen reader could not announce."""
     return page.evaluate("""() => {
@@ -319,7 +329,7 @@ def barriers(page: Page) -> list[str]:
 
 
 CHECKS = [
-    failed_cells, unnamed_pictures, raw_maths, blank_maps, dead_brushes, dead_sliders, illegible_figures,
+    failed_cells, bad_outline, unnamed_pictures, raw_maths, blank_maps, dead_brushes, dead_sliders, illegible_figures,
     too_wide_for_a_phone, barriers,
 ]  # fmt: skip
 
