@@ -87,8 +87,9 @@ def world_axes(figsize: tuple[float, float] = (5.4, 2.9)):
     for lon in range(-180, 181, 60):
         edge = equal_earth_xy(np.stack([np.full_like(latitudes, lon), latitudes], 1))
         ax.plot(*edge.T, color="#8a929c", lw=0.8 if abs(lon) == 180 else 0.3, zorder=0)
-    for lat in range(-60, 61, 30):
-        ax.plot(*equal_earth_xy([[-180.0, lat], [180.0, lat]]).T, color="#8a929c", lw=0.3, zorder=0)
+    for lat in range(-90, 91, 30):
+        edge = equal_earth_xy([[-180.0, lat], [180.0, lat]])
+        ax.plot(*edge.T, color="#8a929c", lw=0.8 if abs(lat) == 90 else 0.3, zorder=0)
     ax.set(xlim=(-1.01, 1.01), ylim=(-0.5, 0.5), aspect="equal")
     ax.axis("off")
     return fig, ax
