@@ -40,7 +40,8 @@ def main() -> int:
     current = fingerprint()
     if not stamp.exists() or stamp.read_text() != current:
         shutil.rmtree(cache, ignore_errors=True)
-    built = subprocess.run([sys.executable, "-m", "jupyter_book", "build", ".", "-W", "--keep-going"], cwd=ROOT)
+    jupyter_book = Path(sys.executable).with_name("jupyter-book")
+    built = subprocess.run([jupyter_book, "build", ".", "-W", "--keep-going"], cwd=ROOT)
     if built.returncode == 0:
         cache.mkdir(exist_ok=True)
         stamp.write_text(current)
