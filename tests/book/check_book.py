@@ -170,7 +170,8 @@ def failed_cells(page: Page) -> list[str]:
 
 def bad_outline(page: Page) -> list[str]:
     """Anything but one main heading, headings that skip a level, and a page that does not name its language."""
-    levels = page.evaluate("() => [...document.querySelectorAll('main :is(h1,h2,h3,h4,h5,h6)')].map((e) => +e.tagName[1])")
+    levels = page.evaluate("""() => [...document.querySelectorAll("main :is(h1, h2, h3, h4, h5, h6)")]
+      .filter((e) => e.checkVisibility()).map((e) => Number(e.tagName[1]))""")
     found = [f"{levels.count(1)} main headings"] if levels.count(1) != 1 else []
     found += [f"h{a} is followed by h{b}" for a, b in zip(levels, levels[1:], strict=False) if b > a + 1]
     if not page.evaluate("() => document.documentElement.lang"):
