@@ -10,9 +10,10 @@ def effective_rank(embeddings) -> float:
 
     Between 1 (all on a line) and d (spread evenly over all directions).
     """
-    singular = np.linalg.svd(np.asarray(embeddings, np.float64), compute_uv=False)
+    z = np.asarray(embeddings, np.float64)
+    squared = np.linalg.eigvalsh(z.T @ z if z.shape[0] > z.shape[1] else z @ z.T)
+    singular = np.sqrt(squared[squared > squared.max() * 1e-14])  # smaller ones are rounding
     share = singular / singular.sum()
-    share = share[share > 0]
     return float(np.exp(-(share * np.log(share)).sum()))
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from geonb._coords import EARTH_RADIUS_KM, great_circle_km, unit_xyz
 
+TIE = 1e-6  # cosines of float32 vectors that differ by less are equal but for rounding
 RADII_KM = (1, 25, 200, 750, 2500)  # street, city, region, country, continent (Hays and Efros, 2008)
 
 
@@ -23,24 +24,33 @@ def retrieval(queries, gallery, lonlat, ks=(1, 5, 10), chunk: int = 2048) -> dic
         great-circle distance from a query's place to its best match, and ``chance_median_km``, that of a random
         match; ``within_R_km`` for each radius of :data:`RADII_KM`; ``hits@k`` (n,) and ``error_km`` (n,), per query.
         A query whose own item ties with others counts as the share of tie orders that would find it, and its best
-        match is the first of those that tie in a fixed random order, so a constant embedding scores chance.
+        match is drawn at random from those that tie, so a constant embedding scores chance.
+
+    Raises:
+        ValueError: shapes that do not match, fewer than 2 places, or a row that is not a unit vector.
     """
     queries, gallery = np.asarray(queries, np.float32), np.asarray(gallery, np.float32)
     lonlat = np.asarray(lonlat, np.float64)
     n = len(queries)
-    if queries.shape != gallery.shape or len(lonlat) != n:
+    if queries.ndim != 2 or queries.shape != gallery.shape or len(lonlat) != n:
         raise ValueError(f"queries {queries.shape}, gallery {gallery.shape} and {len(lonlat)} positions do not match")
     if n < 2:
         raise ValueError(f"retrieval among {n} places means nothing; give at least 2")
+    for what, vectors in (("query", queries), ("gallery", gallery)):
+        off = ~(np.abs(np.linalg.norm(vectors, axis=1) - 1) < 1e-3)  # NaN is off too
+        if off.any():
+            raise ValueError(f"{what} row {int(off.argmax())} is not a unit vector ({int(off.sum())} such rows)")
     better, ties, best = np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n, np.int64)
-    order = np.random.default_rng(0).permutation(n)
+    rng = np.random.default_rng(0)
     for start in range(0, n, chunk):
         rows = np.arange(start, min(start + chunk, n))
-        similarity = queries[rows] @ gallery[order].T
-        own = similarity[np.arange(len(rows)), np.argsort(order)[rows]][:, None]
-        better[rows] = (similarity > own).sum(1)
-        ties[rows] = (similarity == own).sum(1)  # itself included
-        best[rows] = order[similarity.argmax(1)]
+        similarity = queries[rows] @ gallery.T
+        own = similarity[np.arange(len(rows)), rows][:, None]
+        better[rows] = (similarity > own + TIE).sum(1)
+        ties[rows] = (np.abs(similarity - own) <= TIE).sum(1)  # itself included
+        row, column = np.nonzero(similarity >= similarity.max(1, keepdims=True) - TIE)
+        first = np.searchsorted(row, np.arange(len(rows) + 1))
+        best[rows] = column[first[:-1] + (rng.random(len(rows)) * np.diff(first)).astype(np.int64)]
     error_km = great_circle_km(lonlat, lonlat[best])
 
     result: dict = {"n": n}

@@ -31,39 +31,52 @@ class Table:
         return f"{self.caption}\n{self.frame.to_string()}"
 
 
-def probe_table(results: dict, split: str) -> Table:
-    """Linear probes under one protocol ("random" or "blocked"): value and 95 % interval for each task.
+PROTOCOLS = {
+    "random": "random 80/20 split of places that pre-training has seen without labels",
+    "blocked": "held-out blocks that neither pre-training nor the probe has seen",
+    "held-out": "held-out places, drawn at random, that neither pre-training nor the probe has seen",
+}
 
-    "≈" marks what the interval cannot tell from the best row of its column.
+
+def probe_table(results: dict, split: str, errors: bool = False) -> Table:
+    """Linear probes under one protocol of :data:`PROTOCOLS`: value and 95 % interval for each task.
+
+    "★" marks the best row of a column, "≈" those whose interval overlaps the best's.
+
+    Args:
+        errors: balanced accuracy in place of accuracy, and the mean absolute error in place of R².
     """
     import pandas as pd
 
     rows = [r for r in results["probes"] if r["split"] == split]
     if not rows:
-        raise ValueError(f"no probes under the split {split!r}; choose random or blocked")
-    best = {}
+        there = ", ".join(sorted({r["split"] for r in results["probes"]})) or "none"
+        raise ValueError(f"no probes under the split {split!r}; choose random or blocked (these results have: {there})")
+    cells: dict[str, dict[str, tuple]] = {}
     for r in rows:
-        best[r["task"]] = max(best.get(r["task"], r), r, key=lambda x: x["value"])
-    table: dict[str, dict[str, str]] = {}
-    for r in rows:
-        top = best[r["task"]]
-        mark = " ★" if r is top else " ≈" if r["high"] >= top["low"] else ""
-        column = f"{r['task']} ({r['metric']})"
-        shown = f"{r['value']:.2f} [{r['low']:.2f}, {r['high']:.2f}]{mark}"
-        table.setdefault(r["representation"], _effort(results, r["representation"]))[column] = shown
-    frame = pd.DataFrame.from_dict(table, orient="index").fillna("–")
-    protocol = {
-        "random": "random 80/20 split of places that pre-training has seen without labels",
-        "blocked": "held-out blocks that neither pre-training nor the probe has seen",
-    }[split]
+        column, key, sign = f"{r['task']} ({r['metric']})", "value", 1
+        if errors and r["metric"] == "accuracy":
+            column, key = f"{r['task']} (balanced accuracy)", "balanced_accuracy"
+        elif errors:
+            column, key, sign = f"{r['task']} (mean absolute error, {r['target_units']})", "mean_absolute_error", -1
+        low, high = (r["low"], r["high"]) if key == "value" else (r[f"{key}_low"], r[f"{key}_high"])
+        cells.setdefault(column, {})[r["representation"]] = r[key], low, high, sign
+    table = {r["representation"]: _effort(results, r["representation"]) for r in rows}
+    for column, values in cells.items():
+        marks = _marks(values)
+        for name, (value, low, high, _) in values.items():
+            digits = 2 if abs(value) < 10 else 0
+            table[name][column] = f"{value:,.{digits}f} [{low:,.{digits}f}, {high:,.{digits}f}]{marks[name]}"
     tests = sorted({r["n_test"] for r in rows})
     scaled = sorted({f"{r['task']}: {r['scaling']}" for r in rows if r["scaling"] != "none"})
+    rare = sorted({f"{r['task']} {r['n_test_left_out']:,}" for r in rows if r.get("n_test_left_out")})
     caption = (
-        f"Linear probes, {protocol}; {tests[0]:,} to {tests[-1]:,} test places. {_simulated(results)} "
-        f"Brackets: 95 % intervals by block bootstrap. ★ best of the column, ≈ interval overlaps the best's. "
-        f"Targets scaled ({'; '.join(scaled)})."
+        f"Linear probes (ridge regression, ridge classifier), {PROTOCOLS[split]}; {_span(tests)} test places. "
+        f"{_data(results)} {MARKS} for places drawn by blocks of 500 km."
+        + (f" Targets scaled ({'; '.join(scaled)})." if scaled else "")
+        + (f" Test places left out, their class too rare to train on: {', '.join(rare)}." if rare else "")
     )
-    return Table(frame, caption)
+    return Table(pd.DataFrame.from_dict(table, orient="index").fillna("–"), caption)
 
 
 def retrieval_table(results: dict, query: str, target: str) -> Table:
@@ -73,22 +86,26 @@ def retrieval_table(results: dict, query: str, target: str) -> Table:
     rows = [r for r in results["retrieval"] if (r["query"], r["target"]) == (query, target)]
     if not rows:
         raise ValueError(f"no retrieval from {query} to {target} in these results")
+    marks = _marks({r["run"]: (r["recall@10"], r["recall@10_low"], r["recall@10_high"], 1) for r in rows})
     table = {}
     for r in rows:
         table[r["run"]] = _effort(results, r["run"]) | {
             "trained pair": "yes" if r["trained"] else "never",
             **{f"recall@{k}": f"{r[f'recall@{k}']:.3f}" for k in (1, 5, 10)},
-            "recall@10, 95 %": f"[{r['recall@10_low']:.3f}, {r['recall@10_high']:.3f}]",
+            "recall@10, 95 %": f"[{r['recall@10_low']:.3f}, {r['recall@10_high']:.3f}]{marks[r['run']]}",
             "median error": f"{r['median_km']:,.0f} km",
         }
+        if "median_km_low" in r:  # results written before 0.1.0 have no such interval
+            table[r["run"]]["median error, 95 %"] = f"[{r['median_km_low']:,.0f}, {r['median_km_high']:,.0f}] km"
     first = rows[0]
     table["chance"] = {
         **{f"recall@{k}": f"{first[f'chance@{k}']:.3f}" for k in (1, 5, 10)},
         "median error": f"{first['chance_median_km']:,.0f} km",
     }
+    held_out = "places of held-out blocks" if first.get("split", "blocked") == "blocked" else "held-out places"
     caption = (
-        f"From {query} to {target} among {first['n']:,} places of held-out blocks (the gallery). {_simulated(results)} "
-        "Intervals by block bootstrap."
+        f"From {query} to {target} among {first['n']:,} {held_out} (the gallery). {_data(results)} "
+        f"{MARKS} for queries drawn by blocks of 500 km, the gallery as it is."
     )
     return Table(pd.DataFrame.from_dict(table, orient="index").fillna("–"), caption)
 
@@ -101,8 +118,25 @@ def information_table(results: dict) -> Table:
     for r in results["information"]:
         if not r["measure"].startswith("CKA"):
             table.setdefault(r["run"], _effort(results, r["run"]))[r["measure"]] = f"{r['value']:.2f}"
-    caption = f"Measured on places of held-out blocks. {_simulated(results)}"
+    caption = f"Measured on {results['data']['held_out']:,} held-out places. {_data(results)} No intervals."
     return Table(pd.DataFrame.from_dict(table, orient="index").fillna("–"), caption)
+
+
+def cka_table(results: dict) -> Table:
+    """Linear CKA between the location embeddings of every two runs, on held-out places."""
+    import pandas as pd
+
+    runs = list(results["training"])
+    table = {run: _effort(results, run) | {other: "1.00" for other in runs if other == run} for run in runs}
+    for r in results["information"]:
+        if r["measure"].startswith("CKA with "):
+            table[r["run"]][r["measure"].removeprefix("CKA with ")] = f"{r['value']:.2f}"
+    frame = pd.DataFrame.from_dict(table, orient="index").fillna("–")
+    caption = (
+        f"Linear CKA between location embeddings (0 unrelated, 1 equal up to rotation and scale), on "
+        f"{results['data']['held_out']:,} held-out places. {_data(results)} No intervals."
+    )
+    return Table(frame[["steps", "samples seen", *runs]], caption)
 
 
 def seeds_table(results: dict, split: str = "blocked") -> Table:
@@ -133,6 +167,19 @@ def seeds_table(results: dict, split: str = "blocked") -> Table:
     return Table(pd.DataFrame.from_dict(table, orient="index").fillna("–"), caption)
 
 
+MARKS = "★ best of the column, ≈ interval overlaps the best's. Brackets: 95 % intervals by bootstrap"
+
+
+def _marks(values: dict[str, tuple]) -> dict[str, str]:
+    """A mark for each name, from (value, low, high, sign); sign -1 where less is better."""
+    best = max(values, key=lambda name: values[name][3] * values[name][0])
+    _, best_low, best_high, _ = values[best]
+    return {
+        name: " ★" if name == best else " ≈" if high >= best_low and low <= best_high else ""
+        for name, (_, low, high, _) in values.items()
+    }
+
+
 def _effort(results: dict, name: str) -> dict[str, str]:
     run = results["training"].get(name)
     if run is None:
@@ -140,6 +187,13 @@ def _effort(results: dict, name: str) -> dict[str, str]:
     return {"steps": f"{run['steps']:,} (kept {run['selected_step']:,})", "samples seen": f"{run['samples_seen']:,}"}
 
 
-def _simulated(results: dict) -> str:
+def _span(numbers: list[int]) -> str:
+    return f"{numbers[0]:,}" if numbers[0] == numbers[-1] else f"{numbers[0]:,} to {numbers[-1]:,}"
+
+
+def _data(results: dict) -> str:
     simulated = [m for m, yes in results["data"]["simulated"].items() if yes]
-    return f"Simulated: {', '.join(simulated)}." if simulated else "Real data."
+    other = [name for name, run in results["training"].items() if run["other_data"]]
+    text = f"{results['data']['places']:,} places in all. "
+    text += f"Simulated: {', '.join(simulated)}." if simulated else "Real data."
+    return text + (f" Trained on other data, perhaps near the test places: {', '.join(other)}." if other else "")

@@ -3,7 +3,16 @@ import pytest
 
 from geonb.data.sampling import random_points
 from geonb.evaluation import probes
-from geonb.evaluation.probes import TASKS, Task, constant_probe, linear_probe, neighbours_probe, score
+from geonb.evaluation.probes import (
+    TASKS,
+    RidgeProbe,
+    Task,
+    balanced_accuracy,
+    constant_probe,
+    linear_probe,
+    neighbours_probe,
+    score,
+)
 
 
 def field(n=600, d=12, seed=0):
@@ -83,9 +92,63 @@ def test_weights_of_the_score_are_repetitions():
     assert score(truth, predicted, "regression", weights) == pytest.approx(score(*repeated, "regression"))
 
 
+@pytest.mark.parametrize("kind", ["regression", "classification"])
+def test_scores_of_many_draws_at_once_are_scores_of_repeated_places(kind):
+    rng = np.random.default_rng(0)
+    truth, predicted = rng.normal(size=40) + 100, rng.normal(size=40) + 100
+    if kind == "classification":
+        truth, predicted = rng.choice(["a", "b", "c"], 40), rng.choice(["a", "b", "d"], 40)
+    weights = rng.integers(0, 3, (6, 40))
+    repeated = [(np.repeat(truth, w), np.repeat(predicted, w)) for w in weights]
+    np.testing.assert_allclose(score(truth, predicted, kind, weights), [score(*r, kind) for r in repeated])
+    if kind == "classification":
+        metrics = pytest.importorskip("sklearn.metrics")
+        expected = [metrics.balanced_accuracy_score(*r) for r in repeated]
+        np.testing.assert_allclose(balanced_accuracy(truth, predicted, weights), expected)
+        absent = (truth != "a").astype(float)  # "a" keeps the share it has among all places
+        shares = [(predicted[truth == c] == c).mean() for c in "abc"]
+        assert balanced_accuracy(truth, predicted, absent) == pytest.approx(np.mean(shares))
+
+
+def test_the_penalty_is_the_one_that_blocked_cross_validation_prefers():
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    lonlat, x, y, _ = field(300)
+    x = (x - x.mean(0)) / x.std(0)
+    fold = probes._folds(lonlat)
+    losses = []
+    for alpha in probes.ALPHAS:
+        fits = [(linear_model.Ridge(alpha=alpha).fit(x[fold != f], y[fold != f]), fold == f) for f in np.unique(fold)]
+        losses.append(sum(((model.predict(x[out]) - y[out]) ** 2).sum() for model, out in fits))
+    assert RidgeProbe(x, lonlat).probe(y, x, y, "regression").penalty == probes.ALPHAS[np.argmin(losses)]
+
+
+def test_one_set_of_training_places_serves_many_targets_as_each_alone():
+    lonlat, x, y, label = field()
+    shared = RidgeProbe(x[:400], lonlat[:400])
+    for target, kind in ((y, "regression"), (label, "classification"), (y**2, "regression")):
+        alone = linear_probe(x[:400], target[:400], x[400:], target[400:], kind, lonlat[:400])
+        together = shared.probe(target[:400], x[400:], target[400:], kind)
+        assert (alone.predictions == together.predictions).all() and alone.penalty == together.penalty
+
+
+def test_a_representation_that_cannot_be_probed_is_refused_by_row():
+    lonlat, x, y, _ = field(50)
+    x[7, 3] = np.nan
+    with pytest.raises(ValueError, match="training places: row 7 is not finite"):
+        RidgeProbe(x, lonlat)
+    probe = RidgeProbe(np.nan_to_num(x), lonlat)
+    with pytest.raises(ValueError, match="test places: row 7"):
+        probe.probe(y, x, y, "regression")
+    with pytest.raises(ValueError, match="fitted to 12 features, tested with 2"):
+        probe.probe(y, lonlat, y, "regression")
+    with pytest.raises(ValueError, match="50 training places have 49"):
+        RidgeProbe(np.nan_to_num(x), lonlat[:49])
+
+
 def test_targets_are_scaled_as_the_table_says():
     assert TASKS["log-population"].target(np.array([0.0, 99.0, np.nan]))[:2].tolist() == [0.0, 2.0]
     assert TASKS["country"].target(np.array(["France", None, ""], object)).tolist() == ["France", None, None]
     with pytest.raises(ValueError, match="classification or regression"):
         constant_probe([1.0], [1.0], "ranking")
+    assert TASKS["log-population"].target_units == "log10(1 + inhabitants)" and TASKS["elevation"].target_units == "m"
     assert Task("x", "regression").target([1, 2]).tolist() == [1.0, 2.0]

@@ -51,14 +51,21 @@ def test_a_random_space_is_at_chance():
 
 def test_a_constant_space_is_at_chance_too():
     n = 500
-    constant = np.ones((n, 4), np.float32) / 2
-    found = retrieval(constant, constant, random_points(n, 0))
-    assert found["recall@1"] == pytest.approx(1 / n) and found["recall@10"] == pytest.approx(10 / n)
-    assert found["median_km"] > 5000
+    for constant in (np.full((n, 4), 0.5, np.float32), np.repeat(unit(1, 255, 0), n, 0)):  # sums exact, and rounded
+        found = retrieval(constant, constant, random_points(n, 0), chunk=97)
+        assert found["recall@1"] == pytest.approx(1 / n) and found["recall@10"] == pytest.approx(10 / n)
+        assert found["median_km"] == pytest.approx(found["chance_median_km"], rel=0.1)
+
+
+def test_places_that_share_a_vector_share_the_hits():
+    z = np.repeat(unit(30, 8, 0), 4, 0)  # four places each look the same
+    found = retrieval(z, z, random_points(120, 0))
+    assert found["recall@1"] == pytest.approx(0.25) and found["recall@5"] == 1
 
 
 def test_a_rotation_of_the_space_changes_nothing():
     a, b, lonlat = unit(300, 6, 0), unit(300, 6, 1) * 0.1 + unit(300, 6, 0), random_points(300, 0)
+    b /= np.linalg.norm(b, axis=1, keepdims=True)
     rotation = np.linalg.qr(np.random.default_rng(1).normal(size=(6, 6)))[0].astype(np.float32)
     assert retrieval(a, b, lonlat)["recall@5"] == pytest.approx(
         retrieval(a @ rotation, b @ rotation, lonlat)["recall@5"], abs=0.01
@@ -70,3 +77,12 @@ def test_shapes_that_do_not_match_are_refused():
         retrieval(unit(3, 4, 0), unit(4, 4, 0), random_points(3))
     with pytest.raises(ValueError, match="at least 2"):
         retrieval(unit(1, 4, 0), unit(1, 4, 0), random_points(1))
+
+
+def test_rows_that_are_no_unit_vectors_are_named():
+    good, bad = unit(5, 4, 0), unit(5, 4, 0)
+    bad[3] = np.nan
+    with pytest.raises(ValueError, match="gallery row 3 is not a unit vector"):
+        retrieval(good, bad, random_points(5))
+    with pytest.raises(ValueError, match="query row 0"):
+        retrieval(good * 2, good, random_points(5))

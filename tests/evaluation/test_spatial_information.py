@@ -5,7 +5,13 @@ from scipy.spatial import cKDTree
 from geonb._coords import unit_xyz
 from geonb.data.sampling import random_points
 from geonb.evaluation.information import alignment, effective_rank, linear_cka, modality_gap, uniformity
-from geonb.evaluation.spatial import block_bootstrap, morans_i, similarity_by_distance
+from geonb.evaluation.spatial import (
+    block_bootstrap,
+    morans_i,
+    morans_i_test,
+    similarity_by_distance,
+    weighted_median,
+)
 
 
 def test_morans_i_is_its_formula_and_knows_smooth_from_noise():
@@ -30,16 +36,42 @@ def test_morans_i_survives_coincident_places_and_refuses_too_few():
         morans_i(np.arange(8.0), random_points(8))
 
 
+def test_the_moran_test_tells_structure_from_noise_and_refuses_constants():
+    lonlat = random_points(300, 0)
+    observed, z = morans_i_test(lonlat[:, 1], lonlat)
+    assert observed == morans_i(lonlat[:, 1], lonlat) and z > 10
+    noise = [morans_i_test(np.random.default_rng(s).normal(size=300), lonlat, seed=s)[1] for s in range(40)]
+    assert abs(np.mean(noise)) < 0.6 and 0.6 < np.std(noise) < 1.5
+    with pytest.raises(ValueError, match="all the same"):
+        morans_i_test(np.ones(300), lonlat)
+    with pytest.raises(ValueError, match="value 0 is not finite"):
+        morans_i(np.full(300, np.nan), lonlat)
+
+
+def test_the_bootstrap_does_not_depend_on_how_many_draws_are_held(monkeypatch):
+    lonlat, values = random_points(400, 0), np.random.default_rng(0).normal(size=400)
+    interval = block_bootstrap(lonlat, lambda w: w @ values / w.sum(1))
+    monkeypatch.setattr("geonb.evaluation.spatial.DRAWN_AT_ONCE", 1000)
+    assert block_bootstrap(lonlat, lambda w: w @ values / w.sum(1)) == pytest.approx(interval)
+
+
+def test_a_weighted_median_is_the_median_of_repeated_values():
+    rng = np.random.default_rng(0)
+    values, weights = rng.normal(size=25), rng.integers(0, 4, (8, 25))
+    expected = [np.sort(np.repeat(values, w))[(w.sum() - 1) // 2] for w in weights]
+    np.testing.assert_array_equal(weighted_median(values, weights), expected)
+
+
 def test_block_intervals_are_wider_than_naive_ones_for_clustered_values():
     rng = np.random.default_rng(0)
     centres = random_points(60, 0)
     lonlat = np.repeat(centres, 20, axis=0)
     values = np.repeat(rng.normal(size=60), 20)  # 1,200 places, but 60 independent values
-    low, high = block_bootstrap(lonlat, lambda w: w @ values / w.sum(), 300.0)
+    low, high = block_bootstrap(lonlat, lambda w: w @ values / w.sum(1), 300.0)
     assert low < values.mean() < high
     naive = 2 * 1.96 * values.std() / 1200**0.5
     assert high - low > 3 * naive
-    assert block_bootstrap(lonlat, lambda w: w @ values / w.sum(), 300.0) == (low, high)
+    assert block_bootstrap(lonlat, lambda w: w @ values / w.sum(1), 300.0) == (low, high)
 
 
 def test_similarity_falls_with_distance_for_unit_vectors_of_positions():
@@ -55,6 +87,9 @@ def test_effective_rank_runs_from_one_to_the_dimension():
     z = np.random.default_rng(0).normal(size=(200, 8))
     rotation = np.linalg.qr(np.random.default_rng(1).normal(size=(8, 8)))[0]
     assert effective_rank(z @ rotation) == pytest.approx(effective_rank(z))
+    share = np.linalg.svd(z, compute_uv=False) / np.linalg.svd(z, compute_uv=False).sum()
+    assert effective_rank(z) == pytest.approx(np.exp(-(share * np.log(share)).sum()))
+    assert effective_rank(z.T) == pytest.approx(effective_rank(z))
 
 
 def test_alignment_uniformity_and_gap_at_their_ends():

@@ -1,14 +1,18 @@
 import json
+import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import SMALL, make_world
 
+from geonb.data.store import write_store
 from geonb.evaluation import suite
 from geonb.evaluation.probes import Task
 from geonb.evaluation.suite import REFERENCES, evaluate
-from geonb.evaluation.tables import information_table, probe_table, retrieval_table
+from geonb.evaluation.tables import cka_table, information_table, probe_table, retrieval_table
+from geonb.model import load
 from geonb.training import split_of, train
 
 WORLD_TASKS = {"zone": Task("zone", "classification"), "warmth": Task("warmth", "regression", "degrees C")}
@@ -35,6 +39,7 @@ def test_every_row_stands_beside_its_references(results, world):
         for split in ("random", "blocked"):
             names = {r["representation"] for r in rows if (r["task"], r["split"]) == (task, split)}
             assert names == {*REFERENCES, "imagebind", "satclip"}
+    assert all(r["low"] <= r["value"] <= r["high"] or r["is_reference"] for r in rows if r["task"] == "warmth")
     assert all(r["low"] <= r["high"] and r["n_train"] > 0 and r["n_test"] > 0 for r in rows)
     assert results["skipped"] == [{"task": "country", "why": "the store has no column country"}]
     assert json.loads(results["path"].read_text())["probes"] == rows
@@ -49,13 +54,17 @@ def test_held_out_blocks_stay_out_of_the_probe(results, world):
 
 def test_probes_see_the_embedding_and_no_coordinate(world, trained, monkeypatch):
     widths = []
-    real = suite.linear_probe
+    real = suite.RidgeProbe
 
-    def spy(train_x, *rest):
+    def spy(train_x, train_lonlat):
         widths.append(train_x.shape[1])
-        return real(train_x, *rest)
+        if train_x.shape[1] == 32:  # each row is what the model alone makes of one position
+            rows = model.embed_locations(train_lonlat)
+            np.testing.assert_allclose(train_x, rows, atol=1e-5)
+        return real(train_x, train_lonlat)
 
-    monkeypatch.setattr(suite, "linear_probe", spy)
+    model = load(trained)
+    monkeypatch.setattr(suite, "RidgeProbe", spy)
     monkeypatch.setattr(suite, "TASKS", {"warmth": WORLD_TASKS["warmth"]})
     evaluate([trained], world, progress=False)
     assert sorted(set(widths)) == [2, 32, 400]  # raw coordinates, the embedding as it is, untrained harmonics
@@ -79,7 +88,11 @@ def test_tables_say_how_much_was_trained_on_what_and_escape_names(results):
         assert table.frame.loc["raw coordinates", "steps"] == "–"
     table = retrieval_table(results, "text", "image")
     assert table.frame.loc["imagebind", "trained pair"] == "never" and "chance" in table.frame.index
-    assert information_table(results).frame.shape[0] == 2
+    assert information_table(results).frame.shape[0] == 2 and "alignment, text and image" in information_table(results).frame
+    assert cka_table(results).frame.loc["imagebind", "satclip"] == cka_table(results).frame.loc["satclip", "imagebind"]
+    errors = probe_table(results, "blocked", errors=True).frame
+    assert {"zone (balanced accuracy)", "warmth (mean absolute error, degrees C)"} <= set(errors)
+    assert all(sum("★" in v for v in errors[c]) == 1 for c in errors if c.startswith(("zone", "warmth")))
     hostile = json.loads(
         json.dumps({k: v for k, v in results.items() if k != "path"}).replace("imagebind", "<script>x")
     )
@@ -110,3 +123,65 @@ def test_rare_classes_are_left_out_and_counted(world, trained, monkeypatch):
     rows = evaluate([trained], world, progress=False)["probes"]
     assert {r["task"] for r in rows} == {"zone"}  # each title occurs once
     assert all(r["classes"] <= 5 for r in rows) and np.isfinite([r["balanced_accuracy"] for r in rows]).all()
+
+
+def test_a_row_is_marked_only_when_its_interval_reaches_the_best():
+    from geonb.evaluation.tables import _marks
+
+    more = {"a": (0.9, 0.8, 1.0, 1), "b": (0.7, 0.6, 0.81, 1), "c": (0.5, 0.4, 0.6, 1)}
+    assert _marks(more) == {"a": " ★", "b": " ≈", "c": ""}
+    less = {"a": (9.0, 8.0, 10.0, -1), "b": (7.0, 6.0, 8.1, -1), "c": (12.0, 11.0, 13.0, -1)}
+    assert _marks(less) == {"a": " ≈", "b": " ★", "c": ""}
+
+
+def test_what_a_store_lacks_is_skipped_and_said(world, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(suite, "TASKS", WORLD_TASKS)
+    rows = np.flatnonzero(world.has("text"))
+    bare = write_store(
+        tmp_path / "bare",
+        places={"place_id": world.place_id[rows], "lon": world.lonlat[rows, 0], "lat": world.lonlat[rows, 1],
+                "warmth": np.where(np.arange(len(rows)) < 10, 1.0, np.nan)},
+        texts={"place_id": world.place_id[rows], "text": world.texts(rows)}, images=None, image_rows=None,
+        facts={}, simulated={"location": True, "text": True, "image": False},
+    )  # fmt: skip
+    found = evaluate([trained], bare, progress=False)
+    assert {(r["query"], r["target"]) for r in found["retrieval"]} == {("location", "text"), ("text", "location")}
+    why = {(s.get("task") or s["modality"], s.get("split")): s["why"] for s in found["skipped"]}
+    assert why["zone", None] == "the store has no column zone" and why["image", None] == "the store has none"
+    assert "20 and 5 needed" in why["warmth", "random"] and found["probes"] == []
+    assert "Trained on other data" in retrieval_table(found, "text", "location").caption
+
+
+def test_constant_labels_are_skipped_and_said(world):
+    protocols = {"random": (np.arange(len(world)) < 200, np.arange(len(world)) >= 200)}
+    y, skipped = Task("constant", "regression"), []
+    store = SimpleNamespace(column=lambda name: np.ones(len(world)))
+    assert suite._cases(store, {"constant": y}, protocols, skipped) == []
+    assert "all the same" in skipped[0]["why"]
+
+
+def test_runs_that_cannot_be_told_apart_or_did_not_finish_are_refused(world, trained, tmp_path):
+    with pytest.raises(ValueError, match="both called 'imagebind'"):
+        evaluate([trained, trained], world, progress=False)
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(trained, unfinished)
+    (unfinished / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="no model.safetensors"):
+        evaluate([unfinished], world, out=tmp_path / "results.json", progress=False)
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_a_failed_write_leaves_the_old_results_and_nothing_half_written(tmp_path):
+    out = tmp_path / "results.json"
+    suite._write(out, {"a": 1})
+    with pytest.raises(ValueError):
+        suite._write(out, {"a": float("nan")})
+    assert json.loads(out.read_text()) == {"a": 1} and list(tmp_path.iterdir()) == [out]
+
+
+def test_a_run_with_a_random_split_is_not_called_blocked(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(suite, "TASKS", {"warmth": WORLD_TASKS["warmth"]})
+    run = train("satclip", world, tmp_path / "mixed", replace(SMALL, split={"kind": "random", "seed": 0}), progress=False)
+    found = evaluate([run], world, progress=False)
+    assert {r["split"] for r in found["probes"]} == {"random", "held-out"}
+    assert "drawn at random" in probe_table(found, "held-out").caption
