@@ -28,10 +28,31 @@ def project(embeddings, method: str = "umap", seed: int = 0, neighbors: int = 15
 
     from umap import UMAP
 
+    neighbors = min(neighbors, len(z) - 1)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="n_jobs value")  # a fixed seed runs on one thread; that is meant
-        reducer = UMAP(n_neighbors=min(neighbors, len(z) - 1), min_dist=min_dist, metric="cosine", random_state=seed)
+        warnings.filterwarnings("ignore", message="precomputed_knn")  # no new points are projected later
+        reducer = UMAP(n_neighbors=neighbors, min_dist=min_dist, metric="cosine", random_state=seed,
+                       precomputed_knn=(*nearest_by_cosine(z, neighbors), None))  # fmt: skip
         return reducer.fit_transform(z).astype(np.float32)
+
+
+def nearest_by_cosine(embeddings, k: int, chunk: int = 2048) -> tuple[np.ndarray, np.ndarray]:
+    """The k nearest rows of each row, itself first: indices (n, k) and distances 1 - cosine (n, k).
+
+    Exact by matrix products: on 8,000 rows a fraction of the time that an approximate index takes to compile.
+    """
+    import torch
+
+    z = torch.nn.functional.normalize(torch.as_tensor(embeddings, dtype=torch.float32), dim=1)
+    indices, distances = [], []
+    for start in range(0, len(z), chunk):
+        cosine = z[start : start + chunk] @ z.T
+        cosine[torch.arange(len(cosine)), torch.arange(start, start + len(cosine))] = 2  # itself before its doubles
+        near, index = cosine.topk(k, dim=1)
+        indices.append(index)
+        distances.append((1 - near).clamp(min=0))
+    return torch.cat(indices).numpy(), torch.cat(distances).numpy()
 
 
 def principal_components(values, count: int) -> np.ndarray:

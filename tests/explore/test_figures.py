@@ -9,7 +9,7 @@ import pytest
 
 from geonb.data.sampling import random_points
 from geonb.explore.figures import equal_earth_xy, image_grid, land_rings, scatter_map, themed
-from geonb.explore.projection import as_colours, principal_components, project
+from geonb.explore.projection import as_colours, nearest_by_cosine, principal_components, project
 from geonb.explore.training import binding_diagram, learning_curves
 
 
@@ -108,3 +108,16 @@ def test_figures_of_one_page_share_no_ids_and_formulas_take_the_colour_of_the_pa
     assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', html)) <= one
     root = re.search(r"<svg[^>]*>", html)[0]
     assert 'fill="currentColor"' in root and not re.search(r"<(text|tspan)[^>]*fill: #000", html)
+
+
+def test_nearest_by_cosine_is_exact_and_starts_with_the_row_itself():
+    rng = np.random.default_rng(1)
+    z = rng.normal(size=(70, 5)).astype(np.float32)
+    z[1] = 2 * z[0]  # the same direction twice
+    indices, distances = nearest_by_cosine(z, 6, chunk=32)
+    unit = z.astype(float) / np.linalg.norm(z, axis=1, keepdims=True)
+    cosine = unit @ unit.T
+    np.testing.assert_array_equal(indices[:, 0], np.arange(70))
+    np.testing.assert_array_equal(distances[:, 0], 0)
+    np.testing.assert_allclose(distances, 1 - np.sort(cosine)[:, ::-1][:, :6], atol=1e-6)
+    np.testing.assert_allclose(np.take_along_axis(1 - cosine, indices, 1), distances, atol=1e-6)
