@@ -71,14 +71,16 @@ def run(name: str, architecture: str | None = None, **changes) -> Path:
 
 def results() -> dict:
     """The evaluation of all six architectures (``runs/<store>/results.json``), made anew when a run changed."""
-    from geonb.evaluation.suite import evaluate
+    from geonb.evaluation.suite import SCHEMA, evaluate
 
     store = data()
     runs = [run(name) for name in ARCHITECTURES]
     path = root() / "runs" / store.path.name / "results.json"
     newest = max((p / "manifest.json").stat().st_mtime for p in runs)
     if path.exists() and path.stat().st_mtime >= newest:
-        return json.loads(path.read_text())
+        kept = json.loads(path.read_text())
+        if kept["schema"] == SCHEMA:
+            return kept
     return evaluate(runs, store, out=path)
 
 

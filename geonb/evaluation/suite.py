@@ -30,7 +30,7 @@ from geonb.evaluation.probes import (
 from geonb.evaluation.retrieval import RADII_KM, retrieval
 from geonb.evaluation.spatial import block_bootstrap, morans_i_test, weighted_median
 
-SCHEMA = 1
+SCHEMA = 2
 REFERENCES = ("majority or mean", "raw coordinates", "untrained harmonics", "nearest neighbours")
 BLOCK_KM = 500.0
 MIN_TRAIN, MIN_TEST = 20, 5  # labelled places, without which a task is skipped
