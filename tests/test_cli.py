@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
-from conftest import make_world
+from world import make_world
 
 import geonb
 from geonb import inference

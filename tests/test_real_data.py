@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import SMALL, make_world
+from world import SMALL, make_world
 
 from geonb import workspace
 from geonb.data.sources.local import real_data

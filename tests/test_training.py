@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, make_world
 from safetensors.torch import load_file, save_file
+from world import SMALL, make_world
 
 import geonb
 from geonb import training
@@ -232,7 +232,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from dataclasses import replace
-from conftest import SMALL
+from world import SMALL
 from functools import partial
 from geonb import training
 from geonb.training import train

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from conftest import SMALL, make_world
+from world import SMALL, make_world
 
 from geonb import workspace
 

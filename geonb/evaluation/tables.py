@@ -46,7 +46,6 @@ def probe_table(results: dict, split: str, errors: bool = False) -> Table:
     Args:
         errors: balanced accuracy in place of accuracy, and the mean absolute error in place of R².
     """
-    import pandas as pd
 
     rows = [r for r in results["probes"] if r["split"] == split]
     if not rows:
@@ -76,12 +75,11 @@ def probe_table(results: dict, split: str, errors: bool = False) -> Table:
         + (f" Targets scaled ({'; '.join(scaled)})." if scaled else "")
         + (f" Test places left out, their class too rare to train on: {', '.join(rare)}." if rare else "")
     )
-    return Table(pd.DataFrame.from_dict(table, orient="index").fillna("–"), caption)
+    return Table(_frame(table), caption)
 
 
 def retrieval_table(results: dict, query: str, target: str) -> Table:
     """Retrieval in one direction: recall at 1, 5, 10 and the median error, beside chance."""
-    import pandas as pd
 
     rows = [r for r in results["retrieval"] if (r["query"], r["target"]) == (query, target)]
     if not rows:
@@ -107,31 +105,29 @@ def retrieval_table(results: dict, query: str, target: str) -> Table:
         f"From {query} to {target} among {first['n']:,} {held_out} (the gallery). {_data(results)} "
         f"{MARKS} for queries drawn by blocks of 500 km, the gallery as it is."
     )
-    return Table(pd.DataFrame.from_dict(table, orient="index").fillna("–"), caption)
+    return Table(_frame(table), caption)
 
 
 def information_table(results: dict) -> Table:
     """Effective rank, uniformity, alignment and modality gap of each run, on held-out places."""
-    import pandas as pd
 
     table: dict[str, dict[str, str]] = {}
     for r in results["information"]:
         if not r["measure"].startswith("CKA"):
             table.setdefault(r["run"], _effort(results, r["run"]))[r["measure"]] = f"{r['value']:.2f}"
     caption = f"Measured on {results['data']['held_out']:,} held-out places. {_data(results)} No intervals."
-    return Table(pd.DataFrame.from_dict(table, orient="index").fillna("–"), caption)
+    return Table(_frame(table), caption)
 
 
 def cka_table(results: dict) -> Table:
     """Linear CKA between the location embeddings of every two runs, on held-out places."""
-    import pandas as pd
 
     runs = list(results["training"])
     table = {run: _effort(results, run) | {other: "1.00" for other in runs if other == run} for run in runs}
     for r in results["information"]:
         if r["measure"].startswith("CKA with "):
             table[r["run"]][r["measure"].removeprefix("CKA with ")] = f"{r['value']:.2f}"
-    frame = pd.DataFrame.from_dict(table, orient="index").fillna("–")
+    frame = _frame(table)
     caption = (
         f"Linear CKA between location embeddings (0 unrelated, 1 equal up to rotation and scale), on "
         f"{results['data']['held_out']:,} held-out places. {_data(results)} No intervals."
@@ -164,7 +160,7 @@ def seeds_table(results: dict, split: str = "blocked") -> Table:
         "Text and images simulated. "
         f"Made {made['date']} by {made['made_by']} on {made['device']}, torch {made['versions']['torch']}."
     )
-    return Table(pd.DataFrame.from_dict(table, orient="index").fillna("–"), caption)
+    return Table(_frame(table), caption)
 
 
 MARKS = "★ best of the column, ≈ interval overlaps the best's. Brackets: 95 % intervals by bootstrap"
@@ -178,6 +174,15 @@ def _marks(values: dict[str, tuple]) -> dict[str, str]:
         name: " ★" if name == best else " ≈" if high >= best_low and low <= best_high else ""
         for name, (_, low, high, _) in values.items()
     }
+
+
+def _frame(table: dict[str, dict[str, str]]):
+    """What was measured first, what it cost last, so that a narrow page shows the results."""
+    import pandas as pd
+
+    frame = pd.DataFrame.from_dict(table, orient="index").fillna("–")
+    cost = [c for c in ("steps", "samples seen") if c in frame]
+    return frame[[c for c in frame if c not in cost] + cost]
 
 
 def _effort(results: dict, name: str) -> dict[str, str]:

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import SMALL, make_world
+from world import SMALL, make_world
 
 from geonb.data.store import write_store
 from geonb.evaluation import suite
