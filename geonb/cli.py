@@ -41,6 +41,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--csv", nargs="*", type=Path, default=[], metavar="FILE")
     p.add_argument("--chips", nargs="*", type=Path, default=[], metavar="FILE")
     p.add_argument("--out", required=True, type=Path, metavar="DIR")
+    p.add_argument("--drop-invalid", action="store_true", help="drop rows without a usable position, do not stop")
+    p.add_argument("--keep-suspicious", action="store_true", help="keep positions that are very probably wrong")
     p.set_defaults(run=_data_local)
     p = data.add_parser("check", help="verify a store: files, hashes, coordinates, texts, images")
     p.add_argument("dir", type=Path, metavar="DIR")
@@ -99,7 +101,13 @@ def _data_sample(args) -> None:
 def _data_local(args) -> None:
     from geonb.data.sources.local import make_real_store
 
-    store = make_real_store(args.out, csv_paths=args.csv, chip_paths=args.chips)
+    store = make_real_store(
+        args.out,
+        csv_paths=args.csv,
+        chip_paths=args.chips,
+        drop_invalid=args.drop_invalid,
+        keep_suspicious=args.keep_suspicious,
+    )
     print(f"{store.path}: {len(store):,} places")
 
 

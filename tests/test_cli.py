@@ -129,6 +129,19 @@ def test_a_damaged_store_is_noticed(tmp_path, capsys):
     assert "texts.parquet" in capsys.readouterr().err
 
 
+def test_local_files_become_a_store_and_doubtful_rows_are_dropped_or_kept(tmp_path, capsys):
+    rows = ["title,longitude,latitude,text", "Zero,0,0,A text about nowhere.", "Bern,7.45,46.95,The capital of Switzerland."]
+    (tmp_path / "mine.csv").write_text("\n".join(rows) + "\n")
+    assert run("data", "local", "--csv", tmp_path / "mine.csv", "--out", tmp_path / "dropped") == 0
+    assert run("data", "local", "--csv", tmp_path / "mine.csv", "--out", tmp_path / "kept", "--keep-suspicious") == 0
+    out = capsys.readouterr().out
+    assert "dropped: 1 places" in out and "kept: 2 places" in out
+    (tmp_path / "mine.csv").write_text("\n".join([*rows, "Lost,,,Nobody knows where."]) + "\n")
+    assert run("data", "local", "--csv", tmp_path / "mine.csv", "--out", tmp_path / "no") == 2
+    assert "mine.csv" in capsys.readouterr().err and not (tmp_path / "no").exists()
+    assert run("data", "local", "--csv", tmp_path / "mine.csv", "--out", tmp_path / "some", "--drop-invalid") == 0
+
+
 def test_help_names_every_command(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
