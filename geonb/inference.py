@@ -32,8 +32,8 @@ def embed_table(run: str | Path, points: str | Path, out: str | Path, progress: 
     model, points, out = load(run), Path(points), Path(out)
     partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
     writer, start, west_south_east_north = None, 0, [np.inf, np.inf, -np.inf, -np.inf]
+    bar = tqdm(desc="embedding", unit="place", disable=not progress, delay=1.0)
     try:
-        bar = tqdm(desc="embedding", unit="place", disable=not progress)
         for table in _batches(points):
             lonlat = check_lonlat(_positions(table, points), f"{points} (rows from {start})")
             vectors = model.embed_locations(lonlat)
@@ -49,13 +49,13 @@ def embed_table(run: str | Path, points: str | Path, out: str | Path, progress: 
                                      max(bounds[2], high[0]), max(bounds[3], high[1])]  # fmt: skip
             start += len(lonlat)
             bar.update(len(lonlat))
-        bar.close()
         if writer is None:
             raise ValueError(f"{points}: no rows")
         writer.add_key_value_metadata(geo_metadata(west_south_east_north))
         writer.close()
         partial.replace(out)
     finally:
+        bar.close()
         partial.unlink(missing_ok=True)
     return start
 

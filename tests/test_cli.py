@@ -92,7 +92,9 @@ def test_train_evaluate_and_check_from_the_command_line(world, tmp_path, capsys)
 
     assert run("evaluate", out, "--data", world.path, "--out", tmp_path / "results.json") == 0
     results = json.loads((tmp_path / "results.json").read_text())
-    assert results["probes"] and results["training"]
+    assert results["training"]["run"]["steps"] == manifest["steps"]
+    assert {(r["query"], r["target"]) for r in results["retrieval"]} == {("location", "image"), ("image", "location")}
+    assert len(results["skipped"]) >= 5  # the world has none of the tasks' columns, and says so
     assert run("data", "check", world.path) == 0
 
 

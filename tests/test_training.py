@@ -91,7 +91,9 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(name, world
 def test_control_c_in_the_command_line_leaves_a_run_that_resumes(world, tmp_path):
     out = tmp_path / "run"
     command = [sys.executable, "-m", "geonb.cli", "train", "imagebind", "--data", str(world.path), "--out", str(out)]
-    child = subprocess.Popen([*command, "--steps", "100000", "--batch-size", "64"], stderr=subprocess.PIPE, text=True)
+    # a shell's background job ignores Ctrl-C and so would this child: put the default back
+    child = subprocess.Popen([*command, "--steps", "100000", "--batch-size", "64"], stderr=subprocess.PIPE, text=True,
+                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # fmt: skip
     deadline = time.monotonic() + 90
     while not (out / "checkpoints/last.safetensors").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -247,6 +249,10 @@ if __name__ == "__main__":
         for devices in ("1", "2"):
             out = tmp_path / f"{name}-{devices}"
             subprocess.run([sys.executable, str(path), name, str(out), devices], check=True, timeout=300)
-        one, two = weights(tmp_path / f"{name}-1"), weights(tmp_path / f"{name}-2")
-        for k in one:
-            torch.testing.assert_close(one[k], two[k], atol=2e-4, rtol=1e-3)
+        runs = [tmp_path / f"{name}-{devices}" for devices in ("1", "2")]
+        lines = [[json.loads(line) for line in (r / "metrics.jsonl").read_text().splitlines()] for r in runs]
+        for a, b in zip(*lines, strict=True):  # with negatives of one process alone, losses would be log 2 apart
+            assert a["loss"] == pytest.approx(b["loss"], rel=1e-3) and a["held_out"] == pytest.approx(b["held_out"], rel=1e-3)
+        one, two = map(weights, runs)
+        for k in one:  # ten steps move a weight by up to 1e-2; rounding, which Adam magnifies, by much less
+            assert (one[k] - two[k]).abs().double().mean() < 5e-5, k
