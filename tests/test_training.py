@@ -1,4 +1,5 @@
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -245,10 +246,14 @@ if __name__ == "__main__":
 """
     path = tmp_path / "script.py"
     path.write_text(script.format(tests=str(Path(__file__).parent), store=str(world.path)))
+    # one thread for both: processes side by side get one, and the fitted text backbone rounds by the number of threads
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     for name in ("imagebind", "fused"):
         for devices in ("1", "2"):
             out = tmp_path / f"{name}-{devices}"
-            subprocess.run([sys.executable, str(path), name, str(out), devices], check=True, timeout=300)
+            subprocess.run(
+                [sys.executable, str(path), name, str(out), devices], check=True, timeout=300, env=environment
+            )
         runs = [tmp_path / f"{name}-{devices}" for devices in ("1", "2")]
         lines = [[json.loads(line) for line in (r / "metrics.jsonl").read_text().splitlines()] for r in runs]
         for a, b in zip(*lines, strict=True):  # with negatives of one process alone, losses would be log 2 apart
