@@ -42,7 +42,10 @@ LOCATION_ENCODERS = {
     "cyclic": _OURS,
     "fused": _OURS,
     "satclip": {"encoding": {"name": "spherical_harmonics", "degrees": 20}, "network": {"name": "siren"}},
-    "geoclip": {"encoding": {"name": "random_fourier"}, "network": {"name": "capsules"}},
+    "geoclip": {
+        "encoding": {"name": "random_fourier"},
+        "network": {"name": "capsules", "hidden": 256, "layers": 2},  # published: 1,024 and 3
+    },
     "csp": {"encoding": {"name": "grid"}, "network": {"name": "feed_forward"}},
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from geonb.encoders.location import Residual
+from geonb.encoders.networks import Residual
 
 
 class Head(nn.Module):

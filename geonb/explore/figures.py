@@ -70,7 +70,7 @@ def equal_earth_xy(lonlat) -> np.ndarray:
     """Equal Earth coordinates (n, 2), x in [-1, 1]: areas on the map are in proportion to areas on Earth."""
     import torch
 
-    from geonb.encoders.location import equal_earth
+    from geonb.encoders.positional import equal_earth
 
     return equal_earth(torch.from_numpy(np.asarray(lonlat, np.float64))).numpy()
 

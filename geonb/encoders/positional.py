@@ -1,0 +1,284 @@
+"""Positional encodings: (lon, lat) in degrees to features, most of them without anything to learn."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class PositionalEncoding(nn.Module):
+    """(n, 2) lon/lat degrees -> (n, ``dim``), of the dtype and device of the input.
+
+    Subclasses give :meth:`encode`. It runs in float32 at least and outside autocast: a phase of a thousand
+    radians means nothing in bfloat16.
+
+    Attributes:
+        dim: number of features.
+        periodic: longitudes -180 and 180 give the same features.
+        on_sphere: periodic, and each pole has one value, whatever its longitude.
+    """
+
+    dim: int
+    periodic = on_sphere = False
+
+    def forward(self, lonlat: Tensor) -> Tensor:
+        """Raises ValueError for anything but a floating-point (n, 2)."""
+        if lonlat.ndim != 2 or lonlat.shape[1] != 2 or not lonlat.is_floating_point():
+            raise ValueError(f"give floating-point (lon, lat) degrees (n, 2), not {lonlat.dtype} {tuple(lonlat.shape)}")
+        with torch.autocast(lonlat.device.type, enabled=False):
+            wide = lonlat if lonlat.dtype.itemsize >= 4 else lonlat.float()
+            return self.encode(wide).to(lonlat.dtype)
+
+    def encode(self, lonlat: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+def geometric(scales: int, min_radius: float, max_radius: float) -> Tensor:
+    """Frequencies 1 / r, float64 (scales,), for radii that grow geometrically from ``min_radius`` to ``max_radius``.
+
+    Raises:
+        ValueError: fewer than two scales, or radii that are not 0 < min < max; with equal radii all scales would be
+            the same one.
+    """
+    if scales < 2 or not 0 < min_radius < max_radius:
+        raise ValueError(
+            "need at least 2 scales and 0 < min_radius < max_radius, "
+            f"not {scales} scales from {min_radius} to {max_radius}"
+        )
+    return 1 / torch.logspace(math.log10(min_radius), math.log10(max_radius), scales, dtype=torch.float64)
+
+
+class MultiScale(PositionalEncoding):
+    """Sines and cosines at frequencies 1 / r, with radii from ``min_radius`` to ``max_radius``: the smallest first.
+
+    A wavelength is 2 pi r. No frequency fits the circle of longitudes but by chance, so all of these encodings
+    jump at longitude 180.
+    """
+
+    per_scale: int
+    unit: float
+
+    def __init__(self, scales: int = 32, min_radius: float = 1e-3, max_radius: float = 1.0):
+        super().__init__()
+        self.register_buffer("frequencies", geometric(scales, min_radius, max_radius), persistent=False)
+        self.dim = self.per_scale * scales
+
+    def angles(self, values: Tensor) -> Tensor:
+        """(n, 1) -> (n, scales)."""
+        return values * self.frequencies.to(values.dtype)
+
+
+class Grid(MultiScale):
+    """Space2Vec "grid": sines and cosines of lon and of lat in degrees (Mai et al., 2020; CSP, 2023).
+
+    Features: sin(lon / r), sin(lat / r), cos(lon / r), cos(lat / r), each for all radii r (degrees).
+    """
+
+    per_scale = 4
+
+    def __init__(self, scales: int = 32, min_radius: float = 0.1, max_radius: float = 360.0):
+        super().__init__(scales, min_radius, max_radius)
+
+    def encode(self, lonlat: Tensor) -> Tensor:
+        angle = torch.cat([self.angles(a) for a in lonlat.split(1, 1)], 1)
+        return torch.cat([angle.sin(), angle.cos()], 1)
+
+
+class Theory(MultiScale):
+    """Space2Vec "theory": sines and cosines along three directions 120 degrees apart, the hexagonal code of grid cells
+    (Mai et al., 2020, eq. 6).
+
+    Features: sin, then cos, of <(lon, lat), u_j> / r for u_j at 0, 120 and 240 degrees, each for all radii r (degrees).
+    """
+
+    per_scale = 6
+
+    def __init__(self, scales: int = 32, min_radius: float = 0.1, max_radius: float = 360.0):
+        super().__init__(scales, min_radius, max_radius)
+
+    def encode(self, lonlat: Tensor) -> Tensor:
+        turns = [2 * math.pi / 3 * j for j in range(3)]
+        directions = lonlat.new_tensor([[math.cos(t), math.sin(t)] for t in turns])
+        angle = torch.cat([self.angles(a) for a in (lonlat @ directions.T).split(1, 1)], 1)
+        return torch.cat([angle.sin(), angle.cos()], 1)
+
+
+class SphereC(MultiScale):
+    """Sphere2Vec sphereC (Mai et al., 2023): the unit vector with both angles divided by r.
+
+    Features: sin(lat/r), cos(lat/r) cos(lon/r), cos(lat/r) sin(lon/r), each for all radii r. With r = 1 alone this
+    is the unit vector.
+    """
+
+    per_scale = 3
+
+    def encode(self, lonlat: Tensor) -> Tensor:
+        lon, lat = (self.angles(a) for a in torch.deg2rad(lonlat).split(1, 1))
+        return torch.cat([lat.sin(), lat.cos() * lon.cos(), lat.cos() * lon.sin()], 1)
+
+
+class SphereCPlus(SphereC):
+    """Sphere2Vec sphereC+ (Mai et al., 2023): sphereC and the features of "grid" that it lacks,
+    cos(lat/r), sin(lon/r), cos(lon/r)."""
+
+    per_scale = 6
+
+    def encode(self, lonlat: Tensor) -> Tensor:
+        return torch.cat([super().encode(lonlat), plus(self, lonlat)], 1)
+
+
+class SphereM(MultiScale):
+    """Sphere2Vec sphereM (Mai et al., 2023): one angle divided by r, the other as it is.
+
+    Features: sin(lat/r), cos(lat/r) cos lon, cos lat cos(lon/r), cos(lat/r) sin lon, cos lat sin(lon/r), each for
+    all radii r.
+    """
+
+    per_scale = 5
+
+    def encode(self, lonlat: Tensor) -> Tensor:
+        lon, lat = torch.deg2rad(lonlat).split(1, 1)
+        lon_r, lat_r = self.angles(lon), self.angles(lat)
+        features = [lat_r.sin(), lat_r.cos() * lon.cos(), lat.cos() * lon_r.cos()]
+        return torch.cat([*features, lat_r.cos() * lon.sin(), lat.cos() * lon_r.sin()], 1)
+
+
+class SphereMPlus(SphereM):
+    """Sphere2Vec sphereM+ (Mai et al., 2023): sphereM and cos(lat/r), sin(lon/r), cos(lon/r)."""
+
+    per_scale = 8
+
+    def encode(self, lonlat: Tensor) -> Tensor:
+        return torch.cat([super().encode(lonlat), plus(self, lonlat)], 1)
+
+
+def plus(encoding: MultiScale, lonlat: Tensor) -> Tensor:
+    """What the variants with a plus add: cos(lat/r), sin(lon/r), cos(lon/r)."""
+    lon, lat = (encoding.angles(a) for a in torch.deg2rad(lonlat).split(1, 1))
+    return torch.cat([lat.cos(), lon.sin(), lon.cos()], 1)
+
+
+class DFS(MultiScale):
+    """Sphere2Vec dfs (Mai et al., 2023): the double Fourier sphere at all pairs of scales, and "grid".
+
+    Features: {sin, cos}(lat/r) times {sin, cos}(lon/q) for all pairs of radii (r, q), then the features of "grid" in
+    radians: 4 scales^2 + 4 scales in all.
+    """
+
+    per_scale = 4
+
+    def __init__(self, scales: int = 8, min_radius: float = 1e-2, max_radius: float = 1.0):
+        super().__init__(scales, min_radius, max_radius)
+        self.dim = 4 * scales**2 + 4 * scales
+
+    def encode(self, lonlat: Tensor) -> Tensor:
+        lon, lat = (self.angles(a) for a in torch.deg2rad(lonlat).split(1, 1))
+        waves = (torch.sin, torch.cos)
+        pairs = [(f(lat)[:, :, None] * g(lon)[:, None]).flatten(1) for f in waves for g in waves]
+        return torch.cat([*pairs, lon.sin(), lat.sin(), lon.cos(), lat.cos()], 1)
+
+
+class Wrap(PositionalEncoding):
+    """Sines, then cosines, of pi lon/180 and pi lat/90 (Mac Aodha et al., 2019): four features, one scale."""
+
+    dim = 4
+    periodic = True
+
+    def encode(self, lonlat: Tensor) -> Tensor:
+        angle = lonlat * lonlat.new_tensor([math.pi / 180, math.pi / 90])
+        return torch.cat([angle.sin(), angle.cos()], 1)
+
+
+class Cartesian3D(PositionalEncoding):
+    """The unit vector of the position, (cos lat cos lon, cos lat sin lon, sin lat)."""
+
+    dim = 3
+    periodic = on_sphere = True
+
+    def encode(self, lonlat: Tensor) -> Tensor:
+        lon, lat = torch.deg2rad(lonlat).unbind(1)
+        return torch.stack([lat.cos() * lon.cos(), lat.cos() * lon.sin(), lat.sin()], 1)
+
+
+class RandomFourier(PositionalEncoding):
+    """Random Fourier features of the Equal Earth plane at several scales (GeoCLIP, Cepeda et al., 2023).
+
+    For each scale s: [cos 2*pi*B v, sin 2*pi*B v] with rows of B drawn from N(0, s**2) and v the Equal
+    Earth projection (Savric et al., 2019) scaled to x in [-1, 1]. As a plane is cut at the antimeridian, so
+    is this encoding.
+
+    Args:
+        scales: standard deviations of the frequencies, in cycles per half a turn of longitude.
+        features: number of random frequencies per scale; the encoding has 2 * features * len(scales).
+        seed: of the frequencies.
+    """
+
+    def __init__(self, scales: tuple[float, ...] = (1.0, 16.0, 256.0), features: int = 256, seed: int = 0):
+        super().__init__()
+        if not scales or min(scales) <= 0 or len(set(scales)) < len(scales):
+            raise ValueError(f"scales must be positive and differ, not {scales}")
+        if features < 1:
+            raise ValueError(f"features must be at least 1, not {features}")
+        generator = torch.Generator().manual_seed(seed)
+        frequencies = [scale * torch.randn(features, 2, generator=generator) for scale in scales]
+        self.register_buffer("frequencies", torch.cat(frequencies), persistent=False)
+        self.scales, self.dim = tuple(scales), 2 * features * len(scales)
+
+    def encode(self, lonlat: Tensor) -> Tensor:
+        angle = 2 * math.pi * equal_earth(lonlat) @ self.frequencies.to(lonlat.dtype).T
+        parts = angle.chunk(len(self.scales), 1)
+        return torch.cat([f(part) for part in parts for f in (torch.cos, torch.sin)], 1)
+
+
+def equal_earth(lonlat: Tensor) -> Tensor:
+    """Equal Earth projection (n, 2) degrees -> (n, 2), x in [-1, 1] (Savric, Patterson and Jenny, 2019)."""
+    a1, a2, a3, a4 = 1.340264, -0.081106, 0.000893, 0.003796
+    lon, lat = torch.deg2rad(lonlat).unbind(-1)
+    theta = torch.asin(math.sqrt(3) / 2 * lat.sin())
+    t2 = theta * theta
+    t6 = t2 * t2 * t2
+    x = 2 * math.sqrt(3) / 3 * lon * theta.cos() / (a1 + 3 * a2 * t2 + t6 * (7 * a3 + 9 * a4 * t2))
+    y = theta * (a1 + a2 * t2 + t6 * (a3 + a4 * t2))
+    half_width = 2 * math.sqrt(3) / 3 * math.pi / a1
+    return torch.stack([x, y], -1) / half_width
+
+
+class Voronoi(PositionalEncoding):
+    r"""Soft membership in the cells of learnable sites on the sphere, as in Tessellating the Earth (Cher et al., 2026).
+
+    .. math:: w_k(x) = \mathrm{softmax}_k(\kappa_k\, x \cdot s_k), \qquad z(x) = \sum_k w_k(x)\, e_k
+
+    with unit vectors x of the position and s_k of the sites, sharpness kappa_k and an embedding e_k per site: all of
+    them are learned, so the sites move to where there is something to tell apart. With equal sharpness the borders
+    of the cells are those of the spherical Voronoi diagram. The sites start on a Fibonacci lattice, spread evenly.
+    The semantic tokens that the paper adds need its image tower and are not part of an encoding.
+
+    Args:
+        sites: number of cells.
+        dim: features per site.
+        sharpness: kappa at the start; None is 2 sites / pi, with which a site's neighbours weigh about exp(-4) at it.
+        seed: of the embeddings.
+    """
+
+    periodic = on_sphere = True
+
+    def __init__(self, sites: int = 1024, dim: int = 256, sharpness: float | None = None, seed: int = 0):
+        super().__init__()
+        if sites < 2 or (sharpness is not None and sharpness <= 0):
+            raise ValueError(f"need at least 2 sites and a positive sharpness, not {sites} and {sharpness}")
+        k = torch.arange(sites, dtype=torch.float64)
+        height, turn = 1 - (2 * k + 1) / sites, k * math.pi * (3 - math.sqrt(5))
+        ring = (1 - height.square()).sqrt()
+        self.sites = nn.Parameter(torch.stack([ring * turn.cos(), ring * turn.sin(), height], 1).float())
+        sharpness = 2 * sites / math.pi if sharpness is None else sharpness
+        self.log_sharpness = nn.Parameter(torch.full((sites,), math.log(sharpness)))
+        self.embedding = nn.Parameter(torch.randn(sites, dim, generator=torch.Generator().manual_seed(seed)))
+        self.dim, self.unit_vector = dim, Cartesian3D()
+
+    def encode(self, lonlat: Tensor) -> Tensor:
+        dtype = lonlat.dtype
+        sites = nn.functional.normalize(self.sites.to(dtype), dim=1)
+        logits = self.unit_vector.encode(lonlat) @ sites.T * self.log_sharpness.to(dtype).exp()
+        return logits.softmax(1) @ self.embedding.to(dtype)
