@@ -235,7 +235,7 @@ class RandomFourier(PositionalEncoding):
 def equal_earth(lonlat: Tensor) -> Tensor:
     """Equal Earth projection (n, 2) degrees -> (n, 2), x in [-1, 1] (Savric, Patterson and Jenny, 2019).
 
-    The order of the operations and the rounded scale are GeoCLIP's: its frequencies, up to 780 cycles per unit of x,
+    The order of the operations and the rounded scale are GeoCLIP's: its frequencies, up to 1,000 cycles per unit of x,
     make of one unit in the last place of float32 a difference that can be seen in the embedding.
     """
     a1, a2, a3, a4 = 1.340264, -0.081106, 0.000893, 0.003796
