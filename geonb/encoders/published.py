@@ -64,7 +64,7 @@ def geoclip_location(path: str | Path | None = None) -> LocationEncoder:
         warnings.warn(
             f"{where}: not the weights of geoclip 1.3.0 (SHA-256 {digest}, expected {GEOCLIP_SHA256})", stacklevel=2
         )
-    state = _unpickle(io.BytesIO(data), where)
+    state = _unpickle(data, where)
 
     encoding = RandomFourier()
     parts = len(encoding.scales)
@@ -237,16 +237,15 @@ def _read(path: str | Path) -> dict:
             return load_file(path)
         except SafetensorError as error:
             raise ValueError(f"{path}: damaged ({error}); download it again") from error
-    with open(path, "rb") as file:
-        return _unpickle(file, path)
+    return _unpickle(path.read_bytes(), path)
 
 
-def _unpickle(file: io.IOBase, where: str | Path) -> dict:
+def _unpickle(data: bytes, where: str | Path) -> dict:
     """What PyTorch's restricted reader makes of a file: tensors and plain values, no code."""
     try:
         with torch.serialization.safe_globals(NUMPY_NUMBERS):
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except (MemoryError, OSError):
+            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except MemoryError:
         raise
     except Exception as error:  # the reader has no common exception for damaged files
         reason = str(error).strip().splitlines()

@@ -1,0 +1,461 @@
+"""Published encoders in our modules against the published code.
+
+`golden_published.json` holds 64 positions and six outputs of each layout for the made-up weights below, computed with
+the published code itself: geoclip 1.3.0 (model/location_encoder.py, model/rff), SatCLIP's table, closed form and SIREN
+as shipped in rshf 0.2.2 (rshf/satclip, float64), and the classes of github.com/gengchenmai/csp at 67f3407
+(main/SpatialRelationEncoder.py, module.py, models.py), whose own ``state_dict`` took the weights under strict=True.
+Positions are multiples of 1/64 degree, exact in float32. Weights come from `numpy.random.RandomState`, whose numbers
+never change.
+
+Where geoclip is installed, or the environment variable GEONB_GEOCLIP names its wheel, the trained encoder is compared
+with the published code on 10,000 places.
+"""
+
+import importlib
+import importlib.util
+import json
+import os
+import pickle
+import sys
+import types
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from geonb.encoders.published import (
+    GEOCLIP_SHA256,
+    GEOCLIP_WEIGHTS,
+    csp_location,
+    geoclip_location,
+    satclip_location,
+)
+
+GOLDEN = Path(__file__).with_name("golden_published.json")
+
+
+def made_up(shapes, seed):
+    """{name: float32 tensor}: uniform, with standard deviation sqrt(2 / inputs) for weights and 0.1 for the rest."""
+    rng, state = np.random.RandomState(seed), {}
+    for name, shape in shapes.items():
+        bound = (6 / shape[-1]) ** 0.5 if len(shape) == 2 else 0.17
+        state[name] = torch.tensor(rng.uniform(-bound, bound, shape), dtype=torch.float32)
+    return state
+
+
+def geoclip_state():
+    shapes = {}
+    for i in range(3):
+        shapes[f"LocEnc{i}.capsule.0.b"] = (256, 2)
+        for layer, dims in (("capsule.1", (1024, 512)), ("capsule.3", (1024, 1024)), ("capsule.5", (1024, 1024)), ("head.0", (512, 1024))):
+            shapes |= {f"LocEnc{i}.{layer}.weight": dims, f"LocEnc{i}.{layer}.bias": dims[:1]}
+    state = made_up(shapes, 1)
+    for i, scale in enumerate((1, 4, 16)):
+        state[f"LocEnc{i}.capsule.0.b"] *= scale
+        state[f"LocEnc{i}.head.0.weight"] /= 32  # outputs of the trained encoder's size
+    return state
+
+
+def satclip_state(degrees=10, hidden=32, dim=16):
+    shapes = {"layers.0.weight": (hidden, degrees**2), "layers.0.bias": (hidden,), "layers.1.weight": (hidden, hidden), "layers.1.bias": (hidden,), "last_layer.weight": (dim, hidden), "last_layer.bias": (dim,)}
+    state = made_up(shapes, 2)
+    state["layers.0.weight"] /= 16
+    state["last_layer.weight"] /= 4
+    return {name: value.double() for name, value in state.items()}
+
+
+def satclip_checkpoint(calculation="analytic", **sizes):
+    """As Lightning saves it: the location encoder under two names, the image tower, the temperature."""
+    state = satclip_state(**sizes)
+    full = {"model.logit_scale": torch.tensor(2.66), "model.visual.conv1.weight": torch.zeros(4, 13, 7, 7)}
+    full |= {f"model.{where}.{name}": value for where in ("nnet", "location.nnet") for name, value in state.items()}
+    settings = {"le_type": "sphericalharmonics", "pe_type": "siren", "legendre_polys": 10, "harmonics_calculation": calculation}
+    return {"epoch": 3, "state_dict": full, "hyper_parameters": settings, "optimizer_states": [{"state": {}}]}
+
+
+def csp_state(scales=32, hidden=48, dim=24):
+    shapes = {"0.linear.weight": (hidden, 4 * scales), "0.linear.bias": (hidden,), "0.layernorm.weight": (hidden,), "0.layernorm.bias": (hidden,), "1.linear.weight": (dim, hidden), "1.linear.bias": (dim,)}
+    ffn = made_up({f"spa_enc.ffn.layers.{name}": shape for name, shape in shapes.items()}, 3)
+    return ffn | {"class_emb.weight": torch.zeros(7, dim), "user_emb.weight": torch.zeros(1, dim)}
+
+
+def csp_checkpoint(activation="leakyrelu"):
+    """As CSP saves a model pre-trained with images."""
+    state = csp_state()
+    full = state | {f"loc_enc.{name}": value for name, value in state.items()}
+    full |= {"img_dec.weight": torch.zeros(24, 5), "img_dec.bias": torch.zeros(24)}
+    params = {
+        "spa_enc_type": "gridcell", "freq_init": "geometric", "spa_f_act": activation, "frequency_num": 32,
+        "min_radius": 0.1, "max_radius": 360.0, "dropout": 0.5, "skip_connection": True, "num_classes": np.int64(7),
+        "map_range": [-180, 180, -90, 90], "rbf_anchor_pt_ids": None,
+    }  # fmt: skip
+    return {"epoch": 1, "state_dict": full, "optimizer": {"state": {}}, "params": params}
+
+
+def saved(content, path):
+    torch.save(content, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def geoclip_file(tmp_path_factory):
+    return saved(geoclip_state(), tmp_path_factory.mktemp("geoclip") / "weights.pth")
+
+
+def load_geoclip(path):
+    with pytest.warns(UserWarning, match="not the weights of geoclip 1.3.0"):
+        return geoclip_location(path)
+
+
+# --- the same numbers as the published code ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return {name: torch.tensor(values, dtype=torch.float64) for name, values in json.loads(GOLDEN.read_text()).items()}
+
+
+def assert_golden(encoder, golden, name, dtype):
+    with torch.no_grad():
+        found = encoder(golden["lonlat"].to(dtype))
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found[:, :6].double(), golden[name], rtol=0, atol=1e-5)
+
+
+def test_geoclip_gives_the_published_numbers(geoclip_file, golden):
+    assert_golden(load_geoclip(geoclip_file), golden, "geoclip", torch.float32)
+
+
+@pytest.mark.parametrize("calculation", ["analytic", "closed-form"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_satclip_gives_the_published_numbers(tmp_path, golden, calculation, dtype):
+    encoder = satclip_location(saved(satclip_checkpoint(calculation), tmp_path / "satclip.ckpt"))
+    assert_golden(encoder, golden, f"satclip {calculation}", dtype)
+
+
+@pytest.mark.parametrize("activation", ["leakyrelu", "gelu"])
+def test_csp_gives_the_published_numbers(tmp_path, golden, activation):
+    encoder = csp_location(saved(csp_checkpoint(activation), tmp_path / "csp.pth.tar"))
+    assert_golden(encoder, golden, f"csp {activation}", torch.float64)
+
+
+def published_geoclip(root, monkeypatch):
+    """The published LocationEncoder class, from its source alone: the packages around it would import image models."""
+    for name, path in {"published": root, "published.model": f"{root}/model"}.items():
+        package = types.ModuleType(name)
+        package.__path__ = [path]
+        monkeypatch.setitem(sys.modules, name, package)
+    misc = types.ModuleType("published.model.misc")
+    misc.file_dir = None  # where its own loader would look for weights
+    monkeypatch.setitem(sys.modules, "published.model.misc", misc)
+    for name in ("location_encoder", "rff", "rff.layers", "rff.functional"):
+        monkeypatch.delitem(sys.modules, f"published.model.{name}", raising=False)
+    return importlib.import_module("published.model.location_encoder").LocationEncoder
+
+
+def test_trained_geoclip_equals_the_published_code_on_10000_places(monkeypatch, recwarn):
+    given, installed = os.environ.get("GEONB_GEOCLIP"), importlib.util.find_spec("geoclip")
+    if not given and not installed:
+        pytest.skip(
+            "NOT CHECKED against the trained GeoCLIP: pip install geoclip==1.3.0 --no-deps, or name its wheel in the "
+            "environment variable GEONB_GEOCLIP"
+        )
+    if given:
+        root = f"{given}/geoclip"
+        with zipfile.ZipFile(given) as wheel, wheel.open(GEOCLIP_WEIGHTS) as file:
+            state = torch.load(file, weights_only=True)
+    else:
+        root = installed.submodule_search_locations[0]
+        state = torch.load(Path(root).parent / GEOCLIP_WEIGHTS, weights_only=True)
+    theirs = published_geoclip(root, monkeypatch)(from_pretrained=False)
+    theirs.load_state_dict(state)
+    ours = geoclip_location(given)
+    assert not [w for w in recwarn if "SHA-256" in str(w.message)]
+
+    rng = np.random.default_rng(0)
+    lonlat = np.stack([rng.uniform(-180, 180, 10_000), np.degrees(np.arcsin(rng.uniform(-1, 1, 10_000)))], 1)
+    edges = [(lon, lat) for lon in (-180, -179.9999, -90, 0, 1e-6, 90, 179.9999, 180) for lat in (-90, -89.9999, -45, 0, 1e-6, 45, 89.9999, 90)]
+    lonlat[: len(edges)] = edges
+    lonlat = torch.tensor(lonlat)
+    with torch.no_grad():
+        expected = theirs.eval()(lonlat.float().flip(1))  # (lat, lon)
+        single, double = ours(lonlat.float()), ours(lonlat[:2000])
+    assert expected.abs().max() > 0.05
+    assert (single - expected).abs().max() < 1e-5
+    assert (double - expected[:2000]).abs().max() < 1e-4
+
+
+# --- what comes out ------------------------------------------------------------------------------------------
+
+
+def all_three(tmp_path, geoclip_file):
+    return [
+        load_geoclip(geoclip_file),
+        satclip_location(saved(satclip_checkpoint(), tmp_path / "satclip.ckpt")),
+        csp_location(saved(csp_checkpoint(), tmp_path / "csp.pth.tar")),
+    ]
+
+
+def test_encoders_come_in_float32_ready_to_use_and_to_train_and_draw_no_random_numbers(tmp_path, geoclip_file):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    encoders = all_three(tmp_path, geoclip_file)
+    assert torch.equal(torch.rand(3), expected)
+    lonlat = torch.tensor([[10.0, 20.0], [180.0, -90.0]])
+    for encoder in encoders:
+        assert not any(module.training for module in encoder.modules())
+        assert {p.dtype for p in encoder.parameters()} == {torch.float32}
+        assert torch.equal(encoder(lonlat), encoder(lonlat))
+        encoder(lonlat).square().sum().backward()
+        assert all(p.requires_grad and p.grad is not None for p in encoder.parameters())
+
+
+def test_frequencies_of_geoclip_are_kept_in_the_state(geoclip_file):
+    state = geoclip_state()
+    expected = torch.cat([state[f"LocEnc{i}.capsule.0.b"] for i in range(3)])
+    assert torch.equal(load_geoclip(geoclip_file).state_dict()["encoding.frequencies"], expected)
+
+
+def test_satclip_loads_from_its_model_from_its_encoder_and_from_safetensors(tmp_path):
+    lonlat = torch.tensor([[10.0, 20.0], [-180.0, 90.0]], dtype=torch.float64)
+    full = satclip_checkpoint()["state_dict"]
+    model = {name.removeprefix("model."): value for name, value in full.items()}
+    encoder = {name.removeprefix("location."): value for name, value in model.items() if name.startswith("location.")}
+    save_file(encoder, tmp_path / "encoder.safetensors")
+    files = [saved(satclip_checkpoint(), tmp_path / "a.ckpt"), saved(model, tmp_path / "b.pt"), saved(encoder, tmp_path / "c.pt")]
+    first, *others = [satclip_location(file)(lonlat) for file in (*files, tmp_path / "encoder.safetensors")]
+    assert all(torch.equal(first, other) for other in others)
+
+
+def test_satclip_sizes_come_from_the_shapes(tmp_path):
+    checkpoint = satclip_checkpoint(degrees=4, hidden=20, dim=6)
+    checkpoint["hyper_parameters"]["legendre_polys"] = 4
+    encoder = satclip_location(saved(checkpoint, tmp_path / "small.ckpt"))
+    assert encoder.encoding.degrees == 4
+    assert encoder(torch.zeros(3, 2)).shape == (3, 6)
+
+
+def test_csp_loads_without_the_part_for_images_and_with_its_own_radii(tmp_path):
+    lonlat = torch.tensor([[10.0, 20.0], [-180.0, 90.0]], dtype=torch.float64)
+    full = csp_location(saved(csp_checkpoint(), tmp_path / "full.pth.tar"))(lonlat)
+    bare = csp_checkpoint() | {"state_dict": csp_state()}
+    assert torch.equal(csp_location(saved(bare, tmp_path / "bare.pth.tar"))(lonlat), full)
+    bare["params"]["min_radius"] = 0.2
+    assert not torch.allclose(csp_location(saved(bare, tmp_path / "other.pth.tar"))(lonlat), full)
+
+
+# --- where GeoCLIP is found ------------------------------------------------------------------------------------
+
+
+def test_geoclip_is_found_installed_and_in_a_wheel_without_importing_it(tmp_path, geoclip_file, monkeypatch):
+    weights = tmp_path / GEOCLIP_WEIGHTS
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(geoclip_file.read_bytes())
+    (tmp_path / "geoclip" / "__init__.py").write_text("raise AssertionError('imported')")
+    with zipfile.ZipFile(tmp_path / "geoclip-0-py3-none-any.whl", "w") as wheel:
+        wheel.write(weights, GEOCLIP_WEIGHTS)
+    monkeypatch.delitem(sys.modules, "geoclip", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    lonlat = torch.tensor([[10.0, 20.0]])
+    expected = load_geoclip(geoclip_file)(lonlat)
+    assert torch.equal(load_geoclip(None)(lonlat), expected)
+    assert torch.equal(load_geoclip(tmp_path / "geoclip-0-py3-none-any.whl")(lonlat), expected)
+    assert "geoclip" not in sys.modules
+
+
+def test_geoclip_absent_says_what_to_install(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match="no such file; pip install geoclip==1.3.0 --no-deps"):
+        geoclip_location(tmp_path / "geoclip-1.3.0-py3-none-any.whl")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(FileNotFoundError, match="not installed; pip install geoclip==1.3.0 --no-deps"):
+        geoclip_location()
+
+
+def test_geoclip_wheels_that_are_none(tmp_path, geoclip_file):
+    path = tmp_path / "other.whl"
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr("other/__init__.py", "")
+    with pytest.raises(ValueError, match=f"no {GEOCLIP_WEIGHTS} in it"):
+        geoclip_location(path)
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.write(geoclip_file, GEOCLIP_WEIGHTS)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="not a wheel, or a damaged one"):
+        geoclip_location(path)
+    path.write_bytes(whole[:1_000_000] + bytes([whole[1_000_000] ^ 1]) + whole[1_000_001:])
+    with pytest.raises(ValueError, match="damaged one .*CRC"):
+        geoclip_location(path)
+
+
+def test_the_recorded_digest_is_a_sha256():
+    assert len(bytes.fromhex(GEOCLIP_SHA256)) == 32
+
+
+# --- faults ----------------------------------------------------------------------------------------------------
+
+LAYOUTS = {
+    # loader, content, the state in it, a weight and its shape
+    "geoclip": (geoclip_location, geoclip_state, lambda c: c, "LocEnc1.capsule.3.bias", (1024,)),
+    "satclip": (satclip_location, satclip_checkpoint, lambda c: c["state_dict"], "model.location.nnet.layers.1.bias", (32,)),
+    "csp": (csp_location, csp_checkpoint, lambda c: c["state_dict"], "loc_enc.spa_enc.ffn.layers.0.layernorm.bias", (48,)),
+}  # fmt: skip
+
+anything = pytest.mark.filterwarnings("ignore:.*not the weights of geoclip 1.3.0")
+
+
+@anything
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_missing_unknown_misshapen_and_broken_tensors_are_named(layout, tmp_path):
+    loader, make, state_of, key, shape = LAYOUTS[layout]
+    content = make()
+    state, good = state_of(content), state_of(content)[key]
+
+    def refused(message):
+        with pytest.raises(ValueError, match=message):
+            loader(saved(content, tmp_path / "weights.pth"))
+
+    stem = key.replace(".", r"\.")
+    del state[key]
+    refused(f"{stem} is missing")
+    state[key] = torch.zeros(shape[0] + 1)
+    refused(rf"{stem} has shape \({shape[0] + 1},\), expected \({shape[0]},\)")
+    state[key] = torch.full(shape, float("nan"))
+    refused(f"{stem} has values that are not finite")
+    state[key] = torch.zeros(shape, dtype=torch.int64)
+    refused(f"{stem} is not a floating-point tensor")
+    state[key] = [0.0]
+    refused(f"{stem} is not a floating-point tensor")
+    state[key] = good
+    state[key.replace("bias", "extra")] = good
+    refused(f"{stem.replace('bias', 'extra')} is unknown")
+
+
+@anything
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_files_that_are_no_checkpoint(layout, tmp_path, geoclip_file):
+    loader, make, *_ = LAYOUTS[layout]
+    path = saved(make(), tmp_path / "weights.pth")
+    whole = path.read_bytes()
+    for damaged in (whole[: len(whole) // 2], whole[:100], b"", b"lon,lat\n1,2\n", b"<html>404</html>", b"\x80\x02]q\x00."):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="weights.pth: (not a checkpoint|holds a list)"):
+            loader(path)
+    for other in ([torch.zeros(2)], torch.zeros(2), {1: torch.zeros(2)}):
+        with pytest.raises(ValueError, match="not a checkpoint"):
+            loader(saved(other, path))
+    with pytest.raises(ValueError):
+        loader(saved({}, path))
+    with pytest.raises(FileNotFoundError, match="nothing.pth: no such file"):
+        loader(tmp_path / "nothing.pth")
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        loader(tmp_path)
+
+
+@anything
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_checkpoint_of_another_kind_is_refused(layout, tmp_path, geoclip_file):
+    for other in LAYOUTS:
+        if other != layout:
+            with pytest.raises(ValueError, match="missing|no 'state_dict'|no 'params'"):
+                LAYOUTS[layout][0](saved(LAYOUTS[other][1](), tmp_path / "other.pth"))
+
+
+class Payload:
+    """Unpickled by Python itself, this makes a file."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch '{self.marker}'",)
+
+
+@anything
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_malicious_pickle_is_refused_and_nothing_runs(layout, tmp_path):
+    loader, make, state_of, key, _ = LAYOUTS[layout]
+    marker, path = tmp_path / "ran", tmp_path / "weights.pth"
+    content = make()
+    state_of(content)[key] = Payload(marker)
+    for write in (
+        lambda: torch.save(content, path),
+        lambda: torch.save(content, path, _use_new_zipfile_serialization=False),
+        lambda: path.write_bytes(pickle.dumps({"state_dict": Payload(marker)}, protocol=2)),
+    ):
+        write()
+        with pytest.raises(ValueError, match="could run code, which are refused"):
+            loader(path)
+    if layout == "geoclip":
+        wheel_path = tmp_path / "evil.whl"
+        with zipfile.ZipFile(wheel_path, "w") as wheel:
+            wheel.write(path, GEOCLIP_WEIGHTS)
+        with pytest.raises(ValueError, match="could run code, which are refused"):
+            loader(wheel_path)
+    assert not marker.exists()
+    pickle.loads(path.read_bytes())
+    assert marker.exists()  # the payload was live
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"le_type": "grid"}, "le_type is 'grid'; only 'sphericalharmonics'"),
+        ({"pe_type": "fcnet"}, "pe_type is 'fcnet'; only 'siren'"),
+        ({"legendre_polys": 12}, "takes 100 features, which are not the harmonics of 12 degrees"),
+        ({"harmonics_calculation": "discretized"}, "harmonics_calculation is 'discretized'"),
+    ],
+)
+def test_satclip_settings_that_mean_another_encoder(tmp_path, change, message):
+    checkpoint = satclip_checkpoint()
+    checkpoint["hyper_parameters"] |= change
+    with pytest.raises(ValueError, match=message):
+        satclip_location(saved(checkpoint, tmp_path / "satclip.ckpt"))
+
+
+def test_satclip_with_a_number_of_features_that_is_no_square(tmp_path):
+    checkpoint = satclip_checkpoint()
+    del checkpoint["hyper_parameters"]
+    checkpoint["state_dict"]["model.location.nnet.layers.0.weight"] = torch.zeros(32, 99)
+    with pytest.raises(ValueError, match="takes 99 features, which are not the harmonics of any number of degrees"):
+        satclip_location(saved(checkpoint, tmp_path / "satclip.ckpt"))
+    checkpoint["state_dict"]["model.location.nnet.layers.0.weight"] = torch.zeros(100)
+    with pytest.raises(ValueError, match="layers.0.weight is not a matrix"):
+        satclip_location(saved(checkpoint, tmp_path / "satclip.ckpt"))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"spa_enc_type": "theory"}, "spa_enc_type is 'theory'; only gridcell"),
+        ({"freq_init": "nerf"}, "freq_init is 'nerf'; only geometric"),
+        ({"spa_f_act": "relu"}, "spa_f_act is 'relu'; only leakyrelu or gelu"),
+        ({"frequency_num": 16}, r"takes 128 features; 16 scales \(frequency_num\) give 64"),
+        ({"min_radius": None}, "min_radius is None; expected a number"),
+        ({"min_radius": 500.0}, "min_radius < max_radius"),
+    ],
+)
+def test_csp_settings_that_mean_another_encoder(tmp_path, change, message):
+    checkpoint = csp_checkpoint()
+    checkpoint["params"] |= change
+    with pytest.raises(ValueError, match=message):
+        csp_location(saved(checkpoint, tmp_path / "csp.pth.tar"))
+
+
+def test_csp_without_its_params(tmp_path):
+    checkpoint = csp_checkpoint()
+    del checkpoint["params"]
+    with pytest.raises(ValueError, match="no 'params'"):
+        csp_location(saved(checkpoint, tmp_path / "csp.pth.tar"))
+
+
+def test_damaged_safetensors(tmp_path):
+    save_file(satclip_state(), tmp_path / "satclip.safetensors")
+    content = (tmp_path / "satclip.safetensors").read_bytes()
+    (tmp_path / "satclip.safetensors").write_bytes(content[:-8])
+    with pytest.raises(ValueError, match="damaged"):
+        satclip_location(tmp_path / "satclip.safetensors")
