@@ -45,7 +45,7 @@ def geoclip_location(path: str | Path | None = None) -> LocationEncoder:
 
     Three capsules of random Fourier features (frequencies of standard deviation 1, 16 and 256), three hidden layers of
     1,024, summed. Given float32 positions, the output is that of the published code to the rounding of a matrix
-    product; float64 positions are encoded more exactly and differ from it by up to 4e-5 (the largest output is 0.09).
+    product; float64 positions are encoded more exactly and differ from it by up to 3e-5 (the largest output is 0.09).
 
     Args:
         path: a ``location_encoder_weights.pth`` or the wheel it comes in (.whl; nothing is unpacked to disk). None:
