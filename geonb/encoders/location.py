@@ -29,7 +29,7 @@ from geonb.encoders.positional import (
     Wrap,
 )
 
-CHUNK = 4096  # points embedded at a time when no gradients are kept
+CHUNK = 1024  # points embedded at a time when no gradients are kept
 
 ENCODINGS = {
     "spherical_harmonics": SphericalHarmonics,

@@ -5,7 +5,31 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+class Linear(nn.Linear):
+    """A linear layer that leaves float32 products on a processor to oneDNN when no gradients are kept. The default
+    library, MKL, is half as fast on processors that are not Intel's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() or not onednn_takes(x, self.weight):
+            return super().forward(x)
+        y = F.linear(self.weight.to_mkldnn(), x).to_dense().T  # the long side is not copied this way round
+        return y if self.bias is None else y + self.bias
+
+
+def onednn_takes(x: Tensor, weight: Tensor) -> bool:
+    """Whether a product is one for oneDNN: many rows in single precision, on a processor."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and x.ndim == 2
+        and len(x) >= 64
+        and not torch.is_autocast_enabled("cpu")
+        and torch.backends.mkldnn.is_available()
+    )
 
 
 class Siren(nn.Module):
@@ -15,8 +39,8 @@ class Siren(nn.Module):
         self, dim_in: int, dim: int, hidden: int = 512, layers: int = 2, dropout: float = 0.5, w0: float = 30.0
     ):
         super().__init__()
-        self.hidden = nn.ModuleList(nn.Linear(dim_in if i == 0 else hidden, hidden) for i in range(layers))
-        self.last, self.dropout, self.w0 = nn.Linear(hidden, dim), nn.Dropout(dropout), w0
+        self.hidden = nn.ModuleList(Linear(dim_in if i == 0 else hidden, hidden) for i in range(layers))
+        self.last, self.dropout, self.w0 = Linear(hidden, dim), nn.Dropout(dropout), w0
         for i, layer in enumerate([*self.hidden, self.last]):
             bound = 1 / layer.in_features if i == 0 else math.sqrt(6 / layer.in_features)
             for parameter in (layer.weight, layer.bias):
@@ -38,10 +62,10 @@ class Residual(nn.Module):
 
     def __init__(self, dim_in: int, dim: int, hidden: int = 512, dropout: float = 0.5):
         super().__init__()
-        self.linear = nn.Linear(dim_in, dim, bias=False)
+        self.linear = Linear(dim_in, dim, bias=False)
         self.mlp = nn.Sequential(
-            nn.Linear(dim_in, hidden), nn.GELU(), nn.Dropout(dropout),
-            nn.Linear(hidden, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, dim),
+            Linear(dim_in, hidden), nn.GELU(), nn.Dropout(dropout),
+            Linear(hidden, hidden), nn.GELU(), nn.Dropout(dropout), Linear(hidden, dim),
         )  # fmt: skip
         nn.init.normal_(self.linear.weight, std=dim**-0.5)
         nn.init.zeros_(self.mlp[-1].weight)
@@ -63,8 +87,8 @@ class Capsules(nn.Module):
         self.capsules = nn.ModuleList()
         for width in self.widths:
             sizes = [width] + [hidden] * layers
-            hidden_layers = [m for a, b in zip(sizes, sizes[1:], strict=False) for m in (nn.Linear(a, b), nn.ReLU())]
-            self.capsules.append(nn.Sequential(*hidden_layers, nn.Linear(sizes[-1], dim)))
+            hidden_layers = [m for a, b in zip(sizes, sizes[1:], strict=False) for m in (Linear(a, b), nn.ReLU())]
+            self.capsules.append(nn.Sequential(*hidden_layers, Linear(sizes[-1], dim)))
 
     def forward(self, x: Tensor) -> Tensor:
         return sum(capsule(part) for capsule, part in zip(self.capsules, x.split(self.widths, 1), strict=True))
@@ -81,8 +105,8 @@ class FeedForward(nn.Module):
             raise ValueError(f"unknown activation {activation!r}; choose one of {', '.join(known)}")
         act = known[activation]
         self.layers = nn.Sequential(
-            nn.Linear(dim_in, hidden), act(), nn.Dropout(dropout), nn.LayerNorm(hidden),
-            nn.Linear(hidden, dim), act(), nn.Dropout(dropout),
+            Linear(dim_in, hidden), act(), nn.Dropout(dropout), nn.LayerNorm(hidden),
+            Linear(hidden, dim), act(), nn.Dropout(dropout),
         )  # fmt: skip
         for layer in (self.layers[0], self.layers[4]):
             nn.init.xavier_uniform_(layer.weight)

@@ -223,7 +223,7 @@ class RandomFourier(PositionalEncoding):
             raise ValueError(f"features must be at least 1, not {features}")
         generator = torch.Generator().manual_seed(seed)
         frequencies = [scale * torch.randn(features, 2, generator=generator) for scale in scales]
-        self.register_buffer("frequencies", torch.cat(frequencies), persistent=False)
+        self.register_buffer("frequencies", torch.cat(frequencies))
         self.scales, self.dim = tuple(scales), 2 * features * len(scales)
 
     def encode(self, lonlat: Tensor) -> Tensor:

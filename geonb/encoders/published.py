@@ -77,8 +77,7 @@ def geoclip_location(path: str | Path | None = None) -> LocationEncoder:
     frequencies = [f"LocEnc{i}.capsule.0.b" for i in range(parts)]
     shapes = _shapes(net, names) | {key: (len(encoding.frequencies) // parts, 2) for key in frequencies}
     _check(state, shapes, where)
-    # Not a seed's frequencies any more: they belong to the state.
-    encoding.register_buffer("frequencies", torch.cat([state[key] for key in frequencies]).float())
+    encoding.frequencies.copy_(torch.cat([state[key] for key in frequencies]))
     return _encoder(encoding, net, {ours: state[theirs] for ours, theirs in names.items()})
 
 

@@ -1,0 +1,66 @@
+"""Cases measured in a process of their own: wall time, and memory at its peak beyond what was there before."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from datetime import date
+from pathlib import Path
+
+
+def peak_mb() -> float:
+    """The most memory this process has held so far, in MB (Linux)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+
+def timed(run, rounds: int = 5) -> dict:
+    """Median, least and most seconds of ``run()`` over the rounds, and the memory its first call took, in MB."""
+    before = peak_mb()
+    run()
+    memory, seconds = peak_mb() - before, []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - started)
+    return {"s": statistics.median(seconds), "min_s": min(seconds), "max_s": max(seconds), "peak_mb": memory}
+
+
+def in_fresh_process(script: str, *arguments, threads: int = 1, timeout: int = 900) -> dict:
+    """The JSON that ``script --case ...`` prints last, run alone with that many threads."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    command = [sys.executable, script, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def provenance() -> dict:
+    """Date, machine and versions, to stand beside every figure."""
+    import torch
+
+    import geonb
+
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), cpu)
+    return {
+        "date": date.today().isoformat(),
+        "cpu": cpu,
+        "cores": len(os.sched_getaffinity(0)),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "geonb": geonb.__version__},
+    }
+
+
+def write(path: str | None, results: list[dict]) -> None:
+    """The results and where they come from, as JSON; nothing for no path."""
+    if path:
+        Path(path).write_text(json.dumps(provenance() | {"results": results}, indent=1) + "\n")
