@@ -1,9 +1,9 @@
 """Published encoders in our modules against the published code.
 
 `golden_published.json` holds 64 positions and six outputs of each layout for the made-up weights below, computed with
-the published code itself: geoclip 1.3.0 (model/location_encoder.py, model/rff), SatCLIP's table, closed form and SIREN
-as shipped in rshf 0.2.2 (rshf/satclip, float64), and the classes of github.com/gengchenmai/csp at 67f3407
-(main/SpatialRelationEncoder.py, module.py, models.py), whose own ``state_dict`` took the weights under strict=True.
+the published code: geoclip 1.3.0 (model/location_encoder.py, model/rff) and SatCLIP's table, closed form and SIREN as
+shipped in rshf 0.2.2 (rshf/satclip, float64); for CSP with a transcription of its classes at 7cb1674
+(main/SpatialRelationEncoder.py, module.py, models.py), whose ``state_dict`` took the weights under strict=True.
 Positions are multiples of 1/64 degree, exact in float32. Weights come from `numpy.random.RandomState`, whose numbers
 never change.
 
