@@ -1,24 +1,26 @@
 """Six ways to bind modalities into one space: three architectures and three binary baselines.
 
-Each says which encoders it has, which pairs it binds by which loss, and what is frozen when. A batch is a
-dict from modality to ``(values, present)``: values (n, ...) and a bool (n,) that tells which places have the
-modality. Location is always present, its values are (lon, lat) in degrees. A new modality is a new head
-in the dict; neither the losses nor the training loop know how many there are.
+A batch is a dict from modality to ``(values, present)``: values (n, ...) and a bool (n,) that tells which places
+have the modality; the location's values are (lon, lat) in degrees. A step is three stages that every architecture
+shares, :meth:`Architecture.forward`: what is embedded (``views``), the embeddings of all devices side by side, and
+the loss over them. A new modality is a new head in the dict; neither the losses nor the training loop know how
+many there are.
 """
 
 from __future__ import annotations
 
 import math
+from itertools import combinations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from geonb._coords import EARTH_RADIUS_KM
-from geonb.losses import fused_nt_xent, info_nce, symmetric_info_nce
+from geonb.losses import Space, clamped_scale, csp, geoclip, info_nce, melt, nt_xent_fused
 
 Batch = dict[str, tuple[Tensor, Tensor]]
-MAX_LOG_SCALE = math.log(100.0)  # CLIP's bound on the learned inverse temperature
 
 
 class Architecture(nn.Module):
@@ -26,22 +28,42 @@ class Architecture(nn.Module):
 
     Args:
         location: maps (n, 2) lon/lat degrees to (n, d).
-        heads: one module per further modality; maps cached backbone features (n, d_m) to (n, d).
+        heads: one module per further modality; maps its values (n, ...) to (n, d).
+        location_learns: False keeps the location encoder as it came: random, or from the run it was initialised by.
         exclude_km: places nearer to each other than this are not used as negatives of each other.
+        soft_km: each place's target is spread over the places nearer than this; not together with ``exclude_km``.
+        jitter_km: standard deviation of the displacement of each position while training, alike in all directions.
+        shared_scale: one learned temperature for all pairs of modalities instead of one each.
+        micro_batch: rows embedded at a time, 0 for all. The loss is that of the whole batch and so are its gradients;
+            the activations in memory are those of a micro-batch, which is embedded again on the way back (GradCache,
+            Gao et al., 2021, by recomputation).
+        chunk: rows of the similarity matrix in memory at a time, 0 for all; see :mod:`geonb.losses`.
     """
 
     binary = False
+    phases = 1
 
-    def __init__(self, location: nn.Module, heads: dict[str, nn.Module], exclude_km: float = 0.0):
+    def __init__(
+        self, location: nn.Module, heads: dict[str, nn.Module], *, location_learns: bool = True,
+        exclude_km: float = 0.0, soft_km: float = 0.0, jitter_km: float = 0.0, shared_scale: bool = False,
+        micro_batch: int = 0, chunk: int = 0,
+    ):  # fmt: skip
         super().__init__()
         if not heads:
             raise ValueError("nothing to bind: give at least one modality besides location")
         if self.binary and len(heads) != 1:
             raise ValueError(f"{type(self).__name__} binds location with one modality, not with {sorted(heads)}")
+        if min(jitter_km, micro_batch, chunk) < 0:
+            raise ValueError("jitter_km, micro_batch and chunk cannot be negative")
+        Space(torch.zeros(1, 2), exclude_km=exclude_km, soft_km=soft_km)  # refuses a senseless combination
         self.encoders = nn.ModuleDict({"location": location, **heads})
-        self.log_scale = nn.ParameterDict({m: torch.tensor(math.log(1 / 0.07)) for m in heads})
-        self.exclude_km = exclude_km
+        location.requires_grad_(location_learns)
+        self.shared_scale, self.exclude_km, self.soft_km = shared_scale, exclude_km, soft_km
+        self.jitter_km, self.micro_batch, self.chunk = jitter_km, micro_batch, chunk
+        self.log_scale = nn.ParameterDict({m: start_of_scale() for m in (["shared"] if shared_scale else self.heads)})
+        self.active = self.heads
         self.gather = alone  # training on several devices puts an all-gather with gradients here
+        self.generator = torch.Generator()  # of draws that all devices must share
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -52,41 +74,71 @@ class Architecture(nn.Module):
         """The modalities besides location."""
         return self.modalities[1:]
 
+    def scale(self, pair: str) -> Tensor:
+        """The learned inverse temperature of a pair, at most 100: "text" stands for location and text."""
+        return clamped_scale(self.log_scale["shared" if self.shared_scale else pair])
+
     def embed(self, modality: str, values: Tensor) -> Tensor:
-        """Unit vectors (n, d) of positions or of backbone features."""
-        return F.normalize(self.encoders[modality](values), dim=-1)
+        """Unit vectors (n, d) of positions, backbone features or whatever the head takes; float32 at least."""
+        z = self.encoders[modality](values)
+        return F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=-1)
 
-    def scale(self, modality: str) -> Tensor:
-        """The learned inverse temperature of location-modality pairs, at most 100."""
-        return self.log_scale[modality].clamp(max=MAX_LOG_SCALE).exp()
+    def phase(self, progress: float) -> int:
+        """Which phase of training it is after a share ``progress`` of the steps, from 0."""
+        return min(int(progress * self.phases + 1e-9), self.phases - 1)
 
-    def begin_step(self, progress: float) -> None:
-        """Called before each step with the share of training done, in [0, 1): phases and freezing."""
+    def begin_step(self, progress: float, seed: int) -> None:
+        """Called before each step with the share of training done, in [0, 1), and the seed of the step."""
+        self.generator.manual_seed(seed)
+
+    def views(self, batch: Batch) -> dict[str, tuple[str, Tensor, Tensor]]:
+        """What is embedded of a batch: name -> (modality, values, present). Each device brings its own rows."""
+        lonlat, present = batch["location"]
+        if self.training and self.jitter_km:
+            lonlat = jittered(lonlat, self.jitter_km)
+        return {"location": ("location", lonlat, present)} | {m: (m, *batch[m]) for m in self.active}
+
+    def shared_views(self, lonlat: Tensor) -> dict[str, Tensor]:
+        """Further positions (k, 2) to embed, the same on every device; ``lonlat`` are those of the whole batch."""
+        return {}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        return self.loss(batch)
+        """Named terms, whose sum is minimised: over the rows of all devices."""
+        lonlat, real = (self.gather(part) for part in batch["location"])
+        shared = {}
+        for name, positions in self.shared_views(lonlat[real]).items():
+            shared[name] = self.embed_rows("location", positions, positions.new_ones(len(positions), dtype=torch.bool))
+        z, has = {}, {}
+        for name, (modality, values, present) in self.views(batch).items():
+            z[name], has[name] = self.gather(self.embed_rows(modality, values, present)), self.gather(present)
+        with torch.autocast(lonlat.device.type, enabled=False):
+            return self.loss(z | shared, has, lonlat)
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Named terms, whose sum is minimised."""
+    def embed_rows(self, modality: str, values: Tensor, present: Tensor) -> Tensor:
+        """Embeddings (n, d), zeros where the modality is absent."""
+        rows = present.nonzero()[:, 0]
+        if self.micro_batch and torch.is_grad_enabled():
+            parts = [checkpoint(self.embed, modality, values[part], use_reentrant=False)
+                     for part in rows.split(self.micro_batch)]  # fmt: skip
+            embedded = torch.cat(parts)
+        else:
+            embedded = self.embed(modality, values[rows])
+        return embedded.new_zeros(len(values), embedded.shape[1]).index_put((rows,), embedded)
+
+    def loss(self, z: dict[str, Tensor], has: dict[str, Tensor], lonlat: Tensor) -> dict[str, Tensor]:
+        """Named terms from embeddings (n, d) and presence (n,) of each view, and positions (n, 2)."""
         raise TypeError("Architecture does not say how to bind; use one of " + ", ".join(ARCHITECTURES))
 
-    def embed_batch(self, batch: Batch, modality: str) -> Tensor:
-        """Embeddings (n, d) of the whole batch, zeros where the modality is absent, of all devices."""
-        values, present = batch[modality]
-        embedded = self.embed(modality, values[present])
-        rows = embedded.new_zeros(len(values), embedded.shape[1]).index_put((present.nonzero()[:, 0],), embedded)
-        return self.gather(rows)
+    def space(self, anchors: Tensor, candidates: Tensor | None = None) -> Space | None:
+        """What distance means to the loss, None for nothing."""
+        if not self.exclude_km and not self.soft_km:
+            return None
+        return Space(anchors, candidates, exclude_km=self.exclude_km, soft_km=self.soft_km)
 
-    def near(self, batch: Batch) -> Tensor | None:
-        """Bool (n, n): pairs within ``exclude_km``, or None when nothing is excluded."""
-        return within_km(self.gather(batch["location"][0]), self.exclude_km) if self.exclude_km > 0 else None
-
-    def bind(self, batch: Batch, modality: str, location: Tensor, near: Tensor | None) -> Tensor:
-        """Location-modality InfoNCE over the places of the batch that have the modality."""
-        has = self.gather(batch[modality][1])
-        near = None if near is None else near[has][:, has]
-        other = self.embed_batch(batch, modality)
-        return symmetric_info_nce(location[has], other[has], self.scale(modality), near)
+    def bind(self, a: str, b: str, z: dict, has: dict, lonlat: Tensor, pair: str) -> Tensor:
+        """Symmetric InfoNCE of two views over the places that have both."""
+        both = has[a] & has[b]
+        return info_nce(z[a][both], z[b][both], self.scale(pair), self.space(lonlat[both]), chunk=self.chunk)
 
 
 def alone(tensor: Tensor) -> Tensor:
@@ -94,20 +146,30 @@ def alone(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def within_km(lonlat: Tensor, radius_km: float) -> Tensor:
-    """Bool (n, n): which places lie within a great-circle distance of each other."""
-    lon, lat = torch.deg2rad(lonlat.double()).unbind(-1)
-    xyz = torch.stack([lat.cos() * lon.cos(), lat.cos() * lon.sin(), lat.sin()], -1)
-    return torch.cdist(xyz, xyz) <= 2 * math.sin(min(radius_km / (2 * EARTH_RADIUS_KM), math.pi / 2))
+def start_of_scale() -> Tensor:
+    """Logarithm of the inverse temperature that training starts with, as in CLIP (Radford et al., 2021)."""
+    return torch.tensor(math.log(1 / 0.07))
 
 
 class ImageBind(Architecture):
     """Position as the hub: location-text and location-image are bound, text-image never
-    (after Girdhar et al., 2023, where the image is the hub)."""
+    (after Girdhar et al., 2023, where the image is the hub).
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        location, near = self.embed_batch(batch, "location"), self.near(batch)
-        return {m: self.bind(batch, m, location, near) for m in self.heads}
+    Args:
+        direct: weight of further terms that bind the other modalities with each other where a place has both, an
+            ablation: with it the hub is no hub.
+    """
+
+    def __init__(self, location: nn.Module, heads: dict[str, nn.Module], direct: float = 0.0, **options):
+        super().__init__(location, heads, **options)
+        self.direct, self.spokes = direct, list(combinations(heads, 2)) if direct else []
+        if not self.shared_scale:
+            self.log_scale.update({f"{a}-{b}": start_of_scale() for a, b in self.spokes})
+
+    def loss(self, z: dict[str, Tensor], has: dict[str, Tensor], lonlat: Tensor) -> dict[str, Tensor]:
+        terms = {m: self.bind("location", m, z, has, lonlat, m) for m in self.heads}
+        spokes = {f"{a}-{b}": self.direct * self.bind(a, b, z, has, lonlat, f"{a}-{b}") for a, b in self.spokes}
+        return terms | spokes
 
 
 class Cyclic(Architecture):
@@ -116,95 +178,194 @@ class Cyclic(Architecture):
     Training is cut into ``cycles * len(heads)`` phases; phase k binds modality k mod M alone. With
     ``location_learns=False`` the position encoder never changes, so no phase can make another forget. With
     True it keeps training in every phase, as in SALT (Hecht et al., 2026).
+
+    Args:
+        cycles: how often each modality has its turn.
+        order: of the modalities in a cycle; None takes that of ``heads``.
+        replay: share of the steps that bind one of the other modalities instead, drawn at random.
     """
 
     def __init__(
-        self, location: nn.Module, heads: dict[str, nn.Module], exclude_km: float = 0.0, cycles: int = 4,
-        location_learns: bool = False,
+        self, location: nn.Module, heads: dict[str, nn.Module], cycles: int = 4, order: tuple[str, ...] | None = None,
+        replay: float = 0.0, location_learns: bool = False, **options,
     ):  # fmt: skip
-        super().__init__(location, heads, exclude_km)
-        self.cycles, self.active = cycles, self.heads[0]
-        location.requires_grad_(location_learns)
+        super().__init__(location, heads, location_learns=location_learns, **options)
+        self.order = self.heads if order is None else tuple(order)
+        if sorted(self.order) != sorted(self.heads):
+            raise ValueError(f"order must name each of {', '.join(self.heads)} once, not {self.order}")
+        if cycles < 1 or not 0 <= replay < 1:
+            raise ValueError(f"need cycles >= 1 and replay in [0, 1), not {cycles} and {replay}")
+        self.cycles, self.replay, self.phases = cycles, replay, cycles * len(heads)
 
-    def begin_step(self, progress: float) -> None:
-        phase = int(progress * self.cycles * len(self.heads))
-        self.active = self.heads[phase % len(self.heads)]
-        for m in self.heads:
-            self.encoders[m].requires_grad_(m == self.active)
+    def begin_step(self, progress: float, seed: int) -> None:
+        super().begin_step(progress, seed)
+        turn = self.order[self.phase(progress) % len(self.order)]
+        others = [m for m in self.order if m != turn]
+        chance, which = torch.rand(2, generator=self.generator).tolist()
+        self.active = (others[int(which * len(others))],) if others and chance < self.replay else (turn,)
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        return {self.active: self.bind(batch, self.active, self.embed_batch(batch, "location"), self.near(batch))}
+    def loss(self, z: dict[str, Tensor], has: dict[str, Tensor], lonlat: Tensor) -> dict[str, Tensor]:
+        return {m: self.bind("location", m, z, has, lonlat, m) for m in self.active}
 
 
 class Fused(Architecture):
-    """One softmax over all modalities of all places of the batch, by the modified NT-Xent loss."""
+    """One softmax over all modalities of all places of the batch, by the modified NT-Xent loss.
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        embeddings = torch.stack([self.embed_batch(batch, m) for m in self.modalities])
-        present = torch.stack([self.gather(batch[m][1]) for m in self.modalities])
+    Args:
+        form: "mean" or "logsumexp" over an anchor's positives, see :func:`geonb.losses.nt_xent_fused`; "melt" lets one
+            modality, drawn at random, stand for each place, see :func:`geonb.losses.melt`.
+        anchors: "all" embeddings or the "location" alone.
+
+    By default one temperature serves the one softmax; with ``shared_scale=False`` the inverse temperature of a pair is
+    the geometric mean of those of its two modalities.
+    """
+
+    def __init__(
+        self, location: nn.Module, heads: dict[str, nn.Module], form: str = "mean", anchors: str = "all",
+        shared_scale: bool = True, **options,
+    ):  # fmt: skip
+        if form not in ("mean", "logsumexp", "melt") or anchors not in ("all", "location"):
+            raise ValueError(f"form is mean, logsumexp or melt, anchors all or location, not {form!r} and {anchors!r}")
+        super().__init__(location, heads, shared_scale=shared_scale, **options)
+        self.form, self.anchors = form, anchors
+        if not shared_scale:
+            self.log_scale["location"] = start_of_scale()
+
+    def scale(self, pair: str) -> Tensor:
+        if self.shared_scale:
+            return super().scale(pair)
+        return (super().scale("location") * super().scale(pair)).sqrt()
+
+    def loss(self, z: dict[str, Tensor], has: dict[str, Tensor], lonlat: Tensor) -> dict[str, Tensor]:
+        embeddings, present = (torch.stack([x[m] for m in self.modalities]) for x in (z, has))
+        if self.form == "melt":
+            return {"melt": self.melt(embeddings, present, lonlat)}
+        if self.shared_scale:
+            scale = self.scale("shared")
+        else:
+            each = torch.stack([clamped_scale(self.log_scale[m]) for m in self.modalities])
+            scale = (each[:, None] * each).sqrt()
+        space = self.space(lonlat)
+        fused = nt_xent_fused(embeddings, present, scale, space, self.form, self.anchors, chunk=self.chunk)
+        return {"fused": fused}
+
+    def melt(self, embeddings: Tensor, present: Tensor, lonlat: Tensor) -> Tensor:
+        real = present[0]
+        chance = torch.rand(int(real.sum()), len(self.heads), generator=self.generator).T.to(present.device)
+        drawn = torch.zeros_like(real, dtype=torch.long)
+        drawn[real] = chance.masked_fill(~present[1:, real], -1.0).argmax(0)
+        paired = real & present[1:].any(0)
+        location, others = embeddings[0, paired], embeddings[1:, paired]
         scale = torch.stack([self.scale(m) for m in self.heads]).mean()
-        return {"fused": fused_nt_xent(embeddings, present, scale, self.near(batch))}
+        return melt(location, others, drawn[paired], scale, self.space(lonlat[paired]), chunk=self.chunk)
 
 
 class SatCLIP(ImageBind):
-    """Location and one modality by symmetric InfoNCE (Klemmer et al., 2023): the hub with a single spoke."""
+    """Location and one modality by symmetric InfoNCE (Klemmer et al., 2023): the hub with a single spoke.
+
+    As published: spherical harmonics and a SIREN with dropout before the sine; a frozen image backbone, of which only
+    a new last layer is trained (``head: linear``); one learned temperature; no negatives but the batch's.
+    Otherwise here: the temperature is clamped; positions are displaced alike in all directions (the original always
+    moves them north-east, by up to 0.01 degrees); the whole batch serves as negatives whatever fits in memory (the
+    original accumulates 16 batches whose losses see 512 places each); the harmonics are the orthonormal ones; images
+    come as cached features, so they are not augmented.
+    """
 
     binary = True
 
 
 class GeoCLIP(Architecture):
-    """One direction, modality to location, against the batch and a queue of past positions
-    (Cepeda et al., 2023). The queue holds coordinates, which are encoded anew at each step; it should be much
-    shorter than the training set, or it holds the positives of the batch as well (GeoCLIP: 4,096 of 4.7 million)."""
+    """One direction, modality to location, against the batch and a queue of past positions (Cepeda et al., 2023).
+
+    As published: random Fourier features of the Equal Earth plane at three scales and a capsule for each; a frozen
+    image backbone and an MLP of one hidden layer; the queue holds coordinates, which are encoded anew at each step.
+    Otherwise here: the queue starts empty (the original fills it with points within a degree of (0, 0)) and takes any
+    batch size; images come as cached features, so there are no augmented views of them.
+
+    Args:
+        queue: positions kept. It should be much shorter than the training set, or it holds the positives of the batch
+            as well (GeoCLIP: 4,096 of 4.7 million).
+    """
 
     binary = True
 
-    def __init__(self, location: nn.Module, heads: dict[str, nn.Module], exclude_km: float = 0.0, queue: int = 1024):
-        super().__init__(location, heads, exclude_km)
+    def __init__(self, location: nn.Module, heads: dict[str, nn.Module], queue: int = 1024, **options):
+        super().__init__(location, heads, **options)
         self.register_buffer("queue", torch.zeros(queue, 2))
         self.register_buffer("queued", torch.zeros((), dtype=torch.long))
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def shared_views(self, lonlat: Tensor) -> dict[str, Tensor]:
+        return {"queue": self.queue[: int(self.queued.clamp(max=len(self.queue)))].clone().to(lonlat.dtype)}
+
+    def loss(self, z: dict[str, Tensor], has: dict[str, Tensor], lonlat: Tensor) -> dict[str, Tensor]:
         (m,) = self.heads
-        has, near = self.gather(batch[m][1]), self.near(batch)
-        location, other = self.embed_batch(batch, "location")[has], self.embed_batch(batch, m)[has]
-        waiting = self.queue[: int(self.queued.clamp(max=len(self.queue)))]
-        near = None if near is None else near[has][:, has]
-        loss = info_nce(other, location, self.scale(m), near, extra=self.embed("location", waiting))
+        both = has["location"] & has[m]
+        waiting = self.queue[: len(z["queue"])].to(lonlat.dtype)
+        space = self.space(lonlat[both], torch.cat([lonlat[both], waiting]))
+        loss = geoclip(z[m][both], z["location"][both], z["queue"], self.scale(m), space, chunk=self.chunk)
         if self.training:
-            lonlat = self.gather(batch["location"][0])[has].to(self.queue.dtype)
-            slots = (self.queued + torch.arange(len(lonlat), device=lonlat.device)) % len(self.queue)
-            self.queue[slots] = lonlat
-            self.queued += len(lonlat)
+            newest = lonlat[both][-len(self.queue) :].to(self.queue.dtype)
+            slots = (self.queued + torch.arange(len(newest), device=newest.device)) % len(self.queue)
+            self.queue[slots] = newest
+            self.queued += len(newest)
         return {m: loss}
 
 
 class CSP(Architecture):
     """Three contrasts (Mai et al., 2023): a location against the batch's other images, an image against random
-    locations, and a location against the others under two draws of dropout."""
+    locations, and a location against the others under two draws of dropout.
+
+    As published (MC-BLD): Space2Vec's grid and a feed-forward network; one linear layer on a frozen image backbone;
+    the three terms weigh the same. Otherwise here: random locations are uniform over the sphere's area (the original
+    draws from a disc in the longitude-latitude rectangle, or from its north-east quarter), drawn once for all images of
+    the batch; batches are not balanced by the labels, which would leak them.
+
+    Args:
+        temperatures: of the three terms; None learns one, clamped. The published scripts fix them at (20, 1, 1).
+    """
 
     binary = True
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def __init__(
+        self, location: nn.Module, heads: dict[str, nn.Module], temperatures: tuple[float, ...] | None = None, **options
+    ):
+        if temperatures is not None and (len(temperatures) != 3 or min(temperatures) <= 0):
+            raise ValueError(f"temperatures are three positive numbers, not {temperatures}")
+        super().__init__(location, heads, **options)
+        self.temperatures = temperatures
+
+    def views(self, batch: Batch) -> dict[str, tuple[str, Tensor, Tensor]]:
+        views = super().views(batch)
+        return views | {"again": views["location"]}
+
+    def shared_views(self, lonlat: Tensor) -> dict[str, Tensor]:
+        return {"elsewhere": uniform_on_sphere(len(lonlat), self.generator).to(lonlat)}
+
+    def loss(self, z: dict[str, Tensor], has: dict[str, Tensor], lonlat: Tensor) -> dict[str, Tensor]:
         (m,) = self.heads
-        has, near = self.gather(batch[m][1]), self.near(batch)
-        near = None if near is None else near[has][:, has]
-        location, other = self.embed_batch(batch, "location")[has], self.embed_batch(batch, m)[has]
-        again = self.embed_batch(batch, "location")[has]
-        elsewhere = self.embed("location", uniform_on_sphere(len(location), batch["location"][0]))
-        own = (other * location).sum(1, keepdim=True)
-        logits = self.scale(m) * torch.cat([own, other @ elsewhere.T], 1)
-        return {
-            "batch": info_nce(location, other, self.scale(m), near),
-            "random": F.cross_entropy(logits, torch.zeros(len(own), dtype=torch.long, device=own.device)),
-            "dropout": info_nce(location, again, self.scale(m), near),
-        }
+        both = has["location"] & has[m]
+        scales = (self.scale(m),) * 3 if self.temperatures is None else [1 / t for t in self.temperatures]
+        location, image, again = (z[view][both] for view in ("location", m, "again"))
+        return csp(location, image, again, z["elsewhere"], scales, self.space(lonlat[both]), chunk=self.chunk)
 
 
-def uniform_on_sphere(n: int, like: Tensor) -> Tensor:
-    """(n, 2) positions drawn uniformly over the sphere's area, of the dtype and device of ``like``."""
-    u, v = torch.rand(2, n, dtype=torch.float64).to(like.device)
-    return torch.stack([360 * u - 180, torch.rad2deg(torch.asin(2 * v - 1))], 1).to(like.dtype)
+def uniform_on_sphere(n: int, generator: torch.Generator) -> Tensor:
+    """(n, 2) positions drawn uniformly over the sphere's area, float64 degrees."""
+    u, v = torch.rand(2, n, dtype=torch.float64, generator=generator)
+    return torch.stack([360 * u - 180, torch.rad2deg(torch.asin(2 * v - 1))], 1)
+
+
+def jittered(lonlat: Tensor, sd_km: float) -> Tensor:
+    """Positions (n, 2) displaced on the sphere by normal draws east and north of ``sd_km`` each, wherever they are."""
+    lon, lat = torch.deg2rad(lonlat.double()).unbind(1)
+    up = torch.stack([lat.cos() * lon.cos(), lat.cos() * lon.sin(), lat.sin()], 1)
+    east = torch.stack([-lon.sin(), lon.cos(), torch.zeros_like(lon)], 1)
+    north = torch.linalg.cross(up, east)
+    step = torch.randn(len(lonlat), 2, device=lonlat.device, dtype=torch.float64) * (sd_km / EARTH_RADIUS_KM)
+    angle = step.norm(dim=1, keepdim=True)
+    direction = (step[:, :1] * east + step[:, 1:] * north) / angle.clamp(min=1e-300)
+    x, y, height = (up * angle.cos() + direction * angle.sin()).unbind(1)
+    return torch.rad2deg(torch.stack([torch.atan2(y, x), torch.asin(height.clamp(-1, 1))], 1)).to(lonlat.dtype)
 
 
 ARCHITECTURES: dict[str, type[Architecture]] = {

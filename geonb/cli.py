@@ -12,7 +12,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         args.run(args)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"geonb: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
@@ -58,7 +58,9 @@ def parser() -> argparse.ArgumentParser:
     length.add_argument("--steps", type=int, metavar="N")
     p.add_argument("--batch-size", type=int, metavar="N")
     p.add_argument("--seed", type=int, metavar="S")
-    p.add_argument("--devices", type=int, metavar="N")
+    p.add_argument("--devices", type=int, metavar="N", help="on this machine")
+    p.add_argument("--nodes", type=int, metavar="N", help="machines, each started by torchrun or srun")
+    p.add_argument("--config", type=Path, metavar="FILE.yaml", help="any fields of geonb.training.TrainConfig")
     p.add_argument("--precision", metavar="P", help="32-true, bf16-mixed, ...")
     p.add_argument("--init", type=Path, metavar="RUN", help="start from the encoders of a finished run")
     p.add_argument("--resume", action="store_true", help="go on from the last checkpoint, with the run's own config")
@@ -122,11 +124,12 @@ def _train(args) -> None:
     from dataclasses import replace
 
     from geonb.data.store import PlaceStore
-    from geonb.training import TrainConfig, split_of, train
+    from geonb.training import TrainConfig, config_from_file, split_of, train
 
     store = PlaceStore.open(args.data)
-    names = ("modalities", "steps", "batch_size", "seed", "devices", "precision")
-    config = replace(TrainConfig(), **{n: getattr(args, n) for n in names if getattr(args, n) is not None})
+    names = ("modalities", "steps", "batch_size", "seed", "devices", "nodes", "precision")
+    config = config_from_file(args.config) if args.config else TrainConfig()
+    config = replace(config, **{n: getattr(args, n) for n in names if getattr(args, n) is not None})
     if args.epochs is not None:
         places = int((split_of(store, config) == "train").sum())
         config = replace(config, steps=args.epochs * math.ceil(places / config.batch_size))

@@ -30,7 +30,7 @@ from geonb._coords import EARTH_RADIUS_KM
 Scale = Tensor | float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Space:
     r"""What great-circle distance means to a loss.
 

@@ -14,8 +14,10 @@ from geonb._coords import check_lonlat
 from geonb.architectures import Architecture
 from geonb.encoders.features import BACKBONES
 from geonb.encoders.image import check_images
+from geonb.encoders.vision import VISION
 
 CHUNK = 4096  # rows embedded at a time; bounds the memory of any call
+CHUNK_IMAGES = 64  # images embedded at a time, where the encoder takes their pixels
 
 
 class Model:
@@ -38,13 +40,17 @@ class Model:
         """The frozen backbone of "text" or "image", loaded on first use.
 
         Raises:
-            ValueError: the run was not trained with this modality, or its backbone is not the one at hand.
+            ValueError: the run was not trained with this modality, has no backbone for it, or its backbone is not the
+                one at hand.
         """
         if modality not in self.modalities[1:]:
             has = ", ".join(self.modalities)
             raise ValueError(f"this run ({self.manifest['architecture']}) binds {has}; it has no {modality!r}")
         if modality not in self._backbones:
             known = self.manifest["backbones"][modality]
+            if "fingerprint" not in known:
+                how = "images go in as they are" if known["name"] in VISION else "give its features to embed_features"
+                raise ValueError(f"this run has no frozen backbone for {modality!r}; {how}")
             state = self._state.get(modality)
             options = {"state": state} if state else {}
             backbone = BACKBONES[modality](known["name"], **options)
@@ -72,9 +78,15 @@ class Model:
             ValueError: wrong bands or scaling, or a radiometric offset that was not removed, which
                 ``harmonised=True`` says is not there; see :func:`geonb.encoders.image.check_images`.
         """
+        if self.end_to_end("image"):
+            return self._embed("image", check_images(images, harmonised=harmonised).astype(np.int32), progress)
         backbone = self.backbone("image")
         images = check_images(images, harmonised=harmonised)
         return self.embed_features("image", backbone.encode(images, progress=progress))
+
+    def end_to_end(self, modality: str) -> bool:
+        """Whether the run's encoder of this modality takes the observations themselves, not a backbone's features."""
+        return self.config["backbones"].get(modality) in VISION
 
     def embed_features(self, modality: str, features: np.ndarray, progress: bool = False) -> np.ndarray:
         """Cached backbone features (n, d_m) -> unit vectors float32 (n, dim)."""
@@ -85,10 +97,11 @@ class Model:
         from tqdm.auto import tqdm
 
         device = next(self.architecture.parameters()).device
+        size = CHUNK_IMAGES if self.end_to_end(modality) else CHUNK
         out = np.empty((len(values), self.dim), dtype=np.float32)
-        for i in tqdm(range(0, len(values), CHUNK), desc=f"embedding {modality}", unit="chunk", disable=not progress):
-            chunk = torch.from_numpy(values[i : i + CHUNK]).to(device)
-            out[i : i + CHUNK] = self.architecture.embed(modality, chunk).float().cpu().numpy()
+        for i in tqdm(range(0, len(values), size), desc=f"embedding {modality}", unit="chunk", disable=not progress):
+            chunk = torch.from_numpy(values[i : i + size]).to(device)
+            out[i : i + size] = self.architecture.embed(modality, chunk).float().cpu().numpy()
         return out
 
 
@@ -117,8 +130,8 @@ def load(run: str | Path, device: str = "cpu") -> Model:
     for key in [k for k in tensors if k.startswith("backbone.")]:
         _, modality, name = key.split(".", 2)
         state.setdefault(modality, {})[name] = tensors.pop(key)
-    dims = {m: b["dim"] for m, b in manifest["backbones"].items()}
-    fields = {k: v for k, v in config.items() if k not in ("architecture", "data_hash", "init")}
+    dims = {m: b["dim"] for m, b in manifest["backbones"].items() if "dim" in b}
+    fields = {k: v for k, v in config.items() if k not in ("architecture", "data_hash", "init", "extra")}
     architecture = build(config["architecture"], fields, dims)
     try:
         architecture.load_state_dict(tensors)

@@ -3,50 +3,66 @@
 A run is a folder: ``config.yaml``, ``metrics.jsonl``, ``checkpoints/last.safetensors`` while it trains, and at
 the end ``model.safetensors`` and ``manifest.json``. Whatever stops a run, the last checkpoint is whole, and a
 resumed run takes the steps that an uninterrupted one would have taken.
+
+The same call trains on a laptop and on many GPUs: ``geonb train imagebind ... --devices 8`` on one machine, or on two
+``torchrun --nnodes 2 --nproc-per-node 8 -m geonb.cli train imagebind ... --devices 8 --nodes 2`` (``srun`` in place of
+``torchrun`` under SLURM, one task a device). ``batch_size`` counts the places of all devices; every place is a negative
+of every other, wherever it is embedded.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
 import sys
 import time
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import yaml
 from lightning_fabric import Fabric
-from safetensors import safe_open
-from safetensors.torch import save_file
+from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from geonb._checkpoint import load_checkpoint, read_lines, save_checkpoint, save_tensors, write_atomically
 from geonb.architectures import ARCHITECTURES, Architecture, Batch
-from geonb.data.splits import blocked_split, random_split
+from geonb.data.splits import blocked_split, blocks, random_split
 from geonb.data.store import PlaceStore
 from geonb.encoders.features import BACKBONES, features
 from geonb.encoders.head import Head
 from geonb.encoders.location import LocationEncoder, network, positional_encoding
 from geonb.encoders.text import text_backbone
-from geonb.losses import symmetric_info_nce
+from geonb.encoders.vision import VISION
+from geonb.losses import info_nce
 
-RUN_SCHEMA = 1
+RUN_SCHEMA = 2
 VALIDATION_PLACES = 2048
+VALIDATION_IMAGES = 256  # where images are embedded from their pixels
 
 _HARMONICS = {"name": "spherical_harmonics", "degrees": 20, "decay": 1.0}
-_OURS = {"encoding": _HARMONICS, "network": {"name": "residual"}}
-LOCATION_ENCODERS = {
+_OURS = {"encoding": _HARMONICS, "network": {"name": "residual"}, "head": {"name": "residual", "hidden": 256}}
+ENCODERS = {
     "imagebind": _OURS,
     "cyclic": _OURS,
     "fused": _OURS,
-    "satclip": {"encoding": {"name": "spherical_harmonics", "degrees": 20}, "network": {"name": "siren"}},
+    "satclip": {
+        "encoding": {"name": "spherical_harmonics", "degrees": 20},
+        "network": {"name": "siren", "hidden": 256},
+        "head": {"name": "linear"},
+    },
     "geoclip": {
         "encoding": {"name": "random_fourier"},
-        "network": {"name": "capsules", "hidden": 256, "layers": 2},  # published: 1,024 and 3
+        "network": {"name": "capsules", "hidden": 256, "layers": 2},
+        "head": {"name": "mlp"},
     },
-    "csp": {"encoding": {"name": "grid"}, "network": {"name": "feed_forward"}},
+    "csp": {"encoding": {"name": "grid"}, "network": {"name": "feed_forward"}, "head": {"name": "linear"}},
 }
 
 
@@ -55,52 +71,107 @@ class TrainConfig:
     """What to train and how. Fields left at None are filled by the architecture's own choice.
 
     Attributes:
-        modalities: beginning with "location"; None takes all that the store has (baselines: the image).
+        modalities: beginning with "location"; None takes all that there are (baselines: the last).
         dim: dimensions of the shared space.
         encoding, network: location encoder, each {"name": ..., **options}.
-        options: of the architecture: ``exclude_km``; ``cycles``, ``location_learns`` (cyclic); ``queue`` (geoclip).
-        backbones: per modality, by name.
+        head: network on the features of every other modality, {"name": ..., **options}.
+        options: of the architecture, see its class in :mod:`geonb.architectures`.
+        backbones: per modality, by name; "resnet18" and "vit_small" train an image encoder end to end.
         steps: optimiser steps. ``batch_size``: places per step, over all devices.
-        lr, weight_decay: of AdamW; warm-up over the first 5 % of steps, then a cosine to zero.
+        stratify_km: at most one place of each equal-area cell of this size in a batch, cells drawn alike whatever their
+            density; 0 takes every place once an epoch.
+        lr, weight_decay: of AdamW; no decay on temperatures, norms and biases.
+        schedule: "cosine" to zero or "constant", after a warm-up over the first 5 % of steps.
+        ema: decay of an exponential moving average of the weights, which is then what is validated and kept; 0 for
+            none.
         validate_every: steps between validations on spatially held-out places, each with a checkpoint. The
             weights with the lowest validation loss are the run's weights.
+        patience: validations without improvement after which training stops; None goes on to the last step.
         split: ``kind`` "blocked" or "random", with the options of that function in :mod:`geonb.data.splits`.
-        precision, devices: as Lightning Fabric takes them.
+        compile: run the networks through ``torch.compile``.
+        loggers: any of "csv" and "tensorboard" (needs the package of that name); ``metrics.jsonl`` is always there.
+        precision, devices, nodes: as Lightning Fabric takes them, "bf16-mixed" for instance.
     """
 
     modalities: tuple[str, ...] | None = None
     dim: int = 256
     encoding: dict | None = None
     network: dict | None = None
+    head: dict | None = None
     options: dict = field(default_factory=dict)
     backbones: dict = field(default_factory=lambda: {"text": "auto", "image": "random_conv"})
     steps: int = 400
     batch_size: int = 512
+    stratify_km: float = 0.0
     lr: float = 1e-3
     weight_decay: float = 0.05
+    schedule: str = "cosine"
+    ema: float = 0.0
     validate_every: int = 25
+    patience: int | None = None
     seed: int = 0
     split: dict = field(default_factory=lambda: {"kind": "blocked", "size_km": 500.0, "buffer_km": 50.0, "seed": 0})
+    compile: bool = False
+    loggers: tuple[str, ...] = ()
     precision: str = "32-true"
     devices: int = 1
+    nodes: int = 1
 
 
-def resolve(architecture: str, store: PlaceStore, config: TrainConfig) -> TrainConfig:
-    """The config with every choice made and checked against the architecture and the store.
+def published(architecture: str, **changes) -> TrainConfig:
+    """The settings of a baseline's paper and code, where they are known; ``changes`` replace some of them.
+
+    SatCLIP: 8,192 places a step, which its code accumulates from 16 batches of 512 that do not see each other. GeoCLIP:
+    optimiser and batch are not in its code and are those reported for it. CSP: its run on iNaturalist.
+    """
+    configs = {
+        "satclip": TrainConfig(
+            encoding={"name": "spherical_harmonics", "degrees": 40}, network={"name": "siren", "hidden": 512},
+            head={"name": "linear"}, batch_size=8192, lr=1e-4, weight_decay=0.01, schedule="constant",
+        ),
+        "geoclip": TrainConfig(
+            dim=512, encoding={"name": "random_fourier"}, network={"name": "capsules"}, head={"name": "mlp"},
+            options={"queue": 4096, "jitter_km": 0.15}, batch_size=512, lr=3e-5, weight_decay=1e-6,
+        ),
+        "csp": TrainConfig(
+            encoding={"name": "grid"}, network={"name": "feed_forward"}, head={"name": "linear"},
+            options={"temperatures": [20.0, 1.0, 1.0]}, batch_size=1024, lr=5e-4, weight_decay=0.0, schedule="constant",
+        ),
+    }  # fmt: skip
+    if architecture not in configs:
+        raise ValueError(f"{architecture!r} is not a published baseline; choose one of {', '.join(configs)}")
+    return replace(configs[architecture], **changes)
+
+
+def resolve(
+    architecture: str, store: PlaceStore, config: TrainConfig, extra: dict[str, np.ndarray] | None = None
+) -> TrainConfig:
+    """The config with every choice made and checked against the architecture, the store and further modalities.
 
     Raises:
-        ValueError: unknown architecture or modality, a modality the store lacks, or too few places.
+        ValueError: unknown architecture or modality, a modality that is not there, or senseless numbers.
     """
     if architecture not in ARCHITECTURES:
         raise ValueError(f"unknown architecture {architecture!r}; choose one of {', '.join(ARCHITECTURES)}")
-    available = [m for m in BACKBONES if store.has(m).any()]
+    extra = extra or {}
+    for name, values in extra.items():
+        if name in BACKBONES or not name.isidentifier() or np.ndim(values) != 2 or len(values) != len(store):
+            raise ValueError(
+                f"extra modality {name!r}: give a new name and an array ({len(store)}, d), a row per place of the "
+                f"store, NaN where a place has none; not one of shape {np.shape(values)}"
+            )
+        if np.isinf(values).any():
+            row = int(np.isinf(values).any(1).argmax())
+            raise ValueError(f"extra modality {name!r}: row {row} ({store.place_id[row]}) is infinite; NaN means none")
+    available = [*(m for m in BACKBONES if store.has(m).any()), *extra]
     modalities = config.modalities
     if modalities is None:
         chosen = available if not ARCHITECTURES[architecture].binary else available[-1:]
         modalities = ("location", *chosen)
-    unknown = [m for m in modalities if m != "location" and m not in BACKBONES]
+    unknown = [m for m in modalities if m not in ("location", *BACKBONES, *extra)]
     if unknown:
-        raise ValueError(f"unknown modality {unknown[0]!r}; choose from location, {', '.join(BACKBONES)}")
+        known = ", ".join(("location", *BACKBONES, *extra))
+        raise ValueError(f"unknown modality {unknown[0]!r}; choose from {known}, or give its features as extra")
     if "location" not in modalities or len(set(modalities)) != len(modalities):
         raise ValueError(f"modalities must contain location, each once, not {modalities}")
     missing = [m for m in modalities if m != "location" and m not in available]
@@ -109,13 +180,22 @@ def resolve(architecture: str, store: PlaceStore, config: TrainConfig) -> TrainC
         raise ValueError(f"{store.path}: the store has {what}, but location, {', '.join(available)}")
     if config.steps < 1 or config.batch_size < 2:
         raise ValueError("steps must be at least 1 and batch_size at least 2")
-    ours = LOCATION_ENCODERS[architecture]
+    if config.schedule not in ("cosine", "constant"):
+        raise ValueError(f"unknown schedule {config.schedule!r}; choose cosine or constant")
+    if not 0 <= config.ema < 1 or config.stratify_km < 0 or (config.patience is not None and config.patience < 1):
+        raise ValueError("need 0 <= ema < 1, stratify_km >= 0 and patience >= 1 or None")
+    if config.precision in ("bf16-true", "16-true"):
+        raise ValueError(f"precision {config.precision} rounds positions to a degree; use bf16-mixed or 16-mixed")
+    if set(config.loggers) - {"csv", "tensorboard"}:
+        raise ValueError(f"unknown loggers {config.loggers}; choose from csv, tensorboard")
+    ours = ENCODERS[architecture]
     return replace(
         config,
         modalities=("location", *(m for m in modalities if m != "location")),
         encoding=config.encoding or ours["encoding"],
         network=config.network or ours["network"],
-        backbones={m: config.backbones[m] for m in modalities if m != "location"},
+        head=config.head or ours["head"],
+        backbones={m: config.backbones[m] for m in modalities if m != "location" and m not in extra},
     )
 
 
@@ -137,10 +217,21 @@ def build(architecture: str, config: TrainConfig | dict, feature_dims: dict[str,
     """A freshly initialised architecture from a resolved config; ``feature_dims`` tells each backbone's width."""
     config = TrainConfig(**config) if isinstance(config, dict) else config
     torch.manual_seed(config.seed)
-    encoding, net = dict(config.encoding), dict(config.network)
-    encoding = positional_encoding(encoding.pop("name"), **encoding)
-    location = LocationEncoder(encoding, network(net.pop("name"), encoding.dim, config.dim, **net))
-    heads = {m: Head(feature_dims[m], config.dim) for m in config.modalities[1:]}
+
+    def named(settings: dict) -> tuple[str, dict]:
+        return settings["name"], {k: v for k, v in settings.items() if k != "name"}
+
+    name, options = named(config.encoding)
+    encoding = positional_encoding(name, **options)
+    name, options = named(config.network)
+    location = LocationEncoder(encoding, network(name, encoding.dim, config.dim, **options))
+    name, options = named(config.head)
+    heads = {}
+    for m in config.modalities[1:]:
+        if config.backbones.get(m) in VISION:
+            heads[m] = VISION[config.backbones[m]](config.dim)
+        else:
+            heads[m] = Head(feature_dims[m], config.dim, name, **options)
     return ARCHITECTURES[architecture](location, heads, **config.options)
 
 
@@ -151,6 +242,7 @@ def train(
     config: TrainConfig | None = None,
     resume: bool = False,
     init: str | Path | None = None,
+    extra: dict[str, np.ndarray] | None = None,
     progress: bool = True,
 ) -> Path:
     """Train an architecture on a place store and write the run folder ``out``.
@@ -161,29 +253,33 @@ def train(
         config: see :class:`TrainConfig`; when resuming, the run's own config is used.
         resume: go on from the last checkpoint of ``out``. A finished run is returned as it is.
         init: a finished run whose encoders are the starting point, as in pre-training on one store and
-            fine-tuning on another. Its modalities must include those trained here.
+            fine-tuning on another, or on images first. Modalities that it lacks start afresh.
+        extra: further modalities by name, each as features (places, d), NaN where a place has none.
 
     Returns:
         The run folder.
 
     Raises:
         ValueError: see :func:`resolve`; or ``out`` already holds a run and ``resume`` is False.
+        FloatingPointError: a loss that is not finite; the message names the step and the places of its batch.
         KeyboardInterrupt: passed on; the run can be resumed.
     """
     store = data if isinstance(data, PlaceStore) else PlaceStore.open(data)
-    out = Path(out)
+    out, extra = Path(out), {m: np.asarray(v, np.float32) for m, v in (extra or {}).items()}
+    hashes = hashes_of(extra)
     if resume and (out / "config.yaml").exists():
         stored = read_config(out)
-        if stored.pop("architecture") != architecture or stored.pop("data_hash") != store.data_hash:
+        expected = {"architecture": architecture, "data_hash": store.data_hash, "extra": hashes}
+        if {k: stored.pop(k) for k in expected} != expected:
             raise ValueError(f"{out}: this run is of another architecture or other data; resume with the same")
         init = stored.pop("init")
         config = TrainConfig(**stored)
-        if (out / "model.safetensors").exists():
+        if (out / "manifest.json").exists() and (out / "model.safetensors").exists():
             return out
     else:
-        config = resolve(architecture, store, config or TrainConfig())
+        config = resolve(architecture, store, config or TrainConfig(), extra)
 
-    fabric = Fabric(accelerator="auto", devices=config.devices, precision=config.precision)
+    fabric = _fabric(config, out)
     fabric.launch()
     if fabric.is_global_zero:
         if not resume and out.exists() and any(out.iterdir()):
@@ -193,9 +289,9 @@ def train(
     backbones = _backbones(store, config, init)
     with fabric.rank_zero_first():
         feats = {m: features(store, m, backbone, progress) for m, backbone in backbones.items()}
-    lonlat, values, present = _tensors(store, feats)
+    observed = Observations(store, feats, extra, [m for m in config.modalities if m != "location"])
     split = split_of(store, config)
-    usable = np.any([p.numpy() for p in present.values()], 0)
+    usable = np.any([p.numpy() for p in observed.present.values()], 0)
     rows = torch.from_numpy(np.flatnonzero((split == "train") & usable))
     val_rows = torch.from_numpy(np.flatnonzero((split == "val") & usable))
     if len(rows) < 2 or len(val_rows) < 2:
@@ -204,138 +300,259 @@ def train(
             "add places, or choose a smaller block size or another split"
         )
     generator = torch.Generator().manual_seed(config.seed)
-    val_rows = val_rows[torch.randperm(len(val_rows), generator=generator)[:VALIDATION_PLACES]].sort().values
+    kept = VALIDATION_IMAGES if observed.pixels else VALIDATION_PLACES
+    val_rows = val_rows[torch.randperm(len(val_rows), generator=generator)[:kept]].sort().values
 
-    model = build(architecture, config, {m: b.dim for m, b in backbones.items()})
-    for m in model.heads:
-        model.encoders[m].standardise_by(values[m][rows[present[m][rows]]])
+    model = build(architecture, config, {m: v.shape[1] for m, v in observed.values.items()})
+    for m, values in observed.values.items():
+        model.encoders[m].standardise_by(values[rows[observed.present[m][rows]]])
     if init is not None:
         _initialise(model, Path(init))
+    if config.compile:
+        for encoder in model.encoders.values():
+            getattr(encoder, "network", encoder).compile()
 
     if fabric.is_global_zero:
         (out / "checkpoints").mkdir(parents=True, exist_ok=True)
         record = {"architecture": architecture, "data_hash": store.data_hash, "init": init and str(init)}
-        record = json.loads(json.dumps(record | asdict(config)))  # plain lists and dicts
-        (out / "config.yaml").write_text(yaml.safe_dump(record, sort_keys=False))
+        record = json.loads(json.dumps(record | {"extra": hashes} | asdict(config)))  # plain lists and dicts
+        write_atomically(out / "config.yaml", yaml.safe_dump(record, sort_keys=False).encode())
     fabric.barrier()
 
-    def batch_of(chosen: Tensor) -> Batch:
-        batch = {"location": (lonlat[chosen], torch.ones(len(chosen), dtype=torch.bool))}
-        return batch | {m: (values[m][chosen], present[m][chosen]) for m in model.heads}
-
-    state = _fit(fabric, model, config, out, rows, batch_of, batch_of(val_rows), progress)
+    state = _fit(fabric, model, config, out, rows, val_rows, observed, progress)
     if not fabric.is_global_zero:
         return out
 
-    weights = {k: v.contiguous() for k, v in state["best"].items()}
+    weights = dict(state["best"])
     for m, backbone in backbones.items():
         if m == "text":
-            weights |= {f"backbone.{m}.{k}": v.contiguous() for k, v in backbone.state().items()}
-    _save_atomically(weights, out / "model.safetensors")
+            weights |= {f"backbone.{m}.{k}": v for k, v in backbone.state().items()}
+    save_tensors(out / "model.safetensors", weights)
+    described = {m: {"name": b.name, "dim": b.dim, "fingerprint": b.fingerprint} for m, b in backbones.items()}
+    described |= {m: {"name": name} for m, name in config.backbones.items() if name in VISION}
+    described |= {m: {"name": "extra", "dim": v.shape[1]} for m, v in extra.items() if m in config.modalities}
     manifest = {
         "schema": RUN_SCHEMA,
         "architecture": architecture,
         "modalities": list(config.modalities),
-        "backbones": {m: {"name": b.name, "dim": b.dim, "fingerprint": b.fingerprint} for m, b in backbones.items()},
+        "backbones": described,
         "data": {
             "name": store.path.name,
             "hash": store.data_hash,
             "places": len(store),
             "train_places": len(rows),
-            "simulated": {m: bool(store.simulated(m)) for m in config.modalities},
+            "simulated": {m: bool(store.simulated(m)) for m in config.modalities if m not in extra},
         },
         "parameters": sum(p.numel() for p in model.parameters()),
-        "steps": config.steps,
+        "steps": state["step"],
         "batch_size": min(config.batch_size, len(rows)),
-        "samples_seen": config.steps * min(config.batch_size, len(rows)),
+        "samples_seen": state["step"] * min(config.batch_size, len(rows)),
         "selected_step": state["best_step"],
         "validation_loss": state["best_loss"],
+        "backward_transfer": backward_transfer(read_lines(out / "metrics.jsonl", config.steps), model),
         "seed": config.seed,
         "precision": config.precision,
-        "devices": config.devices,
+        "devices": config.devices * config.nodes,
         "device": state["device"],
         "versions": {"geonb": _version(), "torch": torch.__version__},
         "wall_s": round(state["wall_s"], 2),
     }
-    partial = out / "manifest.json.partial"
-    partial.write_text(json.dumps(manifest, indent=2) + "\n")
-    partial.replace(out / "manifest.json")
+    write_atomically(out / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
     return out
 
 
+class Observations:
+    """What the batches are made of: positions, features in memory, and images read from the store when needed."""
+
+    def __init__(self, store: PlaceStore, feats: dict, extra: dict, modalities: list[str]):
+        self.store, self.lonlat = store, torch.from_numpy(store.lonlat.astype(np.float32))
+        self.values, self.present, self.modalities = {}, {}, modalities
+        for m in modalities:
+            if m in extra:
+                has = ~np.isnan(extra[m]).any(1)
+                full = np.nan_to_num(extra[m])
+            else:
+                has = store.has(m)
+                if m in feats:
+                    full = np.zeros((len(store), feats[m].shape[1]), np.float32)
+                    full[has] = feats[m]
+            self.present[m] = torch.from_numpy(has)
+            if m in extra or m in feats:
+                self.values[m] = torch.from_numpy(full)
+        self.pixels = [m for m in modalities if m not in self.values]
+
+    def batch(self, rows: Tensor, size: int | None = None) -> Batch:
+        """The batch of some rows of the store; with a ``size``, filled up by rows where nothing is present."""
+        size = len(rows) if size is None else size
+        real = torch.arange(size) < len(rows)
+        rows = torch.cat([rows, rows.new_zeros(size - len(rows))])
+        batch = {"location": (self.lonlat[rows], real)}
+        for m in self.modalities:
+            present = self.present[m][rows] & real
+            batch[m] = (self.values[m][rows] if m in self.values else self._images(rows, present), present)
+        return batch
+
+    def _images(self, rows: Tensor, present: Tensor) -> Tensor:
+        images = self.store.images(rows[present].numpy())
+        full = np.zeros((len(rows), *images.shape[1:]), np.int32)  # few operations take unsigned 16 bits
+        full[present.numpy()] = images
+        return torch.from_numpy(full)
+
+
+def _fabric(config: TrainConfig, out: Path) -> Fabric:
+    loggers = []
+    if "csv" in config.loggers:
+        from lightning_fabric.loggers import CSVLogger
+
+        loggers.append(CSVLogger(out, "csv", version="", flush_logs_every_n_steps=1))
+    if "tensorboard" in config.loggers:
+        from lightning_fabric.loggers import TensorBoardLogger
+
+        loggers.append(TensorBoardLogger(out, "tensorboard", version=""))
+    several = config.devices * config.nodes > 1
+    strategy = DDPStrategy(find_unused_parameters=True) if several else "auto"  # modalities that wait for their turn
+    return Fabric(
+        accelerator="auto", devices=config.devices, num_nodes=config.nodes, strategy=strategy,
+        precision=config.precision, loggers=loggers,
+    )  # fmt: skip
+
+
 def _fit(
-    fabric: Fabric, model: Architecture, config: TrainConfig, out: Path, rows: Tensor, batch_of, val_batch: Batch,
-    progress: bool,
+    fabric: Fabric, model: Architecture, config: TrainConfig, out: Path, rows: Tensor, val_rows: Tensor,
+    observed: Observations, progress: bool,
 ) -> dict:  # fmt: skip
     """The loop: from the last checkpoint, or from the start, to the last step."""
     from tqdm.auto import tqdm
 
-    decay = [p for p in model.parameters() if p.ndim >= 2]
-    plain = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": decay, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98))
-    state = {"step": 0, "best": None, "best_step": 0, "best_loss": math.inf, "wall_s": 0.0}
-    checkpoint = out / "checkpoints" / "last.safetensors"
+    optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), lr=config.lr, betas=(0.9, 0.98))
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
+    modules = {"model": model} | ({"ema": average} if average else {})
+    state, best = {"step": 0, "best_step": 0, "best_loss": math.inf, "wall_s": 0.0}, None
+    checkpoint, metrics = out / "checkpoints" / "last.safetensors", out / "metrics.jsonl"
     if checkpoint.exists():
-        state |= _load_checkpoint(checkpoint, model, optimizer)
+        best, state = load_checkpoint(checkpoint, modules, optimizer)
     wrapped, optimizer = fabric.setup(model, optimizer)
-    if fabric.world_size > 1:
+    if average:
+        average.to(fabric.device)
+    world, rank = fabric.world_size, fabric.global_rank
+    if world > 1:
         model.gather = lambda t: fabric.all_gather(t, sync_grads=t.requires_grad).flatten(0, 1)
-    val_batch = fabric.to_device(val_batch)
-    state["device"] = str(fabric.device)
 
     batch_size = min(config.batch_size, len(rows))
-    if batch_size % fabric.world_size:
-        raise ValueError(f"a batch of {batch_size} places cannot be shared evenly by {fabric.world_size} devices")
+    cells = blocks(observed.lonlat[rows].double().numpy(), config.stratify_km) if config.stratify_km else None
+    share = math.ceil(batch_size / world)
+
+    def load(step: int) -> tuple[Tensor, Batch]:
+        chosen = batch_rows(rows, step, batch_size, config.seed, cells)
+        return chosen, observed.batch(chosen[rank * share : (rank + 1) * share], share)
+
+    val_batch = fabric.to_device(observed.batch(val_rows))
     if fabric.is_global_zero:
-        _forget_after(state["step"], out / "metrics.jsonl")
-    started = time.monotonic() - state["wall_s"]
-    bar = tqdm(total=config.steps, initial=state["step"], desc=out.name, unit="step", disable=not progress)
+        kept = read_lines(metrics, state["step"])
+        write_atomically(metrics, "".join(json.dumps(line) + "\n" for line in kept).encode())
+    started, last_time, last_step = time.monotonic() - state["wall_s"], time.monotonic(), state["step"]
+    bar = tqdm(
+        total=config.steps, initial=state["step"], desc=out.name, unit="step", disable=not (progress and rank == 0)
+    )
     with bar:
         try:
-            for step in range(state["step"], config.steps):
-                torch.manual_seed(mixed(config.seed, step))  # dropout, alike after a resume
-                model.train()
-                model.begin_step(step / config.steps)
-                lr = learning_rate(step, config)
-                for group in optimizer.param_groups:
-                    group["lr"] = lr
-                mine = batch_rows(rows, step, batch_size, config.seed).chunk(fabric.world_size)[fabric.global_rank]
-                terms = wrapped(fabric.to_device(batch_of(mine)))
-                loss = sum(terms.values())
-                optimizer.zero_grad()
-                if loss.requires_grad:
-                    fabric.backward(loss)
-                    optimizer.step()
+            for step, (chosen, batch) in ahead(load, state["step"], config.steps, bool(observed.pixels)):
+                if config.patience and state["step"] - state["best_step"] >= config.patience * config.validate_every:
+                    break
+                loss, terms = take_step(fabric, wrapped, model, optimizer, batch, step, config)
+                done = step + 1
+                if not torch.isfinite(loss):
+                    places = observed.store.place_id[chosen.numpy()]
+                    raise FloatingPointError(_not_finite(out, done, state["step"], places))
+                if average:
+                    average.update_parameters(model)
                 bar.update()
 
-                done = step + 1
-                if done % config.validate_every == 0 or done == config.steps:
-                    held_out = validate(model, val_batch)
-                    mean = sum(held_out.values()) / len(held_out)
-                    if not math.isfinite(mean):
-                        raise FloatingPointError(f"{out}: the loss is not finite at step {done}; lower lr")
-                    if mean < state["best_loss"]:
-                        best = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
-                        state |= {"best": best, "best_step": done, "best_loss": mean}
-                    state |= {"step": done, "wall_s": time.monotonic() - started}
-                    bar.set_postfix(loss=f"{loss.item():.3f}", held_out=f"{mean:.3f}", best=state["best_step"])
-                    if fabric.is_global_zero:
-                        line = {"step": done, "loss": loss.item(), "lr": lr, "wall_s": round(state["wall_s"], 3)}
-                        line |= {f"loss/{k}": v.item() for k, v in terms.items()}
-                        line |= {f"held_out/{k}": v for k, v in held_out.items()} | {"held_out": mean}
-                        line |= {f"scale/{m}": model.scale(m).item() for m in model.heads}
-                        with (out / "metrics.jsonl").open("a") as metrics:
-                            metrics.write(json.dumps(line) + "\n")
-                        _save_checkpoint(checkpoint, model, optimizer, state)
+                phase_ends = model.phase(done / config.steps) != model.phase(step / config.steps)
+                if done % config.validate_every and done != config.steps and not phase_ends:
+                    continue
+                judged = average.module if average else model
+                held_out = validate(judged, val_batch)
+                mean = sum(held_out.values()) / len(held_out)
+                if mean < state["best_loss"]:
+                    best = {k: v.detach().cpu().clone() for k, v in judged.state_dict().items()}
+                    state |= {"best_step": done, "best_loss": mean}
+                now = time.monotonic()
+                speed, last_time, last_step = (done - last_step) * batch_size / (now - last_time), now, done
+                state |= {"step": done, "wall_s": now - started}
+                bar.set_postfix(
+                    loss=f"{loss.item():.3f}", held_out=f"{mean:.3f}", best=state["best_step"], places_s=f"{speed:.0f}"
+                )
+                line = {"step": done, "loss": loss.item(), "lr": learning_rate(step, config)}
+                line |= {"wall_s": round(state["wall_s"], 3), "places_per_s": round(speed, 1)}
+                line |= {f"loss/{k}": v.item() for k, v in terms.items()} | {"held_out": mean}
+                line |= {f"held_out/{k}": v for k, v in held_out.items()}
+                line |= {f"scale/{m}": model.scale(m).item() for m in model.heads}
+                if phase_ends or done == config.steps:
+                    line["phase"] = model.phase(step / config.steps)
+                fabric.log_dict(line, step=done)
+                if fabric.is_global_zero:
+                    with metrics.open("a") as file:
+                        file.write(json.dumps(line) + "\n")
+                    save_checkpoint(checkpoint, modules, optimizer, best, state)
         except KeyboardInterrupt:
             bar.write(f"{out}: stopped after step {state['step']}; go on with --resume", file=sys.stderr)
             raise
-    return state
+    if best is None:
+        raise FloatingPointError(f"{out}: the loss on held-out places was never finite; lower lr")
+    return state | {"best": best, "device": str(fabric.device)}
 
 
-def batch_rows(rows: Tensor, step: int, batch_size: int, seed: int) -> Tensor:
-    """The rows of one step: each epoch is a permutation that depends on the seed and the epoch alone."""
+def take_step(
+    fabric: Fabric, wrapped, model: Architecture, optimizer, batch: Batch, step: int, config: TrainConfig
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """One optimiser step on a device's share of a batch; returns the loss of the whole batch and its terms."""
+    seed = mixed(config.seed, step)
+    torch.manual_seed(mixed(seed, fabric.global_rank))  # dropout, alike after a resume, and different on each device
+    model.train()
+    model.begin_step(step / config.steps, seed)
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(step, config)
+    terms = wrapped(fabric.to_device(batch))
+    loss = sum(terms.values())
+    optimizer.zero_grad()
+    if loss.requires_grad:
+        fabric.backward(loss)
+        optimizer.step()
+    return loss.detach(), terms
+
+
+def ahead(load: Callable, start: int, stop: int, threaded: bool) -> Iterator:
+    """(step, load(step)) for each step; ``threaded`` reads two batches ahead while the model is busy."""
+    if not threaded:
+        yield from ((step, load(step)) for step in range(start, stop))
+        return
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(load, step) for step in range(start, min(start + 2, stop))]
+        for step in range(start, stop):
+            loaded = waiting.pop(0).result()
+            if step + 2 < stop:
+                waiting.append(pool.submit(load, step + 2))
+            yield step, loaded
+
+
+def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
+    """Weight decay on matrices and filters; none on temperatures, norms and biases."""
+    learned = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in learned if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in learned if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def batch_rows(rows: Tensor, step: int, batch_size: int, seed: int, cells: np.ndarray | None = None) -> Tensor:
+    """The rows of one step. Each epoch is a permutation that depends on the seed and the epoch alone; with ``cells``
+    (the cell of each row), every step draws cells, and a place in each."""
+    if cells is not None:
+        rng = np.random.default_rng((seed, step))
+        order = rng.permutation(len(rows))
+        _, first = np.unique(cells[order], return_index=True)
+        return rows[torch.from_numpy(rng.permutation(order[first])[:batch_size])]
     per_epoch = len(rows) // batch_size
     epoch, position = divmod(step, per_epoch)
     generator = torch.Generator().manual_seed(mixed(seed, epoch))
@@ -348,10 +565,12 @@ def mixed(seed: int, count: int) -> int:
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
-    """Linear warm-up over the first 5 % of steps, then half a cosine down to zero."""
+    """Linear warm-up over the first 5 % of steps, then half a cosine down to zero, or constant."""
     warmup = max(1, config.steps // 20)
     if step < warmup:
         return config.lr * (step + 1) / warmup
+    if config.schedule == "constant":
+        return config.lr
     return config.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, config.steps - warmup)))
 
 
@@ -362,9 +581,31 @@ def validate(model: Architecture, batch: Batch) -> dict[str, float]:
     losses = {}
     for m in model.heads:
         values, has = batch[m]
+        parts = has.nonzero()[:, 0].split(256)
         location = model.embed("location", batch["location"][0][has])
-        losses[m] = symmetric_info_nce(location, model.embed(m, values[has]), model.scale(m)).item()
+        other = torch.cat([model.embed(m, values[part]) for part in parts])
+        losses[m] = info_nce(location, other, model.scale(m)).item()
     return losses
+
+
+def backward_transfer(lines: list[dict], model: Architecture) -> dict[str, float] | None:
+    """What the phases of other modalities did to a modality, in nats on held-out places; below zero is forgetting.
+
+    For each modality, the mean over its phases but the last of all of (loss at the end of its phase) - (loss just
+    before its next phase, or at the end of training): backward transfer (Lopez-Paz and Ranzato, 2017, eq. 3) with a
+    loss in place of an accuracy, hence the sign. None for architectures without phases.
+    """
+    order = getattr(model, "order", None)
+    ends = [line for line in lines if "phase" in line]
+    if order is None or len(ends) < 2:
+        return None
+    transfer: dict[str, list[float]] = {}
+    for own, line in enumerate(ends[:-1]):
+        m = order[line["phase"] % len(order)]
+        later = min(own + len(order) - 1, len(ends) - 1)
+        if later > own:
+            transfer.setdefault(m, []).append(line[f"held_out/{m}"] - ends[later][f"held_out/{m}"])
+    return {m: sum(values) / len(values) for m, values in transfer.items()}
 
 
 def read_config(run: Path) -> dict:
@@ -378,79 +619,65 @@ def read_config(run: Path) -> dict:
     return config
 
 
+def config_from_file(path: str | Path) -> TrainConfig:
+    """A config from a YAML file that holds some fields of :class:`TrainConfig`.
+
+    Raises:
+        ValueError: not a mapping, or a field that there is not.
+    """
+    given = yaml.safe_load(Path(path).read_text())
+    known = [f.name for f in fields(TrainConfig)]
+    unknown = set(given) - set(known) if isinstance(given, dict) else {"no fields at all"}
+    if unknown:
+        raise ValueError(f"{path}: {sorted(unknown)[0]} is not a field of the config; choose from {', '.join(known)}")
+    return TrainConfig(**{k: tuple(v) if k in ("modalities", "loggers") and v else v for k, v in given.items()})
+
+
+def hashes_of(extra: dict[str, np.ndarray] | None) -> dict[str, str]:
+    """What a run remembers of its extra modalities, to know them again."""
+    arrays = {m: np.ascontiguousarray(v, np.float32) for m, v in (extra or {}).items()}
+    return {m: hashlib.sha256(v.tobytes()).hexdigest()[:16] for m, v in arrays.items()}
+
+
+def _not_finite(out: Path, step: int, kept: int, places: np.ndarray) -> str:
+    named = ", ".join(map(str, places[:20])) + (f" and {len(places) - 20} more" if len(places) > 20 else "")
+    return (
+        f"{out}: the loss of step {step} is not finite; its places: {named}. Look at their values, or lower lr; "
+        f"the checkpoint of step {kept} is kept"
+    )
+
+
 def _backbones(store: PlaceStore, config: TrainConfig, init) -> dict:
     """The frozen backbone of each modality; a text backbone that must be fitted sees training texts alone."""
+    backbones = {}
     if init is not None:
         from geonb.model import load
 
         start = load(init)
-        return {m: start.backbone(m) for m in config.modalities[1:]}
-    backbones = {}
+        shared = [m for m in config.backbones if m in start.modalities and config.backbones[m] not in VISION]
+        backbones = {m: start.backbone(m) for m in shared}
     for m, name in config.backbones.items():
+        if m in backbones or name in VISION:
+            continue
         if m == "text":
             rows = np.flatnonzero(store.has("text") & (split_of(store, config) == "train"))
             backbones[m] = text_backbone(name, fit_on=store.texts(rows))
         else:
             backbones[m] = BACKBONES[m](name)
-    return backbones
-
-
-def _tensors(store: PlaceStore, feats: dict[str, np.ndarray]):
-    lonlat = torch.from_numpy(store.lonlat.astype(np.float32))
-    values, present = {}, {}
-    for m, array in feats.items():
-        present[m] = torch.from_numpy(store.has(m))
-        values[m] = torch.zeros(len(store), array.shape[1])
-        values[m][present[m]] = torch.from_numpy(array)
-    return lonlat, values, present
+    return {m: backbones[m] for m in config.backbones if m in backbones}
 
 
 def _initialise(model: Architecture, run: Path) -> None:
     from geonb.model import load
 
-    start = load(run).architecture.state_dict()
-    own = model.state_dict()
-    wanted = [k for k in own if not k.startswith("queue")]
+    started = load(run)
+    start, own = started.architecture.state_dict(), model.state_dict()
+    wanted = [k for k in own if any(k.startswith(f"encoders.{m}.") for m in started.modalities)]
+    wanted += [k for k in own if k.startswith("log_scale.") and k in start]
     faulty = [k for k in wanted if k not in start or start[k].shape != own[k].shape]
     if faulty:
         raise ValueError(f"{run}: cannot start from this run, {faulty[0]} is missing or of another shape")
     model.load_state_dict({k: start[k] for k in wanted}, strict=False)
-
-
-def _save_checkpoint(path: Path, model: Architecture, optimizer, state: dict) -> None:
-    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
-    tensors |= {f"best.{k}": v for k, v in (state["best"] or {}).items()}
-    for index, slots in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in slots.items()}
-    meta = {k: state[k] for k in ("step", "best_step", "best_loss", "wall_s")}
-    _save_atomically({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path, {"state": json.dumps(meta)})
-
-
-def _load_checkpoint(path: Path, model: Architecture, optimizer) -> dict:
-    with safe_open(path, "pt") as file:
-        state = json.loads(file.metadata()["state"])
-        tensors = {k: file.get_tensor(k) for k in file.keys()}
-    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
-    slots: dict[int, dict] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, index, name = key.split(".")
-            slots.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
-    best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
-    return state | {"best": best or None}
-
-
-def _forget_after(step: int, path: Path) -> None:
-    """Drop the metrics of steps that a resumed run takes again."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    path.write_text("".join(line + "\n" for line in lines if json.loads(line)["step"] <= step))
-
-
-def _save_atomically(tensors: dict[str, Tensor], path: Path, metadata: dict | None = None) -> None:
-    partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, metadata)
-    partial.replace(path)
 
 
 def _check_disk(out: Path, needed_mb: int = 200) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from geonb.architectures import ARCHITECTURES
 from geonb.data.store import PlaceStore
-from geonb.training import TrainConfig, read_config, resolve, train
+from geonb.training import TrainConfig, hashes_of, read_config, resolve, train
 
 ATLAS_PLACES = 8000
 SMOKE_PLACES = 700
@@ -49,24 +49,27 @@ def data() -> PlaceStore:
     return PlaceStore.open(path)
 
 
-def run(name: str, architecture: str | None = None, **changes) -> Path:
+def run(name: str, architecture: str | None = None, extra: dict | None = None, **changes) -> Path:
     """The run ``runs/<store>/<name>``, trained if it is missing, unfinished, or of another config or data.
 
     Args:
         name: the run's folder; by default also the architecture's name.
+        extra: further modalities, see :func:`geonb.training.train`.
         changes: fields of :class:`geonb.training.TrainConfig` that differ from the default.
     """
     store, architecture = data(), architecture or name
-    config = resolve(architecture, store, replace(TrainConfig(**SMOKE) if smoke() else TrainConfig(), **changes))
+    config = replace(TrainConfig(**SMOKE) if smoke() else TrainConfig(), **changes)
+    config = resolve(architecture, store, config, extra)
     path = root() / "runs" / store.path.name / name
     if (path / "config.yaml").exists():
-        wanted = json.loads(json.dumps({"architecture": architecture, "data_hash": store.data_hash, **asdict(config)}))
+        wanted = {"architecture": architecture, "data_hash": store.data_hash, "extra": hashes_of(extra)}
+        wanted = json.loads(json.dumps(wanted | asdict(config)))
         stored = json.loads(json.dumps(read_config(path)))
         if {k: stored.get(k) for k in wanted} == wanted:
-            return train(architecture, store, path, resume=True)
+            return train(architecture, store, path, resume=True, extra=extra)
         print(f"{path.name}: config or data changed, training anew")
         shutil.rmtree(path)
-    return train(architecture, store, path, config)
+    return train(architecture, store, path, config, extra=extra)
 
 
 def results() -> dict:

@@ -1,10 +1,12 @@
+import numpy as np
 import pytest
 import torch
 
-from geonb.architectures import ARCHITECTURES, Architecture, within_km
+from geonb._coords import great_circle_km
+from geonb.architectures import ARCHITECTURES, Architecture, jittered, uniform_on_sphere
 from geonb.encoders.head import Head
 from geonb.encoders.location import LocationEncoder, network, positional_encoding
-from geonb.losses import fused_nt_xent, symmetric_info_nce
+from geonb.losses import Space, geoclip, info_nce, melt, nt_xent_fused
 
 WIDTHS = {"text": 12, "image": 20}
 
@@ -14,7 +16,7 @@ def make(name, modalities=("text", "image"), dropout=0.0, **options):
     encoding = positional_encoding("spherical_harmonics", degrees=6)
     location = LocationEncoder(encoding, network("residual", encoding.dim, 16, dropout=dropout))
     binary = ARCHITECTURES[name].binary
-    heads = {m: Head(WIDTHS[m], 16, dropout=dropout) for m in (modalities[-1:] if binary else modalities)}
+    heads = {m: Head(WIDTHS[m], 16, hidden=64, dropout=dropout) for m in (modalities[-1:] if binary else modalities)}
     return ARCHITECTURES[name](location, heads, **options)
 
 
@@ -32,7 +34,7 @@ def learns(model, batch, steps=60):
     optimizer = torch.optim.Adam([p for p in model.parameters()], lr=1e-2)
     losses = []
     for step in range(steps):
-        model.begin_step(step / steps)
+        model.begin_step(step / steps, step)
         loss = sum(model(batch).values())
         losses.append(loss.item())
         optimizer.zero_grad()
@@ -58,15 +60,80 @@ def test_embeddings_are_unit_vectors(name):
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_what_an_absent_row_holds_does_not_matter(name):
     model, batch = make(name).eval(), make_batch()
+    model.begin_step(0.0, 1)
     expected = model(batch)
     for m in ("text", "image"):
         values, present = batch[m]
         batch[m] = (torch.where(present[:, None], values, torch.tensor(1e9)), present)
-    torch.manual_seed(0), model(batch)
-    torch.manual_seed(7)
+    model.begin_step(0.0, 1)
     again = model(batch)
-    for term in expected.keys() - {"random"}:  # random locations are drawn anew
+    for term in expected:
         torch.testing.assert_close(again[term], expected[term])
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_rows_where_nothing_is_present_change_nothing(name):
+    """They fill up the share of a device when a batch cannot be shared evenly."""
+    model, batch = make(name).eval(), make_batch()
+    filled = {
+        m: (torch.cat([v, v[:5]]), torch.cat([p, torch.zeros(5, dtype=torch.bool)])) for m, (v, p) in batch.items()
+    }
+    for data in (batch, filled):
+        model.begin_step(0.0, 1)
+        model.zero_grad()
+        terms = model(data)
+        sum(terms.values()).backward()
+        gradients = {k: p.grad.clone() for k, p in model.named_parameters() if p.grad is not None}
+        if data is batch:
+            expected = terms, gradients
+    for term in expected[0]:
+        torch.testing.assert_close(terms[term], expected[0][term])
+    for k in gradients:
+        torch.testing.assert_close(gradients[k], expected[1][k])
+
+
+@pytest.mark.parametrize("options", [{}, {"chunk": 5}, {"exclude_km": 2000.0}, {"soft_km": 2000.0, "chunk": 7}])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_micro_batches_have_the_loss_and_the_gradients_of_the_whole_batch(name, options):
+    results = []
+    for extra in ({}, options | {"micro_batch": 5}) if not options.keys() - {"chunk"} else (
+        {k: v for k, v in options.items() if k != "chunk"}, options | {"micro_batch": 5},
+    ):  # fmt: skip
+        model, batch = make(name, dropout=0.0, **extra).double(), make_batch()
+        batch = {m: (v.double(), p) for m, (v, p) in batch.items()}
+        model.begin_step(0.0, 3)
+        model(batch)  # fills GeoCLIP's queue
+        model.zero_grad()
+        model.begin_step(0.1, 4)
+        terms = model(batch)
+        sum(terms.values()).backward()
+        results.append((terms, {k: p.grad for k, p in model.named_parameters() if p.grad is not None}))
+    (terms, gradients), (again, same) = results
+    assert terms.keys() == again.keys() and gradients.keys() == same.keys()
+    for a, b in ((terms, again), (gradients, same)):
+        for k in a:
+            torch.testing.assert_close(a[k], b[k], rtol=1e-9, atol=1e-11)
+
+
+def test_micro_batches_with_dropout_repeat_its_draws():
+    model, batch = make("imagebind", dropout=0.5, micro_batch=7), make_batch()
+    torch.manual_seed(0)
+    loss = sum(model(batch).values())
+    gradient = torch.autograd.grad(loss, model.encoders["text"].network.linear.weight)[0]
+    step = 1e-3
+    with torch.no_grad():
+        moved = model.encoders["text"].network.linear.weight
+        direction = torch.randn(moved.shape, generator=torch.Generator().manual_seed(1))
+        values = []
+        for sign in (1, -1):
+            moved += sign * step * direction
+            torch.manual_seed(0)
+            with torch.enable_grad():
+                values.append(sum(model(batch).values()).item())
+            moved -= sign * step * direction
+    assert (values[0] - values[1]) / (2 * step) == pytest.approx(
+        (gradient * direction).sum().item(), rel=0.02, abs=1e-3
+    )
 
 
 def test_imagebind_is_the_sum_of_location_pairs_and_never_compares_text_with_images():
@@ -74,7 +141,7 @@ def test_imagebind_is_the_sum_of_location_pairs_and_never_compares_text_with_ima
     lonlat = batch["location"][0]
     terms = model(batch)
     for m in ("text", "image"):
-        expected = symmetric_info_nce(model.embed("location", lonlat), model.embed(m, batch[m][0]), model.scale(m))
+        expected = info_nce(model.embed("location", lonlat), model.embed(m, batch[m][0]), model.scale(m))
         torch.testing.assert_close(terms[m], expected)
     # what happens to the texts leaves the gradient of the image head as it is
     gradient = torch.autograd.grad(sum(terms.values()), model.encoders["image"].network.linear.weight)[0]
@@ -88,15 +155,15 @@ def test_cyclic_never_moves_the_position_encoder_and_moves_one_head_a_phase():
     before = {k: v.clone() for k, v in model.encoders["location"].state_dict().items()}
     order = []
     for step in range(8):
-        model.begin_step(step / 8)
-        order.append(model.active)
+        model.begin_step(step / 8, step)
+        order.append(model.active[0])
         heads = {m: model.encoders[m].network.linear.weight.clone() for m in model.heads}
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-        model.zero_grad()
+        optimizer.zero_grad()
         sum(model(batch).values()).backward()
         optimizer.step()
         moved = [m for m in model.heads if not torch.equal(heads[m], model.encoders[m].network.linear.weight)]
-        assert moved == [model.active]
+        assert moved == list(model.active)
     assert order == ["text", "text", "image", "image"] * 2
     for k, v in model.encoders["location"].state_dict().items():
         assert torch.equal(v, before[k]), k
@@ -109,12 +176,86 @@ def test_cyclic_switch_lets_the_position_encoder_learn():
     assert not torch.equal(before, model.encoders["location"].network.linear.weight)
 
 
-def test_fused_is_one_softmax_over_everything_present():
-    model, batch = make("fused"), make_batch()
+def test_cyclic_takes_the_order_it_is_given_and_replays_a_share_of_the_steps():
+    model = make("cyclic", cycles=1, order=("image", "text"), replay=0.25)
+    turns = []
+    for step in range(400):
+        model.begin_step(step / 400, step)
+        turns.append(model.active[0])
+    first, second = turns[:200], turns[200:]
+    assert 0.15 < first.count("text") / 200 < 0.35 and 0.15 < second.count("image") / 200 < 0.35
+    assert [model.phase(p) for p in (0.0, 0.499, 0.5, 1.0)] == [0, 0, 1, 1]
+    for options, message in (
+        ({"order": ("text",)}, "name each of text, image"),
+        ({"replay": 1.0}, "replay"),
+        ({"cycles": 0}, "cycles"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make("cyclic", **options)
+
+
+@pytest.mark.parametrize("name", ["imagebind", "fused", "satclip"])
+def test_a_frozen_hub_stays_as_it_came(name):
+    model, batch = make(name, location_learns=False), make_batch()
+    before = {k: v.clone() for k, v in model.encoders["location"].state_dict().items()}
+    losses = learns(model, batch)
+    assert losses[-1] < losses[0]
+    assert all(torch.equal(v, before[k]) for k, v in model.encoders["location"].state_dict().items())
+
+
+def test_the_direct_term_binds_text_and_image_where_a_place_has_both():
+    model, batch = make("imagebind", direct=0.5), make_batch()
+    terms = model(batch)
+    both = batch["text"][1] & batch["image"][1]
+    text, image = (model.embed(m, batch[m][0][both]) for m in ("text", "image"))
+    torch.testing.assert_close(terms["text-image"], 0.5 * info_nce(text, image, model.scale("text-image")))
+    torch.testing.assert_close(terms["text"], make("imagebind")(batch)["text"])
+
+
+def test_temperatures_are_one_each_or_shared():
+    assert set(make("imagebind").log_scale) == {"text", "image"}
+    assert set(make("imagebind", direct=1.0).log_scale) == {"text", "image", "text-image"}
+    assert set(make("fused").log_scale) == {"shared"} and set(make("fused", shared_scale=False).log_scale) == {
+        "location",
+        "text",
+        "image",
+    }
+    model, batch = make("imagebind", shared_scale=True, direct=1.0), make_batch()
+    sum(model(batch).values()).backward()
+    assert set(model.log_scale) == {"shared"} and model.log_scale["shared"].grad != 0
+    torch.testing.assert_close(sum(model(batch).values()), sum(make("imagebind", direct=1.0)(batch).values()))
+    with torch.no_grad():
+        model.log_scale["shared"].fill_(50.0)
+    assert model.scale("text").item() == pytest.approx(100.0)
+
+
+@pytest.mark.parametrize("form", ["mean", "logsumexp"])
+@pytest.mark.parametrize("anchors", ["all", "location"])
+def test_fused_is_one_softmax_over_everything_present(form, anchors):
+    model, batch = make("fused", form=form, anchors=anchors), make_batch()
     z = torch.stack([model.embed(m, batch[m][0]) for m in model.modalities])
     present = torch.stack([batch[m][1] for m in model.modalities])
-    scale = torch.stack([model.scale(m) for m in model.heads]).mean()
-    torch.testing.assert_close(model(batch)["fused"], fused_nt_xent(z, present, scale))
+    expected = nt_xent_fused(z, present, model.scale("text"), form=form, anchors=anchors)
+    torch.testing.assert_close(model(batch)["fused"], expected)
+    each = make("fused", form=form, anchors=anchors, shared_scale=False)
+    torch.testing.assert_close(each(batch)["fused"], expected)  # all temperatures start alike
+    with torch.no_grad():
+        each.log_scale["text"] += 1.0
+    assert each(batch)["fused"] != expected
+
+
+def test_melt_lets_one_modality_stand_for_each_place():
+    model, batch = make("fused", form="melt"), make_batch()
+    model.begin_step(0.0, 5)
+    loss = model(batch)["melt"]
+    has = torch.stack([batch["text"][1], batch["image"][1]])
+    chance = torch.rand(24, 2, generator=torch.Generator().manual_seed(5)).T.masked_fill(~has, -1.0)
+    paired, drawn = has.any(0), chance.argmax(0)
+    z = {m: model.embed(m, batch[m][0]) for m in model.modalities}
+    others = torch.stack([z["text"], z["image"]])[:, paired]
+    torch.testing.assert_close(loss, melt(z["location"][paired], others, drawn[paired], model.scale("text")))
+    model.begin_step(0.0, 6)
+    assert model(batch)["melt"] != loss
 
 
 def test_geoclip_queue_keeps_the_last_positions_and_only_while_training():
@@ -122,9 +263,58 @@ def test_geoclip_queue_keeps_the_last_positions_and_only_while_training():
     model.eval()(batch)
     assert model.queued == 0
     first = model.train()(batch)["image"]
-    assert model.queued == 24
+    assert model.queued == 10
     assert {tuple(p.tolist()) for p in model.queue} == {tuple(p.tolist()) for p in batch["location"][0][-10:]}
     assert model(batch)["image"] > first  # ten more negatives
+
+
+def test_geoclip_spares_the_positions_of_the_queue_that_are_near():
+    model, batch = make("geoclip", exclude_km=500.0, queue=24), make_batch(missing=False)
+    model(batch)
+    z = {m: model.embed(m, batch[m][0]) for m in ("location", "image")}
+    lonlat = batch["location"][0]
+    space = Space(lonlat, torch.cat([lonlat, model.queue]), exclude_km=500.0)
+    expected = geoclip(z["image"], z["location"], model.embed("location", model.queue), model.scale("image"), space)
+    torch.testing.assert_close(model.eval()(batch)["image"], expected)
+    # every place is in the queue: without the radius each is a negative of itself
+    assert make("geoclip", queue=24).train()(batch)["image"] < geoclip(
+        z["image"], z["location"], model.embed("location", model.queue), model.scale("image")
+    )
+
+
+def test_csp_takes_the_published_temperatures():
+    model, batch = make("csp", temperatures=(20.0, 1.0, 1.0)).eval(), make_batch()
+    z = model.embed("location", batch["location"][0][batch["image"][1]])
+    torch.testing.assert_close(model(batch)["dropout"], info_nce(z, z, 1.0))
+    with pytest.raises(ValueError, match="three positive numbers"):
+        make("csp", temperatures=(1.0, 2.0))
+
+
+def test_jitter_is_alike_in_all_directions_wherever_it_is():
+    torch.manual_seed(0)
+    for lon, lat in ((10.0, 0.0), (-179.999, 60.0), (40.0, 90.0), (0.0, -89.9)):
+        start = torch.tensor([[lon, lat]], dtype=torch.float64).expand(20_000, 2)
+        moved = jittered(start, sd_km=5.0).numpy()
+        xyz = lambda p: positional_encoding("cartesian3d")(torch.tensor(p)).numpy()  # noqa: E731
+        displacement = (xyz(moved) - xyz(start.numpy())) * 6371.0088
+        assert np.abs(displacement.mean(0)).max() < 0.15  # three standard errors
+        distance = great_circle_km(moved, start.numpy())
+        assert np.sqrt((distance**2).mean() / 2) == pytest.approx(5.0, rel=0.02)
+        assert np.abs(moved[:, 0]).max() <= 180 and np.abs(moved[:, 1]).max() <= 90
+
+
+def test_positions_are_displaced_only_while_training():
+    model, batch = make("imagebind", jitter_km=300.0), make_batch()
+    plain = make("imagebind")(batch)
+    torch.testing.assert_close(model.eval()(batch), plain)
+    assert model.train()(batch)["text"] != plain["text"]
+
+
+def test_random_locations_are_uniform_over_the_area_of_the_sphere():
+    lonlat = uniform_on_sphere(40_000, torch.Generator().manual_seed(0)).numpy()
+    height = np.sin(np.radians(lonlat[:, 1]))
+    counts, _, _ = np.histogram2d(lonlat[:, 0], height, bins=(8, 5), range=((-180, 180), (-1, 1)))
+    assert np.abs(counts - 1000).max() < 150
 
 
 def test_csp_has_three_contrasts_and_the_dropout_one_needs_dropout():
@@ -132,7 +322,7 @@ def test_csp_has_three_contrasts_and_the_dropout_one_needs_dropout():
     assert set(model(batch)) == {"batch", "random", "dropout"}
     still = make("csp").eval()
     z = still.embed("location", batch["location"][0][batch["image"][1]])
-    torch.testing.assert_close(still(batch)["dropout"], symmetric_info_nce(z, z, still.scale("image")))
+    torch.testing.assert_close(still(batch)["dropout"], info_nce(z, z, still.scale("image")))
 
 
 def test_a_fourth_modality_needs_nothing_but_a_head():
@@ -146,9 +336,6 @@ def test_a_fourth_modality_needs_nothing_but_a_head():
 
 
 def test_places_nearer_than_the_radius_are_no_negatives():
-    lonlat = torch.tensor([[0.0, 0.0], [0.5, 0.0], [90.0, 0.0], [-179.9, 10.0], [179.9, 10.0]])
-    near = within_km(lonlat, 60.0)
-    assert near.nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1], [2, 2], [3, 3], [3, 4], [4, 3], [4, 4]]
     batch = make_batch(missing=False)
     plain, spared = make("imagebind")(batch), make("imagebind", exclude_km=4000.0)(batch)
     assert all(spared[m] < plain[m] for m in plain)
@@ -162,5 +349,10 @@ def test_senseless_bindings_are_refused():
         ARCHITECTURES["satclip"](torch.nn.Linear(2, 8), heads)
     with pytest.raises(ValueError, match="nothing to bind"):
         ARCHITECTURES["fused"](torch.nn.Linear(2, 8), {})
+    for options in ({"exclude_km": 10.0, "soft_km": 10.0}, {"jitter_km": -1.0}, {"exclude_km": -1.0}):
+        with pytest.raises(ValueError):
+            make("imagebind", **options)
+    with pytest.raises(ValueError, match="form is mean"):
+        make("fused", form="max")
     with pytest.raises(TypeError, match="use one of imagebind"):
         Architecture(torch.nn.Linear(2, 8), heads)(make_batch())

@@ -12,7 +12,7 @@ SMALL = TrainConfig(
 )  # fmt: skip
 
 
-def make_world(path, n=300, seed=0):
+def make_world(path, n=300, seed=0, side=16):
     """A store of made-up places: text and image depend on latitude; some places lack one or both."""
     rng = np.random.default_rng(seed)
     lonlat = np.stack([rng.uniform(-180, 180, n), np.degrees(np.arcsin(rng.uniform(-1, 1, n)))], 1)
@@ -21,7 +21,7 @@ def make_world(path, n=300, seed=0):
     texts = [f"A place of {w} and {rng.choice(['rivers', 'hills', 'roads', 'lakes'])}, number {i}." for i, w in enumerate(words)]
     text_rows, image_rows = np.flatnonzero(np.arange(n) % 4 != 0), np.flatnonzero(np.arange(n) % 3 != 0)
     level = np.array([6000, 2500, 800, 2500, 6000])[zone]
-    images = rng.normal(level[image_rows, None, None, None], 150, (len(image_rows), 12, 16, 16)).clip(1, 12000)
+    images = rng.normal(level[image_rows, None, None, None], 150, (len(image_rows), 12, side, side)).clip(1, 12000)
     names = [f"p{i}" for i in range(n)]
     return write_store(
         path,

@@ -5,20 +5,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from geonb.encoders.networks import Residual
+from geonb.encoders.location import network
 
 
 class Head(nn.Module):
-    """Standardises backbone features (n, d_m), then maps them to the shared space (n, dim).
+    """Standardises backbone features (n, d_m), then maps them to the shared space (n, dim) by a network.
 
     The mean and the standard deviation are those of the training features; they travel with the weights.
+
+    Args:
+        network_name, options: of the network, see :func:`geonb.encoders.location.network`.
     """
 
-    def __init__(self, dim_in: int, dim: int, hidden: int = 256, dropout: float = 0.5):
+    def __init__(self, dim_in: int, dim: int, network_name: str = "residual", **options):
         super().__init__()
         self.register_buffer("mean", torch.zeros(dim_in))
         self.register_buffer("std", torch.ones(dim_in))
-        self.network = Residual(dim_in, dim, hidden, dropout)
+        self.network = network(network_name, dim_in, dim, **options)
 
     def standardise_by(self, features: Tensor) -> None:
         """Take mean and spread from training features (n, d_m); constant columns keep a spread of 1."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from geonb.encoders.harmonics import SphericalHarmonics
-from geonb.encoders.networks import Capsules, FeedForward, Residual, Siren
+from geonb.encoders.networks import MLP, Capsules, FeedForward, Linear, Residual, Siren
 from geonb.encoders.positional import (
     DFS,
     Cartesian3D,
@@ -46,7 +46,14 @@ ENCODINGS = {
     "voronoi": Voronoi,
 }
 
-NETWORKS = {"residual": Residual, "siren": Siren, "capsules": Capsules, "feed_forward": FeedForward}
+NETWORKS = {
+    "residual": Residual,
+    "siren": Siren,
+    "capsules": Capsules,
+    "feed_forward": FeedForward,
+    "mlp": MLP,
+    "linear": Linear,
+}
 
 
 def positional_encoding(name: str, **options) -> PositionalEncoding:

@@ -113,3 +113,11 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)
+
+
+class MLP(nn.Sequential):
+    """One hidden layer with ReLU, as wide as the input: GeoCLIP's head on its image backbone."""
+
+    def __init__(self, dim_in: int, dim: int, hidden: int | None = None):
+        hidden = hidden or dim_in
+        super().__init__(Linear(dim_in, hidden), nn.ReLU(), Linear(hidden, dim))

@@ -118,7 +118,7 @@ def evaluate(runs, data, out: str | Path | None = None, seed: int = 0, progress:
             for m in model.modalities[1:]:
                 if m in present:
                     z[m] = np.full((len(store), model.dim), np.nan, np.float32)
-                    z[m][store.has(m)] = model.embed_features(m, _features(store, m, model, cache, progress))
+                    z[m][store.has(m)] = _embeddings(store, m, model, cache, progress)
             results["retrieval"] += _retrieval_rows(name, model, z, store, split, held_out, seed)
             results["information"] += _information_rows(name, z, store, split)
             bar.update()
@@ -158,14 +158,18 @@ def _load_all(runs) -> dict:
     return models
 
 
-def _features(store: PlaceStore, modality: str, model, cache: dict, progress: bool) -> np.ndarray:
-    """Backbone features of the store; runs that share a backbone share them, and the time to load it."""
+def _embeddings(store: PlaceStore, modality: str, model, cache: dict, progress: bool) -> np.ndarray:
+    """Embeddings of the places that have the modality. Runs that share a backbone share its features, and the time to
+    load it; images that a run embeds from their pixels are read in parts."""
     from geonb.encoders.features import features
 
+    if model.end_to_end(modality):
+        parts = np.array_split(np.flatnonzero(store.has(modality)), 1 + len(store) // 1024)
+        return np.concatenate([model.embed_images(store.images(rows), harmonised=True) for rows in parts])
     key = modality, model.manifest["backbones"][modality]["fingerprint"]
     if key not in cache:
         cache[key] = features(store, modality, model.backbone(modality), progress=progress)
-    return cache[key]
+    return model.embed_features(modality, cache[key])
 
 
 def _training(model, store: PlaceStore) -> dict:
