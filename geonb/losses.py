@@ -569,7 +569,8 @@ def gram(embeddings: Tensor, scale: Scale, space: Space | None = None, chunk: in
               + \log \frac{e^{-s V_{ii}}}{\sum_j e^{-s V_{ji}}} \Big]
 
     G holds the inner products. Blind: V does not know signs (with m = 2, antiparallel counts as aligned), and with
-    m > 2 it is 0 as soon as two vectors are parallel, wherever the rest is; add a pairwise term. The source's
+    m > 2 it is 0 as soon as two vectors are parallel, wherever the rest is (and for all places alike, if those two are
+    no anchors); add a pairwise term. The source's
     data-anchor matching, a classifier beside the loss, is not here. The root is smoothed at 0 by the precision of
     the dtype, so that gradients are finite at no volume.
 

@@ -1,0 +1,143 @@
+"""Large batches: symmetric InfoNCE all at once against in chunks, and small ones against pytorch-metric-learning.
+
+    python benchmarks/losses.py --out benchmarks/results/losses.json
+
+Each case runs alone in a fresh process: one forward and backward pass, float32, with a learned temperature. Memory
+is the most the process ever held beyond what it held with its inputs made (on a GPU: what was allocated), so the
+gradients are counted and the embeddings themselves are not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from measuring import in_fresh_process, peak_mb, provenance, write
+from tqdm import tqdm
+
+from geonb.losses import Space, clamped_scale, info_nce, nt_xent_fused
+
+DIM = 256
+CASES = [  # places, rows at a time, km of exclusion
+    (4096, 0, 0.0),
+    (4096, 512, 0.0),
+    (4096, 512, 100.0),
+    (16384, 0, 0.0),
+    (16384, 512, 0.0),
+    (65536, 512, 0.0),
+]
+SMALL = (64, 128, 256)
+
+
+def unit(n: int, device: str) -> torch.Tensor:
+    return F.normalize(torch.randn(n, DIM, device=device), dim=1).requires_grad_()
+
+
+def positions(n: int, device: str) -> torch.Tensor:
+    u, v = torch.rand(2, n, dtype=torch.float64, device=device)
+    return torch.stack([360 * u - 180, torch.rad2deg(torch.asin(2 * v - 1))], 1)
+
+
+def held_mb() -> float:
+    """What this process holds now, in MB (Linux)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+
+
+def step(n: int, chunk: int, km: float, device: str) -> dict:
+    """Seconds and MB of one forward and backward pass."""
+    torch.manual_seed(0)
+    small = unit(64, device)
+    info_nce(small, small, 10.0, chunk=16).backward()  # threads and kernels are there before the clock starts
+    a, b, log_scale = unit(n, device), unit(n, device), torch.tensor(math.log(14.0), device=device, requires_grad=True)
+    space = Space(positions(n, device), exclude_km=km)
+    cuda = device == "cuda"
+    if cuda:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated() / 2**20 if cuda else held_mb()
+    started = time.perf_counter()
+    loss = info_nce(a, b, clamped_scale(log_scale), space, chunk=chunk)
+    loss.backward()
+    if cuda:
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - started
+    peak = torch.cuda.max_memory_allocated() / 2**20 if cuda else peak_mb()
+    return {"s": seconds, "peak_mb": peak - before, "loss": loss.item()}
+
+
+def against(n: int, rounds: int = 20) -> dict:
+    """Median seconds of NT-Xent, ours and pytorch-metric-learning's, in turns in this process."""
+    from pytorch_metric_learning.losses import NTXentLoss, SelfSupervisedLoss
+
+    torch.manual_seed(0)
+    a, b = unit(n, "cpu"), unit(n, "cpu")
+    present, theirs = torch.ones(2, n, dtype=torch.bool), SelfSupervisedLoss(NTXentLoss(temperature=0.1))
+    runs = {"ours": lambda: nt_xent_fused(torch.stack([a, b]), present, 10.0), "theirs": lambda: theirs(a, b)}
+    seconds = {name: [] for name in runs}
+    values = {}
+    for turn in range(rounds + 1):
+        for name, run in runs.items():
+            started = time.perf_counter()
+            value = run()
+            value.backward()
+            if turn:  # the first is a warm-up
+                seconds[name].append(time.perf_counter() - started)
+            values[name] = value.item()
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    return {
+        "ours_s": medians["ours"],
+        "theirs_s": medians["theirs"],
+        "ratio": medians["theirs"] / medians["ours"],
+        "difference": abs(values["ours"] - values["theirs"]),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", help="write the figures to this JSON file")
+    parser.add_argument("--largest", type=int, default=65536, help="leave out larger batches")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--case", nargs="+", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.case:
+        kind, *values = arguments.case
+        n = int(values[0])
+        print(json.dumps(against(n) if kind == "against" else step(n, int(values[1]), float(values[2]), values[3])))
+        return
+
+    def alone(*case) -> dict:
+        return in_fresh_process(__file__, "--case", *case, threads=arguments.threads, timeout=3600)
+
+    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    cases = [(d, *case) for d in devices for case in CASES if case[0] <= arguments.largest]
+    results = []
+    print(f"{'device':8}{'places':>8}{'chunk':>8}{'km':>8}{'seconds':>10}{'peak MB':>10}{'loss':>10}")
+    for device, n, chunk, km in tqdm(cases, file=sys.stderr):
+        found = {"device": device, "places": n, "chunk": chunk, "exclude_km": km} | alone("step", n, chunk, km, device)
+        results.append(found)
+        tqdm.write(
+            f"{device:8}{n:8d}{chunk:8d}{km:8.0f}{found['s']:10.2f}{found['peak_mb']:10.0f}{found['loss']:10.4f}",
+            file=sys.stdout,
+        )
+    print(f"\n{'places':>8}{'ours ms':>10}{'pml ms':>10}{'ratio':>8}{'difference':>12}")
+    for n in SMALL:
+        found = {"places": n} | alone("against", n)
+        results.append(found)
+        print(
+            f"{n:8d}{1e3 * found['ours_s']:10.2f}{1e3 * found['theirs_s']:10.2f}{found['ratio']:8.1f}"
+            f"{found['difference']:12.1e}"
+        )
+    print(json.dumps(provenance()))
+    write(arguments.out, results)
+
+
+if __name__ == "__main__":
+    main()
