@@ -118,12 +118,13 @@ class _Clamp(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, maximum):
-        ctx.above = x > maximum
+        ctx.save_for_backward(x > maximum)
         return x.clamp(max=maximum)
 
     @staticmethod
     def backward(ctx, gradient):
-        return torch.where(ctx.above, gradient.clamp(min=0), gradient), None
+        (above,) = ctx.saved_tensors
+        return torch.where(above, gradient.clamp(min=0), gradient), None
 
 
 def clamped_scale(log_scale: Tensor, maximum: float = 100.0) -> Tensor:
@@ -282,14 +283,9 @@ def geoclip(
 
 
 def csp(
-    location: Tensor,
-    image: Tensor,
-    again: Tensor,
-    elsewhere: Tensor,
-    scales: Sequence[Scale],
-    space: Space | None = None,
-    chunk: int = 0,
-) -> dict[str, Tensor]:
+    location: Tensor, image: Tensor, again: Tensor, elsewhere: Tensor, scales: Sequence[Scale],
+    space: Space | None = None, chunk: int = 0,
+) -> dict[str, Tensor]:  # fmt: skip
     r"""CSP's three contrasts, by three kinds of negatives (Mai et al., 2023, arXiv 2305.01118).
 
     .. math:: L_B = L(l \to v; s_1), \qquad L_D = L(l \to l'; s_3), \qquad L_L = -\frac1n \sum_i
@@ -346,10 +342,10 @@ def melt(
     .. math:: -\frac1n \sum_i \log \frac{e^{s\,p_i\cdot x_i}}{\sum_j e^{s\,p_i\cdot x_j}}, \qquad
               x_i = x_i^{m(i)}
 
-    The source has batches of samples of all modalities, each with its own location, under an asymmetric NT-Xent.
-    Its code is not public, and what we know of it leaves open in which of the two directions the loss is taken and
-    whether modalities share a temperature. Here locations are the anchors, with one temperature; exchange the
-    roles through :func:`info_nce` for the other direction.
+    The source has batches of samples of all modalities, each with its own location, under an asymmetric NT-Xent. Its
+    abstract leaves open in which of the two directions the loss is taken and whether modalities share a temperature,
+    and there is no public code. Here locations are the anchors, with one temperature; exchange the roles through
+    :func:`info_nce` for the other direction.
 
     Args:
         location: (n, d).
@@ -361,9 +357,7 @@ def melt(
     return info_nce(location[rows], others[drawn[rows], rows], scale, space, symmetric=False, chunk=chunk)
 
 
-def sigmoid(
-    a: Tensor, b: Tensor, scale: Scale, bias: Scale, space: Space | None = None, chunk: int = 0
-) -> Tensor:
+def sigmoid(a: Tensor, b: Tensor, scale: Scale, bias: Scale, space: Space | None = None, chunk: int = 0) -> Tensor:
     r"""SigLIP: each pair on its own, matched or not (Zhai et al., 2023, arXiv 2303.15343).
 
     .. math:: -\frac1n \sum_{ij} \log \sigma(z_{ij} (s\,a_i\cdot b_j + t)), \qquad z_{ij} = 2 [i = j] - 1
@@ -399,9 +393,7 @@ def sigmoid(
 # Several positives an anchor.
 
 
-def sup_con(
-    embeddings: Tensor, labels: Tensor, scale: Scale, space: Space | None = None, chunk: int = 0
-) -> Tensor:
+def sup_con(embeddings: Tensor, labels: Tensor, scale: Scale, space: Space | None = None, chunk: int = 0) -> Tensor:
     r"""SupCon's L_out: all others of the same label are positives (Khosla et al., 2020, arXiv 2004.11362, eq. 2).
 
     .. math:: -\frac1{|A|} \sum_{i \in A} \frac1{|P(i)|} \sum_{p \in P(i)}
@@ -419,14 +411,9 @@ def sup_con(
 
 
 def nt_xent_fused(
-    embeddings: Tensor,
-    present: Tensor,
-    scale: Scale,
-    space: Space | None = None,
-    form: str = "mean",
-    anchors: str = "all",
-    chunk: int = 0,
-) -> Tensor:
+    embeddings: Tensor, present: Tensor, scale: Scale, space: Space | None = None, form: str = "mean",
+    anchors: str = "all", chunk: int = 0,
+) -> Tensor:  # fmt: skip
     r"""NT-Xent over all modalities of all places at once, with several positives an anchor.
 
     An anchor's positives P are the other modalities of its place, its negatives what the other places have:
@@ -467,7 +454,7 @@ def _grouped(
     a: Tensor, b: Tensor, group_a: Tensor, group_b: Tensor, scale: Scale, space: Space | None, form: str, chunk: int,
     itself: bool, kinds: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:  # fmt: skip
-    """Positives are the candidates of the anchor's group. With ``itself`` candidate i is anchor i, and none of its."""
+    """Positives are the candidates of the anchor's group. With ``itself``, candidate i is anchor i, and left out."""
     size = int(max(group_a.max(), group_b.max())) + 1 if len(a) and len(b) else 0
     has = (torch.bincount(group_b, minlength=size)[group_a] > int(itself)).nonzero()[:, 0] if size else group_a[:0]
     if not len(has):
@@ -479,8 +466,11 @@ def _grouped(
         return _set(values, has[rows], value) if itself else values
 
     def score(part: Tensor, rows: slice) -> Tensor:
-        pair = isinstance(scale, Tensor) and scale.ndim
-        return scale[kinds[0][has[rows]]][:, kinds[1]] * (part @ b.T) if pair else scale * part @ b.T
+        if not (isinstance(scale, Tensor) and scale.ndim):
+            return scale * part @ b.T
+        of_pairs, counts = scale[kinds[0][has[rows]]], torch.bincount(kinds[1], minlength=scale.shape[1])
+        blocks = zip(of_pairs.split(1, dim=1), b.split(counts.tolist()), strict=True)  # candidates come by modality
+        return torch.cat([pair * part @ candidates.T for pair, candidates in blocks], 1)
 
     def same(rows: slice) -> Tensor:
         return group_a[rows, None] == group_b

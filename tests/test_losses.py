@@ -280,7 +280,9 @@ for form, anchors in product(("mean", "logsumexp"), ("all", "location")):
         (unit(3, N, 5),),
     )
 LOSSES["fused, pair scales"] = (
-    lambda z, km, chunk: nt_xent_fused(z, PRESENT, PAIR_SCALES.to(z.dtype if z.dtype.itemsize > 2 else torch.float32), places(N, **km), chunk=chunk),
+    lambda z, km, chunk: nt_xent_fused(
+        z, PRESENT, PAIR_SCALES.to(z.dtype if z.dtype.itemsize > 2 else torch.float32), places(N, **km), chunk=chunk
+    ),
     lambda z, km: plain_fused(z, PRESENT, PAIR_SCALES, places(N, **km)),
     (unit(3, N, 5),),
 )
