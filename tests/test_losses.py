@@ -1,6 +1,7 @@
 import math
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -118,6 +119,22 @@ def plain_fused(z, present, scale, space=None, form="mean", anchors="all"):
             terms.append(-sum(w(j) * torch.log(torch.exp(s(k, j)) / all_of_them) for k, j in candidates) / weights)
         else:
             terms.append(-torch.log(sum(w(j) * torch.exp(s(k, j)) for k, j in candidates) / all_of_them))
+    return sum(terms) / len(terms)
+
+
+def plain_sup_con(z, labels, s, space=None):
+    km, n, terms = None if space is None else distances(space), len(z), []
+    for i in range(n):
+        others = [j for j in range(n) if j != i]
+        if labels[i] not in labels[others]:
+            continue
+        alike = [labels[j] == labels[i] for j in range(n)]
+        inside = [j for j in others if alike[j] or space is None or not 0 < space.exclude_km >= km[i, j]]
+        everything = sum(torch.exp(s * (z[i] @ z[j])) for j in inside)
+        soft = space.soft_km if space is not None else 0
+        q = {j: 1.0 if alike[j] else wendland(km[i, j], soft) if soft else 0.0 for j in others}
+        logs = sum(q[j] * torch.log(torch.exp(s * (z[i] @ z[j])) / everything) for j in others)
+        terms.append(-logs / sum(q.values()))
     return sum(terms) / len(terms)
 
 
@@ -244,7 +261,7 @@ LOSSES = {
     ),
     "sup_con": (
         lambda z, km, chunk: sup_con(z, LABELS, 6.0, places(N, **km), chunk=chunk),
-        None,
+        lambda z, km: plain_sup_con(z, LABELS, 6.0, places(N, **km)),
         (unit(N, 5),),
     ),
     "symile": (
@@ -314,6 +331,14 @@ def test_gradients_agree_with_differences(name, space):
     loss, _, inputs = LOSSES[name]
     inputs = [x.clone().requires_grad_() for x in inputs]
     assert torch.autograd.gradcheck(lambda *x: loss(*x, km=SPACES[space], chunk=4), inputs, fast_mode=True)
+
+
+@pytest.mark.filterwarnings("ignore:Anomaly Detection")
+@every_loss
+def test_no_step_of_the_backward_pass_is_nan_where_a_block_leaves_a_whole_column_out(name):
+    loss, _, inputs = LOSSES[name]
+    with torch.autograd.set_detect_anomaly(True):
+        value_and_gradient(lambda *x: loss(*x, km={"exclude_km": 30000.0}, chunk=1), *inputs)
 
 
 @every_loss
@@ -603,7 +628,8 @@ def test_distances_are_great_circles_right_for_near_points():
     lonlat = [[10.0, 50.0], [east, 50.0], [10.0, 50.0], [179.9, 10.0], [-179.9, 10.0], [0.0, 90.0], [77.0, 90.0]]
     lonlat = torch.tensor(lonlat, dtype=torch.float64)
     km = great_circle_km(lonlat[:, None].numpy(), lonlat[None].numpy())
-    for radius in (1e-7, 1e-6, 21.0, 25.0, 5000.0, 30000.0):
+    apart = [d * factor for d in np.unique(km[km > 1]) for factor in (1 - 1e-9, 1 + 1e-9)]
+    for radius in (1e-7, 1e-6, *apart, 30000.0):
         near = Space(lonlat, exclude_km=radius).near(slice(0, 7)).numpy()
         assert (near == (km <= radius)).all()
     kernel = Space(lonlat, soft_km=6000.0).kernel(slice(2, 5)).numpy()
