@@ -270,7 +270,7 @@ def train(
     if resume and (out / "config.yaml").exists():
         stored = read_config(out)
         expected = {"architecture": architecture, "data_hash": store.data_hash, "extra": hashes}
-        if {k: stored.pop(k) for k in expected} != expected:
+        if {k: stored.pop(k, None) for k in expected} != expected:
             raise ValueError(f"{out}: this run is of another architecture or other data; resume with the same")
         init = stored.pop("init")
         config = TrainConfig(**stored)

@@ -107,6 +107,10 @@ def test_train_evaluate_and_check_from_the_command_line(world, tmp_path, capsys)
             ["train", "fused", "--data", "{world}", "--out", "{tmp}/x", "--modalities", "location,smell"],
             "unknown modality",
         ),
+        (
+            ["train", "fused", "--data", "{world}", "--out", "{tmp}/x", "--config", "{tmp}/bad.yaml"],
+            "learning_rate is not a field",
+        ),
         (["ask", "{tmp}", "rice", "--data", "{world}"], "no config.yaml"),
         (["ask", "{trained}", "  ", "--data", "{world}"], "empty"),
         (["embed", "{trained}", "--points", "{tmp}/no.csv", "--out", "{tmp}/e.parquet"], "no such file"),
@@ -114,6 +118,7 @@ def test_train_evaluate_and_check_from_the_command_line(world, tmp_path, capsys)
     ],
 )
 def test_bad_requests_end_with_one_line_and_status_2(arguments, message, world, trained, tmp_path, capsys):
+    (tmp_path / "bad.yaml").write_text("learning_rate: 0.1\n")
     filled = [a.format(world=world.path, tmp=tmp_path, trained=trained) for a in arguments]
     assert run(*filled) == 2
     error = capsys.readouterr().err

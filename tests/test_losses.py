@@ -430,7 +430,7 @@ def test_golden_numbers():
     }
     for form, anchors in product(("mean", "logsumexp"), ("all", "location")):
         values[f"fused, {form}, {anchors}"] = nt_xent_fused(z, present, 5.0, None, form, anchors)
-    assert {name: value.item() for name, value in values.items()} == pytest.approx(GOLDEN, rel=1e-14, abs=1e-14)
+    assert {name: value.item() for name, value in values.items()} == pytest.approx(GOLDEN, rel=1e-13)
 
 
 # Oracles: other people's code, value and gradients.

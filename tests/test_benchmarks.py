@@ -1,0 +1,33 @@
+"""Every benchmark still runs; what it measures is not tested."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
+
+
+def run(script, *arguments):
+    done = subprocess.run(
+        [sys.executable, FOLDER / script, *arguments], capture_output=True, text=True, timeout=200,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("case", ["write", "ours", "ours_out", "recurrence", "encoder", "encoder_bf16"])
+def test_location(case):
+    row = run("location.py", "--case", case, "--points", "500")
+    assert 0 < row["min_s"] <= row["s"] <= row["max_s"]
+
+
+@pytest.mark.parametrize("case", ["cyclic, cached features", "imagebind, ResNet-18 from pixels"])
+def test_training(case):
+    row = run("training.py", "--case", case, "--steps", "2")
+    assert row["places_per_s"] > 0 and sum(row["shares"].values()) == pytest.approx(1)
+    assert {"data", "forward", "loss", "backward"} <= row["shares"].keys()
