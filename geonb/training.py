@@ -28,6 +28,7 @@ import torch
 import yaml
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -279,12 +280,12 @@ def train(
     else:
         config = resolve(architecture, store, config or TrainConfig(), extra)
 
-    fabric = _fabric(config, out)
-    fabric.launch()
-    if fabric.is_global_zero:
+    if rank_zero_only.rank == 0:  # before other processes start, which would wait for this one
         if not resume and out.exists() and any(out.iterdir()):
             raise ValueError(f"{out}: exists already; resume it (--resume), delete it, or choose another folder")
         _check_disk(out)
+    fabric = _fabric(config, out)
+    fabric.launch()
 
     backbones = _backbones(store, config, init)
     with fabric.rank_zero_first():
@@ -429,11 +430,11 @@ def _fit(
     modules = {"model": model} | ({"ema": average} if average else {})
     state, best = {"step": 0, "best_step": 0, "best_loss": math.inf, "wall_s": 0.0}, None
     checkpoint, metrics = out / "checkpoints" / "last.safetensors", out / "metrics.jsonl"
-    if checkpoint.exists():
-        best, state = load_checkpoint(checkpoint, modules, optimizer)
     wrapped, optimizer = fabric.setup(model, optimizer)
     if average:
         average.to(fabric.device)
+    if checkpoint.exists():
+        best, state = load_checkpoint(checkpoint, modules, optimizer)
     world, rank = fabric.world_size, fabric.global_rank
     if world > 1:
         model.gather = lambda t: fabric.all_gather(t, sync_grads=t.requires_grad).flatten(0, 1)
