@@ -225,7 +225,8 @@ def test_every_encoding_is_finite_row_by_row_and_differentiable(name):
 @pytest.mark.parametrize("name", ENCODINGS)
 def test_every_encoding_combines_with_every_network(name, net):
     encoding = positional_encoding(name)
-    encoder = LocationEncoder(encoding, network(net, encoding.dim, 16, hidden=32)).eval()
+    options = {} if net == "linear" else {"hidden": 32}
+    encoder = LocationEncoder(encoding, network(net, encoding.dim, 16, **options)).eval()
     assert encoder(torch.tensor(points(5)).float()).shape == (10, 16)
 
 
@@ -251,7 +252,7 @@ def test_unknown_names_and_senseless_options_say_what_to_do():
     with pytest.raises(ValueError, match="choose one of spherical_harmonics"):
         positional_encoding("harmonics")
     with pytest.raises(ValueError, match="choose one of residual"):
-        network("mlp", 4, 4)
+        network("transformer", 4, 4)
     with pytest.raises(ValueError, match="at least 1"):
         positional_encoding("spherical_harmonics", degrees=0)
     with pytest.raises(ValueError, match="3 capsules"):
