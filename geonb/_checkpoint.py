@@ -25,8 +25,10 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except OSError as error:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         kept = "the one before it is kept" if path.exists() else "nothing was kept"
         raise OSError(error.errno, f"{path} could not be written ({error.strerror}); {kept}; free some space") from None
 

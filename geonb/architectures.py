@@ -29,7 +29,8 @@ class Architecture(nn.Module):
     Args:
         location: maps (n, 2) lon/lat degrees to (n, d).
         heads: one module per further modality; maps its values (n, ...) to (n, d).
-        location_learns: False keeps the location encoder as it came: random, or from the run it was initialised by.
+        location_learns: False keeps the location encoder as it came, without dropout: random, or from the run it was
+            initialised by.
         exclude_km: places nearer to each other than this are not used as negatives of each other.
         soft_km: each place's target is spread over the places nearer than this; not together with ``exclude_km``.
         jitter_km: standard deviation of the displacement of each position while training, alike in all directions.
@@ -57,6 +58,7 @@ class Architecture(nn.Module):
             raise ValueError("jitter_km, micro_batch and chunk cannot be negative")
         Space(torch.zeros(1, 2), exclude_km=exclude_km, soft_km=soft_km)  # refuses a senseless combination
         self.encoders = nn.ModuleDict({"location": location, **heads})
+        self.location_learns = location_learns
         location.requires_grad_(location_learns)
         self.shared_scale, self.exclude_km, self.soft_km = shared_scale, exclude_km, soft_km
         self.jitter_km, self.micro_batch, self.chunk = jitter_km, micro_batch, chunk
@@ -64,6 +66,12 @@ class Architecture(nn.Module):
         self.active = self.heads
         self.gather = alone  # training on several devices puts an all-gather with gradients here
         self.generator = torch.Generator()  # of draws that all devices must share
+
+    def train(self, mode: bool = True) -> Architecture:
+        super().train(mode)
+        if not self.location_learns:
+            self.encoders["location"].eval()
+        return self
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -280,16 +288,19 @@ class GeoCLIP(Architecture):
     As published: random Fourier features of the Equal Earth plane at three scales and a capsule for each; a frozen
     image backbone and an MLP of one hidden layer; the queue holds coordinates, which are encoded anew at each step.
     Otherwise here: the queue starts empty (the original fills it with points within a degree of (0, 0)) and takes any
-    batch size; images come as cached features, so there are no augmented views of them.
+    batch size; the positions in it are those of the places, not displaced; images come as cached features, so there are
+    no augmented views of them.
 
     Args:
-        queue: positions kept. It should be much shorter than the training set, or it holds the positives of the batch
-            as well (GeoCLIP: 4,096 of 4.7 million).
+        queue: positions kept, 0 for none. It should be much shorter than the training set, or it holds the positives of
+            the batch as well (GeoCLIP: 4,096 of 4.7 million).
     """
 
     binary = True
 
     def __init__(self, location: nn.Module, heads: dict[str, nn.Module], queue: int = 1024, **options):
+        if queue < 0:
+            raise ValueError(f"queue cannot be negative, but is {queue}")
         super().__init__(location, heads, **options)
         self.register_buffer("queue", torch.zeros(queue, 2))
         self.register_buffer("queued", torch.zeros((), dtype=torch.long))
@@ -303,7 +314,7 @@ class GeoCLIP(Architecture):
         waiting = self.queue[: len(z["queue"])].to(lonlat.dtype)
         space = self.space(lonlat[both], torch.cat([lonlat[both], waiting]))
         loss = geoclip(z[m][both], z["location"][both], z["queue"], self.scale(m), space, chunk=self.chunk)
-        if self.training:
+        if self.training and len(self.queue):
             newest = lonlat[both][-len(self.queue) :].to(self.queue.dtype)
             slots = (self.queued + torch.arange(len(newest), device=newest.device)) % len(self.queue)
             self.queue[slots] = newest
@@ -339,14 +350,16 @@ class CSP(Architecture):
         return views | {"again": views["location"]}
 
     def shared_views(self, lonlat: Tensor) -> dict[str, Tensor]:
-        return {"elsewhere": uniform_on_sphere(len(lonlat), self.generator).to(lonlat)}
+        self.drawn = uniform_on_sphere(len(lonlat), self.generator).to(lonlat)
+        return {"elsewhere": self.drawn}
 
     def loss(self, z: dict[str, Tensor], has: dict[str, Tensor], lonlat: Tensor) -> dict[str, Tensor]:
         (m,) = self.heads
         both = has["location"] & has[m]
         scales = (self.scale(m),) * 3 if self.temperatures is None else [1 / t for t in self.temperatures]
         location, image, again = (z[view][both] for view in ("location", m, "again"))
-        return csp(location, image, again, z["elsewhere"], scales, self.space(lonlat[both]), chunk=self.chunk)
+        space = self.space(lonlat[both], torch.cat([lonlat[both], self.drawn]))
+        return csp(location, image, again, z["elsewhere"], scales, space, chunk=self.chunk)
 
 
 def uniform_on_sphere(n: int, generator: torch.Generator) -> Tensor:

@@ -16,7 +16,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"geonb: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        print(f"geonb: {error.name} is not installed; {_extra_for(error.name)}", file=sys.stderr)
+        advice = f"{error.name} is not installed; {_extra_for(error.name)}" if error.name else error
+        print(f"geonb: {advice}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("geonb: stopped", file=sys.stderr)

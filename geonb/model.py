@@ -132,7 +132,8 @@ def load(run: str | Path, device: str = "cpu") -> Model:
         state.setdefault(modality, {})[name] = tensors.pop(key)
     dims = {m: b["dim"] for m, b in manifest["backbones"].items() if "dim" in b}
     fields = {k: v for k, v in config.items() if k not in ("architecture", "data_hash", "init", "extra")}
-    architecture = build(config["architecture"], fields, dims)
+    with torch.random.fork_rng(devices=[]):  # the caller's draws go on as if nothing had happened
+        architecture = build(config["architecture"], fields, dims)
     try:
         architecture.load_state_dict(tensors)
     except RuntimeError as error:

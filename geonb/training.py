@@ -1,13 +1,14 @@
 """One training loop for every architecture, on Lightning Fabric.
 
-A run is a folder: ``config.yaml``, ``metrics.jsonl``, ``checkpoints/last.safetensors`` while it trains, and at
-the end ``model.safetensors`` and ``manifest.json``. Whatever stops a run, the last checkpoint is whole, and a
-resumed run takes the steps that an uninterrupted one would have taken.
+A run is a folder: ``config.yaml``, ``metrics.jsonl``, ``checkpoints/last.safetensors``, and at the end
+``model.safetensors`` and ``manifest.json``. Whatever stops a run, the last checkpoint is whole, and a resumed run
+takes the steps that an uninterrupted one would have taken.
 
 The same call trains on a laptop and on many GPUs: ``geonb train imagebind ... --devices 8`` on one machine, or on two
 ``torchrun --nnodes 2 --nproc-per-node 8 -m geonb.cli train imagebind ... --devices 8 --nodes 2`` (``srun`` in place of
-``torchrun`` under SLURM, one task a device). ``batch_size`` counts the places of all devices; every place is a negative
-of every other, wherever it is embedded.
+``torchrun`` under SLURM, one task a device), where all machines see the same data and run folders. ``batch_size``
+counts the places of all devices; every place is a negative of every other, wherever it is embedded. Embedding is
+shared by the devices; the loss over the whole batch, which is cheap beside it, is computed on each.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +35,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from geonb._checkpoint import load_checkpoint, read_lines, save_checkpoint, save_tensors, write_atomically
-from geonb.architectures import ARCHITECTURES, Architecture, Batch
+from geonb.architectures import ARCHITECTURES, Architecture, Batch, Cyclic
 from geonb.data.splits import blocked_split, blocks, random_split
 from geonb.data.store import PlaceStore
 from geonb.encoders.features import BACKBONES, features
@@ -80,18 +82,21 @@ class TrainConfig:
         backbones: per modality, by name; "resnet18" and "vit_small" train an image encoder end to end.
         steps: optimiser steps. ``batch_size``: places per step, over all devices.
         stratify_km: at most one place of each equal-area cell of this size in a batch, cells drawn alike whatever their
-            density; 0 takes every place once an epoch.
-        lr, weight_decay: of AdamW; no decay on temperatures, norms and biases.
+            density; 0 takes places in random order, each at most once an epoch.
+        lr, betas, weight_decay: of AdamW; no decay on temperatures, norms and biases.
         schedule: "cosine" to zero or "constant", after a warm-up over the first 5 % of steps.
         ema: decay of an exponential moving average of the weights, which is then what is validated and kept; 0 for
             none.
         validate_every: steps between validations on spatially held-out places, each with a checkpoint. The
             weights with the lowest validation loss are the run's weights.
-        patience: validations without improvement after which training stops; None goes on to the last step.
+        patience: training stops when the best validation is that many validations ago; None goes on to the last step.
+            Not with phases, which would end in the middle.
         split: ``kind`` "blocked" or "random", with the options of that function in :mod:`geonb.data.splits`.
         compile: run the networks through ``torch.compile``.
-        loggers: any of "csv" and "tensorboard" (needs the package of that name); ``metrics.jsonl`` is always there.
-        precision, devices, nodes: as Lightning Fabric takes them, "bf16-mixed" for instance.
+        loggers: any of "csv" and "tensorboard" (needs the package of that name); ``metrics.jsonl`` is always there, and
+            alone has the steps before a resume.
+        precision: "32-true", "bf16-mixed" or "64-true".
+        devices, nodes: GPUs on each machine, or processes where there are none, and the number of machines.
     """
 
     modalities: tuple[str, ...] | None = None
@@ -105,6 +110,7 @@ class TrainConfig:
     batch_size: int = 512
     stratify_km: float = 0.0
     lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.05
     schedule: str = "cosine"
     ema: float = 0.0
@@ -123,20 +129,24 @@ def published(architecture: str, **changes) -> TrainConfig:
     """The settings of a baseline's paper and code, where they are known; ``changes`` replace some of them.
 
     SatCLIP: 8,192 places a step, which its code accumulates from 16 batches of 512 that do not see each other. GeoCLIP:
-    optimiser and batch are not in its code and are those reported for it. CSP: its run on iNaturalist.
+    optimiser and batch are not in its code and are those reported for it, with AdamW for Adam and a cosine for its
+    steps down. CSP: its run on iNaturalist, with AdamW without decay, which is Adam.
     """
     configs = {
         "satclip": TrainConfig(
             encoding={"name": "spherical_harmonics", "degrees": 40}, network={"name": "siren", "hidden": 512},
-            head={"name": "linear"}, batch_size=8192, lr=1e-4, weight_decay=0.01, schedule="constant",
+            head={"name": "linear"}, batch_size=8192, lr=1e-4, betas=(0.9, 0.999), weight_decay=0.01,
+            schedule="constant",
         ),
         "geoclip": TrainConfig(
             dim=512, encoding={"name": "random_fourier"}, network={"name": "capsules"}, head={"name": "mlp"},
-            options={"queue": 4096, "jitter_km": 0.15}, batch_size=512, lr=3e-5, weight_decay=1e-6,
+            options={"queue": 4096, "jitter_km": 0.15}, batch_size=512, lr=3e-5, betas=(0.9, 0.999),
+            weight_decay=1e-6,
         ),
         "csp": TrainConfig(
             encoding={"name": "grid"}, network={"name": "feed_forward"}, head={"name": "linear"},
-            options={"temperatures": [20.0, 1.0, 1.0]}, batch_size=1024, lr=5e-4, weight_decay=0.0, schedule="constant",
+            options={"temperatures": [20.0, 1.0, 1.0]}, batch_size=1024, lr=5e-4, betas=(0.9, 0.999), weight_decay=0.0,
+            schedule="constant",
         ),
     }  # fmt: skip
     if architecture not in configs:
@@ -185,8 +195,16 @@ def resolve(
         raise ValueError(f"unknown schedule {config.schedule!r}; choose cosine or constant")
     if not 0 <= config.ema < 1 or config.stratify_km < 0 or (config.patience is not None and config.patience < 1):
         raise ValueError("need 0 <= ema < 1, stratify_km >= 0 and patience >= 1 or None")
-    if config.precision in ("bf16-true", "16-true"):
-        raise ValueError(f"precision {config.precision} rounds positions to a degree; use bf16-mixed or 16-mixed")
+    if config.precision not in ("32-true", "bf16-mixed", "64-true"):
+        raise ValueError(
+            f"precision {config.precision!r}: choose 32-true, bf16-mixed or 64-true; positions need 32 bits, and runs "
+            "resume exactly without a gradient scaler"
+        )
+    if config.patience and issubclass(ARCHITECTURES[architecture], Cyclic):
+        raise ValueError("patience would stop cyclic training in the middle of a phase; leave it at None")
+    backbones = TrainConfig().backbones | config.backbones
+    if backbones["text"] in VISION:
+        raise ValueError(f"{backbones['text']!r} is a backbone for images, not for text")
     if set(config.loggers) - {"csv", "tensorboard"}:
         raise ValueError(f"unknown loggers {config.loggers}; choose from csv, tensorboard")
     ours = ENCODERS[architecture]
@@ -196,7 +214,7 @@ def resolve(
         encoding=config.encoding or ours["encoding"],
         network=config.network or ours["network"],
         head=config.head or ours["head"],
-        backbones={m: config.backbones[m] for m in modalities if m != "location" and m not in extra},
+        backbones={m: backbones[m] for m in modalities if m != "location" and m not in extra},
     )
 
 
@@ -307,31 +325,47 @@ def train(
     model = build(architecture, config, {m: v.shape[1] for m, v in observed.values.items()})
     for m, values in observed.values.items():
         model.encoders[m].standardise_by(values[rows[observed.present[m][rows]]])
-    if init is not None:
+    if init is not None and not (out / "checkpoints" / "last.safetensors").exists():
         _initialise(model, Path(init))
     if config.compile:
         for encoder in model.encoders.values():
             getattr(encoder, "network", encoder).compile()
 
-    if fabric.is_global_zero:
+    def begin() -> None:
         (out / "checkpoints").mkdir(parents=True, exist_ok=True)
         record = {"architecture": architecture, "data_hash": store.data_hash, "init": init and str(init)}
         record = json.loads(json.dumps(record | {"extra": hashes} | asdict(config)))  # plain lists and dicts
         write_atomically(out / "config.yaml", yaml.safe_dump(record, sort_keys=False).encode())
-    fabric.barrier()
 
+    on_first(fabric, begin)
     state = _fit(fabric, model, config, out, rows, val_rows, observed, progress)
-    if not fabric.is_global_zero:
-        return out
+    described = {m: {"name": b.name, "dim": b.dim, "fingerprint": b.fingerprint} for m, b in backbones.items()}
+    described |= {m: {"name": name} for m, name in config.backbones.items() if name in VISION}
+    described |= {m: {"name": "extra", "dim": v.shape[1]} for m, v in extra.items() if m in config.modalities}
+    on_first(fabric, lambda: _finish(out, architecture, config, store, model, rows, backbones, described, state))
+    return out
 
+
+def on_first(fabric: Fabric, action: Callable) -> None:
+    """Do something on the first device alone, while the others wait; what goes wrong there is raised on all."""
+    error = None
+    if fabric.is_global_zero:
+        try:
+            action()
+        except Exception as problem:
+            error = problem
+    error = fabric.broadcast(error)
+    if error is not None:
+        raise error
+
+
+def _finish(out, architecture, config, store, model, rows, backbones, described, state) -> None:
+    """Write the weights, and last of all the manifest, which says that the run is whole."""
     weights = dict(state["best"])
     for m, backbone in backbones.items():
         if m == "text":
             weights |= {f"backbone.{m}.{k}": v for k, v in backbone.state().items()}
     save_tensors(out / "model.safetensors", weights)
-    described = {m: {"name": b.name, "dim": b.dim, "fingerprint": b.fingerprint} for m, b in backbones.items()}
-    described |= {m: {"name": name} for m, name in config.backbones.items() if name in VISION}
-    described |= {m: {"name": "extra", "dim": v.shape[1]} for m, v in extra.items() if m in config.modalities}
     manifest = {
         "schema": RUN_SCHEMA,
         "architecture": architecture,
@@ -342,12 +376,12 @@ def train(
             "hash": store.data_hash,
             "places": len(store),
             "train_places": len(rows),
-            "simulated": {m: bool(store.simulated(m)) for m in config.modalities if m not in extra},
+            "simulated": {m: bool(store.simulated(m)) for m in ("location", *config.backbones)},
         },
         "parameters": sum(p.numel() for p in model.parameters()),
         "steps": state["step"],
-        "batch_size": min(config.batch_size, len(rows)),
-        "samples_seen": state["step"] * min(config.batch_size, len(rows)),
+        "batch_size": state["batch_size"],
+        "samples_seen": state["step"] * state["batch_size"],
         "selected_step": state["best_step"],
         "validation_loss": state["best_loss"],
         "backward_transfer": backward_transfer(read_lines(out / "metrics.jsonl", config.steps), model),
@@ -359,7 +393,6 @@ def train(
         "wall_s": round(state["wall_s"], 2),
     }
     write_atomically(out / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
-    return out
 
 
 class Observations:
@@ -395,9 +428,9 @@ class Observations:
 
     def _images(self, rows: Tensor, present: Tensor) -> Tensor:
         images = self.store.images(rows[present].numpy())
-        full = np.zeros((len(rows), *images.shape[1:]), np.int32)  # few operations take unsigned 16 bits
+        full = np.zeros((len(rows), *images.shape[1:]), np.uint16)
         full[present.numpy()] = images
-        return torch.from_numpy(full)
+        return torch.from_numpy(full.view(np.int16))  # few operations take unsigned numbers; the encoder reads them so
 
 
 def _fabric(config: TrainConfig, out: Path) -> Fabric:
@@ -412,8 +445,9 @@ def _fabric(config: TrainConfig, out: Path) -> Fabric:
         loggers.append(TensorBoardLogger(out, "tensorboard", version=""))
     several = config.devices * config.nodes > 1
     strategy = DDPStrategy(find_unused_parameters=True) if several else "auto"  # modalities that wait for their turn
+    accelerator = "cuda" if torch.cuda.is_available() else "cpu"  # Apple's lacks the double precision of distances
     return Fabric(
-        accelerator="auto", devices=config.devices, num_nodes=config.nodes, strategy=strategy,
+        accelerator=accelerator, devices=config.devices, num_nodes=config.nodes, strategy=strategy,
         precision=config.precision, loggers=loggers,
     )  # fmt: skip
 
@@ -425,32 +459,33 @@ def _fit(
     """The loop: from the last checkpoint, or from the start, to the last step."""
     from tqdm.auto import tqdm
 
-    optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), lr=config.lr, betas=(0.9, 0.98))
+    groups = parameter_groups(model, config.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=tuple(config.betas))
+    wrapped, optimizer = fabric.setup(model, optimizer)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
     modules = {"model": model} | ({"ema": average} if average else {})
     state, best = {"step": 0, "best_step": 0, "best_loss": math.inf, "wall_s": 0.0}, None
     checkpoint, metrics = out / "checkpoints" / "last.safetensors", out / "metrics.jsonl"
-    wrapped, optimizer = fabric.setup(model, optimizer)
-    if average:
-        average.to(fabric.device)
     if checkpoint.exists():
         best, state = load_checkpoint(checkpoint, modules, optimizer)
+    if fabric.broadcast(state["step"]) != state["step"]:
+        raise ValueError(f"{out}: not the same folder on all machines; put it where all of them see it")
     world, rank = fabric.world_size, fabric.global_rank
     if world > 1:
         model.gather = lambda t: fabric.all_gather(t, sync_grads=t.requires_grad).flatten(0, 1)
 
     batch_size = min(config.batch_size, len(rows))
     cells = blocks(observed.lonlat[rows].double().numpy(), config.stratify_km) if config.stratify_km else None
+    batch_size = batch_size if cells is None else min(batch_size, len(np.unique(cells)))
     share = math.ceil(batch_size / world)
 
     def load(step: int) -> tuple[Tensor, Batch]:
         chosen = batch_rows(rows, step, batch_size, config.seed, cells)
-        return chosen, observed.batch(chosen[rank * share : (rank + 1) * share], share)
+        return chosen, fabric.to_device(observed.batch(chosen[rank * share : (rank + 1) * share], share))
 
     val_batch = fabric.to_device(observed.batch(val_rows))
-    if fabric.is_global_zero:
-        kept = read_lines(metrics, state["step"])
-        write_atomically(metrics, "".join(json.dumps(line) + "\n" for line in kept).encode())
+    kept = "".join(json.dumps(line) + "\n" for line in read_lines(metrics, state["step"]))
+    on_first(fabric, lambda: write_atomically(metrics, kept.encode()))
     started, last_time, last_step = time.monotonic() - state["wall_s"], time.monotonic(), state["step"]
     bar = tqdm(
         total=config.steps, initial=state["step"], desc=out.name, unit="step", disable=not (progress and rank == 0)
@@ -463,8 +498,7 @@ def _fit(
                 loss, terms = take_step(fabric, wrapped, model, optimizer, batch, step, config)
                 done = step + 1
                 if not torch.isfinite(loss):
-                    places = observed.store.place_id[chosen.numpy()]
-                    raise FloatingPointError(_not_finite(out, done, state["step"], places))
+                    raise _not_finite(out, done, state["step"], observed.store.place_id[chosen.numpy()])
                 if average:
                     average.update_parameters(model)
                 bar.update()
@@ -473,8 +507,10 @@ def _fit(
                 if done % config.validate_every and done != config.steps and not phase_ends:
                     continue
                 judged = average.module if average else model
-                held_out = validate(judged, val_batch)
+                held_out = fabric.broadcast(validate(judged, val_batch) if rank == 0 else None)
                 mean = sum(held_out.values()) / len(held_out)
+                if not math.isfinite(mean):
+                    raise _not_finite(out, done, state["step"], observed.store.place_id[chosen.numpy()])
                 if mean < state["best_loss"]:
                     best = {k: v.detach().cpu().clone() for k, v in judged.state_dict().items()}
                     state |= {"best_step": done, "best_loss": mean}
@@ -492,16 +528,18 @@ def _fit(
                 if phase_ends or done == config.steps:
                     line["phase"] = model.phase(step / config.steps)
                 fabric.log_dict(line, step=done)
-                if fabric.is_global_zero:
-                    with metrics.open("a") as file:
-                        file.write(json.dumps(line) + "\n")
-                    save_checkpoint(checkpoint, modules, optimizer, best, state)
+                on_first(fabric, partial(_keep, out, line, modules, optimizer, best, state))
         except KeyboardInterrupt:
             bar.write(f"{out}: stopped after step {state['step']}; go on with --resume", file=sys.stderr)
             raise
-    if best is None:
-        raise FloatingPointError(f"{out}: the loss on held-out places was never finite; lower lr")
-    return state | {"best": best, "device": str(fabric.device)}
+    return state | {"best": best, "batch_size": batch_size, "device": str(fabric.device)}
+
+
+def _keep(out: Path, line: dict, modules: dict, optimizer, best: dict | None, state: dict) -> None:
+    """A line of metrics, and the checkpoint to go on from."""
+    with (out / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    save_checkpoint(out / "checkpoints" / "last.safetensors", modules, optimizer, best, state)
 
 
 def take_step(
@@ -514,7 +552,7 @@ def take_step(
     model.begin_step(step / config.steps, seed)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(step, config)
-    terms = wrapped(fabric.to_device(batch))
+    terms = wrapped(batch)
     loss = sum(terms.values())
     optimizer.zero_grad()
     if loss.requires_grad:
@@ -547,17 +585,21 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
 
 
 def batch_rows(rows: Tensor, step: int, batch_size: int, seed: int, cells: np.ndarray | None = None) -> Tensor:
-    """The rows of one step. Each epoch is a permutation that depends on the seed and the epoch alone; with ``cells``
-    (the cell of each row), every step draws cells, and a place in each."""
+    """The rows of one step. Each epoch is a permutation that depends on the seed and the epoch alone, cut into batches
+    without its remainder; with ``cells`` (the cell of each row), every step draws cells, and a place in each."""
     if cells is not None:
         rng = np.random.default_rng((seed, step))
         order = rng.permutation(len(rows))
         _, first = np.unique(cells[order], return_index=True)
         return rows[torch.from_numpy(rng.permutation(order[first])[:batch_size])]
-    per_epoch = len(rows) // batch_size
-    epoch, position = divmod(step, per_epoch)
-    generator = torch.Generator().manual_seed(mixed(seed, epoch))
-    return rows[torch.randperm(len(rows), generator=generator)[position * batch_size : (position + 1) * batch_size]]
+    epoch, position = divmod(step, len(rows) // batch_size)
+    return rows[permutation(len(rows), mixed(seed, epoch))[position * batch_size : (position + 1) * batch_size]]
+
+
+@lru_cache(maxsize=2)
+def permutation(n: int, seed: int) -> Tensor:
+    """The numbers below n in random order; that of the running epoch is kept."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
 
 
 def mixed(seed: int, count: int) -> int:
@@ -577,7 +619,8 @@ def learning_rate(step: int, config: TrainConfig) -> float:
 
 @torch.no_grad()
 def validate(model: Architecture, batch: Batch) -> dict[str, float]:
-    """Location-modality InfoNCE on held-out places, the same yardstick for every architecture (nats)."""
+    """Location-modality InfoNCE on held-out places, at the model's own temperature: a yardstick that every
+    architecture has, whatever it minimises (nats)."""
     model.eval()
     losses = {}
     for m in model.heads:
@@ -631,7 +674,13 @@ def config_from_file(path: str | Path) -> TrainConfig:
     unknown = set(given) - set(known) if isinstance(given, dict) else {"no fields at all"}
     if unknown:
         raise ValueError(f"{path}: {sorted(unknown)[0]} is not a field of the config; choose from {', '.join(known)}")
-    return TrainConfig(**{k: tuple(v) if k in ("modalities", "loggers") and v else v for k, v in given.items()})
+    plain = TrainConfig()
+    for k, v in given.items():
+        if isinstance(getattr(plain, k), float):
+            given[k] = float(v)  # YAML takes 1e-4 for a text
+        elif isinstance(v, list):
+            given[k] = tuple(v)
+    return TrainConfig(**given)
 
 
 def hashes_of(extra: dict[str, np.ndarray] | None) -> dict[str, str]:
@@ -640,9 +689,9 @@ def hashes_of(extra: dict[str, np.ndarray] | None) -> dict[str, str]:
     return {m: hashlib.sha256(v.tobytes()).hexdigest()[:16] for m, v in arrays.items()}
 
 
-def _not_finite(out: Path, step: int, kept: int, places: np.ndarray) -> str:
+def _not_finite(out: Path, step: int, kept: int, places: np.ndarray) -> FloatingPointError:
     named = ", ".join(map(str, places[:20])) + (f" and {len(places) - 20} more" if len(places) > 20 else "")
-    return (
+    return FloatingPointError(
         f"{out}: the loss of step {step} is not finite; its places: {named}. Look at their values, or lower lr; "
         f"the checkpoint of step {kept} is kept"
     )

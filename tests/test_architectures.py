@@ -194,6 +194,15 @@ def test_cyclic_takes_the_order_it_is_given_and_replays_a_share_of_the_steps():
             make("cyclic", **options)
 
 
+def test_a_frozen_hub_has_no_dropout():
+    model, batch = make("imagebind", dropout=0.5, location_learns=False).train(), make_batch()
+    with torch.no_grad():
+        torch.nn.init.normal_(model.encoders["location"].network.mlp[-1].weight)
+    lonlat = batch["location"][0]
+    assert torch.equal(model.embed("location", lonlat), model.embed("location", lonlat))
+    assert model.encoders["text"].training and not model.encoders["location"].training
+
+
 @pytest.mark.parametrize("name", ["imagebind", "fused", "satclip"])
 def test_a_frozen_hub_stays_as_it_came(name):
     model, batch = make(name, location_learns=False), make_batch()
@@ -280,6 +289,23 @@ def test_geoclip_spares_the_positions_of_the_queue_that_are_near():
     assert make("geoclip", queue=24).train()(batch)["image"] < geoclip(
         z["image"], z["location"], model.embed("location", model.queue), model.scale("image")
     )
+
+
+def test_geoclip_goes_without_a_queue():
+    batch = make_batch(missing=False)
+    model = make("geoclip", queue=0).train()
+    loss = model(batch)["image"]
+    z = {m: model.embed(m, batch[m][0]) for m in ("location", "image")}
+    torch.testing.assert_close(loss, info_nce(z["image"], z["location"], model.scale("image"), symmetric=False))
+
+
+def test_csp_spares_random_places_that_are_near():
+    model, batch = make("csp"), make_batch()
+    model.begin_step(0.0, 1)
+    plain = model(batch)["random"]
+    spared = make("csp", exclude_km=6000.0)
+    spared.begin_step(0.0, 1)
+    assert spared(batch)["random"] < plain
 
 
 def test_csp_takes_the_published_temperatures():

@@ -29,7 +29,7 @@ from geonb.encoders.positional import (
     Wrap,
 )
 
-CHUNK = 1024  # points embedded at a time when no gradients are kept
+CHUNK, CHUNK_ELSEWHERE = 1024, 65536  # points embedded at a time without gradients, on a processor and elsewhere
 
 ENCODINGS = {
     "spherical_harmonics": SphericalHarmonics,
@@ -90,13 +90,14 @@ class LocationEncoder(nn.Module):
         self.encoding, self.network = encoding, net
 
     def forward(self, lonlat: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or len(lonlat) <= CHUNK:
+        size = CHUNK if lonlat.device.type == "cpu" else CHUNK_ELSEWHERE
+        if torch.is_grad_enabled() or len(lonlat) <= size:
             return self._embed(lonlat)
         out = None
-        for start in range(0, len(lonlat), CHUNK):
-            part = self._embed(lonlat[start : start + CHUNK])
+        for start in range(0, len(lonlat), size):
+            part = self._embed(lonlat[start : start + size])
             out = part.new_empty(len(lonlat), part.shape[1]) if out is None else out
-            out[start : start + CHUNK] = part
+            out[start : start + size] = part
         return out
 
     def _embed(self, lonlat: Tensor) -> Tensor:

@@ -26,7 +26,8 @@ class Standardise(nn.Module):
         self.register_buffer("spread", torch.from_numpy(ROOT_SPREAD)[:, None, None], persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        return ((images.to(self.centre.dtype) / SCALE).sqrt() - self.centre) / self.spread
+        numbers = images.to(torch.int32) & 0xFFFF  # unsigned numbers of 16 bits, also where they come as signed ones
+        return ((numbers.to(self.centre.dtype) / SCALE).sqrt() - self.centre) / self.spread
 
 
 class Block(nn.Module):
@@ -69,10 +70,10 @@ class ViTSmall(nn.Module):
         super().__init__()
         self.standardise = Standardise()
         self.patches = nn.Conv2d(len(BANDS), self.width, patch, patch)
-        layer = nn.TransformerEncoderLayer(
-            self.width, self.heads, 4 * self.width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
-        )
-        self.layers = nn.TransformerEncoder(layer, self.depth, nn.LayerNorm(self.width), enable_nested_tensor=False)
+        options = {"dropout": 0.0, "activation": "gelu", "batch_first": True, "norm_first": True}
+        size = self.width, self.heads, 4 * self.width
+        layers = [nn.TransformerEncoderLayer(*size, **options) for _ in range(self.depth)]
+        self.layers = nn.Sequential(*layers, nn.LayerNorm(self.width))
         self.last = nn.Linear(self.width, dim)
 
     def forward(self, images: Tensor) -> Tensor:
