@@ -29,6 +29,7 @@ import numpy as np
 TOKEN = "[place]"
 # Columns of a place store that hold names of places; those that a store lacks are left out.
 NAME_COLUMNS = ("title", "country", "continent", "admin1_name", "admin1_town", "near_city", "timezone")
+APART = ("title", "timezone")  # those of them that are put together from several names
 ALSO = ("language", "currency")
 SHORTEST_PART = 4  # letters of a part of a title that is masked alone
 
@@ -287,7 +288,7 @@ def names_of(
     columns = {name: store.column(name)[rows] for name in (*NAME_COLUMNS, *also) if name in store.columns}
     empty = [None] * len(rows)
     codes = store.column("country_code")[rows] if "country_code" in store.columns else empty
-    common = _lower_case_words(store) if parts else set()
+    common = _lower_case_words(store)
     names: list[list[str]] = []
     shared = {name for name in gazetteer if name}
     for row in countries.values():
@@ -298,7 +299,7 @@ def names_of(
         for column in columns:
             value = columns[column][i]
             if value:
-                own.update(dict.fromkeys(_pieces(str(value)) if column in ("title", "timezone") else [str(value)]))
+                own.update(dict.fromkeys(_pieces(str(value), common) if column in APART else [str(value)]))
         country = countries.get(codes[i])
         if country:
             own.update(dict.fromkeys([country["name"], country["capital"], *country["neighbours"]]))
@@ -317,10 +318,14 @@ def _also(country: dict, also: Collection[str]) -> list[str]:
     return [country["currency"]] if "currency" in also and country["currency"] else []
 
 
-def _pieces(name: str) -> list[str]:
-    """A title or time zone, and the names it is put together from by commas, brackets and strokes."""
-    pieces = [piece.strip(" _") for piece in re.split(r"[,;()\[\]/]", name)]
-    return [name, *(p.replace("_", " ") for p in pieces if p and not p[0].islower() and p != name)]
+def _pieces(name: str, common: set[str]) -> list[str]:
+    """A title or time zone, and the names it is put together from by commas, brackets and strokes.
+
+    A piece of one word that is common is none of them: the "Cathedral" of "Cathedral, Alcázar and Archivo de Indias".
+    """
+    pieces = [piece.strip(" _").replace("_", " ") for piece in re.split(r"[,;()\[\]/]", name)]
+    alone = {piece: {word.key for word in _words(piece)} for piece in pieces}
+    return [name, *(p for p in pieces if p and not p[0].islower() and not (len(alone[p]) == 1 and alone[p] <= common))]
 
 
 def _parts(title: str, common: set[str]) -> list[str]:

@@ -173,7 +173,7 @@ class FakeStore:
 def test_the_names_of_a_store_are_its_titles_their_parts_countries_capitals_and_neighbours():
     store = FakeStore(
         ["Lake George is a lake. George, as it is called.", None, "Ushuaia: America/Argentina/Ushuaia. The peso."],
-        title=["Lake George (Uganda)", "Nowhere", "Ushuaia"],
+        title=["Lake George (Lake, Uganda)", "Nowhere", "Ushuaia"],
         timezone=[None, None, "America/Argentina/Ushuaia"],
         country_code=["UG", "UG", "AR"],
         country=["Uganda", "Uganda", "Argentina"],
