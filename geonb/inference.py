@@ -35,7 +35,7 @@ def embed_table(run: str | Path, points: str | Path, out: str | Path, progress: 
     bar = tqdm(desc="embedding", unit="place", disable=not progress, delay=1.0)
     try:
         for table in _batches(points):
-            lonlat = check_lonlat(_positions(table, points), f"{points} (rows from {start})")
+            lonlat = check_lonlat(positions(table, points), f"{points} (rows from {start})")
             vectors = model.embed_locations(lonlat)
             keep = table.drop_columns([c for c in ("geometry", "embedding") if c in table.column_names])
             embedding = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), model.dim)
@@ -105,7 +105,8 @@ def _batches(path: Path):
             yield pa.Table.from_batches([batch])
 
 
-def _positions(table, path: Path) -> np.ndarray:
+def positions(table, path: Path) -> np.ndarray:
+    """Positions (n, 2) of an Arrow table, from the columns that :func:`embed_table` reads."""
     from geonb.data.store import points_from_wkb
 
     names = {c.lower(): c for c in table.column_names}

@@ -16,49 +16,18 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
-from geonb._coords import unit_xyz
+from geonb._coords import EARTH_RADIUS_KM, unit_xyz
 from geonb.data.splits import blocks
 
 ALPHAS = np.logspace(-3, 5, 17)
 NEIGHBOURS = (1, 3, 5, 10, 20, 50)
 FOLDS = 4
 FOLD_KM = 500.0
+KRIGING_KM = (100.0, 200.0, 400.0, 800.0, 1600.0, 3200.0, 6400.0)
+KRIGING_NOISE = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+KRIGING_NEIGHBOURS = 64
 
 
-@dataclass(frozen=True)
-class Task:
-    """What is predicted from an embedding.
-
-    Attributes:
-        column: of the place store. ``kind``: "classification" or "regression".
-        units: of the column. ``scaling``: what is done to the column before the probe sees it, a part of the task.
-    """
-
-    column: str
-    kind: str
-    units: str = ""
-    scaling: str = "none"
-
-    def target(self, values: np.ndarray) -> np.ndarray:
-        """The column as the probe sees it: numbers (NaN where unknown), or str (None where unknown)."""
-        if self.kind == "classification":
-            return np.array([v if v else None for v in values], object)
-        values = np.asarray(values, np.float64)
-        return np.log10(1 + values) if self.scaling == "log10(1 + x)" else values
-
-    @property
-    def target_units(self) -> str:
-        """Units of the scaled target, in which errors are given."""
-        return self.units if self.scaling == "none" else self.scaling.replace("x", self.units)
-
-
-TASKS = {
-    "country": Task("country", "classification"),
-    "climate": Task("climate", "classification"),
-    "elevation": Task("elevation_m", "regression", "m"),
-    "log-population": Task("population", "regression", "inhabitants", "log10(1 + x)"),
-    "coast distance": Task("coast_km", "regression", "km", "log10(1 + x)"),
-}
 MIN_CLASS = 5  # classes with fewer training places are left out, in training and in testing
 
 
@@ -183,6 +152,128 @@ def neighbours_probe(train_lonlat, train_y, test_lonlat, test_y, kind: str) -> P
             losses[i] += _loss(_look_around(xyz[~out], y[~out], xyz[out], k), y[out], kind)
     k = NEIGHBOURS[losses.argmin()]
     return _probe(_look_around(xyz, y, unit_xyz(test_lonlat), k), test_y, classes, kind, k)
+
+
+def kriging_probe(train_lonlat, train_y, test_lonlat, test_y, kind: str) -> Probe:
+    """Kriging on position: the reference that knows nothing but how alike near places are.
+
+    A Gaussian process with a constant mean, a Matérn 3/2 covariance of the chord between two places and independent
+    noise (Rasmussen and Williams, 2006, ch. 2, 4, 5). Range and noise have the largest marginal likelihood on at most
+    500 training places, among :data:`KRIGING_KM` and :data:`KRIGING_NOISE`; each test place is predicted from its 64
+    nearest training places. Classes are kriged as one-hot numbers with one covariance, and the largest wins.
+    ``penalty`` is the noise variance over the signal's.
+    """
+    classes, y = _encoded(train_y, kind)
+    xyz, query = unit_xyz(train_lonlat), unit_xyz(test_lonlat)
+    mean = y.mean(0)
+    y = y - mean
+    some = np.random.default_rng(0).permutation(len(xyz))[:500]
+    chord = np.linalg.norm(xyz[some, None] - xyz[None, some], axis=2)
+    best = (-np.inf, 0.0, 0.0)
+    for km in KRIGING_KM:
+        values, vectors = np.linalg.eigh(_matern(chord * EARTH_RADIUS_KM, km))
+        energy = ((vectors.T @ y[some]) ** 2).sum(1)
+        for noise in KRIGING_NOISE:
+            total = np.maximum(values, 0) + noise
+            likelihood = -y.shape[1] * np.log(total).sum() - y[some].size * np.log((energy / total).sum() + 1e-300)
+            best = max(best, (likelihood, km, noise))
+    _, km, noise = best
+    k = min(KRIGING_NEIGHBOURS, len(xyz))
+    predicted = np.empty((len(query), y.shape[1]))
+    for rows in np.array_split(np.arange(len(query)), 1 + len(query) // 512):
+        distance, near = (v.reshape(len(rows), k) for v in cKDTree(xyz).query(query[rows], k=k))
+        between = np.linalg.norm(xyz[near][:, :, None] - xyz[near][:, None], axis=3)
+        covariance = _matern(between * EARTH_RADIUS_KM, km) + noise * np.eye(k)
+        weights = np.linalg.solve(covariance, _matern(distance * EARTH_RADIUS_KM, km)[..., None])[..., 0]
+        predicted[rows] = np.einsum("qk,qkc->qc", weights, y[near])
+    return _probe(predicted + mean, test_y, classes, kind, noise)
+
+
+def _matern(km, range_km: float):
+    scaled = np.sqrt(3) * km / range_km
+    return (1 + scaled) * np.exp(-scaled)
+
+
+def embedding_neighbours_probe(train_x, train_y, test_x, test_y, kind: str, train_lonlat) -> Probe:
+    """k nearest training places by cosine similarity of the representation (n, d), with equal votes."""
+    classes, y = _encoded(train_y, kind)
+    train_x, test_x = (_unit(_finite(x, "the representation")) for x in (train_x, test_x))
+    fold, losses = _folds(train_lonlat), np.zeros(len(NEIGHBOURS))
+    for f in range(FOLDS):
+        out = fold == f
+        for i, predicted in enumerate(_votes(train_x[~out], y[~out], train_x[out], NEIGHBOURS)):
+            losses[i] += _loss(predicted, y[out], kind)
+    k = NEIGHBOURS[losses.argmin()]
+    return _probe(_votes(train_x, y, test_x, (k,))[0], test_y, classes, kind, k)
+
+
+def logistic_probe(train_x, train_y, test_x, test_y, train_lonlat) -> Probe:
+    """Multinomial logistic regression by L-BFGS; its penalty chosen as that of :class:`RidgeProbe`, from fewer."""
+    from sklearn.linear_model import LogisticRegression
+
+    return _tuned(
+        lambda c: LogisticRegression(C=1 / c, max_iter=300), (1e-2, 1e-1, 1.0, 10.0, 100.0),
+        train_x, train_y, test_x, test_y, "classification", train_lonlat,
+    )  # fmt: skip
+
+
+def mlp_probe(train_x, train_y, test_x, test_y, kind: str, train_lonlat, seed: int = 0) -> Probe:
+    """A perceptron with two hidden layers of 64 on standardised features, and a penalty chosen as in the others."""
+    from sklearn.neural_network import MLPClassifier, MLPRegressor
+
+    kinds = {"classification": MLPClassifier, "regression": MLPRegressor}
+    return _tuned(
+        lambda a: kinds[kind](hidden_layer_sizes=(64, 64), alpha=a, max_iter=100, random_state=seed), (1e-4, 1e-2, 1.0),
+        train_x, train_y, test_x, test_y, kind, train_lonlat,
+    )  # fmt: skip
+
+
+def _tuned(make, penalties, train_x, train_y, test_x, test_y, kind: str, train_lonlat) -> Probe:
+    """A scikit-learn estimator with the penalty that inner spatial cross-validation chooses."""
+    import warnings
+
+    from sklearn.exceptions import ConvergenceWarning
+
+    train_x, test_x = (_finite(x, "the representation") for x in (train_x, test_x))
+    mean, spread = train_x.mean(0), np.maximum(train_x.std(0), 1e-9)
+    x, query = (train_x - mean) / spread, (test_x - mean) / spread
+    y = np.asarray(train_y, str if kind == "classification" else np.float64)
+    centre, unit = (0.0, 1.0) if kind == "classification" else (y.mean(), y.std() or 1.0)
+    scaled = y if kind == "classification" else (y - centre) / unit
+    fold, losses = _folds(train_lonlat), np.zeros(len(penalties))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # stopping early is a penalty too, alike for all
+        for f in np.unique(fold):
+            out = fold == f
+            if out.all() or (kind == "classification" and len(np.unique(y[~out])) < 2):
+                continue
+            for i, penalty in enumerate(penalties):
+                predicted = make(penalty).fit(x[~out], scaled[~out]).predict(x[out])
+                wrong = predicted != y[out] if kind == "classification" else (predicted - scaled[out]) ** 2
+                losses[i] += wrong.sum()
+        penalty = penalties[int(losses.argmin())]
+        predicted = make(penalty).fit(x, scaled).predict(query)
+    predictions = predicted if kind == "classification" else predicted * unit + centre
+    test_y = np.asarray(test_y, y.dtype if kind == "regression" else str)
+    return Probe(predictions, float(score(test_y, predictions, kind)), float(penalty))
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
+
+def _votes(x, y, query, ks) -> list[np.ndarray]:
+    """Mean targets of the k most similar rows, for each k."""
+    most = min(max(ks), len(x))
+    means = [np.empty((len(query), y.shape[1])) for _ in ks]
+    for rows in np.array_split(np.arange(len(query)), 1 + len(query) // 1024):
+        similarity = query[rows] @ x.T
+        top = np.argpartition(-similarity, most - 1, axis=1)[:, :most]
+        order = np.take_along_axis(similarity, top, 1).argsort(1)[:, ::-1]
+        near = np.take_along_axis(top, order, 1)
+        for mean, k in zip(means, ks, strict=True):
+            mean[rows] = y[near[:, : min(k, most)]].mean(1)
+    return means
 
 
 def constant_probe(train_y, test_y, kind: str) -> Probe:

@@ -1,10 +1,10 @@
-"""The whole evaluation of finished runs, as one ``results.json``."""
+"""The whole evaluation of finished runs, and of embeddings from elsewhere, as one ``results.json``."""
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import UTC, datetime
 from itertools import combinations, permutations
 from pathlib import Path
@@ -12,43 +12,40 @@ from pathlib import Path
 import numpy as np
 
 from geonb import __version__
+from geonb._coords import EARTH_RADIUS_KM, check_lonlat, unit_xyz
 from geonb.data.store import PlaceStore
+from geonb.evaluation.cases import REFERENCES, Case, Predictor, make_cases
 from geonb.evaluation.information import alignment, effective_rank, linear_cka, modality_gap, uniformity
-from geonb.evaluation.probes import (
-    MIN_CLASS,
-    TASKS,
-    Probe,
-    RidgeProbe,
-    Task,
-    balanced_accuracy,
-    constant_probe,
-    neighbours_probe,
-    raw_coordinates,
-    score,
-    untrained_encoding,
-)
+from geonb.evaluation.probes import balanced_accuracy, score
+from geonb.evaluation.protocols import bands_protocol, block_km, blocked_protocol, continents_protocol, random_protocol
 from geonb.evaluation.retrieval import RADII_KM, retrieval
 from geonb.evaluation.spatial import block_bootstrap, morans_i_test, weighted_median
+from geonb.evaluation.tasks import TASKS
 
-SCHEMA = 2
-REFERENCES = ("majority or mean", "raw coordinates", "untrained harmonics", "nearest neighbours")
+SCHEMA = 3
 BLOCK_KM = 500.0
-MIN_TRAIN, MIN_TEST = 20, 5  # labelled places, without which a task is skipped
+MATCH_KM = 1.0  # an embedding from elsewhere belongs to a place that is no farther away
 
 
-def evaluate(runs, data, out: str | Path | None = None, seed: int = 0, progress: bool = True) -> dict:
-    """Probe, retrieve and measure finished runs of one store; write ``out`` as a whole.
+def evaluate(subjects, data, out: str | Path | None = None, seed: int = 0, progress: bool = True) -> dict:
+    """Probe, retrieve and measure embeddings of the places of one store; write ``out`` as a whole.
 
-    Two protocols, never mixed in one table. "random": 80/20 among the places outside the held-out blocks, which
-    pre-training has seen without labels. "blocked": trained on the pre-training's places, tested on held-out blocks
-    that neither the encoder nor the probe has seen (called "held-out" for runs whose own split is not blocked, where
-    it is no test of extrapolation). Location embeddings are probed as they are; no coordinates
-    are appended. Retrieval is among the held-out places that have both modalities.
+    One line evaluates a competitor: ``evaluate({"theirs": their_function}, "data/atlas")``, where the function takes
+    positions (n, 2), lon/lat degrees, and returns vectors (n, d).
+
+    The protocols of :mod:`geonb.evaluation.protocols`: random, blocked, continents and bands, never mixed in one table.
+    "blocked" is called "held-out" for runs whose own split is not blocked, where it is no test of extrapolation.
+    Location embeddings are probed as they are; no coordinates are appended. Retrieval is among the held-out places
+    that have both modalities.
 
     Args:
-        runs: run folders; the name of the folder names the run.
+        subjects: run folders and .parquet files of embeddings, named by their file names; or a dict from names to any
+            of these, to functions of positions, or to arrays (places, d). A .parquet file has a column ``embedding``
+            (lists of numbers) and a place_id, or positions (lon and lat, or WKB points as geometry) within 1 km of
+            every place of the store; ``geonb embed`` writes such a file.
         data: a place store or its folder. A run that was trained on other data is allowed, and marked: it may have
-            seen places near the held-out ones. Tasks and modalities that the store lacks are listed as skipped.
+            seen places near the held-out ones, as may every embedding from elsewhere. Tasks and modalities that the
+            store lacks are listed as skipped.
         out: where to write the results, or None.
         seed: of the random split and the bootstrap.
 
@@ -57,7 +54,8 @@ def evaluate(runs, data, out: str | Path | None = None, seed: int = 0, progress:
         table is a list of flat rows.
 
     Raises:
-        ValueError: no runs, two of one name, one that did not finish, or runs with different splits.
+        ValueError: nothing to evaluate, two of one name, a run that did not finish, runs with different splits, or
+            an embedding that is not finite or lacks a place.
     """
     import torch
     from tqdm.auto import tqdm
@@ -65,13 +63,15 @@ def evaluate(runs, data, out: str | Path | None = None, seed: int = 0, progress:
     from geonb.training import split_of
 
     store = data if isinstance(data, PlaceStore) else PlaceStore.open(data)
-    models = _load_all(runs)
+    models, others = _load_all(subjects, store)
     splits = {json.dumps(m.config["split"], sort_keys=True) for m in models.values()}
     if len(splits) > 1:
         raise ValueError("the runs have different splits, so no held-out place is new to all; evaluate them apart")
-    config = next(iter(models.values())).config
-    split = split_of(store, config)
-    held_out = "blocked" if config["split"]["kind"] == "blocked" else "held-out"
+    tasks = {name: task for name, task in TASKS.items() if task.column in store.columns}
+    size_km, ranges = block_km(store, tasks)
+    config = {"kind": "blocked", "size_km": size_km, "buffer_km": 50.0, "seed": seed}
+    config = json.loads(splits.pop()) if splits else config
+    split = split_of(store, {"split": config})
 
     results = {
         "schema": SCHEMA,
@@ -83,37 +83,46 @@ def evaluate(runs, data, out: str | Path | None = None, seed: int = 0, progress:
             "places": len(store),
             "simulated": {m: bool(store.simulated(m)) for m in ("location", "text", "image")},
             "held_out": int((split == "test").sum()),
+            "split": config,
+            "correlation_range_km": ranges,
         },
         "training": {name: _training(model, store) for name, model in models.items()},
+        "protocols": [],
         "probes": [],
         "retrieval": [],
         "information": [],
         "skipped": [],
     }
-    tasks = {}
     for name, task in TASKS.items():
-        if task.column in store.columns:
-            tasks[name] = task
-        else:
+        if name not in tasks:
             results["skipped"].append({"task": name, "why": f"the store has no column {task.column}"})
     present = [m for m in ("text", "image") if store.has(m).any()]
     results["skipped"] += [{"modality": m, "why": "the store has none"} for m in ("text", "image") if m not in present]
 
-    bar = tqdm(total=len(models) + len(REFERENCES), desc="evaluation", unit="row", disable=not progress)
+    held_out = "blocked" if config["kind"] == "blocked" else "held-out"
+    protocols = [random_protocol(split, seed), blocked_protocol(split, config.get("buffer_km", 0.0), held_out)]
+    protocols.append(bands_protocol(split, store.lonlat))
+    if "continent" in store.columns:
+        protocols.append(continents_protocol(split, store.lonlat, store.column("continent")))
+    for protocol in protocols:
+        protocol.check(store.lonlat)
+        nearest = protocol.nearest_label_km(store.lonlat)
+        results["protocols"].append({"split": protocol.name, "nearest_label_km": nearest, "folds": len(protocol.folds)})
+    cases = make_cases(store.column, tasks, protocols, results["skipped"])
+
+    bar = tqdm(total=len(models) + len(others) + len(REFERENCES), desc="evaluation", unit="row", disable=not progress)
+    location, cache = {}, {}
     with bar:
-        protocols = {"random": _random_protocol(split, seed), held_out: (split == "train", split == "test")}
-        representations = {
-            "raw coordinates": raw_coordinates(store.lonlat),
-            "untrained harmonics": untrained_encoding(store.lonlat),
-        }
-        cases = _cases(store, tasks, protocols, results["skipped"])
         for name in REFERENCES:
-            results["probes"] += _probe_rows(name, representations.get(name), store, cases, seed)
+            results["probes"] += _probe_rows(Predictor(name, store.lonlat), cases, seed)
             bar.update()
-        location, cache = {}, {}
+        for name, vectors in others.items():
+            results["probes"] += _probe_rows(Predictor(name, store.lonlat, vectors), cases, seed)
+            location[name] = vectors
+            bar.update()
         for name, model in models.items():
             location[name] = model.embed_locations(store.lonlat)
-            results["probes"] += _probe_rows(name, location[name], store, cases, seed)
+            results["probes"] += _probe_rows(Predictor(name, store.lonlat, location[name]), cases, seed)
             z = {"location": location[name]}
             for m in model.modalities[1:]:
                 if m in present:
@@ -122,6 +131,9 @@ def evaluate(runs, data, out: str | Path | None = None, seed: int = 0, progress:
             results["retrieval"] += _retrieval_rows(name, model, z, store, split, held_out, seed)
             results["information"] += _information_rows(name, z, store, split)
             bar.update()
+    for name, vectors in others.items():
+        rank = effective_rank(vectors[split == "test"])
+        results["information"].append({"run": name, "measure": "effective rank, location", "value": rank})
     for a, b in permutations(location, 2):
         cka = linear_cka(location[a][split == "test"], location[b][split == "test"])
         results["information"].append({"run": a, "measure": f"CKA with {b}", "value": cka})
@@ -142,20 +154,73 @@ def _write(out: Path, results: dict) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _load_all(runs) -> dict:
+def _load_all(subjects, store: PlaceStore) -> tuple[dict, dict[str, np.ndarray]]:
+    """(Models of runs, embeddings (places, d) from elsewhere), by name."""
     from geonb.model import load
 
-    models, paths = {}, {}
-    for run in map(Path, runs):
-        name = run.resolve().name
-        if name in paths:
-            raise ValueError(f"{paths[name]} and {run} are both called {name!r}; rename one, results go by name")
+    if not isinstance(subjects, dict):
+        named = [(Path(s).resolve().name.removesuffix(".parquet"), s) for s in subjects]
+        for name in dict(named):
+            same = [str(s) for n, s in named if n == name]
+            if len(same) > 1:
+                raise ValueError(f"{' and '.join(same)} are both called {name!r}; rename one, results go by name")
+        subjects = dict(named)
+    if not subjects:
+        raise ValueError("no runs to evaluate, and no embeddings")
+    models, others = {}, {}
+    for name, subject in subjects.items():
         if name in REFERENCES:
-            raise ValueError(f"{run}: {name!r} is the name of a reference row; rename the run")
-        models[name], paths[name] = load(run), run
-    if not models:
-        raise ValueError("no runs to evaluate")
-    return models
+            raise ValueError(f"{name!r} is the name of a reference row; rename what you give")
+        if isinstance(subject, str | Path) and Path(subject).suffix != ".parquet":
+            models[name] = load(subject)
+            continue
+        if isinstance(subject, str | Path):
+            vectors = _read_embeddings(Path(subject), store)
+        else:
+            vectors = np.asarray(subject(store.lonlat.copy()) if isinstance(subject, Callable) else subject)
+        if vectors.ndim != 2 or len(vectors) != len(store):
+            raise ValueError(f"{name}: embeddings {vectors.shape}; give ({len(store)}, d), a row for each place")
+        bad = ~np.isfinite(vectors.astype(np.float64)).all(1)
+        if bad.any():
+            first = int(bad.argmax())
+            raise ValueError(
+                f"{name}: the embedding of place {store.place_id[first]} (row {first}) is not finite "
+                f"({int(bad.sum())} such rows)"
+            )
+        others[name] = vectors.astype(np.float32)
+    return models, others
+
+
+def _read_embeddings(path: Path, store: PlaceStore) -> np.ndarray:
+    """The column ``embedding`` of a .parquet file, for each place of the store."""
+    import pyarrow.parquet as pq
+    from scipy.spatial import cKDTree
+
+    from geonb.inference import positions
+
+    if not path.exists():
+        raise ValueError(f"{path}: no such file")
+    table = pq.read_table(path)
+    if "embedding" not in table.column_names:
+        raise ValueError(f"{path}: no column embedding (lists of numbers); it has {', '.join(table.column_names)}")
+    try:
+        vectors = np.stack(table["embedding"].to_numpy(zero_copy_only=False)).astype(np.float32)
+    except ValueError as error:
+        raise ValueError(f"{path}: the embeddings are not all of one length ({error})") from None
+    if "place_id" in table.column_names:
+        rows = {place: i for i, place in enumerate(table["place_id"].to_pylist())}
+        found = np.array([rows.get(place, -1) for place in store.place_id])
+    else:
+        lonlat = check_lonlat(positions(table, path), str(path))
+        chord, found = cKDTree(unit_xyz(lonlat)).query(unit_xyz(store.lonlat))
+        found = np.where(chord * EARTH_RADIUS_KM <= MATCH_KM, found, -1)
+    if (found < 0).any():
+        raise ValueError(
+            f"{path}: no embedding for {int((found < 0).sum()):,} of {len(store):,} places, "
+            f"{store.place_id[found.argmin()]} among them; give one for each place of the store (by place_id, or "
+            f"within {MATCH_KM:g} km)"
+        )
+    return vectors[found]
 
 
 def _embeddings(store: PlaceStore, modality: str, model, cache: dict, progress: bool) -> np.ndarray:
@@ -183,106 +248,44 @@ def _training(model, store: PlaceStore) -> dict:
     }
 
 
-def _random_protocol(split: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """80/20 at random among the places that are not held out in blocks."""
-    known = np.flatnonzero((split == "train") | (split == "buffer"))
-    order = np.random.default_rng(seed).permutation(known)
-    train, test = np.zeros(len(split), bool), np.zeros(len(split), bool)
-    cut = int(0.8 * len(order))
-    train[order[:cut]], test[order[cut:]] = True, True
-    return train, test
+def _probe_rows(predictor: Predictor, cases: list[Case], seed: int) -> list[dict]:
+    return [_probe_row(predictor, case, *predictor.predict(case), seed) for case in cases]
 
 
-@dataclass(frozen=True)
-class _Case:
-    """One task under one protocol: which places train and test the probe, whatever the representation."""
-
-    name: str
-    task: Task
-    protocol: str
-    y: np.ndarray
-    train: np.ndarray
-    test: np.ndarray
-    left_out: int  # test places whose class is too rare among the training places
-
-
-def _cases(store: PlaceStore, tasks: dict[str, Task], protocols: dict, skipped: list[dict]) -> list[_Case]:
-    """Every task under every protocol that has enough labelled places; the others are added to ``skipped``."""
-    cases = []
-    for name, task in tasks.items():
-        y = task.target(store.column(task.column))
-        known = np.array([v is not None for v in y]) if task.kind == "classification" else np.isfinite(y)
-        for protocol, (train, test) in protocols.items():
-            train, test = train & known, test & known
-            labelled = int(test.sum())
-            if task.kind == "classification":
-                classes, counts = np.unique(y[train].astype(str), return_counts=True)
-                frequent = np.isin(np.where(known, y, "").astype(str), classes[counts >= MIN_CLASS])
-                train, test = train & frequent, test & frequent
-            n = int(train.sum()), int(test.sum())
-            if n[0] < MIN_TRAIN or n[1] < MIN_TEST:
-                why = f"{n[0]} training and {n[1]} test places with a usable label; {MIN_TRAIN} and {MIN_TEST} needed"
-                skipped.append({"task": name, "split": protocol, "why": why})
-                continue
-            if task.kind == "regression" and np.ptp(y[test]) == 0:
-                why = "the labels of the test places are all the same, and R² is not defined"
-                skipped.append({"task": name, "split": protocol, "why": why})
-                continue
-            cases.append(_Case(name, task, protocol, y, train, test, labelled - n[1]))
-    return cases
-
-
-def _probe_rows(name: str, representation, store: PlaceStore, cases: list[_Case], seed: int) -> list[dict]:
-    """One row for each case of a representation (None for the references that are no features)."""
-    rows, fitted = [], {}
-    for case in cases:
-        y, train, test, kind, lonlat = case.y, case.train, case.test, case.task.kind, store.lonlat
-        if name == "majority or mean":
-            probe = constant_probe(y[train], y[test], kind)
-        elif name == "nearest neighbours":
-            probe = neighbours_probe(lonlat[train], y[train], lonlat[test], y[test], kind)
-        else:
-            places = train.tobytes()  # targets with the same training places share one decomposition
-            if places not in fitted:
-                fitted[places] = RidgeProbe(representation[train], lonlat[train])
-            probe = fitted[places].probe(y[train], representation[test], y[test], kind)
-        rows.append(_probe_row(name, case, probe, lonlat[test], seed))
-    return rows
-
-
-def _probe_row(name: str, case: _Case, probe: Probe, lonlat, seed: int) -> dict:
+def _probe_row(predictor: Predictor, case: Case, predictions, penalty: float, seed: int) -> dict:
     kind, classification = case.task.kind, case.task.kind == "classification"
-    truth = case.y[case.test].astype(str if classification else np.float64)
+    truth, lonlat = case.truth(), predictor.lonlat[case.test]
 
     def interval(statistic):
         return block_bootstrap(lonlat, statistic, BLOCK_KM, seed=seed)
 
-    low, high = interval(lambda w: score(truth, probe.predictions, kind, w))
+    low, high = interval(lambda w: score(truth, predictions, kind, w))
     row = {
-        "representation": name,
-        "is_reference": name in REFERENCES,
+        "representation": predictor.name,
+        "is_reference": predictor.is_reference,
         "task": case.name,
         "split": case.protocol,
         "metric": "accuracy" if classification else "R²",
-        "value": probe.score,
+        "value": float(case.score(predictions)),
         "low": low,
         "high": high,
         "units": "share" if classification else "share of variance",
         "scaling": case.task.scaling,
-        "n_train": int(case.train.sum()),
+        "n_train": int(np.mean([train.sum() for train, _ in case.folds])),
         "n_test": len(truth),
-        "penalty": probe.penalty,
+        "folds": len(case.folds),
+        "penalty": penalty,
     }
     if classification:
-        low, high = interval(lambda w: balanced_accuracy(truth, probe.predictions, w))
+        low, high = interval(lambda w: balanced_accuracy(truth, predictions, w))
         return row | {
             "classes": len(np.unique(truth)),
             "n_test_left_out": case.left_out,
-            "balanced_accuracy": float(balanced_accuracy(truth, probe.predictions)),
+            "balanced_accuracy": float(balanced_accuracy(truth, predictions)),
             "balanced_accuracy_low": low,
             "balanced_accuracy_high": high,
         }
-    residual = truth - probe.predictions
+    residual = truth - predictions
     size = np.abs(residual)
     low, high = interval(lambda w: w @ size / w.sum(1))
     measurable = len(residual) > 8 and np.ptp(residual) > 0

@@ -1,18 +1,18 @@
 import numpy as np
 import pytest
 
+from geonb._coords import EARTH_RADIUS_KM, unit_xyz
 from geonb.data.sampling import random_points
 from geonb.evaluation import probes
 from geonb.evaluation.probes import (
-    TASKS,
     RidgeProbe,
-    Task,
     balanced_accuracy,
     constant_probe,
     linear_probe,
     neighbours_probe,
     score,
 )
+from geonb.evaluation.tasks import TASKS, Task
 
 
 def field(n=600, d=12, seed=0):
@@ -152,3 +152,74 @@ def test_targets_are_scaled_as_the_table_says():
         constant_probe([1.0], [1.0], "ranking")
     assert TASKS["log-population"].target_units == "log10(1 + inhabitants)" and TASKS["elevation"].target_units == "m"
     assert Task("x", "regression").target([1, 2]).tolist() == [1.0, 2.0]
+
+
+def wave(n=400, seed=0):
+    lonlat = random_points(n, seed)
+    return lonlat, np.sin(np.radians(2 * lonlat[:, 0])) * np.cos(np.radians(lonlat[:, 1])) + 0.02 * lonlat[:, 1]
+
+
+def test_kriging_is_a_gaussian_process():
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import Matern, WhiteKernel
+
+    lonlat, y = wave(64)
+    query = random_points(50, 9)
+    found = probes.kriging_probe(lonlat, y, query, np.zeros(50), "regression")
+    agree = []
+    for km in probes.KRIGING_KM:
+        kernel = Matern(km / EARTH_RADIUS_KM, nu=1.5) + WhiteKernel(found.penalty)
+        gp = GaussianProcessRegressor(kernel, alpha=0.0, optimizer=None).fit(unit_xyz(lonlat), y - y.mean())
+        agree.append(np.allclose(gp.predict(unit_xyz(query)) + y.mean(), found.predictions, atol=1e-8))
+    assert sum(agree) == 1
+
+
+def test_kriging_chooses_the_range_and_noise_of_the_field():
+    lonlat, y = wave()
+    query, truth = wave(200, 1)
+    smooth = probes.kriging_probe(lonlat, y, query, truth, "regression")
+    assert smooth.score > 0.98 and smooth.penalty <= 0.03
+    rough = probes.kriging_probe(lonlat, np.random.default_rng(0).normal(size=400), query, truth, "regression")
+    assert rough.score < 0.1 and rough.penalty >= 1
+    side = np.where(y > 0, "up", "down")
+    assert probes.kriging_probe(lonlat, side, query, np.where(truth > 0, "up", "down"), "classification").score > 0.9
+    far = probes.kriging_probe(lonlat[:30], y[:30], query, truth, "regression")  # fewer places than neighbours
+    assert np.isfinite(far.predictions).all()
+
+
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+def test_neighbours_in_the_space_equal_scikit_learn(kind):
+    from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
+
+    rng = np.random.default_rng(2)
+    x, query, lonlat = rng.normal(size=(300, 8)), rng.normal(size=(80, 8)), random_points(300, 2)
+    y = x[:, 0] if kind == "regression" else np.where(x[:, 0] > 0, "a", "b")
+    truth = query[:, 0] if kind == "regression" else np.where(query[:, 0] > 0, "a", "b")
+    found = probes.embedding_neighbours_probe(x, y, query, truth, kind, lonlat)
+    oracle = {"regression": KNeighborsRegressor, "classification": KNeighborsClassifier}[kind]
+    expected = oracle(int(found.penalty), metric="cosine").fit(x, y).predict(query)
+    if kind == "regression":
+        np.testing.assert_allclose(found.predictions, expected)
+    else:  # votes may tie
+        assert (found.predictions == expected).mean() > 0.97
+    assert found.score > 0.3
+
+
+def test_logistic_and_perceptron_learn_what_they_should():
+    rng = np.random.default_rng(3)
+    x, lonlat = rng.normal(size=(600, 4)), random_points(600, 3)
+    linear = np.where(x[:, 0] + 0.2 * x[:, 1] > 0, "a", "b")
+    crossed = np.where(x[:, 0] * x[:, 1] > 0, "a", "b")
+    known, new = slice(0, 450), slice(450, 600)
+
+    def logistic(y):
+        return probes.logistic_probe(x[known], y[known], x[new], y[new], lonlat[known]).score
+
+    def perceptron(y, kind="classification"):
+        return probes.mlp_probe(x[known], y[known], x[new], y[new], kind, lonlat[known]).score
+
+    assert logistic(linear) > 0.95 and logistic(crossed) < 0.7
+    assert perceptron(linear) > 0.9 and perceptron(crossed) > 0.85
+    assert perceptron(1000 + 50 * x[:, 0] * x[:, 1], "regression") > 0.8
+    again = perceptron(crossed)
+    assert again == perceptron(crossed)

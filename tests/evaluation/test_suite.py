@@ -1,17 +1,18 @@
 import json
 import shutil
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from world import SMALL, make_world
 
 from geonb.data.store import write_store
-from geonb.evaluation import suite
-from geonb.evaluation.probes import Task
-from geonb.evaluation.suite import REFERENCES, evaluate
+from geonb.evaluation import cases, suite
+from geonb.evaluation.cases import REFERENCES, make_cases
+from geonb.evaluation.protocols import Protocol
+from geonb.evaluation.suite import evaluate
 from geonb.evaluation.tables import cka_table, information_table, probe_table, retrieval_table
+from geonb.evaluation.tasks import Task
 from geonb.model import load
 from geonb.training import split_of, train
 
@@ -36,7 +37,7 @@ def original_country():
 def test_every_row_stands_beside_its_references(results, world):
     rows = results["probes"]
     for task in WORLD_TASKS:
-        for split in ("random", "blocked"):
+        for split in ("random", "blocked", "bands"):
             names = {r["representation"] for r in rows if (r["task"], r["split"]) == (task, split)}
             assert names == {*REFERENCES, "imagebind", "satclip"}
     assert all(r["low"] <= r["value"] <= r["high"] or r["is_reference"] for r in rows if r["task"] == "warmth")
@@ -54,7 +55,7 @@ def test_held_out_blocks_stay_out_of_the_probe(results, world):
 
 def test_probes_see_the_embedding_and_no_coordinate(world, trained, monkeypatch):
     widths = []
-    real = suite.RidgeProbe
+    real = cases.RidgeProbe
 
     def spy(train_x, train_lonlat):
         widths.append(train_x.shape[1])
@@ -64,7 +65,7 @@ def test_probes_see_the_embedding_and_no_coordinate(world, trained, monkeypatch)
         return real(train_x, train_lonlat)
 
     model = load(trained)
-    monkeypatch.setattr(suite, "RidgeProbe", spy)
+    monkeypatch.setattr(cases, "RidgeProbe", spy)
     monkeypatch.setattr(suite, "TASKS", {"warmth": WORLD_TASKS["warmth"]})
     evaluate([trained], world, progress=False)
     assert sorted(set(widths)) == [2, 32, 400]  # raw coordinates, the embedding as it is, untrained harmonics
@@ -98,7 +99,7 @@ def test_tables_say_how_much_was_trained_on_what_and_escape_names(results):
     )
     html = probe_table(hostile, "random")._repr_html_()
     assert "<script>" not in html and "&lt;script&gt;x" in html
-    with pytest.raises(ValueError, match="choose random or blocked"):
+    with pytest.raises(ValueError, match="no probes under the split 'region'"):
         probe_table(results, "region")
 
 
@@ -148,15 +149,15 @@ def test_what_a_store_lacks_is_skipped_and_said(world, trained, tmp_path, monkey
     assert {(r["query"], r["target"]) for r in found["retrieval"]} == {("location", "text"), ("text", "location")}
     why = {(s.get("task") or s["modality"], s.get("split")): s["why"] for s in found["skipped"]}
     assert why["zone", None] == "the store has no column zone" and why["image", None] == "the store has none"
-    assert "20 and 5 needed" in why["warmth", "random"] and found["probes"] == []
+    assert "no fold has 20 training" in why["warmth", "random"] and found["probes"] == []
     assert "Trained on other data" in retrieval_table(found, "text", "location").caption
 
 
 def test_constant_labels_are_skipped_and_said(world):
-    protocols = {"random": (np.arange(len(world)) < 200, np.arange(len(world)) >= 200)}
-    y, skipped = Task("constant", "regression"), []
-    store = SimpleNamespace(column=lambda name: np.ones(len(world)))
-    assert suite._cases(store, {"constant": y}, protocols, skipped) == []
+    protocol = Protocol("random", ((np.arange(len(world)) < 200, np.arange(len(world)) >= 200),))
+    skipped = []
+    task = {"constant": Task("constant", "regression")}
+    assert make_cases(lambda name: np.ones(len(world)), task, [protocol], skipped) == []
     assert "all the same" in skipped[0]["why"]
 
 
@@ -183,5 +184,5 @@ def test_a_run_with_a_random_split_is_not_called_blocked(world, tmp_path, monkey
     monkeypatch.setattr(suite, "TASKS", {"warmth": WORLD_TASKS["warmth"]})
     run = train("satclip", world, tmp_path / "mixed", replace(SMALL, split={"kind": "random", "seed": 0}), progress=False)
     found = evaluate([run], world, progress=False)
-    assert {r["split"] for r in found["probes"]} == {"random", "held-out"}
+    assert {r["split"] for r in found["probes"]} == {"random", "held-out", "bands"}
     assert "drawn at random" in probe_table(found, "held-out").caption

@@ -1,0 +1,129 @@
+"""Protocols by name: which places' labels train a probe, and which test it.
+
+A protocol is a list of folds whose test places are predicted in turn and scored together. Two protocols answer two
+questions, and never share a table:
+
+- "random": 80/20 among places that pre-training has seen without labels. What most papers report.
+- "blocked": whole blocks of the Earth that neither pre-training nor the probe has seen, with a buffer.
+- "continents" and "bands": each continent, or each band of 60 degrees of longitude, has no labels at all, with a
+  buffer; pre-training has seen it without labels. What a user faces who has labels in one part of the world.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from geonb._coords import EARTH_RADIUS_KM, unit_xyz
+from geonb.data.splits import correlation_range_km, within
+from geonb.evaluation.tasks import Task
+
+BAND_DEGREES = 60.0
+REGION_BUFFER_KM = 100.0
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Folds of places, each with labels to train on and places to test.
+
+    Attributes:
+        name: of the protocol.
+        folds: (train, test) boolean masks (n,) of the places.
+        buffer_km: no test place of a fold lies within this distance of a training place of the fold.
+    """
+
+    name: str
+    folds: tuple[tuple[np.ndarray, np.ndarray], ...]
+    buffer_km: float = 0.0
+
+    def check(self, lonlat) -> None:
+        """Raise ValueError if a place is in two roles of a fold, tested twice, or nearer to training than allowed."""
+        tested = np.zeros(len(lonlat), int)
+        for i, (train, test) in enumerate(self.folds):
+            both = train & test
+            if both.any():
+                raise ValueError(f"{self.name}, fold {i}: place {int(both.argmax())} both trains and tests")
+            near = test & within(lonlat, lonlat[train], self.buffer_km * (1 - 1e-6))
+            if near.any():
+                raise ValueError(
+                    f"{self.name}, fold {i}: test place {int(near.argmax())} lies within {self.buffer_km:g} km of a "
+                    f"training place ({int(near.sum())} such places)"
+                )
+            tested += test
+        if (tested > 1).any():
+            raise ValueError(f"{self.name}: place {int((tested > 1).argmax())} is tested in {tested.max()} folds")
+
+    def nearest_label_km(self, lonlat) -> float:
+        """Median great-circle distance from a test place to the nearest training place of its fold."""
+        from scipy.spatial import cKDTree
+
+        xyz = unit_xyz(lonlat)
+        chords = [cKDTree(xyz[train]).query(xyz[test])[0] for train, test in self.folds if train.any() and test.any()]
+        return float(np.median(2 * EARTH_RADIUS_KM * np.arcsin(np.clip(np.concatenate(chords) / 2, 0, 1))))
+
+
+def random_protocol(split: np.ndarray, seed: int = 0) -> Protocol:
+    """80/20 at random among the places that pre-training has seen (``split`` "train")."""
+    order = np.random.default_rng(seed).permutation(np.flatnonzero(split == "train"))
+    cut = int(0.8 * len(order))
+    return Protocol("random", ((_mask(order[:cut], len(split)), _mask(order[cut:], len(split))),))
+
+
+def blocked_protocol(split: np.ndarray, buffer_km: float = 50.0, name: str = "blocked") -> Protocol:
+    """Labels of pre-training's places, tested on the places that it has held out."""
+    return Protocol(name, ((split == "train", split == "test"),), buffer_km)
+
+
+def continents_protocol(split: np.ndarray, lonlat, continents, buffer_km: float = REGION_BUFFER_KM) -> Protocol:
+    """Leave one continent out: every continent with 50 places or more that pre-training has seen is a fold."""
+    seen, continents = split == "train", np.asarray(continents, object)
+    names, counts = np.unique(continents[seen & (continents != None)].astype(str), return_counts=True)  # noqa: E711
+    folds = tuple(_region(seen, continents == name, lonlat, buffer_km) for name in names[counts >= 50])
+    return Protocol("continents", folds, buffer_km)
+
+
+def bands_protocol(
+    split: np.ndarray, lonlat, degrees: float = BAND_DEGREES, buffer_km: float = REGION_BUFFER_KM
+) -> Protocol:
+    """Leave one band of longitude out, 360 / ``degrees`` of them from the antimeridian eastward."""
+    lonlat = np.asarray(lonlat, np.float64)
+    band = np.floor((lonlat[:, 0] + 180) % 360 / degrees).astype(int)
+    seen = split == "train"
+    folds = tuple(_region(seen, band == b, lonlat, buffer_km) for b in np.unique(band[seen]))
+    return Protocol("bands", folds, buffer_km)
+
+
+def few_labels(protocol: Protocol, n: int, seed: int = 0) -> Protocol:
+    """The same test places, and ``n`` of each fold's training labels at random; larger n contain smaller ones."""
+    folds = []
+    for i, (train, test) in enumerate(protocol.folds):
+        order = np.random.default_rng((seed, i)).permutation(np.flatnonzero(train))
+        folds.append((_mask(order[:n], len(train)), test))
+    return Protocol(f"{protocol.name}, {n:,} labels", tuple(folds), protocol.buffer_km)
+
+
+def block_km(store, tasks: dict[str, Task], most_km: float = 1500.0) -> tuple[float, dict[str, float]]:
+    """(Block size in km, correlation range of each task in km): blocks no smaller than any measured range.
+
+    Ranges beyond ``most_km`` do not count: blocks of that size are continents, for which there is a protocol of its
+    own. The size is rounded up to 100 km.
+    """
+    ranges = {}
+    for name, task in tasks.items():
+        with contextlib.suppress(ValueError):  # constant, or known at too few places to be measured
+            ranges[name] = correlation_range_km(store.lonlat, task.target(store.column(task.column)))
+    counted = [r for r in ranges.values() if r <= most_km]
+    return (float(np.ceil(max(counted) / 100) * 100) if counted else 500.0), ranges
+
+
+def _region(seen, region, lonlat, buffer_km: float) -> tuple[np.ndarray, np.ndarray]:
+    test = seen & region
+    return seen & ~region & ~within(lonlat, lonlat[test], buffer_km), test
+
+
+def _mask(rows, n: int) -> np.ndarray:
+    mask = np.zeros(n, bool)
+    mask[rows] = True
+    return mask
