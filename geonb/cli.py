@@ -67,10 +67,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--resume", action="store_true", help="go on from the last checkpoint, with the run's own config")
     p.set_defaults(run=_train)
 
-    p = verbs.add_parser("evaluate", help="probes, retrieval and information of finished runs")
-    p.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    p = verbs.add_parser("evaluate", help="probes, retrieval and information of runs, or of embeddings from elsewhere")
+    p.add_argument("runs", nargs="+", type=Path, metavar="RUN|FILE.parquet", help="a .parquet has a column embedding")
     p.add_argument("--data", required=True, type=Path, metavar="DIR")
-    p.add_argument("--out", required=True, type=Path, metavar="FILE.json")
+    p.add_argument("--out", required=True, type=Path, metavar="FILE.json", help="and a page, FILE.html")
     p.set_defaults(run=_evaluate)
 
     p = verbs.add_parser("embed", help="embed the positions of a table")
@@ -140,9 +140,11 @@ def _train(args) -> None:
 
 def _evaluate(args) -> None:
     from geonb.evaluation.suite import evaluate
+    from geonb.explore import report_page
 
-    evaluate(args.runs, args.data, out=args.out)
+    results = evaluate(args.runs, args.data, out=args.out)
     print(args.out)
+    print(report_page(results, args.out.with_suffix(".html")))
 
 
 def _embed(args) -> None:

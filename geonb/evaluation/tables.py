@@ -35,6 +35,8 @@ PROTOCOLS = {
     "random": "random 80/20 split of places that pre-training has seen without labels",
     "blocked": "held-out blocks that neither pre-training nor the probe has seen",
     "held-out": "held-out places, drawn at random, that neither pre-training nor the probe has seen",
+    "continents": "each continent in turn without any label, though pre-training has seen it",
+    "bands": "each band of 60 degrees of longitude in turn without any label, though pre-training has seen it",
 }
 
 
@@ -50,7 +52,7 @@ def probe_table(results: dict, split: str, errors: bool = False) -> Table:
     rows = [r for r in results["probes"] if r["split"] == split]
     if not rows:
         there = ", ".join(sorted({r["split"] for r in results["probes"]})) or "none"
-        raise ValueError(f"no probes under the split {split!r}; choose random or blocked (these results have: {there})")
+        raise ValueError(f"no probes under the split {split!r}; these results have: {there}")
     cells: dict[str, dict[str, tuple]] = {}
     for r in rows:
         column, key, sign = f"{r['task']} ({r['metric']})", "value", 1
@@ -70,7 +72,8 @@ def probe_table(results: dict, split: str, errors: bool = False) -> Table:
     scaled = sorted({f"{r['task']}: {r['scaling']}" for r in rows if r["scaling"] != "none"})
     rare = sorted({f"{r['task']} {r['n_test_left_out']:,}" for r in rows if r.get("n_test_left_out")})
     caption = (
-        f"Linear probes (ridge regression, ridge classifier), {PROTOCOLS[split]}; {_span(tests)} test places. "
+        f"Linear probes (ridge regression, ridge classifier), {PROTOCOLS[split]}; {_span(tests)} test places"
+        f"{_nearest(results, split)}. "
         f"{_data(results)} {MARKS} for places drawn by blocks of 500 km."
         + (f" Targets scaled ({'; '.join(scaled)})." if scaled else "")
         + (f" Test places left out, their class too rare to train on: {', '.join(rare)}." if rare else "")
@@ -190,6 +193,11 @@ def _effort(results: dict, name: str) -> dict[str, str]:
     if run is None:
         return {"steps": "–", "samples seen": "–"}
     return {"steps": f"{run['steps']:,} (kept {run['selected_step']:,})", "samples seen": f"{run['samples_seen']:,}"}
+
+
+def _nearest(results: dict, split: str) -> str:
+    km = [p["nearest_label_km"] for p in results.get("protocols", []) if p["split"] == split]
+    return f", half of them farther than {km[0]:,.0f} km from any label" if km else ""
 
 
 def _span(numbers: list[int]) -> str:

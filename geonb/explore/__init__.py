@@ -11,7 +11,9 @@ _WHERE = {
     "linked_view": "linked",
     "LinkedView": "linked",
     "offline_map": "maps",
+    "probe_figure": "report",
     "project": "projection",
+    "report_page": "report",
     "scatter_map": "figures",
 }
 __all__ = sorted(_WHERE)

@@ -186,3 +186,79 @@ def test_a_run_with_a_random_split_is_not_called_blocked(world, tmp_path, monkey
     found = evaluate([run], world, progress=False)
     assert {r["split"] for r in found["probes"]} == {"random", "held-out", "bands"}
     assert "drawn at random" in probe_table(found, "held-out").caption
+
+
+def test_embeddings_from_elsewhere_are_evaluated_in_one_line(world, trained, tmp_path, monkeypatch):
+    from geonb.inference import embed_table
+
+    monkeypatch.setattr(suite, "TASKS", {"warmth": WORLD_TASKS["warmth"]})
+    model = load(trained)
+    points = tmp_path / "points.csv"
+    lines = [f"{lon!r},{lat!r}" for lon, lat in world.lonlat.tolist()]
+    points.write_text("\n".join(["lon,lat", *lines[::-1]]))  # in another order than the store's
+    embed_table(trained, points, tmp_path / "theirs.parquet", progress=False)
+    own = evaluate([trained], world, progress=False)
+    split = {"split": own["data"]["split"]}
+    same = {
+        "function": model.embed_locations, "table": tmp_path / "theirs.parquet",
+        "array": model.embed_locations(world.lonlat), "run": trained,
+    }  # fmt: skip
+    found = evaluate(same, world, progress=False)
+    values = {}
+    for r in found["probes"]:
+        if not r["is_reference"]:
+            values.setdefault(r["split"], {})[r["representation"]] = r["value"]
+    for scores in values.values():
+        assert set(scores) == set(same) and max(scores.values()) == pytest.approx(min(scores.values()), abs=1e-4)
+    assert own["data"]["split"] == split["split"] and set(found["training"]) == {"run"}
+    alone = evaluate({"latitude": lambda lonlat: lonlat[:, 1:] ** 2}, world, progress=False)  # no run, so a split of its own
+    assert alone["data"]["split"]["kind"] == "blocked" and alone["training"] == {}
+    assert probe_table(alone, "bands").frame.loc["latitude", "steps"] == "–"
+
+
+def test_embeddings_that_do_not_fit_are_refused(world, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    n = len(world)
+    with pytest.raises(ValueError, match="a row for each place"):
+        evaluate({"short": np.ones((3, 4))}, world, progress=False)
+    broken = np.ones((n, 4))
+    broken[7] = np.nan
+    with pytest.raises(ValueError, match=r"place p7 \(row 7\) is not finite"):
+        evaluate({"broken": broken}, world, progress=False)
+    with pytest.raises(ValueError, match="name of a reference row"):
+        evaluate({"raw coordinates": np.ones((n, 4))}, world, progress=False)
+    table = {"place_id": list(world.place_id[:-5]), "embedding": np.ones((n - 5, 4)).tolist()}
+    pq.write_table(pa.table(table), tmp_path / "few.parquet")
+    with pytest.raises(ValueError, match="no embedding for 5 of 300 places"):
+        evaluate([tmp_path / "few.parquet"], world, progress=False)
+    pq.write_table(pa.table({"place_id": table["place_id"]}), tmp_path / "none.parquet")
+    with pytest.raises(ValueError, match="no column embedding"):
+        evaluate([tmp_path / "none.parquet"], world, progress=False)
+    with pytest.raises(ValueError, match="no such file"):
+        evaluate([tmp_path / "absent.parquet"], world, progress=False)
+    ragged = {"place_id": ["a", "b"], "embedding": [[1.0], [1.0, 2.0]]}
+    pq.write_table(pa.table(ragged), tmp_path / "ragged.parquet")
+    with pytest.raises(ValueError, match="not all of one length"):
+        evaluate([tmp_path / "ragged.parquet"], world, progress=False)
+
+
+def test_a_leaking_protocol_stops_the_evaluation(world, trained, monkeypatch):
+    def leaking(split, buffer_km, name):
+        return Protocol(name, ((split != "test", split != "train"),), buffer_km)
+
+    monkeypatch.setattr(suite, "blocked_protocol", leaking)
+    with pytest.raises(ValueError, match="both trains and tests"):
+        evaluate([trained], world, progress=False)
+
+
+def test_a_report_is_one_page_without_scripts_or_requests(results, tmp_path):
+    from geonb.explore import report_page
+
+    content = {k: v for k, v in results.items() if k != "path"}
+    hostile = json.loads(json.dumps(content).replace("imagebind", "<script>x"))
+    html = report_page(hostile, tmp_path / "report.html").read_text()
+    assert "<script>" not in html and "https://" not in html.replace("https://www.w3.org", "")
+    assert all(f"split: {s}" in html for s in ("random", "blocked", "bands")) and html.count("<svg") == 3
+    assert "the store has no column country" in html
