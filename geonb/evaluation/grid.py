@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
@@ -150,9 +151,12 @@ def evaluate_cell(cell: Cell, grid: Grid, store: PlaceStore, extra: dict) -> tup
     views = z or ({cell.architecture: representation} if representation is not None else {})
     for view, vectors in views.items():
         predictor = Predictor(view, store.lonlat, np.where(both[:, None], vectors, 0.0))
+        chance = Predictor("majority or mean", store.lonlat)
         for case in make_cases(store.column, facts, told, []):
             predicted, _ = predictor.predict(case)
-            line["facts"].append({"view": view, "known_by": case.task.known_by} | _row(case, predicted))
+            floor = max(0.0, float(case.score(chance.predict(case)[0])))
+            told_by = {"view": view, "known_by": case.task.known_by, "floor": floor}
+            line["facts"].append(told_by | _row(case, predicted))
     if model is not None:
         line["training"] = {k: model.manifest[k] for k in ("selected_step", "validation_loss", "parameters", "wall_s")}
         found, arrays = _retrieved(z, model, store, split == "test", extra)
@@ -362,7 +366,11 @@ def _do(cell: Cell, grid: Grid) -> dict:
     if grid.extra is not None:
         with np.load(grid.extra) as arrays:
             extra = {k: arrays[k] for k in arrays.files}
+    if cell.bound:
+        train_cell(cell, grid, store, extra)
+    started = time.monotonic()
     line, predictions = evaluate_cell(cell, grid, store, extra)
+    line["evaluation_s"] = round(time.monotonic() - started, 2)
     path = Path(grid.out) / "predictions" / f"{cell.name}.npz"
     partial = path.with_name(f"{path.stem}.{os.getpid()}.partial.npz")
     np.savez_compressed(partial, **predictions)

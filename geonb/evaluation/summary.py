@@ -82,7 +82,7 @@ class Scores:
 
         def of(seed: int) -> np.ndarray:
             case = self.cases[seed, task, protocol]
-            predicted = self._arrays(group, seed)[f"{task}|{protocol}"]
+            predicted = self.arrays(group, seed)[f"{task}|{protocol}"]
             truth = case.truth()
             if case.task.kind == "classification":
                 truth = np.searchsorted(classes_of(case.y), truth)
@@ -95,7 +95,7 @@ class Scores:
         tag = "|".join(["retrieval", query, target, masked, route])
 
         def of(seed: int) -> np.ndarray:
-            rows, hits, _ = self._arrays(group, seed)[tag]
+            rows, hits, _ = self.arrays(group, seed)[tag]
             weights = self._drawn(seed, "blocked", rows.astype(np.int64))
             return weights @ hits / weights.sum(1)
 
@@ -123,7 +123,8 @@ class Scores:
     def _drawn(self, seed: int, protocol: str, rows: np.ndarray) -> np.ndarray:
         return self._weights[seed, protocol][:, self._block[rows]]
 
-    def _arrays(self, group: Group, seed: int) -> dict:
+    def arrays(self, group: Group, seed: int) -> dict:
+        """The stored predictions of a cell, by task and protocol, and its retrieval."""
         name = self.rows[group, seed]["name"]
         if name not in self._predictions:
             with np.load(Path(self.grid.out) / "predictions" / f"{name}.npz") as stored:
@@ -131,8 +132,49 @@ class Scores:
         return self._predictions[name]
 
 
-def verdict(interval: dict[str, float], above: float = 0.0) -> str:
-    """"above", "below" or "undecided": where an interval lies."""
-    if interval["low"] > above:
-        return "above"
-    return "below" if interval["high"] < above else "undecided"
+def summarise(scores: Scores) -> dict[str, list[dict]]:
+    """Flat tables of a grid: probes, retrieval, information, facts, zero-shot; means over seeds with intervals.
+
+    A probe row has ``behind_best``, the paired difference to the best of its task and protocol among the trained runs
+    and the references alike; where its interval holds 0 the difference is none.
+    """
+    probes = []
+    for task, protocol in dict.fromkeys((t, p) for _, t, p in scores.cases):
+        if not scores.has(task, protocol):
+            continue
+        case = scores.cases[scores.seeds[0], task, protocol]
+        present = [g for g in scores.groups if f"{task}|{protocol}" in scores.arrays(g, scores.seeds[0])]
+        values = {g: scores.probe(g, task, protocol) for g in present}
+        best = max(present, key=lambda g: values[g][:, 0].mean())
+        for group in present:
+            row = _named(group) | {"task": task, "protocol": protocol}
+            row["metric"] = "accuracy" if case.task.kind == "classification" else "R²"
+            row |= scores.interval(values[group]) | {"seeds": values[group][:, 0].tolist()}
+            row |= {"n_test": int(case.test.sum()), "left_out": case.left_out}
+            row["behind_best"] = scores.interval(values[best] - values[group])
+            probes.append(row)
+    retrieval, information, facts, zero_shot = [], [], [], []
+    for group in scores.groups:
+        lines = [scores.rows[group, s] for s in scores.seeds]
+        for same in zip(*(line.get("retrieval", []) for line in lines), strict=True):
+            key = {k: same[0][k] for k in ("query", "target", "masked", "route")}
+            row = _named(group) | key | {k: float(np.mean([r[k] for r in same])) for k in same[0] if k not in key}
+            within = scores.interval(scores.recall(group, *key.values()))
+            retrieval.append(row | {"recall@10_low": within["low"], "recall@10_high": within["high"]})
+        for measure in lines[0].get("information", {}):
+            row = _named(group) | {"measure": measure}
+            information.append(row | scores.interval(scores.information(group, measure)))
+        for same in zip(*(line["facts"] for line in lines), strict=True):
+            keep = {k: same[0][k] for k in ("view", "task", "known_by", "metric")}
+            facts.append(_named(group) | keep | {k: float(np.mean([r[k] for r in same])) for k in ("value", "floor")})
+        for same in zip(*(line.get("zero_shot", []) for line in lines), strict=True):
+            keep = {k: same[0][k] for k in ("task", "prompt")}
+            numbers = {k: float(np.mean([r[k] for r in same])) for k in ("value", "majority", "classes", "n_test")}
+            zero_shot.append(_named(group) | keep | numbers)
+    return {
+        "probes": probes, "retrieval": retrieval, "information": information, "facts": facts, "zero_shot": zero_shot,
+    }  # fmt: skip
+
+
+def _named(group: Group) -> dict:
+    return dict(zip(("architecture", "bound", "encoder", "variant"), group, strict=True))

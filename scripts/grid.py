@@ -1,0 +1,133 @@
+"""The grid behind the chapter of the six hypotheses: writes geonb/results/grid.json, with its provenance.
+
+    python scripts/grid.py [--seeds 5] [--workers 2] [--out runs/grid]
+
+Everything is kept as it is finished, so the script can be stopped and started again. Where the wheel of geoclip 1.3.0
+is named by GEONB_GEOCLIP or installed, its published location encoder is one of the reference rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from geonb import __version__, workspace
+from geonb.data.masking import leak_rate, mask_names, names_of
+from geonb.encoders.features import features
+from geonb.encoders.image import image_backbone
+from geonb.encoders.published import geoclip_location
+from geonb.encoders.text import text_backbone
+from geonb.evaluation.cases import REFERENCES
+from geonb.evaluation.grid import LOCATION_ENCODERS, MASKED, Cell, Grid, run_grid
+from geonb.evaluation.hypotheses import hypotheses
+from geonb.evaluation.protocols import block_km
+from geonb.evaluation.summary import Scores, summarise
+from geonb.evaluation.tasks import TASKS
+
+ROOT = Path(__file__).resolve().parent.parent
+PUBLISHED = "GeoCLIP, published"
+CEILINGS = ("text features", "image features")
+ENCODERS = [e for e in LOCATION_ENCODERS if e != "own"]
+APART = {"options": {"exclude_km": 100.0}}
+
+
+def cells(seeds: int, published: bool) -> list[Cell]:
+    """Every run of every seed, one seed after another, so that a grid that is stopped holds whole seeds."""
+    both, found = ("text", "image"), []
+    references = [*REFERENCES, *CEILINGS, *([PUBLISHED] if published else [])]
+    for seed in range(seeds):
+        found += [Cell(name, seed=seed) for name in references]
+        for encoder in ENCODERS:
+            found += [Cell(a, both, encoder, seed) for a in ("imagebind", "cyclic", "fused")]
+            found += [Cell("imagebind", (m,), encoder, seed) for m in both]
+            found += [Cell(a, ("image",), encoder, seed) for a in ("satclip", "geoclip", "csp")]
+        found += [Cell(a, ("image",), "own", seed) for a in ("satclip", "geoclip", "csp")]
+        found += [Cell("imagebind", (m,), "degree 20", seed, "no negatives within 100 km", APART) for m in both]
+        found.append(Cell("imagebind", (MASKED, "image"), "degree 20", seed))
+    return found
+
+
+def features_of(store, path: Path) -> dict:
+    """Write features of texts without place names, what backbones know of each place, and the published encoder's
+    embeddings, if it is here; returns how well names were masked and whether it was here."""
+    backbone = text_backbone("auto", fit_on=[])
+    rows = np.flatnonzero(store.has("text"))
+    names, shared = names_of(store, rows)
+    texts = store.texts(rows)
+    masked = mask_names(texts, names, shared)
+    told = {"texts with own names": leak_rate(texts, names), "after masking": leak_rate(masked, names)}
+
+    def spread(has, values):
+        full = np.full((len(store), values.shape[1]), np.nan, np.float32)
+        full[has] = values
+        return full
+
+    found = {
+        MASKED: spread(rows, backbone.encode(masked, progress=True)),
+        "text features": spread(rows, features(store, "text", backbone)),
+        "image features": spread(store.has("image"), features(store, "image", image_backbone("random_conv"))),
+    }
+    try:
+        encoder = geoclip_location(os.environ.get("GEONB_GEOCLIP"))
+        with torch.inference_mode():
+            parts = torch.from_numpy(store.lonlat.astype(np.float32)).split(1024)
+            found[PUBLISHED] = torch.cat([encoder(p) for p in parts]).numpy()
+    except FileNotFoundError as error:
+        print(f"without the published GeoCLIP encoder: {error}")
+    np.savez(path, **found)
+    return told | {"published encoder": PUBLISHED in found}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=None)
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "grid")
+    args = parser.parse_args()
+    os.environ["GEONB_HOME"] = str(ROOT)
+    store = workspace.data()
+    args.out.mkdir(parents=True, exist_ok=True)
+    extra, note = args.out / "extra.npz", args.out / "extra.json"
+    if not note.exists():
+        note.write_text(json.dumps(features_of(store, extra)))
+    told = json.loads(note.read_text())
+    size_km, ranges = block_km(store, TASKS)
+    grid = Grid(str(store.path), str(args.out), size_km, extra=str(extra))
+    run_grid(cells(args.seeds, told["published encoder"]), grid, args.workers)
+
+    scores = Scores(grid)
+    runs = [row for row in scores.rows.values() if "training" in row]
+    provenance = {
+        "made_by": "scripts/grid.py",
+        "date": date.today().isoformat(),
+        "data": {"name": store.path.name, "hash": store.data_hash, "places": len(store)},
+        "simulated": {m: bool(store.simulated(m)) for m in ("text", "image")},
+        "seeds": len(scores.seeds),
+        "runs": len(runs),
+        "cells": len(scores.rows),
+        "steps": grid.steps,
+        "batch_size": grid.batch_size,
+        "block_km": size_km,
+        "buffer_km": grid.buffer_km,
+        "correlation_range_km": ranges,
+        "masking": told,
+        "training_cpu_s": round(sum(row["training"]["wall_s"] for row in runs)),
+        "evaluation_cpu_s": round(sum(row["evaluation_s"] for row in scores.rows.values())),
+        "device": f"cpu, {os.cpu_count()} cores, {platform.machine()}",
+        "versions": {"geonb": __version__, "torch": torch.__version__},
+    }
+    content = {"provenance": provenance} | summarise(scores) | {"hypotheses": hypotheses(scores, ENCODERS)}
+    out = ROOT / "geonb" / "results" / "grid.json"
+    out.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    print(out)
+
+
+if __name__ == "__main__":
+    main()
