@@ -102,8 +102,8 @@ def _words(text: str, token: str = "") -> list[_Word]:
     for start, stop in _outside(text, token):
         for match in _word_pattern().finditer(text, start, stop):
             gap += text[max(at, start) : match.start()]
-            key, capital, caseless = _folded(match.group())
-            starts = not caseless and bool(_SENTENCE_END.search(gap))
+            key, capital = _folded(match.group())
+            starts = bool(_SENTENCE_END.search(gap))
             out.append(_Word(match.start(), match.end(), key, capital, starts, barrier))
             at, barrier, gap = match.end(), False, ""
         gap += text[max(at, start) : stop] if at < stop else ""
@@ -191,12 +191,12 @@ def _word_pattern() -> re.Pattern:
 
 
 @lru_cache(2**18)
-def _folded(word: str) -> tuple[str, bool, bool]:
-    """A word without case and marks; whether it has a capital or no case; whether it has no case."""
+def _folded(word: str) -> tuple[str, bool]:
+    """A word without case and marks, and whether it has a capital or is of a script without case."""
     plain = "".join(c for c in unicodedata.normalize("NFKD", word) if unicodedata.category(c)[0] != "M")
     key = unicodedata.normalize("NFC", plain.casefold()).replace(" ", "") or word
     caseless = word[0].isalpha() and word[0].lower() == word[0].upper()
-    return key, caseless or any(c.isupper() or c.istitle() for c in word), caseless
+    return key, caseless or any(c.isupper() or c.istitle() for c in word)
 
 
 # --- what is left -------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Text backbones: frozen functions from a text to a vector, and the masking of place names.
+"""Text backbones: frozen functions from a text to a vector.
 
 Two backbones, one interface (``.name``, ``.dim``, ``.fingerprint``, ``.encode(texts)``, ``.state()``):
 
@@ -18,7 +18,7 @@ import re
 import unicodedata
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -336,65 +336,3 @@ def _components(matrix: torch.Tensor, rank: int, seed: int) -> torch.Tensor:
     v = v[:, :rank]
     largest = v.gather(0, v.abs().argmax(0, keepdim=True))
     return v * torch.where(largest < 0, -1.0, 1.0)
-
-
-# --- place names --------------------------------------------------------------------------------------
-
-# Scripts written without spaces between words: Thai to Myanmar, Khmer, kana, Han.
-_UNSPACED = "\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_IS_UNSPACED = re.compile(f"[{_UNSPACED}]")
-
-
-def name_variants(title: str) -> list[str]:
-    """The names in a title: "Gold_Coast,_Queensland" gives itself, "Gold Coast" and "Queensland"."""
-    title = _plain(title)
-    parts = re.split(r"[,()]", title)
-    return list(dict.fromkeys(name for name in map(str.strip, (title, *parts)) if name))
-
-
-def name_masker(names: Iterable[str], mask: str = "[MASK]") -> Callable[[str], str]:
-    """A function that puts ``mask`` for every one of ``names`` that stands as a whole word in a text.
-
-    The longest name that begins at a word wins ("New York City" before "New York"). Letter case counts
-    ("Nice" is a city, "nice" is not); derived words stay ("Australia" does not touch "Australian"). Texts
-    come back in Unicode NFC; underscores in names are spaces. Time is linear in the text, whatever the
-    number of names, so a gazetteer of 170,000 names is fine. "[MASK]" is MiniLM's own mask token.
-    """
-    spaced: set[str] = set()
-    unspaced: set[str] = set()
-    for name in map(_plain, names):
-        if _WORD.search(name):
-            (unspaced if _IS_UNSPACED.search(name) else spaced).add(name)
-    spaced |= {name.rstrip(".,;:!?") for name in spaced}
-    longest = max((len(_WORD.findall(name)) for name in spaced), default=0)
-    pattern = re.compile("|".join(map(re.escape, sorted(unspaced, key=lambda n: (-len(n), n)))))
-
-    def apply(text: str) -> str:
-        text = unicodedata.normalize("NFC", text)
-        if unspaced:
-            text = pattern.sub(lambda _: mask, text)
-        spans = [match.span() for match in _WORD.finditer(text)]
-        pieces, done, i = [], 0, 0
-        while i < len(spans):
-            start = spans[i][0]
-            step = 1
-            for size in range(min(longest, len(spans) - i), 0, -1):
-                end = spans[i + size - 1][1]
-                if _plain(text[start:end]) in spaced:
-                    pieces += [text[done:start], mask]
-                    done, step = end, size
-                    break
-            i += step
-        return "".join(pieces) + text[done:]
-
-    return apply
-
-
-def mask_names(text: str, names: Iterable[str], mask: str = "[MASK]") -> str:
-    """``text`` with every name replaced by ``mask``; for many texts and the same names, see `name_masker`."""
-    return name_masker(names, mask)(text)
-
-
-def _plain(name: str) -> str:
-    """NFC, underscores and runs of white space as one space."""
-    return " ".join(unicodedata.normalize("NFC", name).replace("_", " ").split())

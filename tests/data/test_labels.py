@@ -392,7 +392,9 @@ def test_a_server_that_wants_to_be_left_alone_for_long_is(server, tmp_path, no_w
 
 def test_the_next_mirror_is_tried(server, tmp_path):
     table = served(server, "elevation", elevations())
-    table = replace(table, urls=("file:///etc/passwd", table.urls[0] + "x", "http://127.0.0.1:9/x", *table.urls))
+    here = f"http://127.0.0.1:{server.server_port}"
+    server.files["/login"] = b"<html>Please sign in</html>"
+    table = replace(table, urls=("file:///etc/passwd", f"{here}/none", "http://127.0.0.1:9/x", f"{here}/login", *table.urls))
     assert fetch(table, tmp_path / "cache", progress=False)[0].read_bytes() == elevations()
 
 

@@ -71,6 +71,12 @@ def test_a_name_of_several_words_needs_a_capital_that_the_sentence_does_not_expl
     assert mask("Long Beach", shared=shared) == "[place]"
 
 
+def test_a_token_parts_names_and_a_masked_word_does_not_make_another_common():
+    assert mask("New [place] York", ["New York"], ["New York"]) == "New [place] York"
+    assert mask("New is here, in new Delhi.", shared=["New Delhi", "New"]) == "[place] is here, in [place]."
+    assert mask("New is here, in new Delhi, the new.", shared=["New Delhi", "New"]).startswith("New is here")
+
+
 def test_the_longest_of_own_and_shared_names_is_taken_from_the_left():
     assert mask("Rio de Janeiro do Sul", ["Rio"], ["Rio de Janeiro", "Janeiro do Sul"]) == "[place] do Sul"
     assert mask("in Rio Grande", ["Rio Grande"], ["Rio"]) == "in [place]"
@@ -81,6 +87,7 @@ def test_a_leak_is_seen_and_counted():
     assert leaks(texts, names) == [2, 0, 0] and leak_rate(texts, names) == pytest.approx(1 / 3)
     assert leaks(["a romeo"], [["Rome"]]) == [0] and leaks(["in ROME"], [["Rome"]]) == [1]
     assert leaks(["New [place] York"], [["New York"]]) == [0]
+    assert leaks(["\ufdfa in Rome"], [["Rome"]]) == [1]  # a sign that stands for several words
     assert leak_rate([], []) == 0
 
 

@@ -1,24 +1,18 @@
-"""Text backbones: against scikit-learn, after restoring, on bad input; and the masking of place names."""
+"""Text backbones: against scikit-learn, after restoring, on bad input."""
 
 from __future__ import annotations
 
 import hashlib
 import subprocess
 import sys
-import unicodedata
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from geonb.encoders import text as text_module
 from geonb.encoders.text import (
     LSA,
-    mask_names,
-    name_masker,
-    name_variants,
     text_backbone,
 )
 
@@ -246,53 +240,3 @@ def test_minilm_refuses_bad_options_and_empty_texts(minilm):
         text_backbone("minilm", precision="int4")
     with pytest.raises(ValueError, match="text 0 is empty"):
         minilm.encode([" "])
-
-
-def test_names_are_masked_longest_first_and_as_whole_words():
-    names = ["New York", "New York City", "York"]
-    assert mask_names("New York City, New York, York, Yorkshire, New  York", names) == (
-        "[MASK], [MASK], [MASK], Yorkshire, [MASK]"
-    )
-    assert mask_names("Nice is nice.", ["Nice"]) == "[MASK] is nice."
-
-
-def test_names_with_signs_of_regular_expressions_are_literal():
-    assert mask_names("A.B (C+) axb", ["A.B", "a.b", "C+"], mask="_") == "_ (C+) axb"
-    assert mask_names("in Washington, D.C. today", ["Washington, D.C."]) == "in [MASK]. today"
-    assert mask_names("anything", ["", " ", ".*", "("]) == "anything"
-
-
-@pytest.mark.parametrize(
-    ("text", "name", "masked"),
-    [
-        ("São Tomé's coast", unicodedata.normalize("NFD", "São Tomé"), "[MASK]'s coast"),
-        (unicodedata.normalize("NFD", "Plzeň und Plzeňský"), "Plzeň", "[MASK] und Plzeňský"),
-        ("दिल्ली और दिल्लीवाला", "दिल्ली", "[MASK] और दिल्लीवाला"),
-        ("我住在北京市", "北京", "我住在[MASK]市"),
-        ("القاهرة مدينة", "القاهرة", "[MASK] مدينة"),
-    ],
-)
-def test_names_of_any_script(text, name, masked):
-    assert mask_names(text, [name]) == masked
-
-
-def test_variants_of_titles():
-    assert name_variants("Gold_Coast,_Queensland") == ["Gold Coast, Queensland", "Gold Coast", "Queensland"]
-    assert name_variants("Lake_George_(Uganda)") == ["Lake George (Uganda)", "Lake George", "Uganda"]
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.text(max_size=8), max_size=5), st.text(max_size=60))
-def test_masking_never_fails_and_what_is_not_named_stays(names, text):
-    masked = mask_names(text, names, mask="")
-    assert len(masked) <= len(unicodedata.normalize("NFC", text))
-    assert mask_names(text, []) == unicodedata.normalize("NFC", text)
-
-
-def test_a_gazetteer_of_many_names_is_fast():
-    import time
-
-    masker = name_masker(f"Place {i}" for i in range(170_000))
-    start = time.perf_counter()
-    assert masker("Place 169999 lies here. " * 200) == "[MASK] lies here. " * 200
-    assert time.perf_counter() - start < 1
