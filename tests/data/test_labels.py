@@ -139,6 +139,8 @@ def server():
 def no_waiting(monkeypatch):
     waits = []
     monkeypatch.setattr(labels, "_sleep", waits.append)
+    for name in ("no_proxy", "NO_PROXY"):  # the loopback interface is asked itself
+        monkeypatch.setenv(name, "127.0.0.1")
     return waits
 
 
