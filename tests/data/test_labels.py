@@ -307,12 +307,11 @@ def test_a_file_that_is_something_else_is_refused_with_its_name(server, tmp_path
 
 
 def test_member_names_that_climb_out_of_the_folder_are_harmless(server, tmp_path):
-    names = ["../../evil.txt", "/tmp/evil-geonb.txt", "..\\..\\evil.txt", "C:/evil.txt"]
+    names = ["../../evil.txt", f"{tmp_path}/evil.txt", "..\\..\\evil.txt", "C:/evil.txt"]
     data = zipped({**{name: b"evil" for name in names}, "../../deep/wc2.1_10m_elev.tif": tif(WORLD)})
     assert load(served(server, "elevation", data), tmp_path, points=[[5, 5]]).known.all()
     found = {p.name for p in tmp_path.rglob("*") if p.is_file()} | set(os.listdir(tmp_path.parent))
     assert not [name for name in found if "evil" in name or "deep" in name]
-    assert not os.path.exists("/tmp/evil-geonb.txt")
 
 
 def test_what_is_too_large_is_refused_when_it_is_declared_and_when_it_is_not(server, tmp_path):
