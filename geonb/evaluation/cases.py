@@ -56,12 +56,17 @@ class Case:
         return score(self.truth(), predictions, self.task.kind, weights)
 
 
-def make_cases(columns, tasks: dict[str, Task], protocols: list[Protocol], skipped: list[dict]) -> list[Case]:
+def make_cases(
+    columns, tasks: dict[str, Task], protocols: list[Protocol], skipped: list[dict], few: bool = False
+) -> list[Case]:
     """Every task under every protocol that has enough labelled places; why others are not, is added to ``skipped``.
 
     Args:
         columns: a function from a column's name to its values (n,).
+        few: training labels are few on purpose: no number of them is too small, and places whose class none of them
+            has are tested all the same.
     """
+    least = 2 if few else MIN_TRAIN
     cases = []
     for name, task in tasks.items():
         y = task.target(columns(task.column))
@@ -71,16 +76,16 @@ def make_cases(columns, tasks: dict[str, Task], protocols: list[Protocol], skipp
             for train, test in protocol.folds:
                 train, test = train & known, test & known
                 labelled += int(test.sum())
-                if task.kind == "classification":
+                if task.kind == "classification" and not few:
                     classes, counts = np.unique(y[train].astype(str), return_counts=True)
                     frequent = np.isin(np.where(known, y, "").astype(str), classes[counts >= MIN_CLASS])
                     train, test = train & frequent, test & frequent
-                if train.sum() >= MIN_TRAIN and test.sum() >= MIN_TEST:
+                if train.sum() >= least and test.sum() >= MIN_TEST:
                     folds.append((train, test))
                     kept += int(test.sum())
             why = None
             if not folds:
-                why = f"no fold has {MIN_TRAIN} training and {MIN_TEST} test places with a usable label"
+                why = f"no fold has {least} training and {MIN_TEST} test places with a usable label"
             elif kept < labelled / 2:
                 why = f"{labelled - kept:,} of {labelled:,} test places are of classes unknown where labels are"
             elif task.kind == "regression" and np.ptp(y[np.any([t for _, t in folds], 0)]) == 0:

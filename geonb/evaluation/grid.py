@@ -32,12 +32,20 @@ from geonb.evaluation.information import (
     two_nn,
     uniformity,
 )
-from geonb.evaluation.protocols import Protocol, bands_protocol, blocked_protocol, continents_protocol, random_protocol
+from geonb.evaluation.protocols import (
+    Protocol,
+    bands_protocol,
+    blocked_protocol,
+    continents_protocol,
+    few_labels,
+    random_protocol,
+)
 from geonb.evaluation.retrieval import retrieval
 from geonb.evaluation.tasks import TASKS, Task, fact_tasks
 
 BUFFER_KM = 100.0
 MASKED = "masked_text"  # the modality of texts without place names, where a grid has one
+FEW, FEW_TASKS = (10, 30, 100, 300, 1000), ("country", "climate", "elevation")
 ZERO_SHOT = {"country": "A place in {}.", "continent": "A place in {}."}
 LOCATION_ENCODERS = {
     f"degree {degrees}": {
@@ -130,7 +138,8 @@ def evaluate_cell(cell: Cell, grid: Grid, store: PlaceStore, extra: dict) -> tup
         model = load(train_cell(cell, grid, store, extra))
         representation = model.embed_locations(store.lonlat)
         z = {"location": representation} | _embedded(model, store, extra)
-    line = {**asdict(cell), "name": cell.name, "data_hash": store.data_hash, "probes": [], "facts": [], "skipped": []}
+    line = {**asdict(cell), "name": cell.name, "data_hash": store.data_hash}
+    line |= {"probes": [], "few_labels": [], "facts": [], "skipped": []}
     predictions = {}
 
     protocols = [random_protocol(split, cell.seed), blocked_protocol(split, grid.buffer_km)]
@@ -145,6 +154,10 @@ def evaluate_cell(cell: Cell, grid: Grid, store: PlaceStore, extra: dict) -> tup
             predicted, _ = predictor.predict(case)
             line["probes"].append(_row(case, predicted))
             predictions[f"{case.name}|{case.protocol}"] = _compact(case, predicted)
+        limited = [few_labels(p, n, cell.seed) for p in protocols for n in FEW]
+        chosen = {name: task for name, task in _there(TASKS, store).items() if name in FEW_TASKS}
+        for case in make_cases(store.column, chosen, limited, [], few=True):
+            line["few_labels"].append(_row(case, predictor.predict(case)[0]))
     facts = fact_tasks(store)
     both = store.has("text") & store.has("image")
     told = [Protocol("random", tuple((a & both, b & both) for a, b in protocols[0].folds))]

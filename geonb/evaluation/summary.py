@@ -133,7 +133,7 @@ class Scores:
 
 
 def summarise(scores: Scores) -> dict[str, list[dict]]:
-    """Flat tables of a grid: probes, retrieval, information, facts, zero-shot; means over seeds with intervals.
+    """Flat tables of a grid: probes, retrieval, information, facts, zero-shot, few labels; means over seeds.
 
     A probe row has ``behind_best``, the paired difference to the best of its task and protocol among the trained runs
     and the references alike; where its interval holds 0 the difference is none.
@@ -153,7 +153,7 @@ def summarise(scores: Scores) -> dict[str, list[dict]]:
             row |= {"n_test": int(case.test.sum()), "left_out": case.left_out}
             row["behind_best"] = scores.interval(values[best] - values[group])
             probes.append(row)
-    retrieval, information, facts, zero_shot = [], [], [], []
+    retrieval, information, facts, zero_shot, few = [], [], [], [], []
     for group in scores.groups:
         lines = [scores.rows[group, s] for s in scores.seeds]
         for same in zip(*(line.get("retrieval", []) for line in lines), strict=True):
@@ -167,12 +167,19 @@ def summarise(scores: Scores) -> dict[str, list[dict]]:
         for same in zip(*(line["facts"] for line in lines), strict=True):
             keep = {k: same[0][k] for k in ("view", "task", "known_by", "metric")}
             facts.append(_named(group) | keep | {k: float(np.mean([r[k] for r in same])) for k in ("value", "floor")})
+        for same in zip(*(line["few_labels"] for line in lines), strict=True):
+            protocol, labels = same[0]["protocol"].split(", ")
+            row = _named(group) | {"task": same[0]["task"], "metric": same[0]["metric"], "protocol": protocol}
+            values = [r["value"] for r in same]
+            row |= {"labels": int(labels.split()[0].replace(",", "")), "value": float(np.mean(values))}
+            few.append(row | {"low": min(values), "high": max(values)})
         for same in zip(*(line.get("zero_shot", []) for line in lines), strict=True):
             keep = {k: same[0][k] for k in ("task", "prompt")}
             numbers = {k: float(np.mean([r[k] for r in same])) for k in ("value", "majority", "classes", "n_test")}
             zero_shot.append(_named(group) | keep | numbers)
     return {
         "probes": probes, "retrieval": retrieval, "information": information, "facts": facts, "zero_shot": zero_shot,
+        "few_labels": few,
     }  # fmt: skip
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from html import escape
 
+from geonb.evaluation.retrieval import RADII_KM
+
 
 class Table:
     """A pandas DataFrame with a caption; shown as plain, accessible HTML.
@@ -164,6 +166,84 @@ def seeds_table(results: dict, split: str = "blocked") -> Table:
         f"Made {made['date']} by {made['made_by']} on {made['device']}, torch {made['versions']['torch']}."
     )
     return Table(_frame(table), caption)
+
+
+def grid_table(grid: dict, protocol: str, encoder: str = "degree 20") -> Table:
+    """Probes of a grid (``scripts/grid.py``) under one protocol: the runs with one location encoder, those with their
+    own, and the reference rows; mean over seeds with its interval.
+
+    "★" marks the best of a column; "≈" those whose paired difference to it is none, its interval holding 0.
+    """
+    rows = [r for r in grid["probes"] if r["protocol"] == protocol and r["encoder"] in ("", "own", encoder)]
+    if not rows:
+        there = ", ".join(sorted({r["protocol"] for r in grid["probes"]}))
+        raise ValueError(f"no probes under {protocol!r} with {encoder!r}; these results have the protocols {there}")
+    table: dict[str, dict[str, str]] = {}
+    for r in rows:
+        mark = " ★" if r["behind_best"]["value"] == 0 else " ≈" if r["behind_best"]["low"] <= 0 else ""
+        cell = f"{r['value']:.2f} [{r['low']:.2f}, {r['high']:.2f}]{mark}"
+        table.setdefault(label_of(r), {})[f"{r['task']} ({r['metric']})"] = cell
+    made = grid["provenance"]
+    caption = (
+        f"Linear probes, {PROTOCOLS[protocol]}. Location encoder of the runs: {encoder}, or their own where it says "
+        f"so; mean over {made['seeds']} seeds, each with its own held-out blocks of {made['block_km']:,.0f} km. "
+        "★ best of the column; ≈ the paired difference to it is none (its interval holds 0). "
+        "Brackets: 95 % over seeds and blocks. "
+        + _made(made)
+    )
+    return Table(_frame(table), caption)
+
+
+def grid_retrieval_table(grid: dict, query: str, target: str, encoder: str = "degree 20") -> Table:
+    """Retrieval of a grid in one direction, by every route and with and without place names; mean over seeds."""
+    rows = [r for r in grid["retrieval"] if (r["query"], r["target"]) == (query, target) and r["encoder"] == encoder]
+    if not rows:
+        raise ValueError(f"no retrieval from {query} to {target} with {encoder!r} in these results")
+    table = {}
+    for r in rows:
+        name = ", ".join(p for p in (label_of(r), r["masked"], r["route"]) if p)
+        table[name] = {f"recall@{k}": f"{r[f'recall@{k}']:.3f}" for k in (1, 5, 10)}
+        table[name]["recall@10, 95 %"] = f"[{r['recall@10_low']:.3f}, {r['recall@10_high']:.3f}]"
+        table[name]["median error"] = f"{r['median_km']:,.0f} km"
+        table[name] |= {f"within {km:,} km": f"{r[f'within_{km}_km']:.3f}" for km in RADII_KM}
+    first = rows[0]
+    table["chance"] = {f"recall@{k}": f"{first[f'chance@{k}']:.3f}" for k in (1, 5, 10)}
+    table["chance"]["median error"] = f"{first['chance_median_km']:,.0f} km"
+    caption = (
+        f"From {query} to {target} among held-out places, on average {first['n']:,.0f} of them (the gallery); "
+        f"location encoder {encoder}. {_made(grid['provenance'])}"
+    )
+    return Table(_frame(table), caption)
+
+
+def hypothesis_table(grid: dict) -> Table:
+    """Each hypothesis with what was measured, its interval, and its outcome."""
+    table = {}
+    for h in grid["hypotheses"]:
+        for i, part in enumerate(h["parts"]):
+            wanted = {"above": "above 0", "below": "below 0", "equal": f"within ±{part['within']}"}[part["wanted"]]
+            table[h["name"] if i == 0 else f"{h['name']} ({i + 1})"] = {
+                "measured": part["what"],
+                "value": f"{part['value']:+.3f} [{part['low']:+.3f}, {part['high']:+.3f}]",
+                "wanted": wanted,
+                "outcome": h["outcome"] if i == 0 else "",
+            }
+    caption = f"Outcome of every hypothesis. Brackets: 95 % over seeds and blocks. {_made(grid['provenance'])}"
+    return Table(_frame(table), caption)
+
+
+def label_of(row: dict) -> str:
+    """A row of a grid in words: "imagebind, text + image, own encoder"."""
+    bound = " + ".join(m.replace("masked_text", "text without names") for m in row["bound"])
+    own = "own encoder" if row["encoder"] == "own" else ""
+    return ", ".join(p for p in (row["architecture"], bound, own, row["variant"]) if p)
+
+
+def _made(made: dict) -> str:
+    return (
+        f"{made['data']['places']:,} places, text and images simulated; {made['steps']} steps of {made['batch_size']} "
+        f"places. Made {made['date']} by {made['made_by']} on {made['device']}."
+    )
 
 
 MARKS = "★ best of the column, ≈ interval overlaps the best's. Brackets: 95 % intervals by bootstrap"
