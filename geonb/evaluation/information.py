@@ -44,3 +44,112 @@ def linear_cka(a, b) -> float:
     (Kornblith et al., 2019, eq. 3): 0 unrelated, 1 equal up to rotation and scale."""
     a, b = (np.asarray(x, np.float64) - np.mean(x, 0, dtype=np.float64) for x in (a, b))
     return float(np.square(a.T @ b).sum() / (np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b)))
+
+
+def two_nn(x, discard: float = 0.1) -> float:
+    """Intrinsic dimension from each row's two nearest neighbours (Facco et al., 2017, Scientific Reports 7, 12140).
+
+    The ratios mu of the second distance to the first have the survival function mu^-d wherever density is constant
+    over two neighbours: a line through the origin of -log(1 - F) against log mu, whose slope is d. The ``discard``
+    share with the largest ratios is left out. Of rows that coincide one is kept.
+
+    Raises:
+        ValueError: fewer than 10 different rows.
+    """
+    (first, second) = _neighbour_distances(_distinct(x, 10), 2).T
+    ratios = np.sort(second / first)
+    n = len(ratios)
+    kept = int(n * (1 - discard))
+    log_mu, survival = np.log(ratios[:kept]), -np.log1p(-np.arange(1, kept + 1) / (n + 1))
+    return float(log_mu @ survival / (log_mu @ log_mu))
+
+
+def levina_bickel(x, k: int = 20) -> float:
+    """Intrinsic dimension by maximum likelihood of the distances to the k nearest neighbours (Levina and Bickel, 2004,
+    eq. 8), its inverses averaged over rows as MacKay and Ghahramani (2005) say. Of rows that coincide one is kept."""
+    return float((k - 1) / (k - 2) / np.mean(1 / local_dimension(_distinct(x, k + 2), k)))
+
+
+def local_dimension(x, k: int = 50) -> np.ndarray:
+    """Intrinsic dimension (n,) around each row: the maximum-likelihood estimate from its k nearest neighbours, with
+    k - 2 in place of k - 1, which makes it unbiased (Levina and Bickel, 2004, eq. 8 and 9).
+
+    Neighbours that coincide with the row count as lying just beside it.
+
+    Raises:
+        ValueError: k below 3, or no more than k rows.
+    """
+    if k < 3 or len(x) <= k:
+        raise ValueError(f"{len(x)} rows and {k} neighbours; give 3 neighbours or more, and more rows than neighbours")
+    distances = _neighbour_distances(x, k)
+    distances = np.maximum(distances, 1e-9 * np.maximum(distances[:, -1:], 1e-300))
+    return (k - 2) / np.maximum(np.log(distances[:, -1:] / distances[:, :-1]).sum(1), 1e-12)
+
+
+def info_nce_bound(a, b, batch: int = 256, draws: int = 20, seed: int = 0) -> float:
+    """A lower bound in nats on the mutual information of paired unit vectors (n, d): log N - InfoNCE, N = ``batch``
+    (van den Oord et al., 2018, eq. 10), for this critic alone, a scaled cosine.
+
+    The scale is the best of a grid on one half of the pairs, the bound is of the other half: the mean over ``draws``
+    random batches and both directions. It cannot exceed log N, and may be below 0, where it says nothing.
+
+    Raises:
+        ValueError: fewer than 4 pairs.
+    """
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if len(a) != len(b) or len(a) < 4:
+        raise ValueError(f"{len(a)} and {len(b)} vectors; give at least 4 pairs")
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(a))
+    half = len(a) // 2
+    batch = min(batch, half)
+
+    def bound(rows, scale: float, draw) -> float:
+        values = []
+        for _ in range(draws):
+            chosen = draw.choice(rows, batch, replace=False)
+            logits = scale * (a[chosen] @ b[chosen].T)
+            own = np.diag(logits)
+            losses = [np.logaddexp.reduce(logits, axis) - own for axis in (0, 1)]
+            values.append(np.log(batch) - np.mean(losses))
+        return float(np.mean(values))
+
+    scales = np.geomspace(1, 200, 16)
+    fitted = [bound(order[:half], s, np.random.default_rng(seed + 1)) for s in scales]
+    return bound(order[half:], scales[int(np.argmax(fitted))], np.random.default_rng(seed + 2))
+
+
+def neighbour_overlap(a, b, k: int = 10) -> float:
+    """Share of each row's k nearest neighbours (Euclidean) that two representations (n, d1), (n, d2) of the same places
+    have in common, from 0 to 1; chance is k / (n - 1)."""
+    near = [_neighbours(np.asarray(x, np.float64), k)[1] for x in (a, b)]
+    return float(np.mean([len(np.intersect1d(p, q)) / k for p, q in zip(*near, strict=True)]))
+
+
+def _distinct(x, least: int) -> np.ndarray:
+    x = np.unique(np.asarray(x, np.float64), axis=0)
+    if len(x) < least:
+        raise ValueError(f"only {len(x)} different rows; a dimension needs {least} or more")
+    return x
+
+
+def _neighbour_distances(x, k: int) -> np.ndarray:
+    """Distances (n, k) to the k nearest other rows, ascending."""
+    return _neighbours(np.asarray(x, np.float64), k)[0]
+
+
+def _neighbours(x: np.ndarray, k: int, chunk: int = 1024) -> tuple[np.ndarray, np.ndarray]:
+    """(distances, rows), each (n, k), of the k nearest other rows, nearest first; compared in chunks."""
+    x = x - x.mean(0)  # the next lines subtract squares; near the origin they lose least
+    squares = (x * x).sum(1)
+    distances, rows = np.empty((len(x), k)), np.empty((len(x), k), np.int64)
+    for start in range(0, len(x), chunk):
+        own = np.arange(start, min(start + chunk, len(x)))
+        d2 = squares[own, None] + squares - 2 * x[own] @ x.T
+        d2[np.arange(len(own)), own] = np.inf
+        near = np.argpartition(d2, k - 1, axis=1)[:, :k]
+        exact = np.linalg.norm(x[own, None] - x[near], axis=2)
+        order = exact.argsort(1)
+        rows[own] = np.take_along_axis(near, order, 1)
+        distances[own] = np.take_along_axis(exact, order, 1)
+    return distances, rows
