@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial import cKDTree
 
-from geonb._coords import EARTH_RADIUS_KM, unit_xyz
+from geonb._coords import EARTH_RADIUS_KM, check_lonlat, unit_xyz
 from geonb.data.splits import blocks
 
 DRAWN_AT_ONCE = 4_000_000  # weights (draws x places) of the bootstrap held at a time; bounds the memory
@@ -91,17 +91,143 @@ def similarity_by_distance(embeddings, lonlat, edges_km, pairs: int = 200_000, s
     Returns:
         Means (b,); NaN in a bin without pairs.
     """
+    z = np.asarray(embeddings)
+    i, j, bins = _pairs(lonlat, edges_km, pairs, seed)
+    return _bin_means(np.einsum("ij,ij->i", z[i], z[j]), bins, len(edges_km) - 1)[0]
+
+
+def variogram(values, lonlat, edges_km, pairs: int = 200_000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Semivariance of values (n,) or embeddings (n, d) by distance: half the mean squared difference of two places,
+    summed over dimensions (Matheron, 1963). It rises from the nugget, what differs between coincident places, to the
+    sill, the variance of places that know nothing of each other; for unit vectors it is 1 minus the mean cosine.
+
+    Args:
+        edges_km, pairs: as in :func:`similarity_by_distance`.
+
+    Returns:
+        (semivariance (b,), NaN in a bin without pairs; number of pairs (b,)).
+    """
+    z = np.asarray(values, np.float64).reshape(len(values), -1)
+    i, j, bins = _pairs(lonlat, edges_km, pairs, seed)
+    return _bin_means(0.5 * ((z[i] - z[j]) ** 2).sum(1), bins, len(edges_km) - 1)
+
+
+def _pairs(lonlat, edges_km, pairs: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows i and j of pairs of different places, and the distance bin of each; those outside all bins are left out."""
+    edges = np.asarray(edges_km, np.float64)
+    if len(edges) < 2 or (np.diff(edges) <= 0).any():
+        raise ValueError(f"edges_km must increase, and be 2 or more, not {edges_km}")
     rng = np.random.default_rng(seed)
-    xyz, n = unit_xyz(lonlat), len(embeddings)
+    xyz, n = unit_xyz(lonlat), len(lonlat)
     i, j = rng.integers(0, n, (2, pairs))
     _, near = cKDTree(xyz).query(xyz, k=min(11, n))
     i, j = np.concatenate([i, np.repeat(np.arange(n), near.shape[1])]), np.concatenate([j, near.ravel()])
     i, j = i[i != j], j[i != j]
     chord = np.linalg.norm(xyz[i] - xyz[j], axis=1)
-    km = 2 * EARTH_RADIUS_KM * np.arcsin(np.clip(chord / 2, 0, 1))
-    cosine = np.einsum("ij,ij->i", embeddings[i], embeddings[j])
-    place = np.digitize(km, edges_km) - 1
-    inside = (place >= 0) & (place < len(edges_km) - 1)
-    total = np.bincount(place[inside], cosine[inside], minlength=len(edges_km) - 1)
-    count = np.bincount(place[inside], minlength=len(edges_km) - 1)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    bins = np.digitize(2 * EARTH_RADIUS_KM * np.arcsin(np.clip(chord / 2, 0, 1)), edges) - 1
+    inside = (bins >= 0) & (bins < len(edges) - 1)
+    return i[inside], j[inside], bins[inside]
+
+
+def _bin_means(values, bins, n: int) -> tuple[np.ndarray, np.ndarray]:
+    count = np.bincount(bins, minlength=n)
+    total = np.bincount(bins, values, minlength=n)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan), count
+
+
+def checkerboard(lonlat, size_km: float) -> np.ndarray:
+    """0 or 1 for each position (n, 2): the colour of its square on a sphere chequered with squares of ``size_km``.
+
+    Rows are ``size_km`` high; each has an even number of squares, as wide as they are high in its middle, so colours
+    alternate across the antimeridian too.
+
+    Raises:
+        ValueError: squares larger than a quarter of the way around the Earth, or not larger than 0.
+    """
+    lonlat = check_lonlat(lonlat)
+    if not 0 < size_km <= np.pi / 2 * EARTH_RADIUS_KM:
+        raise ValueError(f"squares of {size_km:g} km; give more than 0 and at most 10,007 km")
+    rows = round(np.pi * EARTH_RADIUS_KM / size_km)
+    row = np.minimum(((lonlat[:, 1] + 90) / 180 * rows).astype(np.int64), rows - 1)
+    middle = np.radians(-90 + (np.arange(rows) + 0.5) * 180 / rows)
+    columns = 2 * np.maximum(1, np.round(np.pi * EARTH_RADIUS_KM * np.cos(middle) / size_km)).astype(np.int64)
+    column = np.floor((lonlat[:, 0] + 180) / 360 * columns[row]).astype(np.int64) % columns[row]
+    return (row + column) % 2
+
+
+def checkerboard_accuracy(embed, sizes_km, n: int = 4000, seed: int = 0) -> np.ndarray:
+    """Accuracy (s,) with which a linear probe of an embedding tells the colours of checkerboards of each size.
+
+    It asks what patterns an embedding can hold at all, not whether it extrapolates, so 80 % of ``n`` points on land
+    train and the others test at random. Chance is .5.
+
+    Args:
+        embed: a function of positions (m, 2), lon/lat degrees, to vectors (m, d).
+        sizes_km: of the squares. Squares smaller than the spacing of the points, about 12,200 / sqrt(n) km on land,
+            cannot be told by any embedding that has not seen them.
+    """
+    from geonb.data.sampling import land_points
+    from geonb.evaluation.probes import RidgeProbe
+
+    points = land_points(n, seed)
+    x, train = np.asarray(embed(points), np.float64), np.random.default_rng(seed).permutation(n) < 0.8 * n
+    probe = RidgeProbe(x[train], points[train])
+    found = []
+    for size in sizes_km:
+        colour = checkerboard(points, size).astype(str)
+        found.append(probe.probe(colour[train], x[~train], colour[~train], "classification").score)
+    return np.array(found)
+
+
+def resolution_km(sizes_km, accuracies, level: float = 0.75) -> float:
+    """The smallest square that is told with accuracy ``level``, as are all larger ones, between sizes interpolated on a
+    logarithmic axis; NaN if not even the largest is."""
+    order = np.argsort(sizes_km)[::-1]
+    size, accuracy = np.log(np.asarray(sizes_km, np.float64)[order]), np.asarray(accuracies, np.float64)[order]
+    if accuracy[0] < level:
+        return float("nan")
+    below = np.flatnonzero(accuracy < level)
+    if not len(below):
+        return float(np.exp(size[-1]))
+    i = below[0]
+    share = (accuracy[i - 1] - level) / (accuracy[i - 1] - accuracy[i])
+    return float(np.exp(size[i - 1] + share * (size[i] - size[i - 1])))
+
+
+def density(lonlat, has, radius_km: float = 250.0) -> np.ndarray:
+    """How many places that have something (a text, say: ``has``, bool (n,)) lie within a radius of each place."""
+    xyz, chord = unit_xyz(lonlat), 2 * np.sin(min(radius_km / EARTH_RADIUS_KM, np.pi) / 2)
+    has = np.asarray(has, bool)
+    if not has.any():
+        return np.zeros(len(xyz), np.int64)
+    return cKDTree(xyz[has]).query_ball_point(xyz, chord, return_length=True)
+
+
+def quantile_groups(values, groups: int = 4) -> np.ndarray:
+    """A label for each value (n,), "1: 0 to 12" for the lowest: groups of about equal size, equal values together."""
+    values = np.asarray(values, np.float64)
+    edges = np.quantile(values, np.linspace(0, 1, groups + 1)[1:-1])
+    group = np.searchsorted(edges, values, side="left")
+    labels = np.empty(len(values), object)
+    for number, g in enumerate(np.unique(group), 1):
+        own = values[group == g]
+        labels[group == g] = f"{number}: {own.min():g} to {own.max():g}"
+    return labels
+
+
+def by_group(values, groups, lonlat, size_km: float = 500.0, least: int = 20, seed: int = 0) -> list[dict]:
+    """The mean of values (n,) (errors, or hits) in each group of places (n,), with its 95 % interval by blocks.
+
+    Returns:
+        Dicts with ``group``, ``mean``, ``low``, ``high``, ``n`` and ``enough``, lowest mean first; groups of fewer than
+        ``least`` places come last: their means are accidents, and none of them is the worst or best region.
+    """
+    values, groups, lonlat = np.asarray(values, np.float64), np.asarray(groups, object), np.asarray(lonlat)
+    rows = []
+    for group in sorted({g for g in groups if g is not None}):
+        own = groups == group
+        low, high = block_bootstrap(lonlat[own], lambda w, v=values[own]: w @ v / w.sum(1), size_km, seed=seed)
+        n = int(own.sum())
+        row = {"group": group, "mean": float(values[own].mean()), "low": low, "high": high, "n": n}
+        rows.append(row | {"enough": n >= least})
+    return sorted(rows, key=lambda r: (not r["enough"], r["mean"]))
