@@ -7,6 +7,7 @@ done; its predictions, which paired comparisons need, are in ``predictions/``.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -277,18 +278,13 @@ def _zero_shot(model, location, store: PlaceStore, test) -> list[dict]:
 
 def _information(z: dict, model, store: PlaceStore, test) -> dict[str, float]:
     """Measures of the space: of location embeddings at fixed land points, of the others at held-out places."""
-    points = model.embed_locations(land_points(4000, seed=0))
-    found = {
-        "effective rank, location": effective_rank(points), "uniformity, location": uniformity(points),
-        "TwoNN dimension, location": two_nn(points), "ML dimension, location": levina_bickel(points),
-    }  # fmt: skip
-    for m in z:
-        if m != "location":
-            own = z[m][test & (np.abs(z[m]).sum(1) > 0)]
-            found |= {
-                f"effective rank, {m}": effective_rank(own), f"uniformity, {m}": uniformity(own),
-                f"TwoNN dimension, {m}": two_nn(own), f"ML dimension, {m}": levina_bickel(own),
-            }  # fmt: skip
+    clouds = {m: v[test & (np.abs(v).sum(1) > 0)] for m, v in z.items()}
+    clouds["location"] = model.embed_locations(land_points(4000, seed=0))
+    found = {}
+    for m, own in clouds.items():
+        found |= {f"effective rank, {m}": effective_rank(own), f"uniformity, {m}": uniformity(own)}
+        with contextlib.suppress(ValueError):  # too few different vectors to have a dimension
+            found |= {f"TwoNN dimension, {m}": two_nn(own), f"ML dimension, {m}": levina_bickel(own)}
     for a, b in combinations(z, 2):
         both = test & (np.abs(z[a]).sum(1) > 0) & (np.abs(z[b]).sum(1) > 0)
         pair = z[a][both], z[b][both]
@@ -330,6 +326,8 @@ def run_grid(cells: list[Cell], grid: Grid, workers: int | None = None, progress
         with lines.open("a") as file:
             file.write("\n")  # ends the line that a crash has cut
     todo = [cell for cell in cells if cell.name not in done]
+    if not todo:
+        return lines
     failed = {}
     bar = tqdm(total=len(cells), initial=len(cells) - len(todo), desc=out.name, unit="cell", disable=not progress)
     context = multiprocessing.get_context("spawn")  # a fork would inherit the threads of torch, and hang

@@ -161,7 +161,7 @@ def summarise(scores: Scores) -> dict[str, list[dict]]:
             row = _named(group) | key | {k: float(np.mean([r[k] for r in same])) for k in same[0] if k not in key}
             within = scores.interval(scores.recall(group, *key.values()))
             retrieval.append(row | {"recall@10_low": within["low"], "recall@10_high": within["high"]})
-        for measure in lines[0].get("information", {}):
+        for measure in [m for m in lines[0].get("information", {}) if all(m in line["information"] for line in lines)]:
             row = _named(group) | {"measure": measure}
             information.append(row | scores.interval(scores.information(group, measure)))
         for same in zip(*(line["facts"] for line in lines), strict=True):
@@ -185,3 +185,35 @@ def summarise(scores: Scores) -> dict[str, list[dict]]:
 
 def _named(group: Group) -> dict:
     return dict(zip(("architecture", "bound", "encoder", "variant"), group, strict=True))
+
+
+def facts_kept(facts: list[dict], least: float = 0.05) -> list[dict]:
+    """How much of what only texts tell, only images tell, and both tell, is left in each view of each run.
+
+    For every fact, (score - floor) / (ceiling - floor): the floor is a probe that knows nothing, the ceiling the best
+    probe of the backbones' features, before anything was bound, among the modalities that can tell the fact. Facts
+    whose ceiling is less than ``least`` above the floor are left out: no backbone reads them.
+
+    Args:
+        facts: rows of :func:`summarise`, those of "text features" and "image features" among them.
+
+    Returns:
+        Rows with ``told_by`` ("text only", "image only", "both"), ``kept`` (mean over facts, each at least 0; above 1
+        where a view knows more than the backbones), and ``facts``, their number.
+    """
+    ceilings: dict[str, float] = {}
+    for r in facts:
+        modality = r["architecture"].removesuffix(" features")
+        if r["architecture"].endswith(" features") and modality in r["known_by"]:
+            ceilings[r["task"]] = max(ceilings.get(r["task"], -np.inf), r["value"])
+    shares: dict[tuple, list[float]] = {}
+    for r in facts:
+        ceiling = ceilings.get(r["task"], -np.inf)
+        if ceiling - r["floor"] >= least:
+            told_by = "both" if len(r["known_by"]) > 1 else f"{r['known_by'][0]} only"
+            key = (r["architecture"], tuple(r["bound"]), r["encoder"], r["variant"], r["view"], told_by)
+            shares.setdefault(key, []).append(max(0.0, (r["value"] - r["floor"]) / (ceiling - r["floor"])))
+    names = ("architecture", "bound", "encoder", "variant", "view", "told_by")
+    return [
+        dict(zip(names, key, strict=True)) | {"kept": float(np.mean(v)), "facts": len(v)} for key, v in shares.items()
+    ]
