@@ -95,6 +95,14 @@ def test_train_evaluate_and_check_from_the_command_line(world, tmp_path, capsys)
     assert results["training"]["run"]["steps"] == manifest["steps"]
     assert {(r["query"], r["target"]) for r in results["retrieval"]} == {("location", "image"), ("image", "location")}
     assert len(results["skipped"]) >= 5  # the world has none of the tasks' columns, and says so
+    assert "From location to image" in (tmp_path / "results.html").read_text()
+    points = tmp_path / "points.csv"
+    points.write_text("lon,lat\n" + "\n".join(f"{lon!r},{lat!r}" for lon, lat in world.lonlat.tolist()))
+    assert run("embed", out, "--points", points, "--out", tmp_path / "theirs.parquet") == 0
+    both = ["evaluate", out, tmp_path / "theirs.parquet", "--data", world.path, "--out", tmp_path / "both.json"]
+    assert run(*both) == 0
+    cka = json.loads((tmp_path / "both.json").read_text())["information"]
+    assert [r["value"] for r in cka if r["measure"] == "CKA with theirs"] == [pytest.approx(1.0)]
     assert run("data", "check", world.path) == 0
 
 

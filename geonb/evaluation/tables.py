@@ -125,9 +125,9 @@ def information_table(results: dict) -> Table:
 
 
 def cka_table(results: dict) -> Table:
-    """Linear CKA between the location embeddings of every two runs, on held-out places."""
+    """Linear CKA between every two location embeddings, on held-out places."""
 
-    runs = list(results["training"])
+    runs = list(dict.fromkeys(r["run"] for r in results["information"]))
     table = {run: _effort(results, run) | {other: "1.00" for other in runs if other == run} for run in runs}
     for r in results["information"]:
         if r["measure"].startswith("CKA with "):
