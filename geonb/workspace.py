@@ -88,7 +88,7 @@ def results() -> dict:
 
 
 def committed(name: str) -> dict:
-    """A result file that came with the package ("seeds", "real"), with its provenance inside."""
+    """A result file that came with the package ("grid", "real"), with its provenance inside."""
     return json.loads((files("geonb") / "results" / f"{name}.json").read_text())
 
 

@@ -51,6 +51,7 @@ def cells(seeds: int, published: bool) -> list[Cell]:
         found += [Cell(a, ("image",), "own", seed) for a in ("satclip", "geoclip", "csp")]
         found += [Cell("imagebind", (m,), "degree 20", seed, "no negatives within 100 km", APART) for m in both]
         found.append(Cell("imagebind", (MASKED, "image"), "degree 20", seed))
+        found.append(Cell("cyclic", both, "degree 20", seed, "position learns", {"options": {"location_learns": True}}))
     return found
 
 

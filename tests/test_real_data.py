@@ -48,7 +48,7 @@ def test_real_articles_bind_to_positions_and_real_water_falls_apart_from_land(tm
     assert result["provenance"]["articles"] > 1400 and result["provenance"]["tiles"] == 192
 
 
-@pytest.mark.parametrize("name, key", [("real", "text"), ("seeds", "probes")])
+@pytest.mark.parametrize("name, key", [("real", "text"), ("grid", "probes")])
 def test_committed_results_carry_their_provenance(name, key):
     result = workspace.committed(name)
     made = result["provenance"]

@@ -140,34 +140,6 @@ def cka_table(results: dict) -> Table:
     return Table(frame[["steps", "samples seen", *runs]], caption)
 
 
-def seeds_table(results: dict, split: str = "blocked") -> Table:
-    """Mean and standard deviation over seeds of each probe, and of retrieval of locations (``scripts/seeds.py``)."""
-    import pandas as pd
-
-    table: dict[str, dict[str, str]] = {}
-    for r in results["references"]:
-        if r["split"] == split:
-            table.setdefault(r["name"], {})[f"{r['task']} ({r['metric']})"] = f"{r['value']:.2f}"
-    cells: dict[tuple[str, str], list[float]] = {}
-    for r in results["probes"]:
-        if r["split"] == split:
-            cells.setdefault((r["name"], f"{r['task']} ({r['metric']})"), []).append(r["value"])
-    for r in results["retrieval"]:
-        if r["target"] == "location":
-            cells.setdefault((r["name"], f"{r['query']} → location, recall@10"), []).append(r["recall@10"])
-    for (name, column), values in cells.items():
-        shown = pd.Series(values)
-        table.setdefault(name, {})[column] = f"{shown.mean():.3f} ± {shown.std():.3f}"
-    made = results["provenance"]
-    caption = (
-        f"Mean ± standard deviation over {made['seeds']} seeds of training, {made['steps']:,} steps of "
-        f"{made['batch_size']} places each; {made['data']['places']:,} places, the same {split} split for all. "
-        "Text and images simulated. "
-        f"Made {made['date']} by {made['made_by']} on {made['device']}, torch {made['versions']['torch']}."
-    )
-    return Table(_frame(table), caption)
-
-
 def grid_table(grid: dict, protocol: str, encoder: str = "degree 20") -> Table:
     """Probes of a grid (``scripts/grid.py``) under one protocol: the runs with one location encoder, those with their
     own, and the reference rows; mean over seeds with its interval.
