@@ -98,4 +98,6 @@ def prepare() -> None:
     print(f"{store.path}: {len(store):,} places")
     for name in ARCHITECTURES:
         run(name)
+    for modality in ("text", "image"):  # chapter 10 compares what position is bound to
+        run(f"imagebind-{modality}", "imagebind", modalities=("location", modality))
     results()

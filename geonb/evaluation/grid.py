@@ -46,7 +46,7 @@ from geonb.evaluation.tasks import TASKS, Task, fact_tasks
 
 BUFFER_KM = 100.0
 MASKED = "masked_text"  # the modality of texts without place names, where a grid has one
-FEW, FEW_TASKS = (10, 30, 100, 300, 1000), ("country", "climate", "elevation")
+FEW, FEW_TASKS = (10, 30, 100, 300, 1000, None), ("country", "climate", "elevation")
 ZERO_SHOT = {"country": "A place in {}.", "continent": "A place in {}."}
 LOCATION_ENCODERS = {
     f"degree {degrees}": {
@@ -184,7 +184,8 @@ def _row(case: Case, predicted) -> dict:
     kind = "accuracy" if case.task.kind == "classification" else "R²"
     return {
         "task": case.name, "protocol": case.protocol, "metric": kind, "value": float(case.score(predicted)),
-        "n_test": int(case.test.sum()), "left_out": case.left_out,
+        "n_train": int(np.mean([train.sum() for train, _ in case.folds])), "n_test": int(case.test.sum()),
+        "left_out": case.left_out,
     }  # fmt: skip
 
 

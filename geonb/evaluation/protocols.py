@@ -95,13 +95,13 @@ def bands_protocol(
     return Protocol("bands", folds, buffer_km)
 
 
-def few_labels(protocol: Protocol, n: int, seed: int = 0) -> Protocol:
-    """The same test places, and ``n`` of each fold's training labels at random; larger n contain smaller ones."""
+def few_labels(protocol: Protocol, n: int | None, seed: int = 0) -> Protocol:
+    """The same test places, and ``n`` of each fold's training labels at random (None: all); larger n contain smaller."""
     folds = []
     for i, (train, test) in enumerate(protocol.folds):
         order = np.random.default_rng((seed, i)).permutation(np.flatnonzero(train))
         folds.append((_mask(order[:n], len(train)), test))
-    return Protocol(f"{protocol.name}, {n:,} labels", tuple(folds), protocol.buffer_km)
+    return Protocol(f"{protocol.name}, {'all' if n is None else n} labels", tuple(folds), protocol.buffer_km)
 
 
 def block_km(store, tasks: dict[str, Task], most_km: float = 1500.0) -> tuple[float, dict[str, float]]:

@@ -168,10 +168,10 @@ def summarise(scores: Scores) -> dict[str, list[dict]]:
             keep = {k: same[0][k] for k in ("view", "task", "known_by", "metric")}
             facts.append(_named(group) | keep | {k: float(np.mean([r[k] for r in same])) for k in ("value", "floor")})
         for same in zip(*(line["few_labels"] for line in lines), strict=True):
-            protocol, labels = same[0]["protocol"].split(", ")
+            protocol = same[0]["protocol"].split(", ")[0]
             row = _named(group) | {"task": same[0]["task"], "metric": same[0]["metric"], "protocol": protocol}
             values = [r["value"] for r in same]
-            row |= {"labels": int(labels.split()[0].replace(",", "")), "value": float(np.mean(values))}
+            row |= {"labels": float(np.mean([r["n_train"] for r in same])), "value": float(np.mean(values))}
             few.append(row | {"low": min(values), "high": max(values)})
         for same in zip(*(line.get("zero_shot", []) for line in lines), strict=True):
             keep = {k: same[0][k] for k in ("task", "prompt")}

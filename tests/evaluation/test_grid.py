@@ -140,8 +140,8 @@ def test_the_summary_is_paired_and_can_be_shown(done):
     assert "imagebind, text + image, through positions" in found.index and "chance" in found.index
     with pytest.raises(ValueError, match="these results have the protocols"):
         grid_table(content, "regions")
-    labels = {(r["protocol"], r["labels"]) for r in content["few_labels"]}
-    assert ("random", 10) in labels and ("blocked", 100) in labels
+    labels = [r["labels"] for r in content["few_labels"] if r["protocol"] == "random" and r["task"] == "climate"]
+    assert sorted(set(labels))[:3] == [10, 30, 100] and max(labels) > 200
 
 
 class Known:
