@@ -96,7 +96,7 @@ def bands_protocol(
 
 
 def few_labels(protocol: Protocol, n: int | None, seed: int = 0) -> Protocol:
-    """The same test places, and ``n`` of each fold's training labels at random (None: all); larger n contain smaller."""
+    """The same test places, and ``n`` of each fold's training labels at random (None: all); more contain fewer."""
     folds = []
     for i, (train, test) in enumerate(protocol.folds):
         order = np.random.default_rng((seed, i)).permutation(np.flatnonzero(train))
