@@ -22,9 +22,8 @@ from geonb import __version__, workspace
 from geonb.data.masking import leak_rate, mask_names, names_of
 from geonb.encoders.features import features
 from geonb.encoders.image import image_backbone
-from geonb.encoders.published import geoclip_location
 from geonb.encoders.text import text_backbone
-from geonb.evaluation.cases import REFERENCES
+from geonb.evaluation.cases import PUBLISHED, REFERENCES, published_embeddings
 from geonb.evaluation.grid import LOCATION_ENCODERS, MASKED, Cell, Grid, run_grid
 from geonb.evaluation.hypotheses import hypotheses
 from geonb.evaluation.protocols import block_km
@@ -32,7 +31,6 @@ from geonb.evaluation.summary import Scores, summarise
 from geonb.evaluation.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parent.parent
-PUBLISHED = "GeoCLIP, published"
 CEILINGS = ("text features", "image features")
 ENCODERS = [e for e in LOCATION_ENCODERS if e != "own"]
 APART = {"options": {"exclude_km": 100.0}}
@@ -75,13 +73,7 @@ def features_of(store, path: Path) -> dict:
         "text features": spread(rows, features(store, "text", backbone)),
         "image features": spread(store.has("image"), features(store, "image", image_backbone("random_conv"))),
     }
-    try:
-        encoder = geoclip_location(os.environ.get("GEONB_GEOCLIP"))
-        with torch.inference_mode():
-            parts = torch.from_numpy(store.lonlat.astype(np.float32)).split(1024)
-            found[PUBLISHED] = torch.cat([encoder(p) for p in parts]).numpy()
-    except FileNotFoundError as error:
-        print(f"without the published GeoCLIP encoder: {error}")
+    found |= published_embeddings(store.lonlat)
     np.savez(path, **found)
     return told | {"published encoder": PUBLISHED in found}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,24 @@ from geonb.evaluation.tasks import Task
 
 MIN_TRAIN, MIN_TEST = 20, 5  # labelled places in each fold, without which it is skipped
 LOOK_AROUND = {"nearest neighbours": neighbours_probe, "kriging": kriging_probe}  # they see positions, not features
+PUBLISHED = "GeoCLIP, published"
 REFERENCES = ("majority or mean", "raw coordinates", "untrained harmonics", *LOOK_AROUND)
+
+
+def published_embeddings(lonlat) -> dict[str, np.ndarray]:
+    """Embeddings (n, 512) of the published GeoCLIP location encoder under its name, a reference row where its wheel is
+    installed or named by ``GEONB_GEOCLIP``; {} where it is not (:func:`geonb.encoders.published.geoclip_location`)."""
+    import torch
+
+    from geonb.encoders.published import geoclip_location
+
+    try:
+        encoder = geoclip_location(os.environ.get("GEONB_GEOCLIP"))
+    except FileNotFoundError:
+        return {}
+    with torch.inference_mode():
+        parts = torch.from_numpy(np.asarray(lonlat, np.float32)).split(1024)
+        return {PUBLISHED: torch.cat([encoder(part) for part in parts]).numpy()}
 
 
 @dataclass(frozen=True)
@@ -116,7 +134,7 @@ class Predictor:
         elif len(representation) != len(lonlat):
             raise ValueError(f"{name}: {len(representation)} rows for {len(lonlat)} places")
         self.name, self.lonlat, self.x = name, lonlat, representation
-        self.is_reference = name in REFERENCES
+        self.is_reference = name in (*REFERENCES, PUBLISHED)
         self._fitted: dict[bytes, RidgeProbe] = {}
 
     def predict(self, case: Case) -> tuple[np.ndarray, float]:

@@ -14,7 +14,7 @@ import numpy as np
 from geonb import __version__
 from geonb._coords import EARTH_RADIUS_KM, check_lonlat, unit_xyz
 from geonb.data.store import PlaceStore
-from geonb.evaluation.cases import REFERENCES, Case, Predictor, make_cases
+from geonb.evaluation.cases import PUBLISHED, REFERENCES, Case, Predictor, make_cases, published_embeddings
 from geonb.evaluation.information import alignment, effective_rank, linear_cka, modality_gap, uniformity
 from geonb.evaluation.probes import balanced_accuracy, score
 from geonb.evaluation.protocols import bands_protocol, block_km, blocked_protocol, continents_protocol, random_protocol
@@ -116,6 +116,8 @@ def evaluate(subjects, data, out: str | Path | None = None, seed: int = 0, progr
         for name in REFERENCES:
             results["probes"] += _probe_rows(Predictor(name, store.lonlat), cases, seed)
             bar.update()
+        for name, vectors in published_embeddings(store.lonlat).items():
+            results["probes"] += _probe_rows(Predictor(name, store.lonlat, vectors), cases, seed)
         for name, vectors in others.items():
             results["probes"] += _probe_rows(Predictor(name, store.lonlat, vectors), cases, seed)
             location[name] = vectors
@@ -169,7 +171,7 @@ def _load_all(subjects, store: PlaceStore) -> tuple[dict, dict[str, np.ndarray]]
         raise ValueError("no runs to evaluate, and no embeddings")
     models, others = {}, {}
     for name, subject in subjects.items():
-        if name in REFERENCES:
+        if name in (*REFERENCES, PUBLISHED):
             raise ValueError(f"{name!r} is the name of a reference row; rename what you give")
         if isinstance(subject, str | Path) and Path(subject).suffix != ".parquet":
             models[name] = load(subject)

@@ -262,3 +262,12 @@ def test_a_report_is_one_page_without_scripts_or_requests(results, tmp_path):
     assert "<script>" not in html and "https://" not in html.replace("https://www.w3.org", "")
     assert all(f"split: {s}" in html for s in ("random", "blocked", "bands")) and html.count("<svg") == 3
     assert "the store has no column country" in html
+
+
+def test_the_published_encoder_is_a_reference_where_it_is_at_hand(world, trained, monkeypatch):
+    monkeypatch.setattr(suite, "TASKS", {"warmth": WORLD_TASKS["warmth"]})
+    monkeypatch.setenv("GEONB_GEOCLIP", "absent.whl")
+    assert cases.published_embeddings(world.lonlat) == {}
+    monkeypatch.setattr("geonb.encoders.published.geoclip_location", lambda path: lambda x: x[:, 1:].abs())
+    rows = [r for r in evaluate([trained], world, progress=False)["probes"] if r["representation"] == cases.PUBLISHED]
+    assert len(rows) == 3 and all(r["is_reference"] and r["value"] > 0.99 for r in rows)
