@@ -33,7 +33,7 @@ from geonb.evaluation.tasks import TASKS
 ROOT = Path(__file__).resolve().parent.parent
 CEILINGS = ("text features", "image features")
 ENCODERS = [e for e in LOCATION_ENCODERS if e != "own"]
-APART = {"options": {"exclude_km": 100.0}}
+APART = {km: {"options": {"exclude_km": km}} for km in (100.0, 1000.0)}
 
 
 def cells(seeds: int, published: bool) -> list[Cell]:
@@ -47,7 +47,9 @@ def cells(seeds: int, published: bool) -> list[Cell]:
             found += [Cell("imagebind", (m,), encoder, seed) for m in both]
             found += [Cell(a, ("image",), encoder, seed) for a in ("satclip", "geoclip", "csp")]
         found += [Cell(a, ("image",), "own", seed) for a in ("satclip", "geoclip", "csp")]
-        found += [Cell("imagebind", (m,), "degree 20", seed, "no negatives within 100 km", APART) for m in both]
+        for km, changes in APART.items():
+            variant = f"no negatives within {km:,.0f} km"
+            found += [Cell("imagebind", (m,), "degree 20", seed, variant, changes) for m in both]
         found.append(Cell("imagebind", (MASKED, "image"), "degree 20", seed))
         found.append(Cell("cyclic", both, "degree 20", seed, "position learns", {"options": {"location_learns": True}}))
     return found

@@ -21,9 +21,8 @@ from geonb.evaluation.protocols import Protocol
 from geonb.evaluation.tasks import Task
 
 MIN_TRAIN, MIN_TEST = 20, 5  # labelled places in each fold, without which it is skipped
-LOOK_AROUND = {"nearest neighbours": neighbours_probe, "kriging": kriging_probe}  # they see positions, not features
 PUBLISHED = "GeoCLIP, published"
-REFERENCES = ("majority or mean", "raw coordinates", "untrained harmonics", *LOOK_AROUND)
+REFERENCES = ("majority or mean", "raw coordinates", "untrained harmonics", "nearest neighbours", "kriging")
 
 
 def published_embeddings(lonlat) -> dict[str, np.ndarray]:
@@ -50,6 +49,7 @@ class Case:
         name: of the task. ``protocol``: its name.
         y: scaled targets (n,) of all places, see :meth:`Task.target`.
         folds: (train, test) masks (n,), places without a usable label removed.
+        fold_km: as the protocol's.
         left_out: test places with a label whose class is too rare among the training places to be learned.
     """
 
@@ -58,6 +58,7 @@ class Case:
     protocol: str
     y: np.ndarray
     folds: tuple[tuple[np.ndarray, np.ndarray], ...]
+    fold_km: float
     left_out: int
 
     @property
@@ -111,7 +112,7 @@ def make_cases(
             if why:
                 skipped.append({"task": name, "split": protocol.name, "why": why})
                 continue
-            cases.append(Case(name, task, protocol.name, y, tuple(folds), labelled - kept))
+            cases.append(Case(name, task, protocol.name, y, tuple(folds), protocol.fold_km, labelled - kept))
     return cases
 
 
@@ -135,7 +136,7 @@ class Predictor:
             raise ValueError(f"{name}: {len(representation)} rows for {len(lonlat)} places")
         self.name, self.lonlat, self.x = name, lonlat, representation
         self.is_reference = name in (*REFERENCES, PUBLISHED)
-        self._fitted: dict[bytes, RidgeProbe] = {}
+        self._fitted: dict[tuple[bytes, float], RidgeProbe] = {}
 
     def predict(self, case: Case) -> tuple[np.ndarray, float]:
         """(Predictions for the tested places in their order, the mean penalty that was chosen)."""
@@ -146,13 +147,13 @@ class Predictor:
             if self.name == "majority or mean" and self.x is None:
                 probe = constant_probe(y[train], y[test], kind)
             elif self.x is None:
-                look = LOOK_AROUND[self.name]
-                probe = look(self.lonlat[train], y[train], self.lonlat[test], y[test], kind)
+                known = self.lonlat[train], y[train], self.lonlat[test], y[test], kind
+                probe = kriging_probe(*known) if self.name == "kriging" else neighbours_probe(*known, case.fold_km)
             else:
-                places = np.packbits(train).tobytes()  # targets with the same training places share a decomposition
-                if places not in self._fitted:
-                    self._fitted[places] = RidgeProbe(self.x[train], self.lonlat[train])
-                probe = self._fitted[places].probe(y[train], self.x[test], y[test], kind)
+                same = np.packbits(train).tobytes(), case.fold_km  # such targets share a decomposition
+                if same not in self._fitted:
+                    self._fitted[same] = RidgeProbe(self.x[train], self.lonlat[train], case.fold_km)
+                probe = self._fitted[same].probe(y[train], self.x[test], y[test], kind)
             predicted[test] = probe.predictions
             penalties.append(probe.penalty)
         predicted = predicted[case.test]

@@ -143,7 +143,7 @@ def evaluate_cell(cell: Cell, grid: Grid, store: PlaceStore, extra: dict) -> tup
     line |= {"probes": [], "few_labels": [], "facts": [], "skipped": []}
     predictions = {}
 
-    protocols = [random_protocol(split, cell.seed), blocked_protocol(split, grid.buffer_km)]
+    protocols = [random_protocol(split, cell.seed), blocked_protocol(split, grid.buffer_km, grid.size_km)]
     regions = [bands_protocol(split, store.lonlat)]
     if "continent" in store.columns:
         regions.insert(0, continents_protocol(split, store.lonlat, store.column("continent")))

@@ -58,7 +58,8 @@ def evaluate_labels(subjects: dict, labels, protocol: str, seed: int = 0) -> lis
     for name in ["majority or mean", *LOOK_AROUND, *features]:
         if name in features:
             x = _embed(name, features[name], lonlat)
-            predicted = _probe(protocol, x[train], y[train], x[test], y[test], labels.kind, lonlat[train], seed)
+            known = x[train], y[train], x[test], y[test], labels.kind
+            predicted = _probe(protocol, *known, lonlat[train], block, seed)
         elif name in LOOK_AROUND:
             probe = LOOK_AROUND[name](lonlat[train], y[train], lonlat[test], y[test], labels.kind)
             predicted = probe.predictions
@@ -125,14 +126,14 @@ def _embed(name: str, subject: str | Path | Callable, lonlat) -> np.ndarray:
     return x
 
 
-def _probe(protocol: str, train_x, train_y, test_x, test_y, kind: str, train_lonlat, seed: int):
+def _probe(protocol: str, train_x, train_y, test_x, test_y, kind: str, train_lonlat, fold_km: float, seed: int):
     from sklearn.linear_model import RidgeClassifierCV, RidgeCV
     from sklearn.neural_network import MLPClassifier, MLPRegressor
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
     if protocol == "blocked":
-        return RidgeProbe(train_x, train_lonlat).probe(train_y, test_x, test_y, kind).predictions
+        return RidgeProbe(train_x, train_lonlat, fold_km).probe(train_y, test_x, test_y, kind).predictions
     classify = kind == "classification"
     if protocol == "RANGE":
         alphas = (0.1, 1.0, 10.0)

@@ -80,18 +80,20 @@ class RidgeProbe:
     Args:
         train_x: representation (n, d) of the training places.
         train_lonlat: their positions (n, 2); they place the inner folds, and are not a feature.
+        fold_km: edge of the blocks that make the inner folds; the penalty should be chosen by a question as hard as
+            the one that is asked.
 
     Raises:
         ValueError: shapes that do not match, or a representation that is not finite, with the row.
     """
 
-    def __init__(self, train_x, train_lonlat):
+    def __init__(self, train_x, train_lonlat, fold_km: float = FOLD_KM):
         train_x = _finite(train_x, "the representation of training places")
         if len(train_x) != len(train_lonlat):
             raise ValueError(f"{len(train_x)} training places have {len(train_lonlat)} positions")
         self.mean, self.spread = train_x.mean(0), train_x.std(0)
         self.spread[self.spread < 1e-9] = 1.0
-        self.x, self.fold = (train_x - self.mean) / self.spread, _folds(train_lonlat)
+        self.x, self.fold = (train_x - self.mean) / self.spread, _folds(train_lonlat, fold_km)
         gram, total = self.x.T @ self.x, self.x.sum(0)
         self._whole = _Path(gram, total, len(self.x))
         self._folds = []
@@ -101,7 +103,8 @@ class RidgeProbe:
                 self._folds.append((f, _Path(gram - out.T @ out, total - out.sum(0), len(self.x) - len(out))))
 
     def probe(self, train_y, test_x, test_y, kind: str) -> Probe:
-        """Fit to ``train_y`` (n,), predict and score the test places."""
+        """Fit to ``train_y`` (n,), predict and score the test places. Predicted numbers stay within those of training,
+        beyond which a linear probe knows nothing and says much."""
         test_x = _finite(test_x, "the representation of test places")
         if test_x.shape[1] != len(self.mean):
             raise ValueError(f"fitted to {len(self.mean)} features, tested with {test_x.shape[1]}")
@@ -116,6 +119,8 @@ class RidgeProbe:
             losses += [_loss(solve(alpha), y[out], kind) for alpha in ALPHAS]
         alpha = float(ALPHAS[losses.argmin()])
         predicted = self._whole.solutions(cross, total, (test_x - self.mean) / self.spread)(alpha)
+        if kind == "regression":
+            predicted = predicted.clip(y.min(), y.max())
         return _probe(predicted, test_y, classes, kind, alpha)
 
 
@@ -141,10 +146,10 @@ def linear_probe(train_x, train_y, test_x, test_y, kind: str, train_lonlat) -> P
     return RidgeProbe(train_x, train_lonlat).probe(train_y, test_x, test_y, kind)
 
 
-def neighbours_probe(train_lonlat, train_y, test_lonlat, test_y, kind: str) -> Probe:
+def neighbours_probe(train_lonlat, train_y, test_lonlat, test_y, kind: str, fold_km: float = FOLD_KM) -> Probe:
     """k nearest training places on the sphere, weighted by 1 / distance; the reference that only looks around."""
     classes, y = _encoded(train_y, kind)
-    xyz, fold = unit_xyz(train_lonlat), _folds(train_lonlat)
+    xyz, fold = unit_xyz(train_lonlat), _folds(train_lonlat, fold_km)
     losses = np.zeros(len(NEIGHBOURS))
     for f in range(FOLDS):
         out = fold == f
@@ -307,9 +312,9 @@ def _encoded(y, kind: str):
     raise ValueError(f"unknown kind {kind!r}; a probe does classification or regression")
 
 
-def _folds(lonlat) -> np.ndarray:
+def _folds(lonlat, fold_km: float = FOLD_KM) -> np.ndarray:
     """Fold number (n,): whole spatial blocks, dealt out at random."""
-    cells, index = np.unique(blocks(lonlat, FOLD_KM), return_inverse=True)
+    cells, index = np.unique(blocks(lonlat, fold_km), return_inverse=True)
     deal = np.random.default_rng(0).permutation(len(cells)) % FOLDS
     return deal[index]
 

@@ -22,6 +22,7 @@ from geonb.evaluation.tasks import Task
 
 BAND_DEGREES = 60.0
 REGION_BUFFER_KM = 100.0
+REGION_FOLD_KM = 2500.0
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,14 @@ class Protocol:
         name: of the protocol.
         folds: (train, test) boolean masks (n,) of the places.
         buffer_km: no test place of a fold lies within this distance of a training place of the fold.
+        fold_km: edge of the blocks by which a probe is tuned inside the training places: as far from their labels as
+            the test places are, as nearly as blocks can be.
     """
 
     name: str
     folds: tuple[tuple[np.ndarray, np.ndarray], ...]
     buffer_km: float = 0.0
+    fold_km: float = 500.0
 
     def check(self, lonlat) -> None:
         """Raise ValueError if a place is in two roles of a fold, tested twice, or nearer to training than allowed."""
@@ -71,9 +75,11 @@ def random_protocol(split: np.ndarray, seed: int = 0) -> Protocol:
     return Protocol("random", ((_mask(order[:cut], len(split)), _mask(order[cut:], len(split))),))
 
 
-def blocked_protocol(split: np.ndarray, buffer_km: float = 50.0, name: str = "blocked") -> Protocol:
-    """Labels of pre-training's places, tested on the places that it has held out."""
-    return Protocol(name, ((split == "train", split == "test"),), buffer_km)
+def blocked_protocol(
+    split: np.ndarray, buffer_km: float = 50.0, size_km: float = 500.0, name: str = "blocked"
+) -> Protocol:
+    """Labels of pre-training's places, tested on the places that it has held out, in blocks of ``size_km``."""
+    return Protocol(name, ((split == "train", split == "test"),), buffer_km, size_km)
 
 
 def continents_protocol(split: np.ndarray, lonlat, continents, buffer_km: float = REGION_BUFFER_KM) -> Protocol:
@@ -81,7 +87,7 @@ def continents_protocol(split: np.ndarray, lonlat, continents, buffer_km: float 
     seen, continents = split == "train", np.asarray(continents, object)
     names, counts = np.unique(continents[seen & (continents != None)].astype(str), return_counts=True)  # noqa: E711
     folds = tuple(_region(seen, continents == name, lonlat, buffer_km) for name in names[counts >= 50])
-    return Protocol("continents", folds, buffer_km)
+    return Protocol("continents", folds, buffer_km, REGION_FOLD_KM)
 
 
 def bands_protocol(
@@ -92,7 +98,7 @@ def bands_protocol(
     band = np.floor((lonlat[:, 0] + 180) % 360 / degrees).astype(int)
     seen = split == "train"
     folds = tuple(_region(seen, band == b, lonlat, buffer_km) for b in np.unique(band[seen]))
-    return Protocol("bands", folds, buffer_km)
+    return Protocol("bands", folds, buffer_km, REGION_FOLD_KM)
 
 
 def few_labels(protocol: Protocol, n: int | None, seed: int = 0) -> Protocol:
@@ -101,7 +107,8 @@ def few_labels(protocol: Protocol, n: int | None, seed: int = 0) -> Protocol:
     for i, (train, test) in enumerate(protocol.folds):
         order = np.random.default_rng((seed, i)).permutation(np.flatnonzero(train))
         folds.append((_mask(order[:n], len(train)), test))
-    return Protocol(f"{protocol.name}, {'all' if n is None else n} labels", tuple(folds), protocol.buffer_km)
+    name = f"{protocol.name}, {'all' if n is None else n} labels"
+    return Protocol(name, tuple(folds), protocol.buffer_km, protocol.fold_km)
 
 
 def block_km(store, tasks: dict[str, Task], most_km: float = 1500.0) -> tuple[float, dict[str, float]]:

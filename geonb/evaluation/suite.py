@@ -100,7 +100,8 @@ def evaluate(subjects, data, out: str | Path | None = None, seed: int = 0, progr
     results["skipped"] += [{"modality": m, "why": "the store has none"} for m in ("text", "image") if m not in present]
 
     held_out = "blocked" if config["kind"] == "blocked" else "held-out"
-    protocols = [random_protocol(split, seed), blocked_protocol(split, config.get("buffer_km", 0.0), held_out)]
+    apart = config.get("buffer_km", 0.0), config.get("size_km", BLOCK_KM)
+    protocols = [random_protocol(split, seed), blocked_protocol(split, *apart, held_out)]
     protocols.append(bands_protocol(split, store.lonlat))
     if "continent" in store.columns:
         protocols.append(continents_protocol(split, store.lonlat, store.column("continent")))

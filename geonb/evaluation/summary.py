@@ -56,7 +56,7 @@ class Scores:
         for seed in self.seeds:
             split = split_of(self.store, {"split": grid.split(seed)})
             protocols = [
-                random_protocol(split, seed), blocked_protocol(split, grid.buffer_km),
+                random_protocol(split, seed), blocked_protocol(split, grid.buffer_km, grid.size_km),
                 bands_protocol(split, self.store.lonlat),
             ]  # fmt: skip
             if "continent" in self.store.columns:

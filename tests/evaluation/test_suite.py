@@ -57,12 +57,12 @@ def test_probes_see_the_embedding_and_no_coordinate(world, trained, monkeypatch)
     widths = []
     real = cases.RidgeProbe
 
-    def spy(train_x, train_lonlat):
+    def spy(train_x, train_lonlat, fold_km):
         widths.append(train_x.shape[1])
         if train_x.shape[1] == 32:  # each row is what the model alone makes of one position
             rows = model.embed_locations(train_lonlat)
             np.testing.assert_allclose(train_x, rows, atol=1e-5)
-        return real(train_x, train_lonlat)
+        return real(train_x, train_lonlat, fold_km)
 
     model = load(trained)
     monkeypatch.setattr(cases, "RidgeProbe", spy)
@@ -245,7 +245,7 @@ def test_embeddings_that_do_not_fit_are_refused(world, tmp_path):
 
 
 def test_a_leaking_protocol_stops_the_evaluation(world, trained, monkeypatch):
-    def leaking(split, buffer_km, name):
+    def leaking(split, buffer_km, size_km, name):
         return Protocol(name, ((split != "test", split != "train"),), buffer_km)
 
     monkeypatch.setattr(suite, "blocked_protocol", leaking)
