@@ -80,6 +80,15 @@ def features_of(store, path: Path) -> dict:
     return told | {"published encoder": PUBLISHED in found}
 
 
+def rounded(content):
+    """The same with five decimals; tables show two or three."""
+    if isinstance(content, dict):
+        return {k: rounded(v) for k, v in content.items()}
+    if isinstance(content, list | tuple):
+        return [rounded(v) for v in content]
+    return round(content, 5) if isinstance(content, float) else content
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=5)
@@ -120,7 +129,7 @@ def main() -> None:
     }
     content = {"provenance": provenance} | summarise(scores) | {"hypotheses": hypotheses(scores, ENCODERS)}
     out = ROOT / "geonb" / "results" / "grid.json"
-    out.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    out.write_text(json.dumps(rounded(content), indent=0, allow_nan=False) + "\n")
     print(out)
 
 
