@@ -24,11 +24,11 @@ import numpy as np
 import torch
 
 from geonb import __version__, load, workspace
+from geonb.data.masking import mask_names, names_of
 from geonb.data.sources.local import PROVENANCE, make_real_store, real_data
 from geonb.data.store import PlaceStore
 from geonb.encoders.features import features
 from geonb.encoders.image import image_backbone
-from geonb.encoders.text import name_masker, name_variants
 from geonb.evaluation.retrieval import retrieval
 from geonb.training import TrainConfig, split_of, train
 
@@ -114,8 +114,7 @@ def _text_rows(trained_on, split, seed, model, articles: PlaceStore, held_out, d
         ("descriptions", descriptions, np.arange(len(descriptions))),
     ):
         lonlat, texts = store.lonlat[chosen], store.texts(chosen)
-        titles = store.column("title")[chosen]
-        masked = [name_masker(name_variants(t))(text) if t else text for t, text in zip(titles, texts, strict=True)]
+        masked = mask_names(texts, names_of(store, chosen)[0])
         place = model.embed_locations(lonlat)
         for own_name, query in (("kept", texts), ("masked", masked)):
             found = retrieval(model.embed_texts(query), place, lonlat)

@@ -102,7 +102,7 @@ def test_brushing_one_picture_selects_in_the_other(open_page):
     assert pixels(page, ".gl-map") != before
     assert page.locator(".gl-status").inner_text() == "200 of 400 selected"
     page.locator("summary").click()
-    assert page.locator("tbody tr").count() == 50
+    sync_api.expect(page.locator("tbody tr")).to_have_count(50)  # filled when the browser has opened it
     assert all("W" in text for text in page.locator("tbody td:last-child").all_inner_texts())
     page.get_by_role("button", name="Clear").click()
     page.wait_for_timeout(60)
@@ -183,7 +183,7 @@ def test_hostile_strings_are_text(open_page):
     assert HOSTILE[0] in page.locator(".gl-legend").inner_text()
     page.locator("summary").click()
     page.select_option("select", index=1)
-    assert HOSTILE[0] in page.locator("tbody").inner_text()
+    sync_api.expect(page.locator("tbody")).to_contain_text(HOSTILE[0])
     frame = page.frame_locator("iframe")
     page.locator("iframe").scroll_into_view_if_needed()
     frame.locator(".leaflet-container canvas").first.wait_for()
