@@ -116,10 +116,10 @@ def _text_rows(trained_on, split, seed, model, articles: PlaceStore, held_out, d
         lonlat, texts = store.lonlat[chosen], store.texts(chosen)
         masked = mask_names(texts, names_of(store, chosen)[0])
         place = model.embed_locations(lonlat)
-        for own_name, query in (("kept", texts), ("masked", masked)):
+        for names, query in (("kept", texts), ("masked", masked)):
             found = retrieval(model.embed_texts(query), place, lonlat)
             rows.append(
-                {"trained_on": trained_on, "split": split, "seed": seed, "queries": name, "own_name": own_name}
+                {"trained_on": trained_on, "split": split, "seed": seed, "queries": name, "names": names}
                 | {k: found[k] for k in MEASURES}
             )
     return rows

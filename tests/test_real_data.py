@@ -38,7 +38,7 @@ def test_real_articles_bind_to_positions_and_real_water_falls_apart_from_land(tm
 
     def recall(trained_on):
         (row,) = [r for r in result["text"] if r["trained_on"] == trained_on and r["queries"] == "held-out articles"
-                  and r["own_name"] == "kept"]  # fmt: skip
+                  and r["names"] == "kept"]  # fmt: skip
         return row["recall@10"], row["chance@10"], row["median_km"], row["chance_median_km"]
 
     found, chance, km, chance_km = recall("articles only")
