@@ -94,7 +94,11 @@ def text_experiment(articles: PlaceStore, descriptions: PlaceStore, atlas_run: P
         if kind == "blocked":
             split |= {"size_km": 500.0, "buffer_km": 50.0}
         held_out = np.flatnonzero(split_of(articles, {"split": split}) == "test")
-        rows += _text_rows("Atlas sample only", kind, None, load(atlas_run), articles, held_out, descriptions)
+        queries = [
+            _queries("held-out articles", articles, held_out),
+            _queries("descriptions", descriptions, np.arange(len(descriptions))),
+        ]
+        rows += _text_rows("Atlas sample only", kind, None, load(atlas_run), queries)
         for seed in range(args.seeds):
             for start, init in (("articles only", None), ("Atlas sample, then articles", atlas_run)):
                 path = args.work / f"{start.replace(' ', '-').replace(',', '')}-{kind}-{seed}"
@@ -103,20 +107,21 @@ def text_experiment(articles: PlaceStore, descriptions: PlaceStore, atlas_run: P
                     backbones={"text": args.text_backbone},
                 )  # fmt: skip
                 train("imagebind", articles, path, config, resume=True, init=init)
-                rows += _text_rows(start, kind, seed, load(path), articles, held_out, descriptions)
+                rows += _text_rows(start, kind, seed, load(path), queries)
     return rows
 
 
-def _text_rows(trained_on, split, seed, model, articles: PlaceStore, held_out, descriptions: PlaceStore) -> list[dict]:
+def _queries(name: str, store: PlaceStore, chosen: np.ndarray) -> tuple[str, np.ndarray, dict[str, list[str]]]:
+    """What the texts are called, their positions, and the texts with names kept and masked."""
+    texts = store.texts(chosen)
+    return name, store.lonlat[chosen], {"kept": texts, "masked": mask_names(texts, names_of(store, chosen)[0])}
+
+
+def _text_rows(trained_on: str, split: str, seed: int | None, model, queries: list) -> list[dict]:
     rows = []
-    for name, store, chosen in (
-        ("held-out articles", articles, held_out),
-        ("descriptions", descriptions, np.arange(len(descriptions))),
-    ):
-        lonlat, texts = store.lonlat[chosen], store.texts(chosen)
-        masked = mask_names(texts, names_of(store, chosen)[0])
+    for name, lonlat, texts in queries:
         place = model.embed_locations(lonlat)
-        for names, query in (("kept", texts), ("masked", masked)):
+        for names, query in texts.items():
             found = retrieval(model.embed_texts(query), place, lonlat)
             rows.append(
                 {"trained_on": trained_on, "split": split, "seed": seed, "queries": name, "names": names}
