@@ -183,7 +183,7 @@ def test_hostile_strings_are_text(open_page):
     assert HOSTILE[0] in page.locator(".gl-legend").inner_text()
     page.locator("summary").click()
     page.select_option("select", index=1)
-    sync_api.expect(page.locator("tbody")).to_contain_text(HOSTILE[0])
+    sync_api.expect(page.locator("tbody")).to_contain_text(HOSTILE[0], use_inner_text=True)
     frame = page.frame_locator("iframe")
     page.locator("iframe").scroll_into_view_if_needed()
     frame.locator(".leaflet-container canvas").first.wait_for()
