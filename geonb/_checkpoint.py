@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -11,26 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """The whole file or the one that was there before; a partial file is not left behind.
-
-    Raises:
-        OSError: no space, or no permission; the message says that the last good file is kept.
-    """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException as error:
-        partial.unlink(missing_ok=True)
-        if not isinstance(error, OSError):
-            raise
-        kept = "the one before it is kept" if path.exists() else "nothing was kept"
-        raise OSError(error.errno, f"{path} could not be written ({error.strerror}); {kept}; free some space") from None
+from geonb._files import write_atomically
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:

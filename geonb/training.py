@@ -34,7 +34,8 @@ from lightning_fabric.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from geonb._checkpoint import load_checkpoint, read_lines, save_checkpoint, save_tensors, write_atomically
+from geonb._checkpoint import load_checkpoint, read_lines, save_checkpoint, save_tensors
+from geonb._files import write_atomically
 from geonb.architectures import ARCHITECTURES, Architecture, Batch, Cyclic
 from geonb.data.splits import blocked_split, blocks, random_split
 from geonb.data.store import PlaceStore

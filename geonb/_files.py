@@ -1,0 +1,33 @@
+"""Files that are whole or not there, whatever stops the writing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+
+def write_atomically(path: Path, data: bytes | Callable[[BinaryIO], object]) -> None:
+    """The whole file or the one that was there before; a partial file is not left behind.
+
+    Args:
+        path: the file; its folder must be there.
+        data: its bytes, or a function that writes them into an open file.
+
+    Raises:
+        OSError: no space, or no permission; the message says that the last good file is kept.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            data(file) if callable(data) else file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException as error:
+        partial.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
+        kept = "the one before it is kept" if path.exists() else "nothing was kept"
+        raise OSError(error.errno, f"{path} could not be written ({error.strerror}); {kept}; free some space") from None
