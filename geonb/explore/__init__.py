@@ -9,6 +9,7 @@ _WHERE = {
     "frame_slider": "frames",
     "image_grid": "figures",
     "linked_view": "linked",
+    "live_map": "live",
     "LinkedView": "linked",
     "offline_map": "maps",
     "probe_figure": "report",
