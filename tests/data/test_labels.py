@@ -22,6 +22,7 @@ from email.utils import formatdate
 import numpy as np
 import pytest
 
+from geonb.data import download
 from geonb.data.sources import labels
 from geonb.data.sources.labels import LOCK, TABLES, LabelError, LabelsAbsent, cache_folder, fetch, load_labels
 from geonb.evaluation.tasks import SCALINGS
@@ -138,7 +139,7 @@ def server():
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
     waits = []
-    monkeypatch.setattr(labels, "_sleep", waits.append)
+    monkeypatch.setattr(download, "_sleep", waits.append)
     for name in ("no_proxy", "NO_PROXY"):  # the loopback interface is asked itself
         monkeypatch.setenv(name, "127.0.0.1")
     return waits
@@ -423,9 +424,9 @@ def test_a_length_that_nobody_tells_is_only_taken_with_a_checksum(server, tmp_pa
 
 
 def test_a_redirect_to_an_address_without_encryption_is_not_followed():
-    request = labels.Request("https://example.org/a")
-    with pytest.raises(labels._Failed, match="without encryption"):
-        labels._SameOrSafer().redirect_request(request, None, 302, "", {}, "http://example.org/a")
+    request = download.Request("https://example.org/a")
+    with pytest.raises(download.Failed, match="without encryption"):
+        download._SameOrSafer().redirect_request(request, None, 302, "", {}, "http://example.org/a")
 
 
 # --- checksums ----------------------------------------------------------------------------------------

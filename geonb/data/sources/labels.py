@@ -28,50 +28,47 @@ The folder is ``GEONB_LABELS``, else ``geonb/labels`` in ``XDG_CACHE_HOME`` or `
 
 from __future__ import annotations
 
-import email.utils
-import errno
 import gzip
-import hashlib
-import http.client
 import io
 import json
 import logging
 import os
 import re
-import shutil
-import socket
 import tarfile
 import tempfile
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from urllib.error import HTTPError, URLError
-from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from geonb._coords import EARTH_RADIUS_KM, check_lonlat
+from geonb._files import write_atomically
+from geonb.data.download import (
+    CHUNK,
+    DownloadError,
+    NetworkAbsent,
+    WrongChecksum,
+    alone,
+    check_disk,
+    download,
+    put,
+)
 from geonb.data.sampling import land_points
 
-ATTEMPTS = 5
-TIMEOUT_S = 30
-MAX_WAIT_S = 120  # a server that asks for more is taken at its word, and left alone
-RETRY = (408, 425, 429, 500, 502, 503, 504)
-CHUNK = 1 << 18
-SPARE_BYTES = 64 << 20  # left free on the disk
 MAX_MEMBERS = 10_000  # of an archive
 MAX_BLOCK_CELLS = 1 << 26  # of a grid, read at once
 FEATURES_AT_ONCE = 64
 LOCK = "labels.lock.json"
+ELSEWHERE = "set GEONB_LABELS to another folder"
 UNKNOWN = {"", "N/A", "NA", "-99", "-9999"}  # classes that say that there is none
 
 _log = logging.getLogger(__name__)
-_sleep = time.sleep
 
 
 class LabelError(ValueError):
@@ -360,25 +357,75 @@ def fetch(name: str | Table, cache=None, progress: bool = True) -> tuple[Path, s
     """
     table = _table(name)
     folder = cache_folder(cache)
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / table.file
-    with _alone(folder / f".{table.file}.flock"):
-        expected = table.sha256 or _recorded(folder, table.file)
-        if not path.exists():
-            _download(table, path, expected, progress)
-        digest = _sha256(path)
-        if expected and digest != expected:
-            raise LabelError(f"{path} is not the file it should be\n{_differs(table, expected, digest)}")
-        if not expected:
-            if head := _wrong_head(path, path.suffix):
-                raise LabelError(f"{path} is no {path.suffix} file (it begins with {head!r}); remove it and try again")
-            _log.warning(
-                "%s: no checksum is published for it, so this first copy is trusted; its SHA-256 %s is now in %s, and "
-                "any later copy must match",
-                path, digest, folder / LOCK,
-            )  # fmt: skip
+    expected = table.sha256 or _recorded(folder, table.file)
+    digest = _download(table, path, expected, progress)
+    if not expected:
+        if reason := _wrong_head(path, path.suffix):
+            raise LabelError(f"{path} is {reason}; remove it and try again")
+        _log.warning(
+            "%s: no checksum is published for it, so this first copy is trusted; its SHA-256 %s is now in %s, and "
+            "any later copy must match",
+            path, digest, folder / LOCK,
+        )  # fmt: skip
+    if not _agrees(folder, table.file, digest):
         _record(folder, table, path, digest)
     return path, digest
+
+
+def download_labels(names: Sequence[str] | None = None, cache=None, progress: bool = True) -> dict[str, str]:
+    """The files of several tables; one that cannot be had does not keep the others from coming.
+
+    Args:
+        names: tables of :data:`TABLES`, all of them if None.
+        cache: the folder, if not the one that `cache_folder` gives.
+        progress: show bars, and before each table what it is, its licence, and whom to cite.
+
+    Returns:
+        Name -> ``"there"``, ``"downloaded"``, or why it is not there. Tables that share a file share the answer.
+
+    Raises:
+        LabelError: an unknown table; nothing is downloaded.
+    """
+    tables = [_table(name) for name in (TABLES if names is None else names)]
+    files: dict[str, str] = {}
+    for table in tables:
+        if progress:
+            tqdm.write(f"{table.name}: {table.source}\n  licence: {table.licence}\n  cite: {table.citation}")
+        if table.file not in files:
+            there = (cache_folder(cache) / table.file).exists()
+            try:
+                fetch(table, cache, progress)
+                files[table.file] = "there" if there else "downloaded"
+            except LabelError as error:
+                files[table.file] = str(error)
+    return {table.name: files[table.file] for table in tables}
+
+
+def _download(table: Table, path: Path, expected: str, progress: bool) -> str:
+    """See that the file is there; its SHA-256."""
+    try:
+        return download(
+            table.urls,
+            path,
+            sha256=expected,
+            max_bytes=table.max_bytes,
+            progress=progress,
+            check=lambda partial: (reason := _wrong_head(partial, path.suffix)) and f"what it sent is {reason}",
+            elsewhere=ELSEWHERE,
+        )
+    except WrongChecksum as error:
+        what = f"{error.url or path} is not the file it should be{'; nothing was kept' if error.url else ''}"
+        raise LabelError("\n".join([what, _differs(table, expected, error.sha256), *error.failures])) from error
+    except NetworkAbsent as error:
+        got = f"{error.kept / 1e6:,.1f} MB are there; the next try goes on from them.\n" if error.kept else ""
+        raise LabelsAbsent(
+            f"the labels {table.name!r} are not here, and could not be downloaded:\n" + "\n".join(error.failures)
+            + f"\n{got}Without a network: get {table.file} from {table.urls[0]} on another machine (licence: "
+            f"{table.licence}) and put it at {path}, or set GEONB_LABELS to a folder that has it."
+        ) from error
+    except DownloadError as error:
+        raise LabelError(str(error)) from error
 
 
 def _differs(table: Table, expected: str, digest: str) -> str:
@@ -421,13 +468,14 @@ def _read_lock(folder: Path) -> dict[str, dict]:
     return files
 
 
-def _record(folder: Path, table: Table, path: Path, digest: str) -> None:
-    from geonb._checkpoint import write_atomically  # it needs torch, which nothing else here does
+def _agrees(folder: Path, file: str, digest: str) -> bool:
+    recorded = _read_lock(folder).get(file, {}).get("sha256")
+    return recorded == digest and _first_word(folder / f"{file}.sha256") == digest
 
-    with _alone(folder / f".{LOCK}.flock"):
+
+def _record(folder: Path, table: Table, path: Path, digest: str) -> None:
+    with alone(folder / f".{LOCK}.flock"):
         files = _read_lock(folder)
-        if files.get(table.file, {}).get("sha256") == digest and _first_word(folder / f"{table.file}.sha256") == digest:
-            return
         files[table.file] = {
             "sha256": digest,
             "bytes": path.stat().st_size,
@@ -439,221 +487,13 @@ def _record(folder: Path, table: Table, path: Path, digest: str) -> None:
         write_atomically(folder / f"{table.file}.sha256", f"{digest}  {table.file}\n".encode())
 
 
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Other processes wait here until this one is done (no lock where the system has no ``flock``)."""
-    with path.open("a") as stream:
-        try:
-            import fcntl
-        except ImportError:
-            pass
-        else:
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _wrong_head(path: Path, suffix: str) -> bytes:
-    """The first bytes of a file that is not of its kind (the page of a server that asks for a login, say), else b""."""
+def _wrong_head(path: Path, suffix: str) -> str:
+    """How a file is not of its kind (the page of a server that asks for a login, say), or ``""`` if it is."""
     heads = {".zip": (b"PK\3\4",), ".tgz": (b"\x1f\x8b",), ".tif": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")}
     with path.open("rb") as stream:
         head = stream.read(4)
-    return b"" if head.startswith(heads.get(suffix, b"")) else head or b"nothing"
-
-
-# --- download -----------------------------------------------------------------------------------------
-
-
-class _Failed(Exception):
-    """An address that did not give the file; the next one may."""
-
-
-class _SameOrSafer(HTTPRedirectHandler):
-    def redirect_request(self, req, fp, code, msg, headers, newurl):
-        if req.full_url.startswith("https:") and not newurl.startswith("https:"):
-            raise _Failed(f"it sends on to {newurl}, without encryption")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _download(table: Table, path: Path, expected: str, progress: bool) -> None:
-    """Download a file beside its place, check it, and rename it; what is cut short is kept to go on from."""
-    partial, state = path.with_name(path.name + ".partial"), path.with_name(path.name + ".partial.json")
-    failures, differs = [], ""
-    for url in table.urls:
-        try:
-            _fetch_url(url, partial, state, table, bool(expected), progress)
-        except _Failed as error:
-            failures.append(f"  {url}: {error}")
-            continue
-        digest = _sha256(partial)
-        if expected and digest != expected:
-            differs = f"{url} is not the file it should be; nothing was kept\n{_differs(table, expected, digest)}"
-        elif head := _wrong_head(partial, path.suffix):
-            failures.append(f"  {url}: what it sent is no {path.suffix} file (it begins with {head!r})")
-        else:
-            partial.replace(path)
-            _forget(state)
-            return
-        _forget(partial, state)
-    if differs:
-        raise LabelError("\n".join([differs, *failures]))
-    kept = partial.stat().st_size if partial.exists() else 0
-    got = f"{kept / 1e6:,.1f} MB are there; the next try goes on from them.\n" if kept else ""
-    raise LabelsAbsent(
-        f"the labels {table.name!r} are not here, and could not be downloaded:\n" + "\n".join(failures) + f"\n{got}"
-        f"Without a network: get {table.file} from {table.urls[0]} on another machine (licence: {table.licence}) and "
-        f"put it at {path}, or set GEONB_LABELS to a folder that has it."
-    )
-
-
-def _fetch_url(url: str, partial: Path, state: Path, table: Table, checked: bool, progress: bool) -> None:
-    """Download one address into ``partial``, going on where it was cut, trying again while that may help."""
-    if not re.match("https?://", url):
-        raise _Failed("only http and https are used")
-    opener, reason, wait = build_opener(_SameOrSafer), "", 0.0
-    for attempt in range(ATTEMPTS):
-        if attempt:
-            _sleep(wait or 2.0 ** (attempt - 1))
-        wait = 0.0
-        start, validator = _resume_point(partial, state, url)
-        headers = {"User-Agent": "geonb", "Accept-Encoding": "identity"}
-        if start:
-            headers |= {"Range": f"bytes={start}-", "If-Range": validator}
-        try:
-            with opener.open(Request(url, headers=headers), timeout=TIMEOUT_S) as response:
-                _receive(response, start, url, partial, state, table, checked, progress)
-            return
-        except HTTPError as error:
-            error.close()
-            reason = f"HTTP {error.code} {error.reason}"
-            if error.code == 416 and start:
-                _forget(partial, state)
-                continue
-            if error.code not in RETRY:
-                raise _Failed(reason) from error
-            wait = _retry_after(error.headers.get("Retry-After", ""))
-            if wait > MAX_WAIT_S:
-                raise _Failed(f"{reason}; it asks to come back in {wait:,.0f} s") from error
-        except (URLError, OSError, http.client.HTTPException) as error:
-            cause = getattr(error, "reason", error)
-            reason = f"{type(cause).__name__}: {cause}"
-            if isinstance(cause, (socket.gaierror, ConnectionRefusedError)):
-                raise _Failed(f"no connection ({cause})") from error
-    raise _Failed(f"{reason} (after {ATTEMPTS} attempts)")
-
-
-def _receive(response, start: int, url: str, partial: Path, state: Path, table: Table, checked: bool, progress: bool):
-    """Write the body of a response, behind what is there where the server goes on from it."""
-    if response.status == 206:
-        found = re.match(r"bytes (\d+)-\d+/", response.headers.get("Content-Range", ""))
-        if not found or int(found[1]) != start:
-            _forget(partial, state)
-            raise ConnectionError("the server went on from another byte than asked")
-    else:
-        start = 0
-        _forget(partial)  # before its new name is noted
-    length = response.headers.get("Content-Length", "")
-    total = start + int(length) if length.isdecimal() else None
-    if total is None and not checked and response.headers.get("Transfer-Encoding", "").lower() != "chunked":
-        raise _Failed("the server does not say how long the file is, and no checksum would tell if it is cut")
-    if total is not None:
-        _check_size(total, table, partial, state)
-        _check_disk(partial.parent, total - start)
-    validator = _validator(response.headers)
-    _write(state, "w", json.dumps({"url": url, "validator": validator}))
-    with (
-        _opened(partial, "ab" if start else "wb") as stream,
-        tqdm(
-            total=total, initial=start, unit="B", unit_scale=True, desc=table.file, disable=not progress, leave=False
-        ) as bar,
-    ):
-        size = start
-        while chunk := response.read(CHUNK):
-            size += len(chunk)
-            _check_size(size, table, partial, state)
-            _put(stream, chunk, partial)
-            bar.update(len(chunk))
-        stream.flush()
-        os.fsync(stream.fileno())
-    if total is not None and size < total:
-        raise ConnectionError(f"cut after {size:,} of {total:,} bytes")
-
-
-def _resume_point(partial: Path, state: Path, url: str) -> tuple[int, str]:
-    """How many bytes of this address are there, and what the server must still call the file to go on from them."""
-    try:
-        known = json.loads(state.read_text(encoding="utf-8"))
-        if known["url"] == url and known["validator"] and partial.stat().st_size:
-            return partial.stat().st_size, str(known["validator"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    return 0, ""
-
-
-def _validator(headers) -> str:
-    """What goes into If-Range (RFC 9110, 13.1.5): a strong ETag, else the date, else nothing."""
-    tag = headers.get("ETag", "")
-    return tag if tag.startswith('"') else headers.get("Last-Modified", "")
-
-
-def _retry_after(value: str) -> float:
-    """Seconds of a Retry-After header, which has seconds or a date; 0 where it has neither."""
-    if value.strip().isdecimal():
-        return float(value)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (TypeError, ValueError):
-        return 0.0
-
-
-def _check_size(size: int, table: Table, partial: Path, state: Path) -> None:
-    if size > table.max_bytes:
-        _forget(partial, state)
-        raise LabelError(
-            f"{table.file}: {size:,} bytes or more, but at most {table.max_bytes:,} are expected; nothing was kept. "
-            f"Look at {table.urls[0]}"
-        )
-
-
-def _check_disk(folder: Path, need: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < need + SPARE_BYTES:
-        raise LabelError(
-            f"{folder}: {free / 1e6:,.0f} MB free, but {(need + SPARE_BYTES) / 1e6:,.0f} MB are needed; free some "
-            "space or set GEONB_LABELS to another folder"
-        )
-
-
-def _opened(path: Path, mode: str):
-    try:
-        return path.open(mode)
-    except OSError as error:
-        raise LabelError(f"{path} cannot be written ({error.strerror}); set GEONB_LABELS to another folder") from error
-
-
-def _put(stream, data, path: Path) -> None:
-    try:
-        stream.write(data)
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise LabelError(
-            f"{path} cannot be written ({error.strerror}); "
-            f"{'free some space' if full else 'set GEONB_LABELS to another folder'}"
-        ) from error
-
-
-def _write(path: Path, mode: str, text: str) -> None:
-    with _opened(path, mode) as stream:
-        _put(stream, text, path)
-
-
-def _forget(*paths: Path) -> None:
-    for path in paths:
-        path.unlink(missing_ok=True)
+    right = head.startswith(heads.get(suffix, b""))
+    return "" if right else f"no {suffix} file (it begins with {head or b'nothing'!r})"
 
 
 # --- readers ------------------------------------------------------------------------------------------
@@ -801,6 +641,8 @@ def _unpacked(table: Table, path: Path, members: dict[str, str], optional: tuple
         try:
             if members:
                 _unpack(table, path, members, optional, folder)
+        except DownloadError as error:
+            raise LabelError(str(error)) from error
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
             raise LabelError(f"{path}: not a whole zip file ({error}); remove it and try again") from error
         yield folder
@@ -820,11 +662,11 @@ def _unpack(table: Table, path: Path, members: dict[str, str], optional: tuple[s
             limit = table.max_member_bytes
             if found[0].file_size > limit:
                 raise LabelError(f"{path}: {member} has {found[0].file_size:,} bytes, at most {limit:,} are expected")
-            _check_disk(folder, found[0].file_size)
-            with archive.open(found[0]) as source, _opened(folder / target, "wb") as out:
+            check_disk(folder, found[0].file_size, ELSEWHERE)
+            with archive.open(found[0]) as source, (folder / target).open("wb", buffering=0) as out:
                 size = 0
                 while chunk := source.read(CHUNK):
                     size += len(chunk)
                     if size > limit:
                         raise LabelError(f"{path}: {member} has more than the {limit:,} bytes expected")
-                    _put(out, chunk, folder / target)
+                    put(out, chunk, folder / target, ELSEWHERE)
