@@ -259,16 +259,16 @@ def _fetch_url(url: str, wanted: _Wanted) -> bool:
     while attempt < ATTEMPTS:
         if attempt:
             _sleep(wait or 2.0 ** (attempt - 1))
-        start, validator, whole = _resume_point(url, wanted)
-        if whole:
+        start, known = _resume_point(url, wanted)
+        if start and start == known["total"]:
             return True
         headers = {"Accept-Encoding": "identity", **wanted.headers}
         if start:
-            headers |= {"Range": f"bytes={start}-", "If-Range": validator}
+            headers |= {"Range": f"bytes={start}-", "If-Range": known["validator"]}
         attempt, wait = attempt + 1, 0.0
         try:
             with _opener().open(Request(url, headers=headers), timeout=TIMEOUT_S) as response:
-                return _receive(response, start, validator, url, wanted)
+                return _receive(response, start, known, url, wanted)
         except (DownloadError, Failed):
             raise
         except HTTPError as error:
@@ -287,17 +287,22 @@ def _fetch_url(url: str, wanted: _Wanted) -> bool:
     raise Failed(f"{reason} (after {ATTEMPTS} attempts)")
 
 
-def _receive(response, start: int, asked: str, url: str, wanted: _Wanted) -> bool:
-    """Write the body of a response, behind what is there where the server goes on from it; whether it did."""
+def _receive(response, start: int, known: dict, url: str, wanted: _Wanted) -> bool:
+    """Write the body of a response, behind what is there where the server goes on from it; whether it did.
+
+    Args:
+        start: where the server should go on. ``known``: the note on what is there.
+    """
     length, total = _length(response.headers), None
     validator = _validator(response.headers)
     if response.status == 206:
         found = re.match(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)", response.headers.get("Content-Range", ""))
-        if not found or int(found[1]) != start or (start and validator not in ("", asked)):
+        total = int(found[2]) if found and found[2] != "*" else None
+        pairs = (validator, known.get("validator")), (total, known.get("total"))
+        if not found or int(found[1]) != start or any(now and before and now != before for now, before in pairs):
             _forget(wanted.partial, wanted.state)
             raise ConnectionError("the server went on from another byte, or another version, than asked")
-        validator = validator or asked
-        total = int(found[2]) if found[2] != "*" else None
+        validator = validator or known.get("validator", "")
     elif response.status == 200:
         start = 0
         _forget(wanted.partial)  # before its new name is noted
@@ -337,22 +342,20 @@ def _receive(response, start: int, asked: str, url: str, wanted: _Wanted) -> boo
     return start > 0
 
 
-def _resume_point(url: str, wanted: _Wanted) -> tuple[int, str, bool]:
-    """How many bytes are there, what the server must still call the file to go on from them, and if they are all.
+def _resume_point(url: str, wanted: _Wanted) -> tuple[int, dict]:
+    """How many bytes are there, and the note on them; none without a name by which the server knows this version.
 
     Bytes of another address, or got when another checksum was published, are none.
     """
     try:
         known = json.loads(wanted.state.read_text(encoding="utf-8"))
         size = wanted.partial.stat().st_size
-        if known["url"] == url and known["expected"] == wanted.expected and size:
-            if size == known["total"]:
-                return size, "", True
-            if known["validator"]:
-                return size, str(known["validator"]), False
+        same = known["url"] == url and known["expected"] == wanted.expected
+        if same and (isinstance(known["validator"], str) and known["validator"] or size == known["total"]):
+            return size, known
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    return 0, "", False
+    return 0, {}
 
 
 def _check_size(size: int, wanted: _Wanted) -> None:

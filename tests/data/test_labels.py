@@ -18,13 +18,23 @@ import threading
 import zipfile
 from dataclasses import replace
 from email.utils import formatdate
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from geonb.data import download
 from geonb.data.sources import labels
-from geonb.data.sources.labels import LOCK, TABLES, LabelError, LabelsAbsent, cache_folder, fetch, load_labels
+from geonb.data.sources.labels import (
+    LOCK,
+    TABLES,
+    LabelError,
+    LabelsAbsent,
+    cache_folder,
+    download_labels,
+    fetch,
+    load_labels,
+)
 from geonb.evaluation.tasks import SCALINGS
 
 rasterio = pytest.importorskip("rasterio")
@@ -495,6 +505,52 @@ def test_two_processes_download_once_and_agree(server, tmp_path):
     running = [subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     digests = [process.communicate(timeout=60)[0].strip() for process in running]
     assert digests == [hashlib.sha256(data).hexdigest()] * 2 and len(server.seen) == 1
+
+
+def test_several_tables_are_downloaded_and_one_that_is_absent_keeps_none_from_coming(
+    server, tmp_path, monkeypatch, capsys
+):
+    bio = served(server, "air_temperature", zipped({"wc2.1_10m_bio_1.tif": tif(WORLD)}))
+    tables = {
+        "elevation": served(server, "elevation", elevations()),
+        "night_lights": replace(TABLES["night_lights"], urls=("http://127.0.0.1:9/lights.tif",)),
+        "biome": served(server, "biome", b"not this", sha256="0" * 64, sha256_source="a paper"),
+        "air_temperature": bio,
+        "precipitation": replace(TABLES["precipitation"], urls=bio.urls, sha256=""),
+        "california_housing": served(server, "california_housing", houses()),
+    }
+    monkeypatch.setattr(labels, "TABLES", tables)
+    cache = tmp_path / "cache"
+    fetch("elevation", cache, progress=False)
+    found = download_labels(cache=cache)
+    assert list(found) == list(tables)
+    assert found["elevation"] == "there" and found["california_housing"] == "downloaded"
+    assert found["air_temperature"] == found["precipitation"] == "downloaded"  # one file, asked for once
+    assert len(server.seen) == 4
+    assert "Connection refused" in found["night_lights"] and "put it at" in found["night_lights"]
+    assert "is not the file it should be" in found["biome"] and "a paper" in found["biome"]
+    shown = capsys.readouterr().out
+    for name, table in tables.items():
+        assert f"{name}: {table.source}\n  licence: {table.licence}\n  cite: {table.citation}\n" in shown
+    again = download_labels(["california_housing", "elevation"], cache, progress=False)
+    assert again == {"california_housing": "there", "elevation": "there"} and not capsys.readouterr().out
+    with pytest.raises(LabelError, match="unknown table 'rain'"):
+        download_labels(["elevation", "rain"], tmp_path / "other")
+    assert not (tmp_path / "other").exists() and len(server.seen) == 4
+
+
+def test_a_full_disk_is_said_in_the_words_of_labels(server, tmp_path, monkeypatch):
+    table = served(server, "elevation", elevations())
+    with monkeypatch.context() as patch:
+        patch.setattr(download.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+        with pytest.raises(LabelError, match="0 MB free, but 67 MB are needed; free some space or set GEONB_LABELS to"):
+            fetch(table, tmp_path / "cache", progress=False)
+        assert not (tmp_path / "cache" / table.file).exists()
+    fetch(table, tmp_path / "cache", progress=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(download.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+        with pytest.raises(LabelError, match="0 MB free, but 67 MB are needed; free some space or set GEONB_LABELS to"):
+            load(table, tmp_path, points=[[5, 5]])  # no room to unpack it
 
 
 def test_the_folder_is_the_users_unless_told_otherwise(tmp_path, monkeypatch):
