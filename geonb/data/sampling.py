@@ -1,4 +1,4 @@
-"""Where to look: points that are fair to area, and weights that make a crowded table fair to area."""
+"""Where to look: points fair to area, points where articles are, and weights that make a crowded table fair to area."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from importlib.resources import files
 
 import numpy as np
 
-from geonb._coords import check_lonlat
-from geonb.data.splits import blocks
+from geonb._coords import EARTH_RADIUS_KM, check_lonlat, unit_xyz
+from geonb.data.splits import _grid, blocks
 
 GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
 
@@ -58,6 +58,108 @@ def land_points(n: int, seed: int = 0, method: str = "random") -> np.ndarray:
     if method == "random":
         return points[:n]
     return points[np.sort(np.random.default_rng(seed).permutation(len(points))[:n])]
+
+
+def density_points(lonlat, n: int, seed: int = 0, *, power: float = 1.0, size_km: float = 100.0) -> np.ndarray:
+    """n positions (n, 2) on land, more of them where there are more articles (or photographs, or towns).
+
+    An equal-area cell is drawn with a chance in proportion to (articles in it) ** ``power``, then a point in it, even
+    by area over its land. So points lie near articles at the scale of the cells and not at the articles themselves;
+    :func:`points_around` does that.
+
+    Args:
+        lonlat: positions (m, 2) of the articles, degrees. Cells without land are left out.
+        seed: the same gives the same points.
+        power: 1 follows the articles; 0 gives every cell with an article the same chance; .5 is between.
+        size_km: edge of the cells.
+
+    Raises:
+        ValueError: no article in a cell with land, or a power that is not finite.
+    """
+    if not math.isfinite(power):
+        raise ValueError(f"power must be a finite number, not {power}")
+    cells, counts = np.unique(blocks(lonlat, size_km), return_counts=True)
+    land = land_share(cells, size_km) > 0
+    if not land.any():
+        raise ValueError("no position lies in a cell with land; are they (lon, lat)?")
+    cells, chance = cells[land], counts[land].astype(np.float64) ** power
+    rng = np.random.default_rng(seed)
+    drawn = cells[rng.choice(len(cells), n, p=chance / chance.sum())]
+    points, missing = np.empty((n, 2)), np.arange(n)
+    while len(missing):
+        points[missing] = _in_cells(drawn[missing], size_km, rng.random((len(missing), 2)))
+        missing = missing[~on_land(points[missing])]
+    return points
+
+
+def points_around(lonlat, per_place: int, max_km: float, seed: int = 0) -> np.ndarray:
+    """Positions (n x per_place, 2) around each of n places, even by area within ``max_km``; those of a place together.
+
+    Distance and direction are along great circles, so a disc is as round and as large at the poles and across the
+    antimeridian as on the equator; a fixed step in degrees would not be. Points may lie at sea.
+
+    Args:
+        lonlat: positions (n, 2) of the places, degrees.
+        per_place: how many around each.
+        max_km: radius of the disc, up to half of the circumference (20,015 km).
+        seed: the same gives the same points.
+
+    Raises:
+        ValueError: positions out of range, or a radius that is not above 0 or too large.
+    """
+    lonlat, half = check_lonlat(lonlat), math.pi * EARTH_RADIUS_KM
+    if not 0 < max_km <= half:
+        raise ValueError(f"max_km must be above 0 and at most {half:,.0f}, not {max_km}")
+    u = np.random.default_rng(seed).random((len(lonlat) * per_place, 2))
+    # The area within an angle grows with the squared sine of its half. A hair less, so that rounding stays inside.
+    angle = 2 * np.arcsin(np.sqrt(u[:, 0]) * math.sin(max_km / EARTH_RADIUS_KM / 2)) * (1 - 1e-9)
+    bearing = 2 * np.pi * u[:, 1]
+    lon, lat = np.radians(np.repeat(lonlat, per_place, axis=0)).T
+    up = unit_xyz(np.repeat(lonlat, per_place, axis=0))
+    east = np.stack([-np.sin(lon), np.cos(lon), np.zeros_like(lon)], 1)
+    north = np.stack([-np.sin(lat) * np.cos(lon), -np.sin(lat) * np.sin(lon), np.cos(lat)], 1)
+    aside = np.sin(bearing)[:, None] * east + np.cos(bearing)[:, None] * north
+    x, y, z = (np.cos(angle)[:, None] * up + np.sin(angle)[:, None] * aside).T
+    return np.degrees(np.stack([np.arctan2(y, x), np.arctan2(z, np.hypot(x, y))], 1))
+
+
+def cell_bounds(cells, size_km: float) -> np.ndarray:
+    """West, south, east, north (n, 4) in degrees of equal-area cells, as :func:`geonb.data.splits.blocks` has them."""
+    columns, edges = _grid(size_km)
+    cells, first = np.asarray(cells, dtype=np.int64), np.concatenate([[0], np.cumsum(columns)])
+    band = np.searchsorted(first, cells, side="right") - 1
+    width = 360 / columns[band]
+    west = (cells - first[band]) * width - 180
+    south, north = np.degrees(np.arcsin(np.clip(edges, -1, 1)))[np.stack([band, band + 1])]
+    return np.stack([west, south, west + width, north], 1)
+
+
+def cell_count(size_km: float) -> int:
+    """How many equal-area cells of a size cover the Earth."""
+    return int(_grid(size_km)[0].sum())
+
+
+def land_share(cells, size_km: float, points: int = 100) -> np.ndarray:
+    """The share of land (n,) of equal-area cells, from so many points spread evenly in each.
+
+    The points are those of the R2 sequence (Roberts, 2018, The unreasonable effectiveness of quasirandom sequences).
+    """
+    plastic = 1.32471795724474602596  # x**3 = x + 1
+    spread = (0.5 + np.arange(1, points + 1)[:, None] / [plastic, plastic**2]) % 1
+    share = np.empty(len(cells))
+    for start in range(0, len(cells), 10_000):
+        some = np.repeat(np.asarray(cells)[start : start + 10_000], points)
+        land = on_land(_in_cells(some, size_km, np.tile(spread, (len(some) // points, 1))))
+        share[start : start + 10_000] = land.reshape(-1, points).mean(1)
+    return share
+
+
+def _in_cells(cells: np.ndarray, size_km: float, u: np.ndarray) -> np.ndarray:
+    """A position (n, 2) in each cell; u (n, 2) in [0, 1) says where, even by area."""
+    west, south, east, north = cell_bounds(cells, size_km).T
+    low, high = np.sin(np.radians(south)), np.sin(np.radians(north))
+    lat = np.degrees(np.arcsin(np.clip(low + u[:, 1] * (high - low), -1, 1)))
+    return np.stack([np.clip(west + u[:, 0] * (east - west), -180, 180), lat], 1)
 
 
 def density_weights(lonlat, size_km: float = 500.0) -> np.ndarray:
