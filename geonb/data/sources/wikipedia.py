@@ -90,6 +90,11 @@ class ArticleFilter:
         if not 1 <= self.min_chars <= self.max_chars:
             raise ValueError(f"min_chars {self.min_chars} must be at least 1 and at most max_chars {self.max_chars}")
 
+    @property
+    def too_long(self) -> str:
+        """The reason under which texts that are too long are counted."""
+        return f"text of more than {self.max_chars:,} characters"
+
     def apply(self, articles: pa.Table) -> tuple[pa.Table, Skips]:
         """Articles cleaned and checked: those that are kept, in their order, and what was left out."""
         table = _cleaned(articles)
@@ -104,7 +109,7 @@ class ArticleFilter:
             "position at 0, 0": (lon == 0) & (lat == 0),
             "no text": chars == 0,
             f"text of less than {self.min_chars:,} characters": chars < self.min_chars,
-            f"text of more than {self.max_chars:,} characters": chars > self.max_chars,
+            self.too_long: chars > self.max_chars,
         }
         for reason, wrong in reasons.items():
             _drop(table, wrong & ~gone, reason, skips)
@@ -394,7 +399,7 @@ def _card(work: Work, found: pa.Table, continent, twin, skips: Skips, source: st
     lines = [
         "# Wikipedia articles with a position", "",
         f"{n:,} articles of the Wikipedia in {quoted(plan.get('lang', ''))}, begun on {work.date}.", "",
-        f"- Source: {source}.",
+        f"- Source: {quoted(source, 300)}.",
         f"- Snapshot: {quoted(plan.get('snapshot') or '') or 'not known'}. Route: {plan.get('route', '')}.",
         f"- Of the articles {', '.join(known)}.",
         f"- Near-duplicates: {marked:,} ({marked / n:.1%}) are in {pc.count_distinct(twin).as_py():,} groups of texts "
