@@ -5,15 +5,18 @@
                           ``license``, then facts and labels as columns
 ``texts.parquet``         ``place_id``, ``text``, ``lang``, ``license``, ``revision``, ``url``, ``source``, ``facts``
                           (names of the facts that the text mentions); at most one text a place
-``images.zarr``           Zarr v3, uint16 reflectance x 10000, (n, band, y, x); attributes ``place_id``, ``date``,
-                          ``bands``, ``gsd_m``, ``scale``; at most one image a place
+``images.zarr``           Zarr v3, uint16 reflectance x 10000, (n, band, y, x), an image an inner chunk of a shard;
+                          attributes ``place_id``, ``date``, ``bands``, ``gsd_m``, ``scale``; at most one image a place
+``attribution.parquet``   who is to be credited for each text whose licence asks for it, with ``ATTRIBUTION.md`` in
+                          words; neither is there where no licence asks (:mod:`geonb.data.attribution`)
 ``datacard.md``           what the data are, for people
 ``manifest.json``         schema version, counts, size and SHA-256 of every file, how the store was made, which
                           modalities are simulated, and which modalities can know each fact
 ``features/``             a cache of backbone features; no part of the data
 ========================  ===========================================================================================
 
-A store is written beside its target and renamed when it is whole. GeoParquet: https://geoparquet.org/releases/v1.1.0/
+A store is written beside its target and renamed when it is whole. Texts and images are streamed both ways: what is held
+in memory are the places and their identifiers. GeoParquet: https://geoparquet.org/releases/v1.1.0/
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,17 +35,27 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from geonb._coords import check_lonlat
+from geonb.data import shards
+from geonb.data.attribution import AttributionWriter, credits
 
 SCHEMA_VERSION = 1
 SCALE = 10_000
 BANDS = ["B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B11", "B12"]  # Sentinel-2 L2A
 MODALITIES = ("location", "text", "image")
-IMAGES_PER_CHUNK = 64
+IMAGES_PER_CHUNK = 64  # made, or checked, at a time
+TEXTS_PER_GROUP = 256  # rows in a row group of texts.parquet: what is decoded to read one text
+GROUP_BYTES = 8 << 20  # of text; a row group ends before it has more
+GROUPS_KEPT = 8  # decoded row groups in memory
+ROWS_AT_A_TIME = 4096  # of a table, where it is streamed
 MAX_REFLECTANCE = 2.0  # mean over an image; fresh snow and thick cloud stay below
 SPARE_BYTES = 32 << 20  # left free on the disk
 
 PLACE_COLUMNS = ("place_id", "geometry", "title", "source", "license")
 TEXT_COLUMNS = ("text", "lang", "license", "revision", "url", "source")
+TEXT_SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("place_id", *TEXT_COLUMNS)] + [("facts", pa.list_(pa.string()))]
+)
+SMALL_FILES = ("places.parquet", "texts.parquet", "attribution.parquet", "ATTRIBUTION.md", "datacard.md")
 WKB_POINT = np.dtype([("order", "u1"), ("type", "<u4"), ("lon", "<f8"), ("lat", "<f8")])
 
 
@@ -103,7 +116,7 @@ class PlaceStore:
         data_hash: SHA-256 of the content, whatever version of a library compressed it.
     """
 
-    def __init__(self, path: Path, manifest: dict, places: pa.Table, texts: pa.Table | None, images):
+    def __init__(self, path: Path, manifest: dict, places: pa.Table, texts: _Texts | None, images):
         self.path, self.manifest, self.places = path, manifest, places
         self.place_id = np.array(places["place_id"].to_pylist(), dtype=str)
         self.lonlat = points_from_wkb(places["geometry"])
@@ -112,15 +125,17 @@ class PlaceStore:
         self.bands = self.gsd_m = None
         self.dates: list[str] = []
         self._texts, self._images = texts, images
-        row_of = {name: row for row, name in enumerate(self.place_id.tolist())}
+        self._shards = None
         self._text_row = np.full(len(places), -1)
         self._image_row = np.full(len(places), -1)
         if texts is not None:
-            _link(self._text_row, row_of, texts["place_id"].to_pylist(), path / "texts.parquet")
+            _link(self._text_row, places["place_id"], texts.column("place_id"), path / "texts.parquet")
         if images is not None:
             self.bands, self.gsd_m = list(images.attrs["bands"]), float(images.attrs["gsd_m"])
             self.dates = list(images.attrs["date"])
-            _link(self._image_row, row_of, images.attrs["place_id"], path / "images.zarr")
+            self._shards = shards.shards_of(path / "images.zarr")
+            names = pa.array(images.attrs["place_id"], pa.string())
+            _link(self._image_row, places["place_id"], names, path / "images.zarr")
 
     @classmethod
     def open(cls, path: str | Path, verify: bool | str = True) -> PlaceStore:
@@ -141,11 +156,15 @@ class PlaceStore:
             _check_files(path, manifest, everything=verify == "full")
         places = _read_table(path / "places.parquet", ("place_id", "geometry"))
         counts = manifest["counts"]
-        texts = _read_table(path / "texts.parquet", ("place_id", *TEXT_COLUMNS, "facts")) if counts["texts"] else None
+        texts = _Texts(path / "texts.parquet") if counts["texts"] else None
         images = _open_images(path / "images.zarr") if counts["images"] else None
         if verify:
             _check_places(path / "places.parquet", places, manifest)
-            _check_texts(path / "texts.parquet", texts)
+        if verify and texts is not None:
+            first = 0
+            for batch in texts.batches("text"):
+                _check_texts(str(texts.file), batch, first)
+                first += len(batch)
         store = cls(path, manifest, places, texts, images)
         if verify == "full":
             _check_content(store)
@@ -196,7 +215,7 @@ class PlaceStore:
     def text_column(self, name: str, rows) -> list:
         """A column of ``texts.parquet`` (``lang``, ``license``, ``revision``, ``url``, ...) for rows of the store."""
         taken = self._rows(self._text_row, rows, "text")
-        return self._texts[name].take(pa.array(taken)).to_pylist() if len(taken) else []
+        return self._texts.take(name, taken) if len(taken) else []
 
     def images(self, rows) -> np.ndarray:
         """Images uint16 (k, 12, H, W) of places, by row of the store; reflectance x 10000.
@@ -208,7 +227,7 @@ class PlaceStore:
         if self._images is None:
             return np.empty((0, len(BANDS), 0, 0), np.uint16)
         try:
-            return self._images.oindex[taken]
+            return self._images.oindex[taken] if self._shards is None else self._shards.read(taken)
         except (OSError, ValueError, RuntimeError) as error:
             raise StoreError(
                 f"{self.path / 'images.zarr'}: a chunk cannot be read ({error}); {_remedy(self.path)}"
@@ -234,7 +253,7 @@ def write_store(
     path: str | Path,
     *,
     places: dict[str, Sequence],
-    texts: dict[str, Sequence] | None = None,
+    texts: dict[str, Sequence] | Iterable[dict[str, Sequence] | pa.Table] | None = None,
     images: Iterable | None = None,
     image_rows: Sequence[int] | None = None,
     dates: Sequence[str] | None = None,
@@ -250,9 +269,10 @@ def write_store(
     Args:
         path: the folder to make; it must not exist, or be empty.
         places: columns of n values: ``place_id`` (str, unique), ``lon``, ``lat`` (degrees), usually ``title``,
-            ``source`` and ``license``, and any facts (numbers with NaN, or str with None).
+            ``source`` and ``license``, and any facts (numbers with NaN, or str with None); Arrow arrays too.
         texts: columns of at most n values: ``place_id`` and ``text``, and any of ``lang``, ``license``,
-            ``revision``, ``url``, ``source`` and ``facts`` (lists of names of facts).
+            ``revision``, ``url``, ``source`` and ``facts`` (lists of names of facts). Or an iterable of such dicts or
+            of Arrow tables, which are written as they come, before the images, and not held in memory.
         images: chunks uint16 (k, 12, H, W), reflectance x 10000. A chunk may also be a pair (array, columns);
             those columns, k values each, become columns of the places, missing where there is no image.
         image_rows: for each image, in the order of the chunks, its row among the places.
@@ -276,33 +296,32 @@ def write_store(
         raise StoreError(f"{path}: exists already; remove it or choose another folder")
     place_id, lonlat = _take_places(places)
     columns = {name: values for name, values in places.items() if name not in ("place_id", "lon", "lat")}
-    text_table = None if texts is None else _text_table(texts, set(place_id))
+    columns |= {name: _text_array(columns.get(name), len(place_id)) for name in PLACE_COLUMNS[2:]}
     path.parent.mkdir(parents=True, exist_ok=True)
-    need = sum(len(str(v)) for column in columns.values() for v in column)
-    _check_disk(path.parent, need + (text_table.nbytes if text_table else 0))
+    _check_disk(path.parent, sum(map(_bytes, columns.values())))
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir()
         content = hashlib.sha256()
-        count = 0
+        counts = {"places": len(place_id), "texts": 0, "images": 0}
+        if texts is not None:
+            counts["texts"] = _write_texts(partial, texts, place_id, columns)
         if images is not None:
             rows = _check_image_rows(image_rows, len(place_id))
-            extra = _write_images(partial, images, rows, place_id, dates, gsd_m, bands, content)
-            columns |= extra
-            count = len(rows)
+            columns |= _write_images(partial, images, rows, place_id, dates, gsd_m, bands, content)
+            counts["images"] = len(rows)
         table = _place_table(place_id, lonlat, columns)
         _write_parquet(table, partial / "places.parquet")
         _hash_table(content, table)
-        if text_table is not None:
-            _write_parquet(text_table, partial / "texts.parquet")
-            _hash_table(content, text_table)
+        if counts["texts"]:
+            _hash_texts(content, _Texts(partial / "texts.parquet"))
         card = datacard(table) if callable(datacard) else datacard
         (partial / "datacard.md").write_text(card or "# Place store\n", encoding="utf-8")
         manifest = {
             "format": "GeoNB place store",
             "schema_version": SCHEMA_VERSION,
-            "counts": {"places": len(place_id), "texts": len(text_table) if text_table else 0, "images": count},
+            "counts": counts,
             "simulated": {m: bool((simulated or {}).get(m, False)) for m in MODALITIES},
             "facts": facts or {},
             "made": made or {},
@@ -428,20 +447,105 @@ def _open_images(file: Path):
     return images
 
 
-def _link(row: np.ndarray, row_of: dict[str, int], names: Sequence[str], file: Path) -> None:
-    for i, name in enumerate(names):
-        place = row_of.get(name)
-        if place is None:
-            raise StoreError(f"{file}: row {i}: place_id {name!r} is not in places.parquet; {_remedy(file.parent)}")
-        if row[place] >= 0:
-            raise StoreError(f"{file}: row {i}: place_id {name!r} again, first in row {row[place]}; keep one a place")
-        row[place] = i
+class _Texts:
+    """``texts.parquet``, read a row group at a time; it holds no file open, so it may be pickled, forked and shared."""
+
+    def __init__(self, file: Path):
+        self.file = file
+        try:
+            self._metadata = pq.read_metadata(file)
+            schema = self._metadata.schema.to_arrow_schema()
+        except (OSError, pa.ArrowException) as error:
+            raise self._damaged(error) from None
+        self.names = schema.names
+        for name in TEXT_SCHEMA.names:
+            if name not in schema.names:
+                raise StoreError(f"{file}: no column {name!r}; {_remedy(file.parent)}")
+            if schema.field(name).type != TEXT_SCHEMA.field(name).type:
+                raise StoreError(
+                    f"{file}: column {name!r} is {schema.field(name).type}, not {TEXT_SCHEMA.field(name).type}; "
+                    f"{_remedy(file.parent)}"
+                )
+        groups = range(self._metadata.num_row_groups)
+        self._starts = np.cumsum([0, *(self._metadata.row_group(i).num_rows for i in groups)])
+        self._kept: dict[tuple[str, int], pa.ChunkedArray] = {}
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """A whole column."""
+        return pa.chunked_array(self.batches(name), TEXT_SCHEMA.field(name).type)
+
+    def batches(self, name: str) -> Iterator[pa.Array]:
+        """A column a few thousand rows at a time."""
+        try:
+            with self._open() as file:
+                for batch in file.iter_batches(ROWS_AT_A_TIME, columns=[name], use_threads=False):
+                    yield batch.column(0)
+        except (OSError, pa.ArrowException) as error:
+            raise self._damaged(error) from None
+
+    def take(self, name: str, rows: np.ndarray) -> list:
+        """Values of a column, by row of the file; rows may repeat."""
+        if name not in self.names:
+            raise StoreError(f"{self.file}: no column {name!r}; there are {', '.join(self.names)}")
+        values: list = [None] * len(rows)
+        order = np.argsort(rows, kind="stable")
+        group = np.searchsorted(self._starts, rows[order], "right") - 1
+        try:
+            with self._open() as file:
+                for part in np.split(order, np.flatnonzero(np.diff(group)) + 1):
+                    number = int(np.searchsorted(self._starts, rows[part[0]], "right")) - 1
+                    column = self._group(file, name, number)
+                    taken = column.take(pa.array(rows[part] - self._starts[number]))
+                    for i, value in zip(part.tolist(), taken.to_pylist(), strict=True):
+                        values[i] = value
+        except (OSError, pa.ArrowException) as error:
+            raise self._damaged(error) from None
+        return values
+
+    def _group(self, file: pq.ParquetFile, name: str, number: int) -> pa.ChunkedArray:
+        column = self._kept.pop((name, number), None)
+        if column is None:
+            column = file.read_row_group(number, columns=[name], use_threads=False).column(0)
+        self._kept[name, number] = column
+        while len(self._kept) > GROUPS_KEPT:
+            self._kept.pop(next(iter(tuple(self._kept))), None)
+        return column
+
+    def _open(self) -> pq.ParquetFile:
+        return pq.ParquetFile(self.file, metadata=self._metadata)
+
+    def _damaged(self, error: Exception) -> StoreError:
+        return StoreError(f"{self.file}: cannot be read ({error}); {_remedy(self.file.parent)}")
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_kept": {}}
+
+
+def _link(row: np.ndarray, place_id: pa.ChunkedArray, names: pa.Array | pa.ChunkedArray, file: Path) -> None:
+    """For each place the row of its text or image, written into ``row``, where -1 means none."""
+    places = np.asarray(pc.fill_null(pc.index_in(names, place_id.combine_chunks().cast(pa.string())), -1))
+    if (places < 0).any():
+        i = int(np.argmax(places < 0))
+        raise StoreError(
+            f"{file}: row {i}: place_id {names[i].as_py()!r} is not in places.parquet; {_remedy(file.parent)}"
+        )
+    _, first, back = np.unique(places, return_index=True, return_inverse=True)
+    again = first[back] != np.arange(len(places))
+    if again.any():
+        i = int(np.argmax(again))
+        raise StoreError(
+            f"{file}: row {i}: place_id {names[i].as_py()!r} again, first in row {first[back[i]]}; keep one a place"
+        )
+    row[places] = np.arange(len(places))
 
 
 def _check_places(file: Path, places: pa.Table, manifest: dict) -> None:
     if len(places) != manifest["counts"]["places"]:
         raise StoreError(f"{file}: {len(places)} rows, but the manifest counts {manifest['counts']['places']}")
-    _check_ids(str(file), places["place_id"].to_pylist())
+    _check_ids(str(file), places["place_id"])
     try:
         check_lonlat(points_from_wkb(places["geometry"]), str(file))
     except ValueError as error:
@@ -450,20 +554,40 @@ def _check_places(file: Path, places: pa.Table, manifest: dict) -> None:
     _check_facts(file, manifest["facts"], places.column_names)
 
 
-def _check_ids(where: str, place_id: Sequence) -> None:
+def _check_ids(where: str, place_id) -> pa.Array | pa.ChunkedArray:
+    """The identifiers, a list or an Arrow column, as an Arrow column of unique names."""
+    names = place_id
+    if not isinstance(names, (pa.Array, pa.ChunkedArray)):
+        place_id = [str(name) if isinstance(name, np.str_) else name for name in place_id]
+        try:
+            names = pa.array(place_id, pa.string())
+        except (TypeError, ValueError, pa.ArrowException):
+            names = pa.array([None], pa.string())  # the row is found below
+    fine = pa.types.is_string(names.type) and not names.null_count
+    if fine and _visible(names).all() and pc.count_distinct(names).as_py() == len(names):
+        return names
     seen: dict[str, int] = {}
-    for row, name in enumerate(place_id):
+    for row, name in enumerate(place_id.to_pylist() if names is place_id else place_id):
         if not isinstance(name, str) or not name.strip():
             raise StoreError(f"{where}: row {row}: place_id {name!r} is not a name; give each place a unique str")
         if name in seen:
             raise StoreError(f"{where}: row {row}: place_id {name!r} again, first in row {seen[name]}; make it unique")
         seen[name] = row
+    return names.cast(pa.string())
 
 
-def _check_texts(file: Path, texts: pa.Table | None) -> None:
-    for row, text in enumerate(texts["text"].to_pylist() if texts is not None else []):
-        if not isinstance(text, str) or not text.strip():
-            raise StoreError(f"{file}: row {row}: empty text; leave the row out, a place need not have a text")
+def _visible(texts: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """Which texts have a visible ASCII character, as almost all have: these need no closer look."""
+    return np.asarray(pc.fill_null(pc.match_substring_regex(texts, "[!-~]"), False), dtype=bool)
+
+
+def _check_texts(where: str, texts: pa.Array | pa.ChunkedArray, first: int) -> None:
+    """Refuse an empty text; ``first`` is the row of the first."""
+    for i in np.flatnonzero(~_visible(texts)):
+        if not (texts[int(i)].as_py() or "").strip():
+            raise StoreError(
+                f"{where}: row {first + int(i)}: empty text; leave the row out, a place need not have a text"
+            )
 
 
 def _check_facts(file: Path, facts: dict, columns: Sequence[str]) -> None:
@@ -504,16 +628,17 @@ def _check_scaling(where: str, images: np.ndarray, first: int) -> None:
 
 
 def _check_content(store: PlaceStore) -> None:
-    content, images = hashlib.sha256(), store._images
-    if images is not None:
-        _hash_image_head(content, images.attrs["place_id"], store.dates, store.gsd_m)
-        for start in range(0, images.shape[0], IMAGES_PER_CHUNK):
-            chunk = images[start : start + IMAGES_PER_CHUNK]
+    content = hashlib.sha256()
+    if store._images is not None:
+        _hash_image_head(content, store._images.attrs["place_id"], store.dates, store.gsd_m)
+        rows = np.argsort(store._image_row, kind="stable")[(store._image_row < 0).sum() :]
+        for start in range(0, len(rows), IMAGES_PER_CHUNK):
+            chunk = store.images(rows[start : start + IMAGES_PER_CHUNK])
             _check_scaling(str(store.path / "images.zarr"), chunk, start)
             content.update(chunk)
     _hash_table(content, store.places)
     if store._texts is not None:
-        _hash_table(content, store._texts)
+        _hash_texts(content, store._texts)
     if content.hexdigest() != store.data_hash:
         raise StoreError(
             f"{store.path}: the content does not have the data hash of the manifest; {_remedy(store.path)}"
@@ -523,7 +648,7 @@ def _check_content(store: PlaceStore) -> None:
 # Writing
 
 
-def _take_places(places: dict) -> tuple[list[str], np.ndarray]:
+def _take_places(places: dict) -> tuple[pa.Array | pa.ChunkedArray, np.ndarray]:
     for name in ("place_id", "lon", "lat"):
         if name not in places:
             raise StoreError(f"places: no column {name!r}; every place needs place_id, lon and lat")
@@ -533,40 +658,126 @@ def _take_places(places: dict) -> tuple[list[str], np.ndarray]:
     wrong = [name for name in lengths if lengths[name] != lengths["place_id"]]
     if wrong:
         raise StoreError(f"places: column {wrong[0]!r} has {lengths[wrong[0]]} values, place_id {lengths['place_id']}")
-    place_id = [str(name) if isinstance(name, np.str_) else name for name in places["place_id"]]
-    _check_ids("places", place_id)
+    place_id = _check_ids("places", places["place_id"])
     try:
         lonlat = check_lonlat(np.stack([np.asarray(places[c], dtype=np.float64) for c in ("lon", "lat")], 1), "places")
     except (TypeError, ValueError) as error:
         raise StoreError(str(error)) from None
-    if not place_id:
+    if not len(place_id):
         raise StoreError("places: no rows; a store needs at least one place")
     return place_id, lonlat
 
 
-def _text_table(texts: dict, known: set[str]) -> pa.Table:
-    place_id, text = [str(p) for p in texts["place_id"]], list(texts["text"])
-    for name in texts:
-        if name not in ("place_id", "facts", *TEXT_COLUMNS):
-            raise StoreError(f"texts: unknown column {name!r}; there are place_id, facts, {', '.join(TEXT_COLUMNS)}")
-        if len(texts[name]) != len(text):
-            raise StoreError(f"texts: column {name!r} has {len(texts[name])} values, text {len(text)}")
-    _check_ids("texts", place_id)
-    for row, name in enumerate(place_id):
-        if name not in known:
-            raise StoreError(f"texts: row {row}: place_id {name!r} is not among the places; add it or drop the text")
-    empty = [None] * len(text)
-    columns = {name: pa.array([_text_or_none(v) for v in texts.get(name, empty)], pa.string()) for name in TEXT_COLUMNS}
-    facts = [None if v is None else list(v) for v in texts.get("facts", empty)]
-    table = pa.table(
-        {"place_id": pa.array(place_id, pa.string()), **columns, "facts": pa.array(facts, pa.list_(pa.string()))}
-    )
-    _check_texts(Path("texts"), table)
-    return table
+def _write_texts(folder: Path, texts, place_id: pa.Array | pa.ChunkedArray, places: dict[str, pa.Array]) -> int:
+    """Stream texts into ``texts.parquet``, and who is to be credited into its files; returns how many there are."""
+    writer, count = None, 0
+    with AttributionWriter(folder) as attribution:
+        try:
+            for group in _row_groups(_checked_texts(_text_tables(texts), place_id)):
+                rows, group = group["row"].to_numpy(), group.drop_columns("row")
+                _check_disk(folder, group.nbytes)
+                if writer is None:
+                    repeated = [name for name in TEXT_COLUMNS if name not in ("text", "url", "revision")]
+                    writer = pq.ParquetWriter(
+                        folder / "texts.parquet", TEXT_SCHEMA, compression="zstd", use_dictionary=repeated,
+                        write_statistics=["place_id"],
+                    )  # fmt: skip
+                writer.write_table(group, row_group_size=len(group))
+                attribution.add(credits(group, places, rows))
+                count += len(group)
+        finally:
+            if writer is not None:
+                writer.close()
+    return count
+
+
+def _text_tables(texts) -> Iterator[pa.Table]:
+    """Texts as they were given, as tables of a few thousand rows."""
+    for part in [texts] if isinstance(texts, (Mapping, pa.Table)) else texts:
+        columns = {name: part[name] for name in (part.column_names if isinstance(part, pa.Table) else part)}
+        for name in ("place_id", "text"):
+            if name not in columns:
+                raise StoreError(f"texts: no column {name!r}; every text needs place_id and text")
+        length = len(columns["text"])
+        for name in columns:
+            if name not in TEXT_SCHEMA.names:
+                raise StoreError(f"texts: unknown column {name!r}; there are {', '.join(TEXT_SCHEMA.names)}")
+            if len(columns[name]) != length:
+                raise StoreError(f"texts: column {name!r} has {len(columns[name])} values, text {length}")
+        for start in range(0, length, ROWS_AT_A_TIME):
+            stop = min(start + ROWS_AT_A_TIME, length)
+            cut = {name: values[start:stop] for name, values in columns.items()}
+            facts = cut.pop("facts", None)
+            arrays = {name: _text_array(cut.get(name), stop - start) for name in TEXT_SCHEMA.names[:-1]}
+            yield pa.table(arrays | {"facts": _lists(facts, stop - start)}, schema=TEXT_SCHEMA)
+
+
+def _checked_texts(tables: Iterable[pa.Table], place_id: pa.Array | pa.ChunkedArray) -> Iterator[pa.Table]:
+    """The tables with a column more, the ``row`` of the place; refuses what is no text of one place."""
+    row_of = {name: row for row, name in enumerate(place_id.to_pylist())}
+    first, count = np.full(len(row_of), -1), 0
+    for table in tables:
+        _check_texts("texts", table["text"], count)
+        rows = []
+        for i, name in enumerate(table["place_id"].to_pylist(), count):
+            row = row_of.get(name)
+            if row is None:
+                raise StoreError(f"texts: row {i}: place_id {name!r} is not among the places; add it or drop the text")
+            if first[row] >= 0:
+                raise StoreError(f"texts: row {i}: place_id {name!r} again, first in row {first[row]}; make it unique")
+            first[row] = i
+            rows.append(row)
+        count += len(table)
+        yield table.append_column("row", pa.array(rows, pa.int64()))
+
+
+def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in tables of one row group each, cut by number and size alone, however they came."""
+    left = None
+    for table in tables:
+        left = table if left is None else pa.concat_tables([left, table])
+        while length := _group_length(left):
+            yield left.slice(0, length).combine_chunks()
+            left = left.slice(length)
+    if left is not None and len(left):
+        yield left.combine_chunks()
+
+
+def _group_length(table: pa.Table) -> int:
+    """Rows of the first row group, or 0 while it may grow."""
+    sizes = pc.binary_length(table["text"].slice(0, TEXTS_PER_GROUP)).to_numpy()
+    fit = int(np.searchsorted(np.cumsum(sizes), GROUP_BYTES, "right"))
+    if fit < len(sizes):
+        return max(1, fit)
+    return len(sizes) if len(sizes) == TEXTS_PER_GROUP else 0
+
+
+def _text_array(values, length: int) -> pa.Array | pa.ChunkedArray:
+    """A column of str; missing where there is none."""
+    if values is None:
+        return pa.nulls(length, pa.string())
+    if isinstance(values, (pa.Array, pa.ChunkedArray)):
+        return values.cast(pa.string())
+    return pa.array([_text_or_none(value) for value in values], pa.string())
+
+
+def _lists(values, length: int) -> pa.Array | pa.ChunkedArray:
+    """A column of lists of str; missing where there is none."""
+    if isinstance(values, (pa.Array, pa.ChunkedArray)):
+        return values.cast(TEXT_SCHEMA.field("facts").type)
+    lists = [None] * length if values is None else [None if value is None else list(value) for value in values]
+    return pa.array(lists, TEXT_SCHEMA.field("facts").type)
 
 
 def _text_or_none(value) -> str | None:
     return None if value is None else str(value)
+
+
+def _bytes(values) -> int:
+    """About how much a column takes on the disk, at most."""
+    if isinstance(values, (pa.Array, pa.ChunkedArray)) or (isinstance(values, np.ndarray) and values.dtype != object):
+        return values.nbytes
+    return sum(len(str(value)) for value in values)
 
 
 def _check_image_rows(image_rows, places: int) -> np.ndarray:
@@ -586,16 +797,13 @@ def _check_image_rows(image_rows, places: int) -> np.ndarray:
 
 def _write_images(folder: Path, images, rows, place_id, dates, gsd_m, bands, content) -> dict[str, np.ndarray]:
     """Write ``images.zarr`` and add it to the hash; returns the columns (n,) that came with the images."""
-    import zarr
-    from zarr.codecs import BloscCodec, Crc32cCodec
-
-    names = [place_id[row] for row in rows]
+    names = place_id.take(pa.array(rows)).to_pylist()
     dates = [""] * len(rows) if dates is None else [str(d or "") for d in dates]
     if len(dates) != len(rows):
         raise StoreError(f"images: {len(rows)} images, but {len(dates)} dates")
     extra: dict[str, np.ndarray] = {}
     pending: list[np.ndarray] = []
-    array, seen, written, shape = None, 0, 0, ()
+    size, seen, shard, shape = 0, 0, 0, ()
     for chunk in images:
         chunk, columns = chunk if isinstance(chunk, tuple) else (chunk, {})
         chunk = np.asarray(chunk)
@@ -604,31 +812,22 @@ def _write_images(folder: Path, images, rows, place_id, dates, gsd_m, bands, con
             continue
         _check_bands("images", bands, chunk.shape[1])
         _check_scaling("images", chunk, seen)
-        if array is None:
+        if not size:
             shape = chunk.shape[1:]
             _check_disk(folder, len(rows) * chunk[0].nbytes)
-            array = zarr.create_array(
-                folder / "images.zarr",
-                shape=(len(rows), *shape),
-                chunks=(min(IMAGES_PER_CHUNK, len(rows)), *shape),
-                dtype="uint16",
-                compressors=[BloscCodec(typesize=2, cname="lz4", clevel=5, shuffle="bitshuffle"), Crc32cCodec()],
-                config={"write_empty_chunks": True},
-                dimension_names=["place", "band", "y", "x"],
-                attributes={
-                    "scale": SCALE, "gsd_m": float(gsd_m), "bands": list(bands), "place_id": names, "date": dates
-                },
-            )  # fmt: skip
+            attributes = {
+                "scale": SCALE, "gsd_m": float(gsd_m), "bands": list(bands), "place_id": names, "date": dates
+            }  # fmt: skip
+            size = shards.create(folder / "images.zarr", (len(rows), *shape), attributes)
             _hash_image_head(content, names, dates, gsd_m)
         _place_columns(extra, columns, rows[seen : seen + len(chunk)], len(place_id))
+        content.update(np.ascontiguousarray(chunk, "<u2"))
         seen += len(chunk)
         pending.append(chunk)
-        if sum(map(len, pending)) >= IMAGES_PER_CHUNK or seen == len(rows):
+        while sum(map(len, pending)) >= size or (seen == len(rows) and any(map(len, pending))):
             block = np.concatenate(pending)
-            whole = len(block) if seen == len(rows) else len(block) // IMAGES_PER_CHUNK * IMAGES_PER_CHUNK
-            array[written : written + whole] = block[:whole]
-            content.update(np.ascontiguousarray(block[:whole]))
-            written, pending = written + whole, [block[whole:]]
+            shards.write(folder / "images.zarr", shard, block[:size], size)
+            shard, pending = shard + 1, [block[size:]]
     if seen != len(rows):
         raise StoreError(f"images: {seen} images, but {len(rows)} rows in image_rows")
     return extra
@@ -654,17 +853,25 @@ def _place_columns(extra: dict, columns: dict, rows: np.ndarray, places: int) ->
         extra[name][rows] = values
 
 
-def _place_table(place_id: list[str], lonlat: np.ndarray, columns: dict) -> pa.Table:
+def _place_table(place_id: pa.Array | pa.ChunkedArray, lonlat: np.ndarray, columns: dict) -> pa.Table:
     bounds = (*lonlat.min(0), *lonlat.max(0))
-    arrays = {"place_id": pa.array(place_id, pa.string()), "geometry": wkb_points(lonlat)}
-    for name in PLACE_COLUMNS[2:]:
-        arrays[name] = pa.array([_text_or_none(v) for v in columns.get(name, [None] * len(place_id))], pa.string())
+    arrays = {"place_id": place_id, "geometry": wkb_points(lonlat)}
+    arrays |= {name: _text_array(columns[name], len(place_id)) for name in PLACE_COLUMNS[2:]}
     arrays |= {name: _fact_array(name, values) for name, values in columns.items() if name not in PLACE_COLUMNS}
-    return pa.table(arrays).replace_schema_metadata(geo_metadata(bounds))
+    return pa.table(arrays).combine_chunks().replace_schema_metadata(geo_metadata(bounds))
 
 
-def _fact_array(name: str, values) -> pa.Array:
+def _fact_array(name: str, values) -> pa.Array | pa.ChunkedArray:
     """Numbers keep their type (NaN becomes missing); anything else becomes str."""
+    if isinstance(values, (pa.Array, pa.ChunkedArray)):
+        if pa.types.is_floating(values.type):
+            return pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
+        if pa.types.is_integer(values.type) or pa.types.is_boolean(values.type):
+            return values
+        try:
+            return values.cast(pa.string())
+        except pa.ArrowException as error:
+            raise StoreError(f"places: column {name!r} is {values.type}; give numbers or str ({error})") from None
     values = np.asarray(values) if not isinstance(values, np.ndarray) else values
     if values.ndim != 1:
         raise StoreError(f"places: column {name!r} has shape {values.shape}; give one value a place")
@@ -672,7 +879,7 @@ def _fact_array(name: str, values) -> pa.Array:
         return pa.array(values)
     if values.dtype.kind == "f":
         return pa.array(values, from_pandas=True)
-    return pa.array([_text_or_none(v) for v in values.tolist()], pa.string())
+    return _text_array(values.tolist(), len(values))
 
 
 def _write_parquet(table: pa.Table, file: Path) -> None:
@@ -701,7 +908,7 @@ def _file_hash(file: Path) -> str:
 
 
 def _list_files(folder: Path, hashes: bool = True) -> dict[str, dict]:
-    files = [folder / name for name in ("places.parquet", "texts.parquet", "datacard.md")]
+    files = [folder / name for name in SMALL_FILES]
     files += sorted(p for p in (folder / "images.zarr").rglob("*") if p.is_file())
     return {
         file.relative_to(folder).as_posix(): (
@@ -724,10 +931,28 @@ def _hash_image_head(content, place_id, dates, gsd_m) -> None:
 def _hash_table(content, table: pa.Table) -> None:
     for name in sorted(table.column_names):
         column = table[name]
-        content.update(f"{name}:{len(column)}:".encode())
-        if pa.types.is_floating(column.type):
-            content.update(column.cast(pa.float64()).to_numpy().astype("<f8"))
-        elif pa.types.is_binary(column.type):
-            content.update(b"".join(column.to_pylist()))
-        else:
-            content.update(json.dumps(column.to_pylist(), ensure_ascii=False).encode())
+        chunks = (c.slice(i, ROWS_AT_A_TIME) for c in column.chunks for i in range(0, len(c), ROWS_AT_A_TIME))
+        _hash_column(content, name, len(column), column.type, chunks)
+
+
+def _hash_texts(content, texts: _Texts) -> None:
+    for name in sorted(texts.names):
+        _hash_column(content, name, len(texts), TEXT_SCHEMA.field(name).type, texts.batches(name))
+
+
+def _hash_column(content, name: str, length: int, kind: pa.DataType, chunks: Iterable[pa.Array]) -> None:
+    """Add a column to the hash: numbers as float64, geometries as they are, all else as one JSON list."""
+    content.update(f"{name}:{length}:".encode())
+    if pa.types.is_floating(kind):
+        for chunk in chunks:
+            content.update(chunk.cast(pa.float64()).to_numpy(zero_copy_only=False).astype("<f8"))
+    elif pa.types.is_binary(kind):
+        for chunk in chunks:
+            content.update(b"".join(chunk.to_pylist()))
+    else:
+        comma = "["
+        for chunk in chunks:
+            if len(chunk):
+                content.update((comma + json.dumps(chunk.to_pylist(), ensure_ascii=False)[1:-1]).encode())
+                comma = ", "
+        content.update(b"]" if comma == ", " else b"[]")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import multiprocessing
+import pickle
 import shutil
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +24,7 @@ SMALL_FILES = ["places.parquet", "texts.parquet", "datacard.md", "images.zarr/za
 
 
 def content(seed: int = 0) -> dict:
-    """Arguments of write_store for N places, some with a text, 66 with an image (two chunks)."""
+    """Arguments of write_store for N places, some with a text, 66 with an image."""
     rng = np.random.default_rng(seed)
     images = rng.integers(300, 6000, (66, 12, 16, 16)).astype(np.uint16)
     return {
@@ -115,6 +118,7 @@ def test_the_same_content_has_the_same_hashes_however_it_is_chunked(written, tmp
     again = content()
     again["images"] = [np.concatenate(again["images"])]
     assert write_store(tmp_path / "a", **again).manifest == written.manifest
+    assert written.data_hash == "c745f11db079b1ce8598b75c9820f5ac1c740ceccad503c4df956bd29a20af51"
     changed = content()
     changed["places"]["height"][1] += 1e-9
     assert write_store(tmp_path / "b", **changed).data_hash != written.data_hash
@@ -143,6 +147,10 @@ def spoil(path, name, change):
     table = pq.read_table(path / "places.parquet")
     index = table.column_names.index(name)
     pq.write_table(table.set_column(index, name, change(table[name])), path / "places.parquet")
+    sign(path)
+
+
+def sign(path):
     manifest = json.loads((path / "manifest.json").read_text())
     manifest["files"] = module._list_files(path)
     manifest["manifest_hash"] = module._manifest_hash(manifest)
@@ -169,7 +177,7 @@ def test_a_place_id_given_twice_is_refused(copy):
         PlaceStore.open(copy)
 
 
-@pytest.mark.parametrize("name", [*SMALL_FILES, "manifest.json", "images.zarr/c/1/0/0/0"])
+@pytest.mark.parametrize("name", [*SMALL_FILES, "manifest.json", "images.zarr/c/0/0/0/0"])
 def test_a_missing_file_is_named(copy, name):
     (copy / name).unlink()
     with pytest.raises(StoreError, match=f"{name}: missing.*(remove|restore)"):
@@ -201,8 +209,10 @@ def test_a_changed_bit_in_an_image_is_noticed_by_the_check_and_on_reading(copy):
     flip(copy / "images.zarr/c/0/0/0/0")
     with pytest.raises(StoreError, match="images.zarr/c/0/0/0/0: changed"):
         check_store(copy)
-    with pytest.raises(StoreError, match="images.zarr: a chunk cannot be read"):
-        PlaceStore.open(copy).images([69, 68])
+    store = PlaceStore.open(copy)
+    with pytest.raises(StoreError, match="images.zarr: a chunk cannot be read .image 33: its checksum .CRC-32C. differs"):
+        store.images(store.has("image"))
+    assert store.images([69]).shape == (1, 12, 16, 16)  # the others are still there
 
 
 def test_wrong_schema_version_edited_or_unreadable_manifest(copy):
@@ -249,6 +259,18 @@ FAULTS = {
     "fact kind": ({"facts": {"kind": {"kind": "colour"}}}, "kind 'colour'"),
     "empty text": ({"texts": {"place_id": ["p0", "p1"], "text": ["a", " \n"]}}, "row 1: empty text"),
     "text of nowhere": ({"texts": {"place_id": ["q"], "text": ["a"]}}, "row 0: place_id 'q' is not among"),
+    "blank text": ({"texts": {"place_id": ["p0"], "text": ["\u3000\u2003\x1c"]}}, "row 0: empty text"),
+    "no text": ({"texts": [{"place_id": ["p0"], "text": ["a"]}, {"place_id": ["p1"], "text": [None]}]}, "row 1: empty text"),
+    "text of nowhere, later": ({"texts": [{"place_id": ["p0"], "text": ["a"]}, {"place_id": ["q"], "text": ["b"]}]}, "row 1: place_id 'q' is not"),
+    "two texts of a place, later": ({"texts": [{"place_id": ["p0"], "text": ["a"]}] * 2}, "row 1: place_id 'p0' again, first in row 0"),
+    "texts of an unknown column": ({"texts": {"place_id": ["p0"], "text": ["a"], "mood": ["glad"]}}, "texts: unknown column 'mood'"),
+    "texts without a place": ({"texts": [{"text": ["a"]}]}, "texts: no column 'place_id'"),
+    "texts of two lengths": ({"texts": [{"place_id": ["p0"], "text": ["a", "b"]}]}, "texts: column 'place_id' has 1 values, text 2"),
+    "a place without a name": ({"places": {"place_id": pa.array(["p0", None]), "lon": [1, 2], "lat": [1, 2]}}, "places: row 1: place_id None"),
+    "a place with a number for a name": ({"places": {"place_id": [1, 2], "lon": [1, 2], "lat": [1, 2]}}, "places: row 0: place_id 1"),
+    "a place named by blanks": ({"places": {"place_id": ["a", "\u3000"], "lon": [1, 2], "lat": [1, 2]}}, "places: row 1: place_id"),
+    "a place twice": ({"places": {"place_id": pa.array(["a", "b", "a"]), "lon": [1, 2, 3], "lat": [1, 2, 3]}}, "places: row 2: place_id 'a' again, first in row 0"),
+    "a column of lists": ({"places": {"place_id": ["a"], "lon": [1], "lat": [1], "x": pa.array([[1]])}, "texts": None, "images": None}, "column 'x' is list"),
     "two texts of a place": ({"texts": {"place_id": ["p1", "p1"], "text": ["a", "b"]}}, "row 1: place_id 'p1' again"),
 }  # fmt: skip
 
@@ -336,3 +358,179 @@ def test_any_places_survive_the_way_through_the_files(tmp_path_factory, rows):
     assert store.column("title").tolist() == title
     np.testing.assert_array_equal(store.column("x"), value)
     check_store(path)
+
+
+def many_texts(n: int = 60, seed: int = 0) -> dict:
+    """Texts of a few to many characters, in another order than the places."""
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(N)[:n]
+    return {
+        "place_id": [f"p{i}" for i in order],
+        "text": [f"Élan {i} " + "né" * int(rng.integers(0, 400)) for i in order],
+        "lang": ["fr" if i % 2 else None for i in order],
+        "revision": [str(i) for i in order],
+        "facts": [["kind", "height"][: i % 3] or None for i in order],
+    }
+
+
+def cut(texts: dict, sizes, as_table: bool):
+    start = 0
+    for size in sizes:
+        part = {name: values[start : start + size] for name, values in texts.items()}
+        yield pa.table(part) if as_table else part
+        start += size
+    assert start >= len(texts["text"])
+
+
+@pytest.mark.parametrize("sizes, as_table", [([60], True), ([1] * 60, False), ([0, 7, 31, 22], True), ([59, 1, 0], False)])
+def test_streamed_texts_give_the_same_files_however_they_are_cut(tmp_path, monkeypatch, sizes, as_table):
+    monkeypatch.setattr(module, "TEXTS_PER_GROUP", 9)
+    monkeypatch.setattr(module, "GROUP_BYTES", 3000)
+    places, texts = content()["places"], many_texts()
+    whole = write_store(tmp_path / "whole", places=places, texts=texts)
+    parts = write_store(tmp_path / "parts", places=places, texts=cut(texts, sizes, as_table))
+    assert parts.manifest == whole.manifest
+    groups = pq.read_metadata(parts.path / "texts.parquet")
+    lengths = [groups.row_group(i).num_rows for i in range(groups.num_row_groups)]
+    assert sum(lengths) == 60 and max(lengths) <= 9 and len(lengths) > 7
+    check_store(parts.path)
+
+
+def test_row_groups_do_not_change_the_content(tmp_path, monkeypatch):
+    places, texts = content()["places"], many_texts()
+    whole = write_store(tmp_path / "whole", places=places, texts=texts)
+    monkeypatch.setattr(module, "TEXTS_PER_GROUP", 4)
+    monkeypatch.setattr(module, "ROWS_AT_A_TIME", 7)
+    small = write_store(tmp_path / "small", places=places, texts=texts)
+    assert small.data_hash == whole.data_hash and small.manifest["files"] != whole.manifest["files"]
+
+
+def test_texts_are_not_held_while_they_are_streamed(tmp_path):
+    n, held = 200, []
+
+    def stream():
+        for i in range(n):
+            held.append(pa.total_allocated_bytes())
+            yield pa.table({"place_id": [f"p{i}"], "text": [f"{i} " + "abcdefgh" * (1 << 16)]})  # half a megabyte
+
+    places = {"place_id": [f"p{i}" for i in range(n)], "lon": np.zeros(n), "lat": np.zeros(n)}
+    before = pa.total_allocated_bytes()
+    store = write_store(tmp_path / "s", places=places, texts=stream())
+    assert max(held) - before < 40 << 20  # of 100 MB
+    after = pa.total_allocated_bytes()
+    assert store.texts([150]) == ["150 " + "abcdefgh" * (1 << 16)] and pa.total_allocated_bytes() - after < 30 << 20
+
+
+def test_an_empty_stream_is_a_store_without_texts(tmp_path):
+    store = write_store(tmp_path / "s", places=content()["places"], texts=iter([]))
+    assert not store.has("text").any() and not (store.path / "texts.parquet").exists()
+    check_store(store.path)
+
+
+def test_places_may_be_arrow_columns(written, tmp_path):
+    given_ = content()
+    given_["places"] = {
+        name: pa.chunked_array([pa.array(values[:20], from_pandas=True), pa.array(values[20:], from_pandas=True)])
+        for name, values in given_["places"].items()
+    }
+    given_["places"]["kind"] = given_["places"]["kind"].dictionary_encode()
+    assert write_store(tmp_path / "s", **given_).manifest == written.manifest
+
+
+def test_texts_come_in_the_order_asked_for_and_only_their_row_groups_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "TEXTS_PER_GROUP", 5)
+    texts = many_texts()
+    store = write_store(tmp_path / "s", places=content()["places"], texts=texts)
+    at = {name: i for i, name in enumerate(texts["place_id"])}
+    rows = np.flatnonzero(store.has("text"))
+    rng = np.random.default_rng(1)
+    for asked in (rows, rng.choice(rows, 200), rows[::-1], rows[:1], [], store.has("text")):
+        picked = np.asarray(asked)
+        names = store.place_id[picked if picked.dtype == bool else picked.astype(int)]
+        assert store.texts(asked) == [texts["text"][at[name]] for name in names]
+        assert store.text_facts(asked) == [texts["facts"][at[name]] or [] for name in names]
+        assert store.text_column("revision", asked) == [texts["revision"][at[name]] for name in names]
+    read = []
+    plain = pq.ParquetFile.read_row_group
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", lambda f, i, **o: read.append(i) or plain(f, i, **o))
+    store = PlaceStore.open(store.path)
+    assert read == []
+    row = {name: i for i, name in enumerate(store.place_id)}
+    store.texts([row[texts["place_id"][i]] for i in (12, 10, 59, 12)])
+    assert read == [2, 11]
+    store.texts([row[texts["place_id"][14]]])
+    assert read == [2, 11]
+    with pytest.raises(StoreError, match="no column 'mood'; there are place_id, text"):
+        store.text_column("mood", rows)
+
+
+def read_all(store):
+    return store.texts([69, 3]), store.images([69, 4]).tolist()
+
+
+def test_an_opened_store_can_be_pickled_and_forked(written):
+    expected = read_all(written)
+    assert read_all(pickle.loads(pickle.dumps(written))) == expected
+    for method in ("fork", "spawn"):
+        with ProcessPoolExecutor(2, multiprocessing.get_context(method)) as pool:
+            assert list(pool.map(read_all, [written] * 2, timeout=60)) == [expected] * 2
+
+
+def test_texts_that_cannot_be_read_are_named(copy):
+    file = copy / "texts.parquet"
+    data = bytearray(file.read_bytes())
+    data[4:200] = b"x" * 196
+    file.write_bytes(data)
+    with pytest.raises(StoreError, match="(?s)texts.parquet: cannot be read.*remove"):
+        PlaceStore.open(copy, verify=False).texts([69])
+    file.write_bytes(b"no parquet")
+    with pytest.raises(StoreError, match="texts.parquet: cannot be read.*remove"):
+        PlaceStore.open(copy, verify=False)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda t: t.drop_columns("lang"), "no column 'lang'"),
+        (lambda t: t.set_column(1, "text", pa.array([1, 2, 3])), "column 'text' is int64, not string"),
+        (lambda t: t.set_column(1, "text", pa.array(["a", "b", " \u3000"])), "row 2: empty text"),
+        (lambda t: t.set_column(0, "place_id", pa.array(["p3", "p0", "q"])), "row 2: place_id 'q' is not in places"),
+        (lambda t: t.set_column(0, "place_id", pa.array(["p3", "p0", "p3"])), "row 2: place_id 'p3' again, first in row 0"),
+    ],
+)
+def test_texts_of_a_faulty_writer_are_refused(copy, change, message):
+    pq.write_table(change(pq.read_table(copy / "texts.parquet")), copy / "texts.parquet")
+    sign(copy)
+    with pytest.raises(StoreError, match=f"texts.parquet: {message}"):
+        PlaceStore.open(copy)
+
+
+def test_a_store_with_plain_chunks_and_one_row_group_is_read_as_before(written, copy):
+    import zarr
+    from zarr.codecs import BloscCodec, Crc32cCodec
+
+    images, attributes = written.images(written.has("image")), dict(written._images.attrs)
+    shutil.rmtree(copy / "images.zarr")
+    array = zarr.create_array(
+        copy / "images.zarr", shape=images.shape, chunks=(64, *images.shape[1:]), dtype="uint16", attributes=attributes,
+        compressors=[BloscCodec(typesize=2, cname="lz4", clevel=5, shuffle="bitshuffle"), Crc32cCodec()],
+    )  # fmt: skip
+    array[:] = images[::-1]  # the places stand in the other order
+    pq.write_table(pq.read_table(copy / "texts.parquet"), copy / "texts.parquet", compression="zstd")
+    sign(copy)
+    store = PlaceStore.open(copy, verify="full")
+    assert store._shards is None and (copy / "images.zarr/c/1/0/0/0").exists()
+    for rows in ([69, 4, 30, 30, 5], written.has("image")):
+        np.testing.assert_array_equal(store.images(rows), written.images(rows))
+    flip(copy / "images.zarr/c/0/0/0/0")
+    with pytest.raises(StoreError, match="images.zarr: a chunk cannot be read"):
+        PlaceStore.open(copy).images(written.has("image"))
+
+
+def test_zarr_reads_the_images_too(written):
+    import zarr
+
+    array = zarr.open_array(written.path / "images.zarr", mode="r")
+    rows = np.flatnonzero(written.has("image"))[::-1]
+    np.testing.assert_array_equal(array[:], written.images(rows))
+    assert array.chunks == (1, 12, 16, 16) and array.shards == (256, 12, 16, 16)
