@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+ENDLESS_BYTES = 64 << 20
+
 
 @dataclass
 class Request:
@@ -45,7 +47,8 @@ class Server(http.server.ThreadingHTTPServer):
             ``ignore_if_range``: a range is sent though the ETag is another;
             ``cut``: all bytes are declared, this many are sent; ``truncate``: this many are declared and sent;
             ``declare``: this length is declared; ``length``: False to declare none;
-            ``endless``: the body over and over until the client leaves; ``slow``: seconds between pieces of 1 kB;
+            ``endless``: the body over and over, until the client leaves or 64 MB were sent, so that a client that
+            fails to stop fills no disk; ``slow``: seconds between pieces of 1 kB;
             ``raw``: these bytes instead of an HTTP answer.
         seen: the requests, in the order of arrival.
         most_at_once: how many were open at one time.
@@ -146,9 +149,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.command == "HEAD":
             return
         body = body[: trick.get("cut", len(body))]
-        while "endless" in trick and not self.server.stopped.is_set():
-            self.wfile.write(body or b" " * 65536)
-        if "slow" in trick:
+        if "endless" in trick:
+            body = body or b" " * 65536
+            for _ in range(ENDLESS_BYTES // len(body)):
+                self.wfile.write(body)
+        elif "slow" in trick:
             for start in range(0, len(body), 1024):
                 self.wfile.write(body[start : start + 1024])
                 self.server.stopped.wait(trick["slow"])
