@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 from geonb.encoders.image import image_backbone
 from geonb.encoders.text import text_backbone
 
-CHUNK = 1024  # images read and encoded at a time
+CHUNK = {"text": 32_768, "image": 1024}  # read and encoded at a time
 
 BACKBONES = {"text": text_backbone, "image": image_backbone}
 
@@ -27,10 +27,7 @@ def features(store, modality: str, backbone, progress: bool = True) -> np.ndarra
         cached = load_file(path)["features"]
         if cached.shape == (len(rows), backbone.dim):
             return cached
-    if modality == "text":
-        values = backbone.encode(store.texts(rows), progress=progress)
-    else:
-        values = _encode_images(store, rows, backbone, progress)
+    values = _encode(store, modality, rows, backbone, progress)
     path.parent.mkdir(exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}.partial")
     save_file({"features": np.ascontiguousarray(values, dtype=np.float32)}, partial)
@@ -38,9 +35,16 @@ def features(store, modality: str, backbone, progress: bool = True) -> np.ndarra
     return values
 
 
-def _encode_images(store, rows: np.ndarray, backbone, progress: bool) -> np.ndarray:
+def _encode(store, modality: str, rows: np.ndarray, backbone, progress: bool) -> np.ndarray:
     from tqdm.auto import tqdm
 
-    chunks = [rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK)]
-    bar = tqdm(chunks, desc="image features", unit="chunk", disable=not progress)
-    return np.concatenate([backbone.encode(store.images(chunk)) for chunk in bar])
+    values = np.empty((len(rows), backbone.dim), np.float32)
+    starts = range(0, len(rows), CHUNK[modality])
+    one = modality == "text" and len(starts) == 1  # then the backbone shows how far it is
+    for start in tqdm(starts, desc=f"{modality} features", unit="chunk", disable=one or not progress):
+        part = slice(start, start + CHUNK[modality])
+        if modality == "text":
+            values[part] = backbone.encode(store.texts(rows[part]), progress=one and progress)
+        else:
+            values[part] = backbone.encode(store.images(rows[part]))
+    return values
