@@ -27,27 +27,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     from geonb import __version__
+    from geonb.cli_data import add_verbs
 
     top = argparse.ArgumentParser(prog="geonb", description="Multimodal spatial embeddings, bound by position.")
     top.add_argument("--version", action="version", version=__version__)
     verbs = top.add_subparsers(required=True, metavar="COMMAND")
 
     data = verbs.add_parser("data", help="make and check place stores").add_subparsers(required=True, metavar="WHAT")
-    p = data.add_parser("sample", help="the Atlas sample: real places and facts, simulated images")
-    p.add_argument("--out", required=True, type=Path, metavar="DIR")
-    p.add_argument("--places", type=int, default=8000, metavar="N")
-    p.add_argument("--seed", type=int, default=0)
-    p.set_defaults(run=_data_sample)
-    p = data.add_parser("local", help="a store from CSV files of texts and Sentinel-2 GeoTIFF chips")
-    p.add_argument("--csv", nargs="*", type=Path, default=[], metavar="FILE")
-    p.add_argument("--chips", nargs="*", type=Path, default=[], metavar="FILE")
-    p.add_argument("--out", required=True, type=Path, metavar="DIR")
-    p.add_argument("--drop-invalid", action="store_true", help="drop rows without a usable position, do not stop")
-    p.add_argument("--keep-suspicious", action="store_true", help="keep positions that are very probably wrong")
-    p.set_defaults(run=_data_local)
-    p = data.add_parser("check", help="verify a store: files, hashes, coordinates, texts, images")
-    p.add_argument("dir", type=Path, metavar="DIR")
-    p.set_defaults(run=_data_check)
+    add_verbs(data)
 
     p = verbs.add_parser("train", help="train an architecture")
     p.add_argument("architecture", metavar="ARCH", help="imagebind, cyclic, fused, satclip, geoclip or csp")
@@ -92,32 +79,6 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", required=True, type=Path, metavar="PAGE.html")
     p.set_defaults(run=_explore)
     return top
-
-
-def _data_sample(args) -> None:
-    from geonb.data.sources.atlas import make_atlas
-
-    store = make_atlas(args.out, places=args.places, seed=args.seed)
-    print(f"{store.path}: {len(store):,} places; facts are real, images simulated (see datacard.md)")
-
-
-def _data_local(args) -> None:
-    from geonb.data.sources.local import make_real_store
-
-    store = make_real_store(
-        args.out,
-        csv_paths=args.csv,
-        chip_paths=args.chips,
-        drop_invalid=args.drop_invalid,
-        keep_suspicious=args.keep_suspicious,
-    )
-    print(f"{store.path}: {len(store):,} places")
-
-
-def _data_check(args) -> None:
-    from geonb.data.store import check_store
-
-    print(check_store(args.dir))
 
 
 def _train(args) -> None:
@@ -170,8 +131,13 @@ def _explore(args) -> None:
 
 
 def _extra_for(module: str) -> str:
-    extras = {"pandas": "evaluate", "umap": "explore", "matplotlib": "explore", "rasterio": "real"}
-    return f"pip install 'geonb[{extras[module]}]'" if module in extras else f"pip install {module}"
+    extras = {
+        "pandas": "evaluate", "umap": "explore", "matplotlib": "explore", "rasterio": "real", "duckdb": "acquire",
+        "ee": "acquire", "pystac_client": "acquire", "odc": "acquire", "planetary_computer": "acquire",
+        "leafmap": "live",
+    }  # fmt: skip
+    top = module.partition(".")[0]
+    return f"pip install 'geonb[{extras[top]}]'" if top in extras else f"pip install {module}"
 
 
 if __name__ == "__main__":

@@ -119,3 +119,18 @@ def positions(table, path: Path) -> np.ndarray:
     if "geometry" in names:
         return points_from_wkb(table[names["geometry"]])
     raise ValueError(f"{path}: no position columns; name them lon and lat (degrees), or give WKB points as geometry")
+
+
+def read_positions(path: str | Path) -> np.ndarray:
+    """Positions (n, 2) of a CSV or Parquet file, as :func:`embed_table` finds them.
+
+    Raises:
+        ValueError: no rows, no position columns, or a position that is missing or out of range, with its row.
+    """
+    from geonb._coords import check_lonlat
+
+    path = Path(path)
+    found = [positions(table, path) for table in _batches(path)]
+    if not found:
+        raise ValueError(f"{path}: no rows")
+    return check_lonlat(np.concatenate(found), str(path))
