@@ -154,6 +154,13 @@ def land_share(cells, size_km: float, points: int = 100) -> np.ndarray:
     return share
 
 
+@cache
+def land_cells(size_km: float) -> np.ndarray:
+    """The equal-area cells of a size that are at least half land."""
+    cells = np.arange(cell_count(size_km))
+    return cells[land_share(cells, size_km) >= 0.5]
+
+
 def _in_cells(cells: np.ndarray, size_km: float, u: np.ndarray) -> np.ndarray:
     """A position (n, 2) in each cell; u (n, 2) in [0, 1) says where, even by area."""
     west, south, east, north = cell_bounds(cells, size_km).T

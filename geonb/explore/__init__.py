@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 
 _WHERE = {
+    "coverage_map": "figures",
     "explore_page": "page",
     "frame_slider": "frames",
     "image_grid": "figures",

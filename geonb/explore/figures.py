@@ -16,7 +16,7 @@ import numpy as np
 from geonb._coords import check_lonlat
 from geonb.explore.linked import PALETTE
 
-__all__ = ["PALETTE", "Figure", "image_grid", "scatter_map", "themed", "world_axes"]
+__all__ = ["PALETTE", "Figure", "coverage_map", "image_grid", "scatter_map", "themed", "world_axes"]
 
 MISSING = "#9aa0a6"
 
@@ -135,6 +135,59 @@ def scatter_map(lonlat, values, title: str, units: str, alt: str, size: float = 
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0.02), ncols=5, **compact)
     ax.set_title(title, fontsize=10)
     return themed(fig, alt)
+
+
+def coverage_map(
+    lonlat, size_km: float = 200.0, title: str = "", units: str = "places in a cell", alt: str = ""
+) -> Figure:
+    """Where places are and where none are: equal-area cells coloured by how many they hold, land without any in grey.
+
+    Args:
+        lonlat: positions (n, 2), degrees.
+        size_km: edge of the cells; a cell is land if at least half of it is.
+        title, units: shown above the map and beside the colour bar, which is logarithmic.
+        alt: what the map shows; by default how many land cells hold a place, and how many the fullest holds.
+    """
+    from matplotlib.collections import PolyCollection
+    from matplotlib.colors import LogNorm
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    from geonb.data.sampling import land_cells
+    from geonb.data.splits import blocks
+
+    lonlat, land = check_lonlat(lonlat), land_cells(size_km)
+    cells, counts = np.unique(blocks(lonlat, size_km), return_counts=True)
+    empty = np.setdiff1d(land, cells)
+    held, top = len(land) - len(empty), int(counts.max(initial=0))
+    alt = alt or (
+        f"World map of {len(lonlat):,} places in cells of {size_km:g} km: {held:,} of {len(land):,} land cells "
+        f"({held / len(land):.0%}) hold at least one, the fullest cell holds {top:,}."
+    )
+    fig, ax = world_axes()
+    thin = {"rasterized": True, "linewidth": 0.2}  # a line of the cell's own colour closes the seams
+    grey = {"facecolor": MISSING, "edgecolor": MISSING, "alpha": 0.6}
+    ax.add_collection(PolyCollection(_outlines(empty, size_km), **grey, **thin))
+    norm = LogNorm(1, max(top, 2))
+    full = PolyCollection(_outlines(cells, size_km), array=counts, cmap="viridis", norm=norm, edgecolor="face", **thin)
+    ax.add_collection(full)
+    bar = fig.colorbar(full, ax=ax, orientation="horizontal", shrink=0.45, pad=0.02, aspect=30)
+    bar.ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    bar.ax.xaxis.set_minor_formatter(NullFormatter())
+    bar.set_label(f"{units}; grey: land without")
+    bar.outline.set_visible(False)
+    ax.set_title(title, fontsize=10)
+    return themed(fig, alt)
+
+
+def _outlines(cells, size_km: float) -> np.ndarray:
+    """Outlines (n, 18, 2) of equal-area cells on the map of :func:`equal_earth_xy`."""
+    from geonb.data.sampling import cell_bounds
+
+    west, south, east, north = cell_bounds(cells, size_km).T[:, :, None]
+    lat = south + np.linspace(0, 1, 9) * (north - south)  # parallels are straight on this map, meridians are not
+    sides = [np.stack([np.broadcast_to(lon, lat.shape), side], 2) for lon, side in ((west, lat), (east, lat[:, ::-1]))]
+    ring = np.concatenate(sides, 1)
+    return equal_earth_xy(ring.reshape(-1, 2)).reshape(ring.shape)
 
 
 def image_grid(images, captions, alt: str, columns: int = 6, pixels: int = 128) -> Figure:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from geonb.data.sampling import random_points
-from geonb.explore.figures import equal_earth_xy, image_grid, land_rings, scatter_map, themed
+from geonb.explore.figures import coverage_map, equal_earth_xy, image_grid, land_rings, scatter_map, themed
 from geonb.explore.projection import as_colours, nearest_by_cosine, principal_components, project
 from geonb.explore.training import binding_diagram, learning_curves
 
@@ -53,6 +53,26 @@ def test_missing_numbers_are_drawn_grey_not_dropped():
     values = np.arange(30.0)
     values[:10] = np.nan
     assert "<image" in scatter_map(random_points(30), values, "t", "m", "x").html
+
+
+def test_a_coverage_map_says_what_it_shows_and_draws_land_without_places():
+    crowd = np.repeat([[10.0, 25.0]], 500, 0)
+    figure = coverage_map(np.concatenate([random_points(300), crowd]), 800, "Where")
+    land = re.search(r"(\d+) of (\d+) land cells", figure.alt)
+    assert "800 places in cells of 800 km" in figure.alt and 0 < int(land[1]) < int(land[2])
+    assert re.search(r"fullest cell holds 50[0-9]", figure.alt) and "grey: land without" in figure.html
+    assert figure.html.count("<svg") == 1 and len(figure.html) < 400_000
+    assert coverage_map(np.empty((0, 2)), 2000).alt.endswith("the fullest cell holds 0.")
+    assert coverage_map([[1, 2]], 2000, alt="<one>").html.count("&lt;one&gt;") == 1
+
+
+def test_cells_on_the_map_have_the_area_of_cells_on_earth():
+    from geonb.data.sampling import cell_count
+    from geonb.explore.figures import _outlines
+
+    x, y = np.moveaxis(_outlines(np.arange(cell_count(1500)), 1500), 2, 0)
+    area = np.abs((x * np.roll(y, 1, 1) - y * np.roll(x, 1, 1)).sum(1)) / 2
+    np.testing.assert_allclose(area, area.mean(), rtol=0.01)
 
 
 def test_chips_carry_their_caption_as_alt_text():
