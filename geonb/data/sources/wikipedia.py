@@ -287,7 +287,7 @@ def _write(work: Work, parts: list[str], source: str, function: str, limit, note
     skips = work.skips(parts)
     found, kept = _found(work, parts, limit, skips)
     if not len(found):
-        raise WorkError(f"no article is left of what was found\n{skips}")
+        raise WorkError(f"no article is left of what was found\n{skips}\nAsk for something else, in another folder")
     ids = _place_ids(found)
     signature = np.concatenate([work.array(part, "signature") for part in parts])[kept]
     twin = _first_of_group(groups(signature), found["page_id"].to_numpy(), ids)
