@@ -1,0 +1,88 @@
+"""What is no place: on real articles about places, and on first sentences in the form of real ones."""
+
+import csv
+import gzip
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from geonb.data.sources.local import real_data
+from geonb.data.sources.wikipedia_kinds import NO_PLACE_CLASSES, class_is_no_place, why_no_place
+
+NO_PLACES = [
+    ("Apollo 11", "Apollo 11 (July 16–24, 1969) was the American spaceflight that first landed humans on the Moon.", "an event"),
+    ("Alexander the Great", "Alexander III of Macedon (Ancient Greek: Ἀλέξανδρος; 20/21 July 356 BC – 10/11 June 323 BC), "
+     "most commonly known as Alexander the Great, was a king of the ancient Greek kingdom of Macedon.", "a person"),
+    ("Alfred Nobel", "Alfred Bernhard Nobel (21 October 1833 – 10 December 1896) was a Swedish chemist, inventor, engineer "
+     "and businessman.", "a person"),
+    ("Jane Doe", "Jane Doe (born 3 May 1950) is a Canadian curler and weaver.", "a person"),
+    ("National Park Service", "The National Park Service (NPS) is an agency of the United States federal government, within "
+     "the US Department of the Interior.", "a thing"),
+    ("ANSI", "The American National Standards Institute (ANSI) is a private nonprofit organization that oversees the "
+     "development of voluntary consensus standards.", "a thing"),
+    ("2020 United States census", "The 2020 United States census was the 24th decennial count.", "an event"),
+    ("1906 San Francisco earthquake", "At 05:12 on April 18, 1906, the coast was struck by a major earthquake.", "an event"),
+    ("Battle of Hastings", "The Battle of Hastings was fought on 14 October 1066 between two armies.", "an event"),
+    ("Second Battle of Ypres", "During the First World War, there was fighting at Ypres.", "an event"),
+    ("Great Fire", "The Great Fire was a major fire.", ""),  # not known: it stays
+    ("List of bridges in Rome", "This is a list of bridges in Rome.", "a list"),
+    ("SS Mendi", "SS Mendi was a British passenger steamship that was built in 1905.", "a thing"),
+    ("Kaurna language", "Kaurna is a language of the Adelaide Plains of South Australia.", "a thing"),
+    ("Flight 1549", "Flight 1549 was a crash, which all survived.", "an event"),
+]  # fmt: skip
+PLACES = [
+    ("Battlefield Park", "Battlefield Park is a park at the site of a battle of 1815, which the army won."),
+    ("Person's House", "The Henry Smith House (built 3 May 1850 – 4 June 1852) is a house in Ohio."),
+    ("1801 California Street", "1801 California Street is a skyscraper in Denver."),
+    ("Saint Helena", "Saint Helena is a British island in the South Atlantic Ocean, where Napoleon died in exile."),
+    ("Siegen", "Siegen is a city in Germany. It was a party to the war, and its king was a person."),
+    ("Museum of War", "The Museum of War is a museum about a war. John Doe (born 1950) is a writer who runs it."),
+    ("Stub", ""),
+    ("Stub", "Stub ( is a"),
+    ("Radio Mast", "The Radio Mast is a transmitter of the broadcasting company in the hills."),
+]
+
+
+@pytest.mark.parametrize(("title", "text", "kind"), NO_PLACES)
+def test_what_is_no_place_is_told(title, text, kind):
+    assert why_no_place(title, text) == kind
+
+
+@pytest.mark.parametrize(("title", "text"), PLACES)
+def test_places_are_left_alone(title, text):
+    assert why_no_place(title, text) == ""
+
+
+def test_the_type_counts_in_every_language_and_words_in_english_alone():
+    assert why_no_place("X", "Y", "event", "de") == "an event" and why_no_place("X", "Y", "city", "de") == ""
+    title, text, kind = NO_PLACES[2]
+    assert (why_no_place(title, text, None, "fr"), why_no_place(title, text, None, "simple")) == ("", kind)
+
+
+def test_classes_of_wikidata():
+    assert class_is_no_place("Q5") == "a person" and class_is_no_place(["Q178561"]) == "an event"
+    assert class_is_no_place("Q515, Q5") == "" and class_is_no_place("[Q5, Q13406463]") == "a person"
+    assert class_is_no_place(None) == class_is_no_place("") == class_is_no_place("Q55") == class_is_no_place([]) == ""
+    assert set(NO_PLACE_CLASSES.values()) == {"a person", "an event", "a list", "a thing"}
+
+
+@given(st.text(max_size=300), st.text(max_size=900), st.sampled_from([None, "city", "event"]))
+def test_any_text_gets_an_answer(title, text, kind):
+    assert why_no_place(title, text, kind) in ("", "a person", "an event", "a list", "a thing")
+
+
+def test_no_text_takes_long():
+    text = "X is " + "a the is a " * 60
+    assert why_no_place("X", text * 1000) == "" and why_no_place("(" * 500, "(" * 600 + ")" * 600) == ""
+
+
+def test_real_articles_about_places_are_kept():
+    try:
+        file = next(path for path in real_data()["csv"] if path.name.startswith("wikipedia_places"))
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    with gzip.open(file, "rt", encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    wrong = [(row["name"], kind) for row in rows if (kind := why_no_place(row["name"], row["text"]))]
+    assert len(rows) == 1573 and wrong == []
