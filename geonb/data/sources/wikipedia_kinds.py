@@ -63,8 +63,9 @@ _ASIDE = re.compile(r"\s*\([^()]*\)")
 _IS = re.compile(
     r"\b(?:is|was|are|were)\s+(?:an?|the|one\s+of\s+the)\s+(.+?)"
     r"(?=\s+(?:of|in|on|at|by|from|for|to|near|between|during|along|with|within|among|under|over|about"
-    r"|above|below|around|after|before|as|but|that|which|who|whose|where|when|while|located|situated|held|fought|based|founded|headquartered|operated|built|made|set|published|written"
-    r"|released|born|serving|known|and)\b|\s*[,.;:]|\s*$)",
+    r"|above|below|around|after|before|as|but|that|which|who|whose|where|when|while|located|situated|held|fought"
+    r"|based|founded|headquartered|operated|built|made|set|published|written|released|born"
+    r"|serving|known|and)\b|\s*[,.;:]|\s*$)",
     re.DOTALL,
 )
 
