@@ -14,6 +14,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -78,7 +79,7 @@ SCENES = [
     Scene("2024-02-01", 1000, cloud=95),  # too cloudy
     Scene("2024-03-01", 1500, clear=None),  # without a score
     Scene("2024-05-05", 2000, clear=lambda x, y: np.where(x % 40 < 20, 0.95, 0.1)),
-    Scene("2024-06-06", 2500, clear=lambda x, y: np.full(x.shape, 0.8)),
+    Scene("2024-06-06", 2501, clear=lambda x, y: np.full(x.shape, 0.8)),
     Scene("2024-07-07", 3000, clear=lambda x, y: np.full(x.shape, 0.99), covers=lambda x, y: y % 80 < 40),
     Scene("2024-08-08", 3500, clear=lambda x, y: np.full(x.shape, 0.7)),
     Scene("2025-01-01", 4000),  # the day after the last
@@ -735,8 +736,14 @@ def test_places_outside_utm_are_not_asked_for(service):
 
 
 def test_as_many_requests_at_a_time_as_there_are_workers(service):
-    service.server.tricks = [{"delay": 0.05}] * 12
-    chips(np.repeat(POINTS[:1], 12, 0), workers=5)
+    together, respond = threading.Barrier(5), answer(SCENES)
+
+    def wait_for_five(request):
+        together.wait(30)
+        return respond(request)
+
+    service.server.answer = wait_for_five
+    chips(np.repeat(POINTS[:1], 15, 0), workers=5)
     assert service.server.most_at_once == 5
 
 
@@ -808,6 +815,7 @@ FAULTS = {
     "a pickle in .npy": {"status": 200, "body": pickled()},
     "an .npz": {"status": 200, "body": b"PK\x03\x04" + bytes(100)},
     "a wrong shape": {"status": 200, "body": npy(np.zeros((SIZE, SIZE + 1), [(n, "<u2") for n in BANDS + module.EXTRA]))},
+    "a wrong shape of the same size": {"status": 200, "body": npy(np.zeros((4, 16), [(n, "<u2") for n in BANDS + module.EXTRA]))},
     "wrong types": {"status": 200, "body": wrong_dtype("<i4")},
     "byte order": {"status": 200, "body": wrong_dtype(">u2")},
     "bands missing": {"status": 200, "body": npy(np.zeros((SIZE, SIZE), [(n, "<u2") for n in BANDS]))},
@@ -837,14 +845,16 @@ def test_a_slow_server_runs_into_the_time_limit(service, undisturbed, tmp_path, 
     assert tree(make(tmp_path / "store", POINTS[:3], workers=1).path) == undisturbed
 
 
-def test_waits_grow_and_follow_what_the_server_asks_for(service):
+def test_waits_grow_and_follow_what_the_server_asks_for_and_a_refusal_holds_all_threads(service, monkeypatch):
+    held, hold = [], module._Pace.hold
+    monkeypatch.setattr(module._Pace, "hold", lambda pace, seconds: (held.append(seconds), hold(pace, seconds)))
     service.server.tricks = [dict(FAULTS["503"]), dict(FAULTS["503"])]
     chips(POINTS[:1])
-    assert service.slept == [15, 30]
+    assert service.slept == [15, 30] and not held
     service.slept.clear()
     service.server.tricks = [dict(FAULTS["429 with Retry-After"]), dict(FAULTS["429"], headers={"Retry-After": "86400"})]
     chips(POINTS[:1])
-    assert [round(s) for s in service.slept] == [77, 300]  # no more than five minutes
+    assert [round(s) for s in service.slept] == held == [77, 300]  # no more than five minutes
 
 
 def test_the_clients_own_retries_come_first(service, monkeypatch):
@@ -881,26 +891,26 @@ from geonb.data.sources import earthengine as module
 url, key, out, points = sys.argv[1:]
 module.HIGH_VOLUME, module._sleep = url, lambda seconds: None
 module.connect("my-project", key_file=key)
-module.from_earthengine(out, np.array(eval(points)), period=("2024-01-01", "2025-01-01"), size=8, workers=2, progress=False)
+module.from_earthengine(out, np.array(eval(points)), period=("2024-01-01", "2025-01-01"), size=8, workers=8, progress=False)
 """
 
 
 def test_a_process_that_is_killed_goes_on_and_gives_the_same_bytes(service, tmp_path):
     points = np.stack([np.linspace(-120, 120, 70), np.linspace(-50, 60, 70)], 1)  # two batches
     (tmp_path / "a").mkdir()
-    undisturbed = tree(make(tmp_path / "a" / "store", points).path)
+    undisturbed = tree(make(tmp_path / "a" / "store", points, workers=8).path)
     service.server.tricks = {"/v1/projects/my-project/image:computePixels": [{}] * 67 + [{"delay": 60}] * 3}
     command = [sys.executable, "-c", JOB, service.server.url, str(service.key), str(tmp_path / "store"), str(points.tolist())]
     service.server.seen.clear()
     with subprocess.Popen(command, env=os.environ | {"no_proxy": "127.0.0.1"}) as process:
         deadline = time.monotonic() + 60
-        while len(service.asked) < 69 and time.monotonic() < deadline:
+        while len(service.asked) < 70 and time.monotonic() < deadline:
             time.sleep(0.02)
         os.kill(process.pid, signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL and not (tmp_path / "store").exists()
     service.server.tricks = []
     service.server.seen.clear()
-    assert tree(make(tmp_path / "store", points).path) == undisturbed
+    assert tree(make(tmp_path / "store", points, workers=8).path) == undisturbed
     assert len(service.asked) == 6  # the second batch only
 
 
