@@ -507,7 +507,9 @@ def _judge(error: Exception) -> tuple[str, float]:
         if error.code not in RETRY:
             raise Failed(reason) from error
         return reason, _patience(reason, error.headers)
-    cause = error.reason if isinstance(error, URLError) and isinstance(error.reason, Exception) else error
+    cause = error.reason if isinstance(error, URLError) else error
+    if isinstance(cause, str):
+        raise Failed(plain(cause)) from error
     reason = f"{type(cause).__name__}: {plain(str(cause))}"
     if isinstance(cause, (socket.gaierror, ConnectionRefusedError)):
         raise _NoConnection(f"no connection ({cause})") from error
