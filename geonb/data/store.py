@@ -610,7 +610,7 @@ def _check_bands(where, bands, count: int) -> None:
         )
 
 
-def _check_scaling(where: str, images: np.ndarray, first: int) -> None:
+def check_scaling(where: str, images: np.ndarray, first: int) -> None:
     """Refuse images that cannot be surface reflectance x 10000; ``first`` is the number of the first image."""
     flat = images.reshape(len(images), -1)
     top, mean = flat.max(1), flat.mean(1, dtype=np.float64)
@@ -634,7 +634,7 @@ def _check_content(store: PlaceStore) -> None:
         rows = np.argsort(store._image_row, kind="stable")[(store._image_row < 0).sum() :]
         for start in range(0, len(rows), IMAGES_PER_CHUNK):
             chunk = store.images(rows[start : start + IMAGES_PER_CHUNK])
-            _check_scaling(str(store.path / "images.zarr"), chunk, start)
+            check_scaling(str(store.path / "images.zarr"), chunk, start)
             content.update(chunk)
     _hash_table(content, store.places)
     if store._texts is not None:
@@ -811,7 +811,7 @@ def _write_images(folder: Path, images, rows, place_id, dates, gsd_m, bands, con
         if len(chunk) == 0:
             continue
         _check_bands("images", bands, chunk.shape[1])
-        _check_scaling("images", chunk, seen)
+        check_scaling("images", chunk, seen)
         if not size:
             shape = chunk.shape[1:]
             _check_disk(folder, len(rows) * chunk[0].nbytes)

@@ -1,4 +1,4 @@
-"""Maps for a notebook with a kernel: leafmap, with layers of tiles and, once you are signed in, of Earth Engine."""
+"""Maps for a notebook with a kernel: leafmap, with tiles of your choice, Earth Engine's too once you are signed in."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from geonb.explore.linked import PALETTE
 MOST_POINTS = 20_000  # drawn by the browser one by one
 
 
-def live_map(lonlat, labels=None, *, color: str = PALETTE[0], layers=(), height: str = "480px"):
+def live_map(lonlat, labels=None, *, color: str = PALETTE[0], tiles=(), height: str = "480px"):
     """A leafmap map with places as points and the label of the place that was clicked below it.
 
     Args:
         lonlat: positions (n, 2), degrees; of more than 20,000, every k-th is drawn.
         labels: n strings, shown as text, whatever they hold.
         color: of the points, as in CSS.
-        layers: Earth Engine layers below the points, each (object, visualisation parameters, name), for those who have
-            called :func:`geonb.data.sources.earthengine.connect`.
+        tiles: layers below the points, each (address with {x}, {y} and {z}, name, whom to credit); of an Earth Engine
+            image ``image.getMapId(style)["tile_fetcher"].url_format`` is the address.
         height: of the map, as in CSS.
 
     Returns:
@@ -38,8 +38,8 @@ def live_map(lonlat, labels=None, *, color: str = PALETTE[0], layers=(), height:
         raise ValueError(f"{len(lonlat)} positions and {len(labels)} labels do not match")
     world = leafmap.Map(center=np.median(lonlat, 0)[::-1].tolist(), zoom=2)
     world.layout.height = height
-    for layer, style, name in layers:
-        world.add_ee_layer(layer, style, name=name)
+    for address, name, credit in tiles:
+        world.add_tile_layer(address, name=name, attribution=credit)
     rows = range(0, len(lonlat), -(-len(lonlat) // MOST_POINTS))
     points = ipyleaflet.GeoJSON(
         data={

@@ -123,8 +123,11 @@ def test_a_chip_that_is_not_as_it_should_be_is_refused(tmp_path, wrong, message)
 
 def test_places_without_data_are_counted_and_none_at_all_is_an_error(tmp_path):
     empty = Chip(np.zeros((len(BANDS), 16, 16), np.uint16))
-    store = make(tmp_path / "some", POINTS[:2], lambda points: [empty, paint(points[1])], batch=2)
-    assert store.manifest["made"]["left_out"] == {"no data in the whole chip": 1}
+    dark = Chip(np.full((len(BANDS), 16, 16), 200, np.uint16))
+    store = make(tmp_path / "some", POINTS[:3], lambda points: [empty, paint(points[1]), dark], batch=3)
+    assert store.manifest["made"]["left_out"] == {
+        "no data in the whole chip": 1, "too dark or too bright to be reflectance": 1
+    }  # fmt: skip
     with pytest.raises(WorkError, match="no chip was found at 2 positions\n2 left out: at sea"):
         make(tmp_path / "none", POINTS[:2], lambda points: ["at sea"] * len(points))
 

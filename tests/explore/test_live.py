@@ -39,10 +39,10 @@ def test_lengths_that_do_not_match_are_refused():
         live_map(np.empty((0, 2)))
 
 
-def test_layers_are_given_to_leafmap(monkeypatch):
-    import leafmap
+def test_tiles_lie_below_the_points_with_their_credit():
+    import ipyleaflet
 
-    given = []
-    monkeypatch.setattr(leafmap.Map, "add_ee_layer", lambda self, *args, **named: given.append((args, named)))
-    live_map([[0, 0]], layers=[("image", {"min": 0}, "Composite")])
-    assert given == [(("image", {"min": 0}), {"name": "Composite"})]
+    world = live_map([[0, 0]], tiles=[("https://example.org/{z}/{x}/{y}.png", "Composite", "Copernicus")])
+    kinds = [type(layer) for layer in world.layers]
+    assert kinds == [ipyleaflet.TileLayer, ipyleaflet.TileLayer, ipyleaflet.GeoJSON]
+    assert (world.layers[1].name, world.layers[1].attribution) == ("Composite", "Copernicus")

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from geonb._coords import check_lonlat
-from geonb.data.store import BANDS, PLACE_COLUMNS, SCALE, PlaceStore, write_store
+from geonb.data.store import BANDS, PLACE_COLUMNS, SCALE, PlaceStore, StoreError, check_scaling, write_store
 from geonb.data.work import Skips, Work, WorkError, acquire
 
 _DATE = re.compile(r"(\d{4}-\d{2}-\d{2})?")
@@ -142,6 +142,8 @@ def _part(rows: np.ndarray, found: list[Chip | str], size: int) -> tuple[pa.Tabl
             raise ValueError(f"place {row}: the source gave the date {chip.date!r}, which is not YYYY-MM-DD")
         elif not chip.image.any():
             skips.add("no data in the whole chip", f"place {row}")
+        elif not _is_reflectance(chip.image):
+            skips.add("too dark or too bright to be reflectance", f"place {row}")
         else:
             kept.append((row, chip))
     names = sorted({name for _, chip in kept for name in chip.columns})
@@ -158,6 +160,14 @@ def _part(rows: np.ndarray, found: list[Chip | str], size: int) -> tuple[pa.Tabl
     )
     chips = np.stack([chip.image for _, chip in kept]) if kept else np.empty((0, len(BANDS), size, size), np.uint16)
     return table, chips, skips
+
+
+def _is_reflectance(image: np.ndarray) -> bool:
+    try:
+        check_scaling("chip", image[None], 0)
+    except StoreError:
+        return False
+    return True
 
 
 def _column(values: list) -> pa.Array:
