@@ -520,13 +520,13 @@ def _judge(error: Exception) -> tuple[str, float]:
 
 def _patience(reason: str, headers) -> float:
     """The seconds of Retry-After; Failed where they are too many to wait for."""
-    wait = _retry_after(headers.get("Retry-After", ""))
+    wait = retry_after(headers.get("Retry-After", ""))
     if wait > MAX_WAIT_S:
         raise Failed(f"{reason}; it asks to come back in {wait:,.0f} s")
     return wait
 
 
-def _retry_after(value: str) -> float:
+def retry_after(value: str) -> float:
     """Seconds of a Retry-After header, which has seconds or a date; 0 where it has neither."""
     if value.strip().isdecimal():
         return float(value)
