@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import shutil
 import tarfile
+import threading
 import warnings
 import zipfile
 
@@ -14,12 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from faulty import tree
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from geonb.data.sources import chipsets
 from geonb.data.sources.chipsets import from_major_tom, from_s2_100k, from_ssl4eo
 from geonb.data.sources.local import real_data
 from geonb.data.store import BANDS, PlaceStore, check_store
-from geonb.data.work import WorkError
+from geonb.data.work import Skips, WorkError
 
 rasterio = pytest.importorskip("rasterio")
 
@@ -181,6 +185,26 @@ def test_every_row_and_file_that_cannot_be_used_is_counted_by_reason(tmp_path):
     assert "patch_10.tif" in card(store) or "patch_14.tif" in card(store)
 
 
+@pytest.mark.parametrize(
+    ("transform", "reason"),
+    [
+        ((1, 0, 0, 0, 1, 0), "not georeferenced, so it has no position"),
+        ((10, 0, 500_000, 0, 10, 10_000), "not north up"),
+        ((10, 1, 500_000, 1, -10, 10_000), "not north up"),
+        ((20, 0, 500_000, 0, -20, 10_000), "its pixels are not 10 m wide"),
+        ((10, 0, 9e9, 0, -10, 9e9), "its position is not on Earth"),
+    ],
+)
+def test_a_chip_whose_place_cannot_be_told_is_left_out(tmp_path, transform, reason):
+    from rasterio.transform import Affine
+
+    s2_100k(tmp_path / "set", 2)
+    with rasterio.open(tmp_path / "set/images/patch_1.tif", "r+") as target:
+        target.transform = Affine(*transform)
+    store = from_s2_100k(tmp_path / "store", tmp_path / "set", size=64, progress=False)
+    assert left_out(store) == {reason: 1}
+
+
 def test_an_index_that_is_missing_or_none_raises_with_the_file(tmp_path):
     with pytest.raises(ValueError, match="no such folder"):
         from_s2_100k(tmp_path / "s", tmp_path / "absent")
@@ -249,6 +273,17 @@ def test_a_hostile_tar_file_reaches_nothing_outside_and_what_is_good_in_it_is_re
     assert set(tmp_path.rglob("*")) - set(before) == {store.path, *store.path.rglob("*")}
 
 
+def test_a_good_second_copy_takes_the_place_of_a_damaged_first(tmp_path):
+    files = s2_100k(tmp_path / "set", 2)
+    shutil.rmtree(tmp_path / "set/images")
+    good = files["patch_0.tif"]
+    write_tar(tmp_path / "set/a.tar", [("patch_0.tif", good[:5000]), ("patch_0.tif", good), ("b/patch_0.tif", good)])
+    write_tar(tmp_path / "set/b.tar", [("patch_1.tif", files["patch_1.tif"]), ("patch_0.tif", good)])
+    store = from_s2_100k(tmp_path / "store", tmp_path / "set", size=64, progress=False)
+    np.testing.assert_array_equal(store.images([0, 1]), [pixels(0), pixels(1)])
+    assert left_out(store) == {"a second copy": 2, "cannot be read as a GeoTIFF; it may be damaged": 1}
+
+
 def test_claims_of_enormous_size_are_refused_before_anything_is_read(tmp_path):
     s2_100k(tmp_path / "set", 4)
     names = iter(("patch_0.tif", "patch_1.tif"))
@@ -296,13 +331,14 @@ def test_work_that_was_stopped_at_any_point_ends_in_the_same_bytes(tmp_path, mon
     put(tmp_path / "set/images/patch_1.tif", b"damaged")
     monkeypatch.setattr(chipsets, "PART", 2)
     whole = from_s2_100k(tmp_path / "a/store", tmp_path / "set", size=64, progress=False)
-    read, calls = chipsets._one_tif, {"n": 0}
+    read, calls, lock = chipsets._one_tif, {"n": 0}, threading.Lock()
     for stop in range(1, 12):
 
         def one_tif(data, size, stop=stop):
-            calls["n"] += 1
-            if calls["n"] == stop:
-                raise KeyboardInterrupt
+            with lock:
+                calls["n"] += 1
+                if calls["n"] == stop:
+                    raise KeyboardInterrupt
             return read(data, size)
 
         calls["n"] = 0
@@ -356,6 +392,61 @@ def test_the_real_chips_are_read_as_the_set_has_them(tmp_path):
     small = from_s2_100k(tmp_path / "small", tmp_path / "set", size=100, progress=False)
     assert small.images([0]).shape == (1, 12, 100, 100) and set(small.column("offset_removed")) <= {0, 1000}
     np.testing.assert_array_equal(small.lonlat, store.lonlat)
+
+
+# --- damage of any kind
+
+ONE_TIF = tif(pixels(0, 16))
+
+
+def damaged(data: bytes, hits) -> bytes:
+    data = bytearray(data)
+    for at, value in hits:
+        data[at % len(data)] = value
+    return bytes(data)
+
+
+hits = st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 255)), max_size=12)
+
+
+@settings(max_examples=150, deadline=None)
+@given(hits=hits, end=st.integers(0, len(ONE_TIF)))
+def test_a_damaged_geotiff_is_read_or_unfit_and_nothing_else(hits, end):
+    for data in (damaged(ONE_TIF, [(at % 600, v) for at, v in hits]), damaged(ONE_TIF, hits)[:end]):
+        try:
+            image, *_ = chipsets._one_tif(data, 16)
+        except chipsets._Unfit as unfit:
+            assert unfit.reason
+        else:
+            assert image.shape == (12, 16, 16) and image.dtype == np.uint16
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(hits=hits, end=st.integers(1, 40))
+def test_a_damaged_tar_file_gives_members_that_lie_in_it(tmp_path, hits, end):
+    path = tmp_path / "a.tar"
+    write_tar(path, [(f"patch_{i}.tif", bytes(700)) for i in range(4)], format=tarfile.PAX_FORMAT)
+    path.write_bytes(damaged(path.read_bytes(), hits)[: end * 512])
+    skips = Skips()
+    entries = chipsets._tar_entries(path, chipsets._TIF, skips)
+    assert len(entries) <= 4 and all(e.offset + e.size <= path.stat().st_size for e in entries)
+    for entry in entries:
+        assert len(chipsets._entry_bytes(entry)) == entry.size
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(st.tuples(st.text(max_size=20), st.text(max_size=8), st.floats() | st.text(max_size=8)), max_size=8))
+def test_every_row_of_an_index_is_used_or_counted(tmp_path, rows):
+    with (tmp_path / "index.csv").open("w", newline="", encoding="utf-8", errors="replace") as stream:
+        csv.writer(stream).writerows([["fn", "lon", "lat"], *[[f"{a}.tif", b, c] for a, b, c in rows]])
+    skips = Skips()
+    try:
+        index = chipsets._read_index(tmp_path / "index.csv", skips)
+    except ValueError as error:  # such as a row cut in two by a lone carriage return
+        assert "index.csv" in str(error)
+        return
+    assert len(index) + sum(skips.counts.values()) >= len(rows)
+    assert all(abs(lon) <= 180 and abs(lat) <= 90 and "/" not in name for name, (lon, lat) in index.items())
 
 
 # --- SSL4EO-S12
@@ -556,6 +647,20 @@ def test_hostile_zarr_files_run_nothing_and_are_counted(tmp_path, monkeypatch):
     assert store.place_id.tolist() == ["ssl4eo-ok"] and not ran
     assert sum(left_out(store).values()) == len(bad)
     assert left_out(store)["a Zarr array that is not of plain numbers"] == 2
+
+
+def test_damaged_zarr_files_are_read_or_counted(tmp_path):
+    values, clouds, names = ssl4eo_11(1)
+    good, rng = zarr_zip(values, clouds, names, many=False), np.random.default_rng(1)
+    members = [("good.zarr.zip", good)]
+    for i in range(60):
+        hit = [(int(at), int(v)) for at, v in zip(rng.integers(0, len(good), 200), rng.integers(0, 256, 200), strict=True)]
+        members.append((f"bad{i}.zarr.zip", damaged(good, hit)))
+        plain = rewritten(good, lambda n, d, hit=hit: damaged(d, hit[:2]) if n.endswith((".zarray", "0.0")) else d)
+        members.append((f"meta{i}.zarr.zip", plain))
+    write_tar(tmp_path / "set/a.tar", members)
+    store = from_ssl4eo(tmp_path / "store", tmp_path / "set", size=40, progress=False)
+    assert "ssl4eo-good" in store.place_id and len(store) + sum(left_out(store).values()) == 121
 
 
 def test_a_folder_in_no_layout_and_an_unknown_season_say_so(tmp_path):

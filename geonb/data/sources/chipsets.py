@@ -31,12 +31,15 @@ import os
 import re
 import stat
 import tarfile
+import threading
 import zipfile
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -56,6 +59,7 @@ FAR_KM = 5.0
 OFFSET = 1000  # in the digital numbers of processing baseline 04.00 and later
 OFFSET_FROM = "2022-01-25"
 PART = 256  # chips read before their rows are kept
+AHEAD = 16  # chips read ahead
 BATCH = 32  # chips handed to the store at a time
 
 _TIF = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}\.tif")
@@ -85,8 +89,11 @@ class _Found:
     columns: dict[str, float | str | None]
 
 
-_Part = Callable[[Skips], Iterable[tuple[str, Callable[[], _Found]]]]
-"""Some chips of a set: the name of each, and the function that reads it or raises :class:`_Unfit`."""
+_Part = Callable[[Skips], Iterable[tuple[str, Callable[[], _Found]] | None]]
+"""Some chips of a set: the name of each, and the function that reads it or raises :class:`_Unfit`.
+
+Functions are called from several threads, a few later than they were given; None calls those that are waiting first.
+"""
 
 
 # --- the three sets -------------------------------------------------------------------------------------
@@ -325,7 +332,7 @@ def _make(
             dates=found["date"].to_pylist(),
             simulated={"location": False, "image": False},
             made=work.made(
-                f"geonb.data.sources.chipsets ({title})", left_out=skips.counts,
+                f"geonb.data.sources.chipsets ({title})", left_out=dict(sorted(skips.counts.items())),
                 images={"source": source, "license": license},
             ),
             datacard=_card(title, found, skips, size, source, license),
@@ -397,18 +404,38 @@ def _images(work: Work, names: list[str], parts: list[_Part], size: int, progres
 
 
 def _read(part: _Part, wanted: Callable[[str], bool], skips: Skips, size: int) -> Iterator[tuple[str, _Found]]:
-    for key, take in part(skips):
-        if not wanted(key):
-            skips.add("a second copy", _shown(key))
-            continue
+    """The chips of a part that are wanted and fit, in its order; some are read ahead, by several threads."""
+
+    def one(take: Callable[[], _Found]) -> _Found | _Unfit:
         try:
             found = take()
             _check_chip(found, size)
         except _Unfit as unfit:
-            skips.add(unfit.reason, unfit.example or _shown(key))
-            continue
+            return unfit
         found.columns["nodata_share"] = float((found.image == 0).all(0).mean())
-        yield key, found
+        return found
+
+    waiting: deque = deque()
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        try:
+            for item in chain(part(skips), [None]):
+                if item is not None:
+                    key, take = item
+                    waiting.append((key, pool.submit(one, take) if wanted(key) else None))
+                while waiting and (item is None or len(waiting) >= AHEAD):
+                    key, reading = waiting.popleft()
+                    if reading is None or not wanted(key):  # the first copy may have come while this one was read
+                        skips.add("a second copy", _shown(key))
+                        continue
+                    found = reading.result()
+                    if isinstance(found, _Unfit):
+                        skips.add(found.reason, found.example or _shown(key))
+                    else:
+                        yield key, found
+        finally:
+            for _, reading in waiting:
+                if reading is not None:
+                    reading.cancel()
 
 
 def _check_chip(found: _Found, size: int) -> None:
@@ -586,9 +613,12 @@ def _tar_entries(path: Path, pattern: re.Pattern, skips: Skips) -> list[_Entry]:
 @contextmanager
 def _open_tif(data: bytes, bands: int):
     """A GeoTIFF in memory, whose header makes no claims that reading could not bear."""
+    from rasterio._err import CPLE_BaseError  # rasterio lets some of GDAL's own errors through
     from rasterio.errors import CRSError, RasterioError
     from rasterio.io import MemoryFile
 
+    if not data:
+        raise _Unfit("an empty file")
     try:
         # By name of the driver: other formats may refer to files and addresses elsewhere.
         with MemoryFile(data) as memory, memory.open(driver="GTiff") as source:
@@ -601,11 +631,13 @@ def _open_tif(data: bytes, bands: int):
                 raise _Unfit(f"pixels are {source.dtypes[0]}, not uint16")
             if source.crs is None:
                 raise _Unfit("no reference system, so it has no position")
-            _, b, _, d, _, _ = source.transform[:6]
-            if b or d:
+            a, b, _, d, e, _ = source.transform[:6]
+            if source.transform.is_identity:
+                raise _Unfit("not georeferenced, so it has no position")
+            if b or d or not (a > 0 > e):
                 raise _Unfit("not north up")
             yield source
-    except (RasterioError, CRSError, MemoryError) as error:
+    except (RasterioError, CPLE_BaseError, CRSError, MemoryError) as error:
         raise _Unfit("cannot be read as a GeoTIFF; it may be damaged") from error
 
 
@@ -666,6 +698,7 @@ def _epsg(crs) -> float:
 
 
 def _lonlat(crs, point: tuple[float, float]) -> tuple[float, float]:
+    from rasterio._err import CPLE_BaseError
     from rasterio.errors import RasterioError
     from rasterio.warp import transform
 
@@ -673,7 +706,7 @@ def _lonlat(crs, point: tuple[float, float]) -> tuple[float, float]:
         return float(point[0]), float(point[1])
     try:
         (lon,), (lat,) = transform(crs, "EPSG:4326", [point[0]], [point[1]])
-    except RasterioError as error:
+    except (RasterioError, CPLE_BaseError) as error:
         raise _Unfit("its position is not on Earth") from error
     return lon, lat
 
@@ -800,7 +833,7 @@ class _Zarr:
     def __init__(self, stream):
         self._zip = zipfile.ZipFile(stream)
         self._names = set(self._zip.namelist())
-        self._last: tuple = (None, None)
+        self._last: dict[str, tuple[str, np.ndarray]] = {}  # one chunk of each array
 
     def about(self, name: str) -> dict:
         """Shape, chunks, dtype and how to decode an array; raises for what is not read here."""
@@ -836,7 +869,7 @@ class _Zarr:
 
     def _chunk(self, name: str, about: dict, grid: list[int]) -> np.ndarray:
         key = f"{name}/{'.'.join(map(str, grid or [0]))}"
-        if self._last[0] != key:
+        if self._last.get(name, ("",))[0] != key:
             from numcodecs.blosc import Blosc
 
             if key not in self._names:  # nothing but the fill value is not stored
@@ -848,8 +881,8 @@ class _Zarr:
                 data = Blosc().decode(data)
             if len(data) != about["size"]:
                 raise _Unfit("a Zarr chunk of another size than it should have", key)
-            self._last = key, np.frombuffer(data, about["dtype"]).reshape(about["chunks"])
-        return self._last[1]
+            self._last[name] = key, np.frombuffer(data, about["dtype"]).reshape(about["chunks"])
+        return self._last[name][1]
 
     def _bytes(self, name: str, limit: int) -> bytes:
         if self._zip.getinfo(name).file_size > limit:
@@ -873,6 +906,8 @@ def _zarr_faults(where: str):
 def _zarr_part(path: Path, options: dict) -> _Part:
     """A file of version 1.1 with many locations: ``bands`` (sample, time, band, y, x), with the offset."""
 
+    lock = threading.Lock()  # the locations share a file, and a chunk of it
+
     def part(skips: Skips):
         try:
             with _zarr_faults(path.name), path.open("rb") as stream:
@@ -885,11 +920,12 @@ def _zarr_part(path: Path, options: dict) -> _Part:
                     for row, (chosen, cloud) in enumerate(picked):
                         if chosen == time:
                             yield names[row], lambda row=row, cloud=cloud, time=time: take(zarr, (row,), time, cloud)
+                yield None  # while the file is open
         except _Unfit as unfit:
             skips.add(unfit.reason, unfit.example)
 
     def take(zarr: _Zarr, row: tuple, time: int, cloud: float) -> _Found:
-        with _zarr_faults(path.name):
+        with lock, _zarr_faults(path.name):
             return _from_zarr(zarr, row, time, cloud, OFFSET, options)
 
     return part
@@ -1004,6 +1040,8 @@ def _cell_fault(row: dict, max_cloud: float, max_nodata: float) -> str:
 
 
 def _cells_part(path: Path, rows: Sequence[dict], size: int, harmonise: bool) -> _Part:
+    lock = threading.Lock()  # the rows share a file
+
     def part(skips: Skips):
         try:
             file = pq.ParquetFile(path)
@@ -1018,9 +1056,11 @@ def _cells_part(path: Path, rows: Sequence[dict], size: int, harmonise: bool) ->
         with file:
             for row in rows:
                 yield row["grid_cell"], lambda row=row: take(file, ends, row)
+            yield None  # while the file is open
 
     def take(file: pq.ParquetFile, ends: np.ndarray, row: dict) -> _Found:
-        cells = _cell_bytes(file, ends, row, path.name)
+        with lock:
+            cells = _cell_bytes(file, ends, row, path.name)
         image, lon, lat, epsg = _band_stack(lambda band: cells[_LONG_NAMES[band]], size)
         product = row["product_id"] or ""
         image, columns = _harmonise(image, _declared(product), harmonise)
