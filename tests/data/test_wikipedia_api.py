@@ -265,11 +265,13 @@ def test_articles_around_points_and_across_the_antimeridian(tmp_path):
 
 
 def test_the_first_articles_only(tmp_path):
-    pages = made(90)
+    pages = made(300)
+    ids = sorted(pages)
+    pages[ids[3]]["text"] = ""
     with serve(answer=Wiki(pages)) as server:
         store = get(tmp_path / "s", server, limit=25)
         asked = [r for r in server.seen if "prop" in r.query]
-    assert store.place_id.tolist() == [f"enwiki-{i}" for i in sorted(pages)[:25]] and len(asked) == 2
+    assert store.place_id.tolist() == [f"enwiki-{i}" for i in [*ids[:3], *ids[4:26]]] and len(asked) == 5
 
 
 def test_hostile_answers_do_no_harm(tmp_path):

@@ -244,18 +244,19 @@ def test_parts_have_every_row_once_and_are_not_too_large(groups, rows_per_part):
 
 def test_nothing_but_the_file_is_within_reach(tmp_path):
     file = write(rows(5), tmp_path / "it's [a] *.parquet")
+    write(rows(7), tmp_path / "it's a x.parquet")  # which the name of the other would match as a pattern
     secret = tmp_path / "secret.txt"
     secret.write_text("x")
     with wikipedia_table._connect(file) as con:
-        assert con.execute("SELECT count(*) FROM read_parquet(?)", [file]).fetchone() == (5,)
+        assert con.execute("SELECT count(*) FROM read_parquet(?)", [wikipedia_table._pattern(file)]).fetchone() == (5,)
         for query in (
-            f"SELECT * FROM read_text('{secret}')", f"COPY (SELECT 1) TO '{tmp_path}/out.csv'", "INSTALL httpfs",
+            f"SELECT * FROM read_text('{secret}')", f"SELECT * FROM read_parquet('{tmp_path}/*x.parquet')", f"COPY (SELECT 1) TO '{tmp_path}/out.csv'", "INSTALL httpfs",
             f"ATTACH '{tmp_path}/x.db'", "SET enable_external_access = true", "SET memory_limit = '9GB'",
             "SELECT * FROM read_parquet('hf://datasets/a/b/c.parquet')",
         ):  # fmt: skip
             with pytest.raises(duckdb.Error):
                 con.execute(query)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["it's [a] *.parquet", "secret.txt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["it's [a] *.parquet", "it's a x.parquet", "secret.txt"]
     assert len(get(tmp_path / "s", file)) == 5
 
 

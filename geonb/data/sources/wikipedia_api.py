@@ -37,7 +37,7 @@ MAX_RADIUS_KM, MIN_RADIUS_M = 10.0, 10
 CIRCLE_LIMIT = 500  # pages that a circle gives at most
 FULL = 450  # pages that were deleted are taken out of the 500 after those are counted
 PER_REQUEST = {"intro": 20, "full": 1}
-PER_PART = {"intro": 200, "full": 50}
+PER_PART = {"intro": 100, "full": 25}
 SECONDS = 1.5  # a request, about
 CROWDED = "a circle of 10 m with more pages than the service gives (a circle, not an article)"
 KM_PER_DEGREE = EARTH_RADIUS_KM * math.pi / 180
@@ -142,8 +142,8 @@ def from_api(
         if not work.done("search"):
             pages, skips = search(api, pieces, max_requests, progress)
             work.put("search", pa.table({"page_id": pa.array(sorted(pages), pa.int64())}), skips)
-        pages, crowded = work.table("search")["page_id"].to_pylist()[:limit], work.skips(["search"])
-        needed = math.ceil(len(pages) / PER_REQUEST[text])
+        pages, crowded = work.table("search")["page_id"].to_pylist(), work.skips(["search"])
+        needed = math.ceil(min(len(pages), limit or len(pages)) / PER_REQUEST[text])
         _estimate(f"{len(pages):,} articles found", needed, max_requests, progress)
         for start in range(0, len(pages), PER_PART[text]):
             ids = pages[start : start + PER_PART[text]]

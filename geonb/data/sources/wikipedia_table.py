@@ -158,11 +158,12 @@ def read_part(
         box: as in :func:`from_table`.
         filters: of it the longest text, which is not read into memory if it is longer, and whether classes matter.
     """
-    names = {role: '"' + name.replace('"', '""') + '"' for role, name in columns.items()}
+    used = {role: name for role, name in columns.items() if role != "classes" or filters.places_only}
+    names = {role: '"' + name.replace('"', '""') + '"' for role, name in used.items()}
     at = {role: _TYPES.get(role, "CAST({} AS VARCHAR)").format(name) for role, name in names.items()}
     wanted, skips = _wanted(at, box), Skips()
     rows = "FROM read_parquet(?, file_row_number = true) WHERE file_row_number BETWEEN ? AND ?"
-    given, in_rows = [value for *_, values in wanted for value in values], [file, first, last]
+    given, in_rows = [value for *_, values in wanted for value in values], [_pattern(file), first, last]
     cases = " ".join(f"WHEN NOT {test} THEN '{reason}'" for reason, test, _ in wanted)
     title = f"arg_min(coalesce({at['title']}, ''), file_row_number)"
     count = f"SELECT CASE WHEN false THEN '' {cases} ELSE '' END AS why, count(*), min(file_row_number), {title} {rows}"
@@ -178,7 +179,7 @@ def read_part(
     if len(table) != sum(number for reason, number, *_ in left if not reason):
         raise ValueError(f"{Path(file).name}: changed while it was read; give the same command again")
     why_not = [filters.too_long if long else "" for long in table["long"].to_pylist()]
-    if filters.places_only and "classes" in columns:
+    if "classes" in used:
         kinds = map(class_is_no_place, table["classes"].to_pylist())
         why_not = [why or (kind and f"no place, but {kind}") for why, kind in zip(why_not, kinds, strict=True)]
     for why, page, title in zip(why_not, table["page_id"].to_pylist(), table["title"].to_pylist(), strict=True):
@@ -255,11 +256,11 @@ def _described(file: str, columns: Mapping[str, str]) -> dict:
     """What a file says of itself: name, rows, a hash of its footer, which columns have which role, row groups."""
     shown = Path(file).name
     with _connect(file) as con:
-        there = [name for name, *_ in _ask(con, file, "DESCRIBE SELECT * FROM read_parquet(?)", [file])]
+        there = [name for name, *_ in _ask(con, file, "DESCRIBE SELECT * FROM read_parquet(?)", [_pattern(file)])]
         meta = _ask(
             con, file,
             "SELECT row_group_id, row_group_num_rows, path_in_schema, total_uncompressed_size, total_compressed_size, "
-            "data_page_offset FROM parquet_metadata(?) ORDER BY row_group_id, column_id", [file],
+            "data_page_offset FROM parquet_metadata(?) ORDER BY row_group_id, column_id", [_pattern(file)],
         )  # fmt: skip
     roles = {role: columns.get(role, usual) for role, usual in COLUMNS.items()}
     lacking = [roles[role] for role in roles if roles[role] not in there and (role in NEEDED or role in columns)]
@@ -312,12 +313,17 @@ def _connect(file: str) -> Iterator:
             _ask(con, file, "INSTALL httpfs")
             _ask(con, file, "LOAD httpfs")
         else:
-            con.execute("SET allowed_paths = ?", [[file]])
+            con.execute("SET allowed_paths = ?", [[file, _pattern(file)]])
             con.execute("SET enable_external_access = false")
         con.execute("SET lock_configuration = true")
         yield con
     finally:
         con.close()
+
+
+def _pattern(file: str) -> str:
+    """What DuckDB, which takes every name for a pattern, reads as this name."""
+    return file if file.startswith("hf://") else glob.escape(file)
 
 
 def _ask(con, file: str, query: str, given: Sequence = (), table: bool = False):
