@@ -428,10 +428,9 @@ class Observations:
         return batch
 
     def _images(self, rows: Tensor, present: Tensor) -> Tensor:
-        images = self.store.images(rows[present].numpy())
-        full = np.zeros((len(rows), *images.shape[1:]), np.uint16)
-        full[present.numpy()] = images
-        return torch.from_numpy(full.view(np.int16))  # few operations take unsigned numbers; the encoder reads them so
+        images = self.store.images(rows.numpy(), present.numpy())
+        # Few operations take unsigned numbers; the encoder reads these as such.
+        return torch.from_numpy(images.view(np.int16))
 
 
 def _fabric(config: TrainConfig, out: Path) -> Fabric:

@@ -14,7 +14,6 @@ import os
 import struct
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ import numpy as np
 SHARD_BYTES = 32 << 20  # of images as they are in memory; a shard is encoded in one piece
 IMAGES_PER_SHARD = 256
 LEVEL = 9
+THREADS = min(8, os.cpu_count() or 1)  # that encode or decode
 _ABSENT = np.uint64(2**64 - 1)
 
 
@@ -83,37 +83,41 @@ class Shards:
             OSError: a shard cannot be read.
         """
         out = np.empty((len(rows), *self.shape[1:]), "<u2")
+        self.read_into(out, np.arange(len(rows)), rows)
+        return out
+
+    def read_into(self, out: np.ndarray, at: np.ndarray, rows: np.ndarray) -> None:
+        """As :meth:`read`, but the images become ``out[at]``; ``out`` is little-endian uint16."""
         order = np.argsort(rows, kind="stable")
         workers = _workers(len(rows))
         # Always in threads of their own: on the main thread Blosc would keep threads that do not outlive a fork.
         with ThreadPoolExecutor(workers) as pool:
-            list(pool.map(partial(self._read_into, out, rows), np.array_split(order, workers)))
-        return out
+            list(pool.map(lambda part: self._read_part(out, at[part], rows[part]), np.array_split(order, workers)))
 
-    def _read_into(self, out: np.ndarray, rows: np.ndarray, order: np.ndarray) -> None:
-        shards = rows[order] // self.size
-        for part in np.split(order, np.flatnonzero(np.diff(shards)) + 1):
-            if len(part):
-                self._read_shard(out, rows, part)
+    def _read_part(self, out: np.ndarray, at: np.ndarray, rows: np.ndarray) -> None:
+        """As `read_into`; the rows are in order."""
+        if len(rows):
+            cuts = np.flatnonzero(np.diff(rows // self.size)) + 1
+            for part in zip(np.split(at, cuts), np.split(rows, cuts), strict=True):
+                self._read_shard(out, *part)
 
-    def _read_shard(self, out: np.ndarray, rows: np.ndarray, order: np.ndarray) -> None:
-        shard = int(rows[order[0]]) // self.size
+    def _read_shard(self, out: np.ndarray, at: np.ndarray, rows: np.ndarray) -> None:
+        shard = int(rows[0]) // self.size
         file = os.open(_file(self.folder, shard), os.O_RDONLY | getattr(os, "O_BINARY", 0))
         try:
             index = self._index.get(shard)
             if index is None:
                 index = self._index[shard] = _read_index(file, self.size, f"shard {shard}")
             before = None
-            for i in order.tolist():
-                row = int(rows[i])
-                if before is not None and rows[before] == row:
-                    out[i] = out[before]
+            for i, row in zip(at.tolist(), rows.tolist(), strict=True):
+                if before is not None and before[1] == row:
+                    out[i] = out[before[0]]
                     continue
                 offset, length = map(int, index[row % self.size])
                 if offset == _ABSENT:
                     raise ValueError(f"image {row}: not there")
                 _decode(_read(file, offset, length), out[i], f"image {row}")
-                before = i
+                before = i, row
         finally:
             os.close(file)
 
@@ -146,7 +150,7 @@ def _file(folder: Path, shard: int) -> Path:
 
 
 def _workers(images: int) -> int:
-    return max(1, min(images, os.cpu_count() or 1, 8))
+    return max(1, min(images, THREADS))
 
 
 def _crc32c(data: bytes | np.ndarray) -> bytes:

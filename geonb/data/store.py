@@ -217,17 +217,27 @@ class PlaceStore:
         taken = self._rows(self._text_row, rows, "text")
         return self._texts.take(name, taken) if len(taken) else []
 
-    def images(self, rows) -> np.ndarray:
+    def images(self, rows, present=None) -> np.ndarray:
         """Images uint16 (k, 12, H, W) of places, by row of the store; reflectance x 10000.
+
+        Args:
+            rows: numbers, or a mask of the store's rows.
+            present: a mask (k,) of the rows: where it is false, zeros stand in the place of an image.
 
         Raises:
             StoreError: a row without image, or a damaged chunk.
         """
-        taken = self._rows(self._image_row, rows, "image")
-        if self._images is None:
-            return np.empty((0, len(BANDS), 0, 0), np.uint16)
+        rows = _numbers(rows)
+        at = np.arange(len(rows)) if present is None else np.flatnonzero(present)
+        taken = self._rows(self._image_row, rows[at], "image")
+        shape = (len(BANDS), 0, 0) if self._images is None else self._images.shape[1:]
+        images = np.zeros((len(rows), *shape), "<u2")
         try:
-            return self._images.oindex[taken] if self._shards is None else self._shards.read(taken)
+            if self._shards is not None:
+                self._shards.read_into(images, at, taken)
+            elif len(taken):
+                images[at] = self._images.oindex[taken]
+            return images
         except (OSError, ValueError, RuntimeError) as error:
             raise StoreError(
                 f"{self.path / 'images.zarr'}: a chunk cannot be read ({error}); {_remedy(self.path)}"
@@ -238,8 +248,7 @@ class PlaceStore:
         return [self.dates[i] for i in self._rows(self._image_row, rows, "image")]
 
     def _rows(self, table_row: np.ndarray, rows, modality: str) -> np.ndarray:
-        rows = np.asarray(rows)
-        rows = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
+        rows = _numbers(rows)
         taken = table_row[rows]
         if (taken < 0).any():
             row = int(rows[np.argmax(taken < 0)])
@@ -370,6 +379,12 @@ def check_store(path: str | Path) -> str:
 
 
 # Reading
+
+
+def _numbers(rows) -> np.ndarray:
+    """Rows as numbers, from numbers or a mask."""
+    rows = np.asarray(rows)
+    return np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
 
 
 def _remedy(path: Path) -> str:

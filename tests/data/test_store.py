@@ -83,8 +83,13 @@ def test_images_come_in_the_order_of_the_rows_asked_for(written):
     rows = np.array([69, 4, 30, 30, 5])
     np.testing.assert_array_equal(written.images(rows), images[N - 1 - rows])
     assert written.images([]).shape[0] == 0 and written.images(written.has("image")).shape == (66, 12, 16, 16)
+    present = np.array([True, False, True, False, True])
+    np.testing.assert_array_equal(written.images([69, 2, 30, 5, 30], present), images[N - 1 - rows[[0, 1, 2, 4, 2]]] * present[:, None, None, None])
+    assert not written.images([1, 2], [False, False]).any() and written.images([1], [False]).shape == (1, 12, 16, 16)
     with pytest.raises(StoreError, match=r"row 2 \(p2\) has no image"):
         written.images([5, 2])
+    with pytest.raises(StoreError, match=r"row 2 \(p2\) has no image"):
+        written.images([1, 5, 2], [False, True, True])
     with pytest.raises(StoreError, match=r"row 1 \(p1\) has no text"):
         written.texts([0, 1])
 
@@ -522,6 +527,8 @@ def test_a_store_with_plain_chunks_and_one_row_group_is_read_as_before(written, 
     assert store._shards is None and (copy / "images.zarr/c/1/0/0/0").exists()
     for rows in ([69, 4, 30, 30, 5], written.has("image")):
         np.testing.assert_array_equal(store.images(rows), written.images(rows))
+    present = [False, True, True]
+    np.testing.assert_array_equal(store.images([2, 69, 5], present), written.images([2, 69, 5], present))
     flip(copy / "images.zarr/c/0/0/0/0")
     with pytest.raises(StoreError, match="images.zarr: a chunk cannot be read"):
         PlaceStore.open(copy).images(written.has("image"))
