@@ -192,8 +192,8 @@ def from_ssl4eo(
         folder: of version 1.0 the one with ``s2a`` or that folder itself; of version 1.1 the one with ``.zarr.zip``
             or tar files, at any depth. Of folders named after a modality only ``S2L2A`` is read.
         season: 0 to 3 in the order of dates, or "clearest": the fewest clouds, which in version 1.0 are those of the
-            whole scene (CLOUDY_PIXEL_PERCENTAGE), in 1.1 those of the chip (classes 3 and 4 of its cloud mask, thin and
-            thick cloud). ``cloud_share`` has the share either way.
+            whole scene (CLOUDY_PIXEL_PERCENTAGE), in 1.1 those of the chip (classes 3 and 4 of its cloud mask, taken
+            for thin and thick cloud; no document at hand confirms it). ``cloud_share`` has the share either way.
         size: edge of the square in the middle that is kept, in pixels; by default all 264.
         limit, harmonise, progress: as in :func:`from_s2_100k`.
 
