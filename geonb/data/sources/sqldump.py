@@ -61,24 +61,28 @@ def sql_blocks(
 
     Arguments and errors are those of :func:`sql_rows`.
     """
-    reader, names, seen = _Reader(stream, label), [], False
+    reader, usual = _Reader(stream, label), None
     while (line := reader.head()) is not None:
         if found := _INSERT.match(line):
             if _unquoted(found[1]) != table:
                 reader.skip_line()
                 continue
-            listed = found[2] and [_unquoted(name) for name in re.findall(_NAME, found[2])]
-            pattern, pick = _row(listed or names, table, columns, label)
+            if found[2]:
+                pattern, pick = _row([_unquoted(name) for name in re.findall(_NAME, found[2])], table, columns, label)
+            elif usual:
+                pattern, pick = usual
+            else:
+                raise DamagedDump(f"{label}: rows of {table} before its CREATE TABLE; is it a whole dump?")
             reader.take(found.end())
             for block in reader.rows(pattern):
                 yield [pick(row) for row in block]
         elif line.startswith(b"INSERT INTO"):
             raise DamagedDump(f"{label}: this INSERT cannot be read: {line[:80]!r}; is it a whole dump?")
         elif (found := _CREATE.match(line)) and _unquoted(found[1]) == table:
-            seen, names = True, reader.columns()
+            usual = _row(reader.columns(), table, columns, label)
         else:
             reader.skip_line()
-    if not seen:
+    if not usual:
         raise DamagedDump(f"{label}: no CREATE TABLE `{table}` in it; is it the dump of that table, and whole?")
 
 

@@ -10,8 +10,8 @@
 The three are joined by page id. The tables are of the first of a month, the texts of a Sunday: a page that was made or
 moved in between may be missing, or have a title that is newer than its position. A shard is pairs of lines, an action
 with the page's id and a document; documents of pages that are not wanted are not parsed. Everything is streamed: what
-is held of three million tags is 60 MB, of the page table nothing but the pages that are wanted, and of a shard the
-texts that are wanted.
+is held of three million tags is some 250 MB, of the page table nothing but the pages that are wanted, and of a shard
+the texts that are wanted.
 
 Files are fetched one at a time, with a contact, and removed once they are read. Formats are those of autumn 2026, as
 people who read them then describe them. **No address at Wikimedia was tried**, for lack of a network; tests run on
@@ -377,7 +377,7 @@ def _missing(wanted: Path, found: Sequence[Path], max_shards: int | None) -> Ski
     if missing.any():
         row = table.slice(int(np.argmax(missing)), 1)
         reason = "text: in none of the shards that were read" if max_shards else "text: in no shard"
-        skips.add(reason, _page_named(row["page_id"][0], row["title"][0]), int(missing.sum()))
+        skips.add(reason, f"page {row['page_id'][0]}, {row['title'][0].as_py()!r}", int(missing.sum()))
     return skips
 
 
@@ -446,7 +446,6 @@ def read_geo_tags(
     """
     skips, kinds, countries = Skips(), [], []
     tags, pages, lons, lats, dims = array("q"), array("q"), array("d"), array("d"), array("d")
-    west, south, east, north = bbox or (-180.0, -90.0, 180.0, 90.0)
     with _unpacked(path, progress) as stream:
         for block in sql_blocks(stream, "geo_tags", GEO_COLUMNS, path.name):
             for tag, page, globe, primary, lat, lon, dim, kind, country in block:
@@ -461,8 +460,6 @@ def read_geo_tags(
                         reason = "tag: no position"
                     elif not (-180 <= x <= 180 and -90 <= y <= 90):
                         reason = "tag: position out of range"
-                    elif not (south <= y <= north and (west <= x <= east if west < east else x >= west or x <= east)):
-                        reason = "tag: outside the box"
                     elif not (_is_id(tag) and _is_id(page)):
                         reason = "tag: no page id"
                 if reason:
@@ -482,11 +479,19 @@ def read_geo_tags(
     if not first.all():
         skips.add("tag: another one of its page", f"page {ids[order][~first][0]}", int((~first).sum()))
     rows = order[first]
+    lon, lat = np.array(lons, np.float64), np.array(lats, np.float64)
+    if bbox:
+        west, south, east, north = bbox
+        x, y = lon[rows], lat[rows]
+        inside = (y >= south) & (y <= north)
+        inside &= (x >= west) & (x <= east) if west < east else (x >= west) | (x <= east)
+        if not inside.all():
+            skips.add("tag: outside the box", f"page {ids[rows][~inside][0]}", int((~inside).sum()))
+        rows = rows[inside]
     dim = np.array(dims, np.float64)[rows]
     table = pa.table(
         {
-            "page_id": ids[rows],
-            "lon": np.array(lons, np.float64)[rows], "lat": np.array(lats, np.float64)[rows],
+            "page_id": ids[rows], "lon": lon[rows], "lat": lat[rows],
             "type": pa.array(kinds, pa.string()).take(rows), "dim_m": pa.array(dim, mask=np.isnan(dim)),
             "country_code": pa.array(countries, pa.string()).take(rows),
         }
@@ -515,22 +520,26 @@ def read_pages(path: Path, wanted: np.ndarray, progress: bool = False) -> tuple[
             at = np.minimum(np.searchsorted(wanted, page_ids), len(wanted) - 1)
             for row in np.flatnonzero(wanted[at] == page_ids):
                 page, namespace, title, redirect, latest = block[row]
+                name, reason = sql_value(title), ""
                 if namespace != b"0":
-                    skips.add("page: not an article (namespace)", f"page {page.decode()}, namespace {plain(namespace)}")
+                    reason = "page: not an article (namespace)"
                 elif redirect != b"0":
-                    skips.add("page: a redirect", f"page {page.decode()}, {plain(title.decode('utf-8', 'replace'))}")
+                    reason = "page: a redirect"
                 elif seen[at[row]]:
-                    skips.add("page: there twice", f"page {page.decode()}")
+                    reason = "page: there twice"
                 else:
                     try:
-                        name = (sql_value(title) or b"").decode("utf-8")
+                        name = name.decode("utf-8")
                     except (UnicodeDecodeError, AttributeError):
-                        skips.add("page: a title that is not in UTF-8", f"page {page.decode()}, {title!r}")
-                    else:
-                        ids.append(int(page))
-                        titles.append(name.replace("_", " "))
-                        revisions.append(latest.decode() if _is_id(latest) else None)
+                        reason = "page: a title that is not in UTF-8"
                 seen[at[row]] = True
+                if reason:
+                    shown = name.decode("utf-8", "replace") if isinstance(name, bytes) else name
+                    skips.add(reason, f"page {page.decode()}, {shown!r}")
+                    continue
+                ids.append(int(page))
+                titles.append(name.replace("_", " "))
+                revisions.append(latest.decode() if _is_id(latest) else None)
     if not seen.all():
         skips.add("page: not in the page table", f"page {wanted[np.argmin(seen)]}", int((~seen).sum()))
     order = np.argsort(np.array(ids, np.int64), kind="stable")
@@ -572,10 +581,6 @@ def _word(token: bytes) -> str | None:
 def _tag_named(page: bytes, globe: bytes, lon: bytes, lat: bytes) -> str:
     page, globe, lon, lat = (plain(token[:40].decode("utf-8", "replace")) for token in (page, globe, lon, lat))
     return f"page {page}, {globe}, lon {lon}, lat {lat}"
-
-
-def _page_named(page, title) -> str:
-    return f"page {page}, {title.as_py()!r}"
 
 
 # --- shards -------------------------------------------------------------------------------------------
