@@ -1,8 +1,9 @@
 """What a chapter needs, made if it is not there yet: the place store, the trained runs, the results.
 
 ``GEONB_DATA`` points every chapter at another place store. ``GEONB_SMOKE=1`` shrinks everything to a check
-that all parts fit together; its numbers mean nothing. ``GEONB_HOME`` is where ``data/`` and ``runs/`` go; by
-default the folder above that holds ``_config.yml``, else the current one.
+that all parts fit together; its numbers mean nothing. ``GEONB_LIVE=1`` lets the chapters on data ask the network.
+``GEONB_HOME`` is where ``data/`` and ``runs/`` go; by default the folder above that holds ``_config.yml``, else the
+current one.
 """
 
 from __future__ import annotations
@@ -26,6 +27,11 @@ SMOKE = {"steps": 30, "batch_size": 128, "validate_every": 10, "backbones": {"te
 def smoke() -> bool:
     """Whether this is a check of the machinery (``GEONB_SMOKE=1``), not an experiment."""
     return os.environ.get("GEONB_SMOKE", "") not in ("", "0")
+
+
+def live() -> bool:
+    """Whether chapters on data ask the network (``GEONB_LIVE=1``) or read practice inputs."""
+    return os.environ.get("GEONB_LIVE", "") not in ("", "0")
 
 
 def root() -> Path:

@@ -1,0 +1,107 @@
+"""The verbs of ``geonb data``: one command a source, from inputs that lie on this machine."""
+
+import numpy as np
+import pytest
+from world import make_world
+
+from geonb.cli import main
+from geonb.data import practice
+from geonb.data.store import PlaceStore, check_store
+
+
+def run(*args):
+    return main([str(a) for a in args])
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return make_world(tmp_path_factory.mktemp("world") / "store", n=60)
+
+
+def test_wikipedia_from_a_table_and_from_dumps_gives_the_same_articles(world, tmp_path, capsys):
+    table = practice.wikipedia_table(world, tmp_path / "articles.parquet")
+    assert run("data", "wikipedia", "table", table, "--out", tmp_path / "a", "--min-chars", 20, "--places-only") == 0
+    assert "places, " in capsys.readouterr().out
+    dumps = practice.wikipedia_dumps(world, tmp_path / "dumps")
+    options = ("--min-chars", 20, "--places-only")
+    assert run("data", "wikipedia", "dumps", "--folder", dumps, "--out", tmp_path / "b", *options) == 0
+    a, b = PlaceStore.open(tmp_path / "a"), PlaceStore.open(tmp_path / "b")
+    assert sorted(a.place_id) == sorted(b.place_id)
+    order_a, order_b = np.argsort(a.place_id), np.argsort(b.place_id)
+    assert a.texts(order_a) == b.texts(order_b) and np.allclose(a.lonlat[order_a], b.lonlat[order_b], atol=1e-6)
+    assert practice.NASTY in a.column("title")
+    check_store(tmp_path / "b")
+
+
+def test_a_box_keeps_what_lies_in_it(world, tmp_path):
+    table = practice.wikipedia_table(world, tmp_path / "articles.parquet")
+    box = (-180, 0, 180, 90)
+    assert run("data", "wikipedia", "table", table, "--out", tmp_path / "n", "--bbox", *box, "--min-chars", 1) == 0
+    assert (PlaceStore.open(tmp_path / "n").lonlat[:, 1] >= 0).all()
+
+
+def test_wikipedia_is_not_asked_without_a_contact(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("GEONB_CONTACT", raising=False)
+    assert run("data", "wikipedia", "api", "--bbox", 7.4, 46.9, 7.5, 47, "--out", tmp_path / "s") == 2
+    assert "GEONB_CONTACT" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "where, said",
+    [
+        (["--land", 50], "50 requests"),
+        (["--points", "POINTS"], "2 requests"),
+        (["--like", "STORE", 30], "30 requests"),
+        (["--around", "STORE", 3, 5], f"{3 * 60} requests"),
+        (["--store", "STORE"], "60 requests"),
+    ],
+)
+def test_places_for_chips_are_chosen_and_the_cost_is_told_before_anything_is_asked(world, tmp_path, capsys, where, said):
+    (tmp_path / "points.csv").write_text("name,lon,lat\na,10,50\nb,20,40\n")
+    named = {"POINTS": tmp_path / "points.csv", "STORE": world.path}
+    where = [named.get(word, word) for word in where]
+    period = ("--period", "2024-05-01", "2024-09-01")
+    assert run("data", "sentinel2", "ee", *where, *period, "--out", tmp_path / "s", "--estimate") == 0
+    assert said in capsys.readouterr().out
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    "where, said",
+    [
+        (["--points", "nowhere.csv"], "no such file"),
+        (["--points", "POINTS"], "out of range; the columns look swapped"),
+        (["--store", "nowhere"], "no such place store"),
+        (["--around", "STORE", "three", 5], "three"),
+    ],
+)
+def test_places_that_are_none_are_told(world, tmp_path, capsys, where, said):
+    (tmp_path / "points.csv").write_text("lon,lat\n10,20\n48.1,151.2\n")
+    named = {"POINTS": tmp_path / "points.csv", "STORE": world.path}
+    where = [named.get(word, word) for word in where]
+    period = ("--period", "2024-05-01", "2024-09-01")
+    assert run("data", "sentinel2", "stac", *where, *period, "--out", tmp_path / "s") == 2
+    assert said in capsys.readouterr().err
+
+
+def test_label_tables_are_listed_with_their_licences(capsys):
+    assert run("data", "labels", "--list") == 0
+    out = capsys.readouterr().out
+    assert "air_temperature" in out and "licence: CC BY 4.0" in out
+
+
+def test_an_unknown_label_table_is_refused_before_anything_is_downloaded(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("GEONB_LABELS", str(tmp_path))
+    assert run("data", "labels", "biomes") == 2
+    assert "unknown table 'biomes'" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_quality_of_a_store_is_told(world, capsys):
+    assert run("data", "quality", world.path) == 0
+    assert capsys.readouterr().out.startswith("60 places")
+
+
+def test_a_published_set_that_is_not_there_is_told(tmp_path, capsys):
+    assert run("data", "published", "s2-100k", tmp_path, "--out", tmp_path / "s") == 2
+    assert "index.csv" in capsys.readouterr().err
