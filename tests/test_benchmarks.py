@@ -26,6 +26,27 @@ def test_location(case):
     assert 0 < row["min_s"] <= row["s"] <= row["max_s"]
 
 
+@pytest.mark.parametrize(
+    "case", ["write texts", "write texts, pandas", "read texts", "read texts, pandas", "check texts", "collect articles"]
+)
+def test_data_texts(case):
+    row = run("data.py", "--case", case, "--n", "300")
+    assert row["per_s"] == pytest.approx(300 / row["s"]) and row["per_s"] > 0 and row["peak_mb"] > 0
+
+
+@pytest.mark.parametrize("case", ["write chips", "check chips"])
+def test_data_chips(case):
+    row = run("data.py", "--case", case, "--n", "40", "--side", "16")
+    assert row["per_s"] == pytest.approx(40 / row["s"]) and row["per_s"] > 0
+
+
+def test_data_read_chips():
+    row = run("data.py", "--case", "read chips", "--n", "12", "--side", "32")
+    times = row["one thread"]["times_as_fast_cpu_s"]["store"]
+    assert min(times.values()) > 0 and "GeoTIFF, uncompressed" in times
+    assert {"one thread", "cold"} < row.keys()
+
+
 @pytest.mark.parametrize("case", ["cyclic, cached features", "imagebind, ResNet-18 from pixels"])
 def test_training(case):
     row = run("training.py", "--case", case, "--steps", "2")
