@@ -395,18 +395,19 @@ def make_shard(shard: File, wanted: Path, found: Path, lang: str, text: str) -> 
 
 
 def _read_shard(path: Path, pages: pa.Table, lang: str, text: str) -> tuple[pa.Table, np.ndarray, Skips]:
-    ids, skips, seen, batches, batch, size = pages["page_id"].to_numpy(), Skips(), array("q"), [], [], 0
+    ids, skips, seen, size = pages["page_id"].to_numpy(), Skips(), array("q"), 0
+    documents: list[Document] = []
     for document in read_cirrus(path, ids, text=text, skips=skips, seen=seen):
-        batch.append(document)
+        documents.append(document)
         size += len(document.text)
         if size > MAX_TEXT:
             raise ValueError(f"{path.name}: more than {MAX_TEXT:,} characters are wanted of one file; give a bbox")
-        if len(batch) == _BATCH:
-            batches.append(_articles(batch, pages, ids, lang))
-            batch = []
-    table = pa.concat_tables([ARTICLES.empty_table(), *batches, _articles(batch, pages, ids, lang)])
-    order = np.argsort(table["page_id"].to_numpy(), kind="stable")
-    return table.take(order), np.unique(np.array(seen, np.int64)), skips
+    documents.sort(key=lambda document: document.page_id)
+    tables = [ARTICLES.empty_table()]
+    while documents:
+        tables.append(_articles(documents[:_BATCH], pages, ids, lang))
+        del documents[:_BATCH]
+    return pa.concat_tables(tables), np.unique(np.array(seen, np.int64)), skips
 
 
 def _articles(documents: list[Document], pages: pa.Table, ids: np.ndarray, lang: str) -> pa.Table:
