@@ -86,3 +86,15 @@ def test_real_articles_about_places_are_kept():
         rows = list(csv.DictReader(stream))
     wrong = [(row["name"], kind) for row in rows if (kind := why_no_place(row["name"], row["text"]))]
     assert len(rows) == 1573 and wrong == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Quellón lies in the south of Chile. Spanish is the main language of the country.",
+        "St. Gallen lies in Switzerland. The Swiss Open is a tournament held there.",
+        "The U.S. Route 5 crosses Barton. The bridge was an attraction. It was a ship that hit it.",
+    ],
+)
+def test_what_later_sentences_speak_of_is_not_what_the_article_is_about(text):
+    assert why_no_place("Somewhere", text) == ""

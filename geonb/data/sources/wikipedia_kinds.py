@@ -60,6 +60,7 @@ _BORN = re.compile(
     r"[–-].*\d)"
 )
 _ASIDE = re.compile(r"\s*\([^()]*\)")
+_SENTENCE = re.compile(r".*?(?:(?<![A-Z.][A-Za-z])(?<!\b[A-Z])[.!?](?=\s+[^a-z\s])|$)", re.DOTALL)  # not at "St." or "J."
 _IS = re.compile(
     r"\b(?:is|was|are|were)\s+(?:an?|the|one\s+of\s+the)\s+(.+?)"
     r"(?=\s+(?:of|in|on|at|by|from|for|to|near|between|during|along|with|within|among|under|over|about"
@@ -114,7 +115,8 @@ def why_no_place(title: str, text: str, kind: str | None = None, lang: str = "en
     if _YEAR.fullmatch(title) and any(_NO_PLACES.get(word) == "an event" for word in title.lower().split()):
         return "an event"
     start = text[:500].split("\n", 1)[0]
-    found = _IS.search(_without_asides(start))
+    sentence = _SENTENCE.match(_without_asides(start))[0]
+    found = _IS.search(sentence)
     noun = found[1].split()[-1].lower() if found else ""
     if noun in _NO_PLACES or not found:
         return _NO_PLACES.get(noun, "")
