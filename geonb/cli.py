@@ -50,6 +50,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--nodes", type=int, metavar="N", help="machines, each started by torchrun or srun")
     p.add_argument("--config", type=Path, metavar="FILE.yaml", help="any fields of geonb.training.TrainConfig")
     p.add_argument("--precision", metavar="P", help="32-true, bf16-mixed, ...")
+    p.add_argument(
+        "--extra", action="append", default=[], metavar="NAME=FILE.parquet",
+        help="a modality more: embeddings by place_id, as geonb data alphaearth writes them; may be repeated",
+    )  # fmt: skip
     p.add_argument("--init", type=Path, metavar="RUN", help="start from the encoders of a finished run")
     p.add_argument("--resume", action="store_true", help="go on from the last checkpoint, with the run's own config")
     p.set_defaults(run=_train)
@@ -95,8 +99,19 @@ def _train(args) -> None:
     if args.epochs is not None:
         places = int((split_of(store, config) == "train").sum())
         config = replace(config, steps=args.epochs * math.ceil(places / config.batch_size))
-    run = train(args.architecture, store, args.out, config, resume=args.resume, init=args.init)
+    extra = dict(_extra(one, store) for one in args.extra)
+    run = train(args.architecture, store, args.out, config, resume=args.resume, init=args.init, extra=extra)
     print(f"{run}: done")
+
+
+def _extra(option: str, store):
+    """A name, and the embeddings (places, d) of a file in the order of a store."""
+    from geonb.inference import read_embeddings
+
+    name, equals, file = option.partition("=")
+    if not (name and equals and file):
+        raise ValueError(f"--extra {option}: give a name and a file, as in alphaearth=aef.parquet")
+    return name, read_embeddings(file, store)
 
 
 def _evaluate(args) -> None:

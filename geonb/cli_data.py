@@ -20,7 +20,8 @@ def add_verbs(data) -> None:
     p = data.add_parser("alphaearth", help="AlphaEarth's annual embeddings at the places of a store, without login")
     p.add_argument("store", type=Path, metavar="STORE")
     p.add_argument("--year", type=int, required=True, metavar="YYYY")
-    p.add_argument("--out", required=True, type=Path, metavar="FILE.parquet")
+    p.add_argument("--footprint", type=float, default=0, metavar="METRES", help="mean over a square; 0 is one pixel")
+    p.add_argument("--out", required=True, type=Path, metavar="FILE.parquet", help="for geonb train --extra")
     p.set_defaults(run=_alphaearth)
 
     p = data.add_parser("published", help="a published set of chips that is on the disk already")
@@ -209,10 +210,10 @@ def _sentinel2_ee(args) -> None:
 
 
 def _alphaearth(args) -> None:
-    from geonb.data.sources.alphaearth import embed_store
+    from geonb.data.sources.alphaearth import add_alphaearth
 
-    count = embed_store(args.store, args.year, args.out)
-    print(f"{args.out}: {count:,} embeddings")
+    counts = add_alphaearth(args.store, args.out, args.year, footprint_m=args.footprint)
+    print(f"{args.out}: " + ", ".join(f"{count:,} {what}" for what, count in counts.items()))
 
 
 def _published(args) -> None:

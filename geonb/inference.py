@@ -134,3 +134,34 @@ def read_positions(path: str | Path) -> np.ndarray:
     if not found:
         raise ValueError(f"{path}: no rows")
     return check_lonlat(np.concatenate(found), str(path))
+
+
+def read_embeddings(path: str | Path, store) -> np.ndarray:
+    """Embeddings float32 (places, d) of a Parquet file, by ``place_id``, in the order of a store; NaN where none.
+
+    Args:
+        path: a file with the columns ``place_id`` and ``embedding`` (lists of d numbers), such as
+            :func:`geonb.data.sources.alphaearth.add_alphaearth` writes.
+        store: a :class:`geonb.data.store.PlaceStore`.
+
+    Raises:
+        ValueError: no such file or columns, vectors of unequal length, or no place of the store in it.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = Path(path)
+    try:
+        table = pq.read_table(path, columns=["place_id", "embedding"])
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"{path}: cannot be read ({error}); it needs columns place_id and embedding") from None
+    vectors = [np.asarray(vector, np.float32) for vector in table["embedding"].to_pylist() if vector is not None]
+    if len(vectors) != len(table) or len({len(vector) for vector in vectors}) != 1:
+        raise ValueError(f"{path}: embeddings are missing or of unequal length")
+    row = {place: i for i, place in enumerate(store.place_id.tolist())}
+    at = np.array([row.get(str(place), -1) for place in table["place_id"].to_pylist()])
+    if not (at >= 0).any():
+        raise ValueError(f"{path}: none of its places is in {store.path}")
+    out = np.full((len(store), len(vectors[0])), np.nan, np.float32)
+    out[at[at >= 0]] = np.stack(vectors)[at >= 0]
+    return out

@@ -162,3 +162,26 @@ def test_help_names_every_command(capsys):
         main(["--help"])
     text = capsys.readouterr().out
     assert all(verb in text for verb in ("data", "train", "evaluate", "embed", "ask", "explore"))
+
+
+def test_a_run_is_trained_with_embeddings_from_a_file_as_one_more_modality(world, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    half = len(world) // 2
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(rng.normal(size=half * 8).astype(np.float32)), 8)
+    file = tmp_path / "aef.parquet"
+    pq.write_table(pa.table({"place_id": world.place_id[:half][::-1].tolist(), "embedding": vectors}), file)
+    (tmp_path / "c.yaml").write_text("backbones: {text: lsa, image: random_conv}\ndim: 16\nvalidate_every: 2\n")
+    options = ["--config", tmp_path / "c.yaml", "--steps", 2, "--batch-size", 32, "--modalities", "location,text,aef"]
+    made = run("train", "imagebind", "--data", world.path, "--out", tmp_path / "r", "--extra", f"aef={file}", *options)
+    assert made == 0, capsys.readouterr().err
+    assert "aef" in geonb.load(tmp_path / "r").modalities
+    found = inference.read_embeddings(file, world)
+    assert np.isnan(found[half:]).all() and np.allclose(found[half - 1], vectors[0].as_py())
+
+
+@pytest.mark.parametrize(
+    "option, message", [("aef", "give a name and a file"), ("aef=nowhere.parquet", "nowhere.parquet: cannot be read")]
+)
+def test_a_file_of_embeddings_that_is_none_is_told(world, tmp_path, capsys, option, message):
+    assert run("train", "imagebind", "--data", world.path, "--out", tmp_path / "r", "--extra", option) == 2
+    assert message in capsys.readouterr().err

@@ -60,7 +60,9 @@ _BORN = re.compile(
     r"[–-].*\d)"
 )
 _ASIDE = re.compile(r"\s*\([^()]*\)")
-_SENTENCE = re.compile(r".*?(?:(?<![A-Z.][A-Za-z])(?<!\b[A-Z])[.!?](?=\s+[^a-z\s])|$)", re.DOTALL)  # not at "St." or "J."
+_SENTENCE = re.compile(  # which does not end at "St." or "J."
+    r".*?(?:(?<![A-Z.][A-Za-z])(?<!\b[A-Z])[.!?](?=\s+[^a-z\s])|$)", re.DOTALL
+)
 _IS = re.compile(
     r"\b(?:is|was|are|were)\s+(?:an?|the|one\s+of\s+the)\s+(.+?)"
     r"(?=\s+(?:of|in|on|at|by|from|for|to|near|between|during|along|with|within|among|under|over|about"
