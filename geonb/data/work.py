@@ -139,7 +139,7 @@ class Work:
         """
         skips = skips or Skips()
         note = json.dumps({"counts": skips.counts, "examples": skips.examples}, ensure_ascii=False)
-        table = table.replace_schema_metadata({**(table.schema.metadata or {}), "skips": note})
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"skips": note.encode()})
         try:
             self._file(part, "").parent.mkdir(parents=True, exist_ok=True)
             for name, values in arrays.items():
@@ -155,7 +155,9 @@ class Work:
 
     def table(self, part: str) -> pa.Table:
         """The rows of a part."""
-        return self._read(part, pq.read_table)
+        table = self._read(part, pq.read_table)
+        metadata = {name: value for name, value in table.schema.metadata.items() if name != b"skips"}
+        return table.replace_schema_metadata(metadata)
 
     def array(self, part: str, name: str) -> np.ndarray:
         """An array of a part, mapped from the disk."""

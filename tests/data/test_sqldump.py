@@ -7,8 +7,8 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from wikidumps import PAGE, page_row, sql_dump
 
+from geonb.data.practice_dumps import PAGE, page_row, sql_dump
 from geonb.data.sources import sqldump
 from geonb.data.sources.sqldump import DamagedDump, sql_rows, sql_value
 

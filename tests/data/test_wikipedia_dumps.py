@@ -20,10 +20,10 @@ import pytest
 from faulty import serve, tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wikidumps import GEO_TAGS, PAGE, document, page_row, pair, served, sql_dump, tag_row, write_dumps
 
 from geonb.data import download as net
 from geonb.data.download import DownloadError, NetworkAbsent, WrongChecksum
+from geonb.data.practice_dumps import GEO_TAGS, PAGE, document, page_row, pair, served, sql_dump, tag_row, write_dumps
 from geonb.data.sources import wikipedia_dumps as module
 from geonb.data.sources.sqldump import DamagedDump
 from geonb.data.sources.wikipedia_dumps import from_dumps, page_url, read_cirrus, read_geo_tags, read_pages

@@ -146,6 +146,8 @@ def test_what_was_left_out_is_counted_over_parts_in_order(tmp_path):
             skips.add("never", n=0)
             work.put(f"p{i}", pa.table({"x": [i]}), skips)
         total = work.skips(["p0", "p1"])
+        work.put("p2", work.table("p0"), Skips({"odd": 1}))  # what was counted of one part is not counted of another
+        assert work.skips(["p2"]).counts == {"odd": 1} and work.table("p0").schema.metadata in (None, {})
     assert total.counts == {"no text": 5} and total.examples == {"no text": "<b>row 0</b>"}
     assert str(total) == "5 left out: no text (e.g. <b>row 0</b>)"
 
