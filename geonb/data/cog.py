@@ -260,15 +260,15 @@ class RemoteTiff:
             self.crs, self.transform, self.nodata = source.crs, source.transform, source.nodata
             self.width, self.height = source.width, source.height
             self.count, self.dtype = source.count, source.dtypes[0]
-        if (self.width, self.height) != self._shape(0):
+        if (self.width, self.height) != self.shape(0):
             raise Unreadable("a damaged header")
-        self.levels = [self.width / self._shape(level)[0] for level in range(len(self._images))]
+        self.levels = [self.width / self.shape(level)[0] for level in range(len(self._images))]
 
     def read(self, col: int, row: int, width: int, height: int, level: int = 0) -> np.ndarray:
         """A window (count, height, width), in pixels of a level and in the order of the file; it must lie inside."""
         from rasterio.windows import Window
 
-        full_w, full_h = self._shape(level)
+        full_w, full_h = self.shape(level)
         if not (0 <= col < col + width <= full_w and 0 <= row < row + height <= full_h):
             raise ValueError(f"window {(col, row, width, height)} of an image of {full_w} x {full_h} pixels")
         with self._opened(self._fetched(self._tiles(level, col, row, width, height)), level) as source:
@@ -327,18 +327,19 @@ class RemoteTiff:
     def _one(self, level: int, tag: int, default: int = 0) -> int:
         return int(self._values(self._images[level], tag, [default])[0])
 
-    def _shape(self, level: int) -> tuple[int, int]:
+    def shape(self, level: int) -> tuple[int, int]:
+        """Width and height of a level."""
         return self._one(level, 256), self._one(level, 257)
 
-    def _block(self, level: int) -> tuple[int, int]:
+    def block(self, level: int) -> tuple[int, int]:
         """Width and height of a tile; strips are tiles as wide as the image."""
-        width, height = self._shape(level)
+        width, height = self.shape(level)
         if 322 in self._images[level].tags:
             return self._one(level, 322), self._one(level, 323)
         return width, min(self._one(level, 278, height), height)
 
     def _check(self, level: int) -> None:
-        (width, height), block = self._shape(level), self._block(level)
+        (width, height), block = self.shape(level), self.block(level)
         samples, bits = self._one(level, 277, 1), int(self._values(self._images[level], 258, [1]).max())
         inside = samples if self._one(level, 284, 1) == 1 else 1
         sizes = (width, height, *block, samples, bits)
@@ -347,8 +348,8 @@ class RemoteTiff:
 
     def _tiles(self, level: int, col: int, row: int, width: int, height: int) -> list[tuple[int, int]]:
         """(first, length) of the packed tiles under a window; tiles without content left out."""
-        image, (block_w, block_h) = self._images[level], self._block(level)
-        full_w, full_h = self._shape(level)
+        image, (block_w, block_h) = self._images[level], self.block(level)
+        full_w, full_h = self.shape(level)
         across, down = -(-full_w // block_w), -(-full_h // block_h)
         planes = self._one(level, 277, 1) if self._one(level, 284, 1) == 2 else 1
         offsets, counts = (
