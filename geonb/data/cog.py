@@ -274,6 +274,20 @@ class RemoteTiff:
         with self._opened(self._fetched(self._tiles(level, col, row, width, height)), level) as source:
             return source.read(window=Window(col, row, width, height))
 
+    def pixels(self, crs: str, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Columns and rows, counted from the corner of the first pixel, of positions; infinite where there are none."""
+        from rasterio._err import CPLE_BaseError
+        from rasterio.errors import RasterioError
+        from rasterio.warp import transform
+
+        try:
+            if f"EPSG:{self.crs.to_epsg()}" != crs:
+                x, y = map(np.array, transform(crs, self.crs, x.tolist(), y.tolist()))
+            a, b, c, d, e, f = (~self.transform)[:6]
+        except (RasterioError, CPLE_BaseError, ArithmeticError, ValueError) as error:
+            raise Unreadable(f"it does not say where it lies ({plain(error)})") from error
+        return a * x + b * y + c, d * x + e * y + f
+
     # what is where
 
     def _parse(self) -> None:
@@ -440,7 +454,7 @@ class RemoteTiff:
             try:
                 path = f"/vsisparse/{holes.name}"
                 yield stack.enter_context(rasterio.open(path, driver="GTiff", sharing=False, **options))
-            except RasterioError as error:
+            except (RasterioError, UnicodeError) as error:
                 raise Unreadable(f"a damaged GeoTIFF ({plain(str(error.__cause__ or error))})") from error
 
 

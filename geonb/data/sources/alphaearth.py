@@ -332,8 +332,6 @@ def _embed(
 
 def _read_tile(http: Http, url: str, lonlat: np.ndarray, footprint_m: float) -> np.ndarray:
     """Vectors (k, 64), NaN where none, and a last column that is 1 where the file cannot be read."""
-    from rasterio.warp import transform
-
     out = np.full((len(lonlat), DIM + 1), np.nan, np.float32)
     out[:, DIM] = 0
     try:
@@ -343,9 +341,7 @@ def _read_tile(http: Http, url: str, lonlat: np.ndarray, footprint_m: float) -> 
                 f"{plain(url)}: {tiff.count} bands of {tiff.dtype} (no data: {tiff.nodata}), not the {DIM} bands of "
                 "int8 of AlphaEarth; is base_url right?"
             )
-        x, y = map(np.array, transform("EPSG:4326", tiff.crs, lonlat[:, 0].tolist(), lonlat[:, 1].tolist()))
-        a, b, c, d, e, f = (~tiff.transform)[:6]
-        cols, rows = a * x + b * y + c, d * x + e * y + f  # in pixels of the full resolution
+        cols, rows = tiff.pixels("EPSG:4326", *lonlat.T)
         level = _level(tiff, footprint_m)
         for group, window in _windows(tiff, level, cols, rows, footprint_m):
             left, top, right, bottom = window

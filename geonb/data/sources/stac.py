@@ -451,17 +451,12 @@ def on_grid(tiff: RemoteTiff, grid: Grid, *, smooth: bool) -> np.ndarray:
     Args:
         smooth: between the four nearest pixels that have data (bilinear), where the nearest one has; else the nearest.
     """
-    from rasterio.warp import transform
-
     steps = (np.arange(grid.size) + 0.5) * GSD_M
     x, y = np.tile(grid.west + steps, grid.size), np.repeat(grid.north - steps, grid.size)
-    if tiff.crs.to_epsg() != grid.epsg:
-        x, y = map(np.array, transform(f"EPSG:{grid.epsg}", tiff.crs, x.tolist(), y.tolist()))
+    cols, rows = tiff.pixels(f"EPSG:{grid.epsg}", x, y)
     out = np.zeros(grid.size**2, tiff.dtype)
-    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+    if not (np.isfinite(cols).all() and np.isfinite(rows).all()):
         return out.reshape(grid.size, grid.size)
-    a, b, c, d, e, f = (~tiff.transform)[:6]
-    cols, rows = a * x + b * y + c, d * x + e * y + f
     left, right = max(0, math.floor(cols.min()) - 1), min(tiff.width, math.floor(cols.max()) + 2)
     top, bottom = max(0, math.floor(rows.min()) - 1), min(tiff.height, math.floor(rows.max()) + 2)
     if left >= right or top >= bottom:
