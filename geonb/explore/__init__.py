@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 
 _WHERE = {
+    "ask_map": "planet",
     "coverage_map": "figures",
     "explore_page": "page",
     "frame_slider": "frames",
@@ -13,10 +14,14 @@ _WHERE = {
     "live_map": "live",
     "LinkedView": "linked",
     "offline_map": "maps",
+    "planet_view": "planet",
+    "PlanetView": "planet",
     "probe_figure": "report",
     "project": "projection",
     "report_page": "report",
     "scatter_map": "figures",
+    "vocabulary": "planet",
+    "zonal_kernel": "planet",
 }
 __all__ = sorted(_WHERE)
 
