@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
+import zlib
 
 import numpy as np
 import pytest
 
 from geonb.data.store import write_store
-from geonb.explore.linked import PALETTE
-from geonb.explore.page import TEXT_CHARACTERS, explore_page
+from geonb.explore.linked import PALETTE, TEXT_CHARACTERS
+from geonb.explore.page import clusters, explore_page
 
 HOSTILE = "<script>window.hacked=1</script>"
 
@@ -25,14 +27,23 @@ def data_of(path) -> dict:
     return json.loads(re.search(r'<script type="application/json">(.*?)</script>', path.read_text(), re.S)[1])
 
 
+def about_of(path) -> dict:
+    return json.loads(zlib.decompress(base64.b64decode(data_of(path)["about"])))
+
+
 def test_page_holds_every_place_and_every_fact(page, world):
     data = data_of(page)
     assert data["n"] == len(world) == len(data["hover"])
-    assert {c["name"]: c["kind"] for c in data["columns"]} == {"zone": "categories", "warmth": "numbers"}
+    assert {c["name"]: c["kind"] for c in data["columns"]} == {
+        "zone": "categories", "warmth": "numbers", "cluster": "categories",
+    }  # fmt: skip
     assert {c["name"]: c["units"] for c in data["columns"]}["warmth"] == "degrees C"
     assert data["columns"][0]["colors"] == PALETTE[: len(data["columns"][0]["labels"])]
-    row = int(np.flatnonzero(world.has("text"))[0])
-    assert data["hover"][row] == f"Place {row} — {world.texts([row])[0]}"
+    rows, about = np.flatnonzero(world.has("text")), about_of(page)
+    assert data["hover"] == [f"Place {row}" for row in range(len(world))]
+    assert [about["text"][row] for row in rows] == [t[:TEXT_CHARACTERS] for t in world.texts(rows)]
+    assert [row for row, text in enumerate(about["text"]) if text is None] == np.flatnonzero(~world.has("text")).tolist()
+    assert data["thumbs"]["total"] == world.has("image").sum() and set(data["simulated"]) == {"location", "text", "image"}
 
 
 def test_page_says_what_is_simulated_and_where_facts_come_from(page):
@@ -47,22 +58,63 @@ def test_page_needs_nothing_else_and_is_the_same_again(page, world, trained, tmp
     assert again.read_bytes() == page.read_bytes()
 
 
-def test_long_and_hostile_texts(trained, tmp_path):
+def test_long_and_hostile_texts_and_their_credits(trained, tmp_path):
     n = 20
     lonlat = np.stack([np.linspace(-170, 170, n), np.linspace(-80, 80, n)], 1)
     names = [f"p{i}" for i in range(n)]
+    license = ["CC BY-SA 4.0", "CC BY 4.0", "CC0 1.0", HOSTILE] * 5
+    url = ["https://en.wikipedia.org/wiki/A", None, "javascript:alert(1)", None] * 5
     store = write_store(
         tmp_path / "store",
         places={"place_id": names, "lon": lonlat[:, 0], "lat": lonlat[:, 1], "title": [HOSTILE] * (n - 1) + [None]},
-        texts={"place_id": names, "text": [HOSTILE + " long" * 100] * n},
+        texts={"place_id": names[1:], "text": [HOSTILE + " long" * 100] * (n - 1), "license": license[1:], "url": url[1:],
+               "source": [HOSTILE] * (n - 1)},
         facts={},
         simulated={"location": False, "text": False},
-    )
+    )  # fmt: skip
     path = explore_page(trained, store.path, tmp_path / "page.html", progress=False)
-    assert HOSTILE not in path.read_text() and "Simulated" not in path.read_text()
-    hover = data_of(path)["hover"]
-    assert hover[0].startswith(f"{HOSTILE} — {HOSTILE}") and hover[-1].startswith("Unnamed place — ")
-    assert len(hover[0].split(" — ")[1]) == TEXT_CHARACTERS and hover[0].endswith("…")
+    html, data, about = path.read_text(), data_of(path), about_of(path)
+    assert HOSTILE not in html and "<strong>Simulated" not in html and data["thumbs"] is None
+    assert data["hover"] == [HOSTILE] * (n - 1) + ["Unnamed place"]
+    assert about["text"][0] is None and about["text"][1].startswith(HOSTILE)
+    assert len(about["text"][1]) == TEXT_CHARACTERS and about["text"][1].endswith("…")
+    assert about["creator"][4] == "Wikipedia contributors" and about["changes"][4] == "plain text extracted; markup removed"
+    assert about["license_url"][4] == "https://creativecommons.org/licenses/by-sa/4.0/" and about["license_url"][2] is None
+    assert about["license"][2:4] == ["CC0 1.0", HOSTILE] and about["creator"][2] == HOSTILE
+    credits = re.findall(r"<li>(.*?)</li>", html)
+    assert len(credits) == 2  # CC0 and what is no licence ask for nothing
+    assert credits[0].startswith("5 texts: &lt;script&gt;") and "licenses/by/4.0/" in credits[0]
+    assert credits[1].startswith("4 texts: Wikipedia contributors, <a href=") and credits[1].endswith("removed, shortened")
+
+
+def test_the_page_in_a_browser(page, world):
+    sync_api = pytest.importorskip("playwright.sync_api")
+    from book.check_book import CHROMIUM, barriers, chromium, opened
+
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here: scripts/install_chromium.sh says how to get one")
+    row = int(np.flatnonzero(world.has("text") & world.has("image"))[0])
+    with chromium() as browser, opened(browser, page.parent.as_uri(), page.name) as (view, troubles):
+        assert view.locator(".gl").get_attribute("data-selected") == str(len(world))
+        view.get_by_label("Colour by").select_option("cluster")
+        view.locator(".gl summary").click()
+        view.get_by_role("button", name=f"Place {row}", exact=True).last.click()
+        sync_api.expect(view.locator(".gl-text")).to_contain_text(world.texts([row])[0][:40])
+        facts = view.locator(".gl-card dl").inner_text()
+        assert "degrees C" in facts and "cluster" in facts
+        assert view.locator(".gl-card em").all_inner_texts().count("simulated") == 3
+        assert barriers(view) == [] and troubles == []
+
+
+def test_clusters_are_found_and_named_by_size():
+    rng = np.random.default_rng(0)
+    truth = np.repeat([0, 1, 2], [50, 200, 100])
+    z = np.eye(8)[truth] + 0.15 * rng.normal(size=(350, 8))
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    names = clusters(z, count=3, seed=1)
+    assert [set(names[truth == t]) for t in range(3)] == [{"cluster 3"}, {"cluster 1"}, {"cluster 2"}]
+    assert (names == clusters(z, count=3, seed=1)).all()
+    assert set(clusters(np.tile(z[:1], (6, 1)), count=4)) == {"cluster 1"}  # doubles: no empty cluster is named
 
 
 def test_a_run_that_is_not_there_is_refused_and_nothing_is_written(world, tmp_path):
