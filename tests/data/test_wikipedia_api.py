@@ -372,8 +372,10 @@ def wiki():
 @pytest.fixture
 def undisturbed(wiki, tmp_path):
     wiki.tricks = []
-    get(tmp_path / "undisturbed", wiki)
-    return tree(tmp_path / "undisturbed")
+    if not hasattr(wiki, "tree"):
+        get(tmp_path / "undisturbed", wiki)
+        wiki.tree = tree(tmp_path / "undisturbed")
+    return wiki.tree
 
 
 LAG = {"status": 200, "headers": {"Retry-After": "5", "X-Database-Lag": "9"},

@@ -281,6 +281,19 @@ def test_hostile_texts_and_titles_do_no_harm(tmp_path):
     assert store.column("dim_m").tolist()[2:3] == [10.0] and np.isnan(store.column("dim_m")[[0, 1, 3, 4]]).all()
 
 
+def test_a_small_file_with_enormous_texts_is_given_up(tmp_path, monkeypatch):
+    """One text of 240,000 characters, named 600 times: 144 MB of a file of some kB."""
+    text = pa.DictionaryArray.from_arrays(pa.array([0] * 600, pa.int32()), pa.array(["word " * 48_000]))
+    table = rows(600)
+    file = write(table.set_column(3, "text", text), tmp_path / "a.parquet", 600)
+    assert os.path.getsize(file) < 1_000_000
+    monkeypatch.setattr(wikipedia_table, "MAX_ANSWER_BYTES", 60 << 20)
+    monkeypatch.setattr(wikipedia_table, "ROWS_AT_ONCE", 64)
+    with pytest.raises(ValueError, match="a.parquet: texts too long.*rows_per_part"):
+        get(tmp_path / "s", file)
+    assert len(get(tmp_path / "t", file, rows_per_part=150, limit=150)) == 150
+
+
 def test_texts_that_are_no_utf8_stop_with_the_file(tmp_path):
     table = rows(3).set_column(3, "text", pa.array([b"\xff\xfe broken" * 9] * 3, pa.binary()).view(pa.string()))
     with pytest.raises(ValueError, match=r"a.parquet: cannot be read .*Invalid string encoding"):

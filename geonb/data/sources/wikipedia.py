@@ -289,8 +289,8 @@ def _write(work: Work, parts: list[str], source: str, function: str, limit, note
     if not len(found):
         raise WorkError(f"no article is left of what was found\n{skips}\nAsk for something else, in another folder")
     ids = _place_ids(found)
-    signature = np.concatenate([work.array(part, "signature") for part in parts])[kept]
-    twin = _first_of_group(groups(signature), found["page_id"].to_numpy(), ids)
+    group = groups(np.concatenate([work.array(part, "signature") for part in parts])[kept])
+    twin = _first_of_group(group, found["page_id"].to_numpy(), ids)
     country, continent = _countries_of(found["country_code"])
     places = {
         "place_id": ids, "lon": found["lon"], "lat": found["lat"], "title": found["title"],

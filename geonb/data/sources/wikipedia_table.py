@@ -52,6 +52,7 @@ COLUMNS = {
 }
 NEEDED = ("page_id", "title", "lon", "lat", "text")
 MAX_PART_BYTES = 256 << 20  # of text, by what the file says of itself
+MAX_ANSWER_BYTES, ROWS_AT_ONCE = 1 << 30, 2048  # of a part, when it is read
 MEMORY_LIMIT, THREADS = "1GB", 2  # of DuckDB, a process
 
 _HUB = re.compile(r"hf://datasets/[\w.-]+/[\w.-]+(@[\w.~-]+)?/[\w./*?\[\]~-]+\.parquet")
@@ -169,7 +170,7 @@ def read_part(
     count = f"SELECT CASE WHEN false THEN '' {cases} ELSE '' END AS why, count(*), min(file_row_number), {title} {rows}"
     fields = [f"{at[role]} AS {role}" for role in at if role not in ("text", "globe", "primary")]
     long = f"coalesce(length({at['text']}) > ?, false)"
-    fields += [f"CASE WHEN {long} THEN NULL ELSE {at['text']} END AS text", f"{long} AS long"]
+    fields += [f"CASE WHEN {long} THEN NULL ELSE {at['text']} END AS text", f"{long} AS long", "file_row_number AS row"]
     select = " AND ".join([f"SELECT {', '.join(fields)} {rows}", *(test for _, test, _ in wanted)])
     with _connect(file) as con:
         left = _ask(con, file, f"{count} GROUP BY why ORDER BY why", [*given, *in_rows])
@@ -178,6 +179,7 @@ def read_part(
         skips.add(reason, f"row {row}, {example!r}", number if reason else 0)
     if len(table) != sum(number for reason, number, *_ in left if not reason):
         raise ValueError(f"{Path(file).name}: changed while it was read; give the same command again")
+    table = table.sort_by("row")  # versions of DuckDB differ in what they promise
     why_not = [filters.too_long if long else "" for long in table["long"].to_pylist()]
     if "classes" in used:
         kinds = map(class_is_no_place, table["classes"].to_pylist())
@@ -186,7 +188,7 @@ def read_part(
         if why:
             skips.add(why, f"page {page}, {title!r}")
     table = table.filter(pa.array([not why for why in why_not], pa.bool_()))
-    table = table.drop_columns([name for name in ("classes", "long") if name in table.column_names])
+    table = table.drop_columns([name for name in ("classes", "long", "row") if name in table.column_names])
     return table.append_column("lang", pa.repeat(lang, len(table))), skips
 
 
@@ -321,6 +323,23 @@ def _connect(file: str) -> Iterator:
         con.close()
 
 
+class _TooMuch(Exception):
+    pass
+
+
+def _fetched(answer) -> pa.Table:
+    """An answer as a table, given up where it gets too large: a small file may hold one long text a million times."""
+    reader = answer.to_arrow_reader if hasattr(answer, "to_arrow_reader") else answer.fetch_arrow_reader
+    batches, size = [], 0
+    with reader(ROWS_AT_ONCE) as stream:
+        for batch in stream:
+            size += batch.nbytes
+            if size > MAX_ANSWER_BYTES:
+                raise _TooMuch
+            batches.append(batch)
+        return pa.Table.from_batches(batches, stream.schema)
+
+
 def _pattern(file: str) -> str:
     """What DuckDB, which takes every name for a pattern, reads as this name."""
     return file if file.startswith("hf://") else glob.escape(file)
@@ -331,9 +350,9 @@ def _ask(con, file: str, query: str, given: Sequence = (), table: bool = False):
     import duckdb
 
     try:
-        return con.sql(query, params=list(given)).to_arrow_table() if table else con.execute(query, given).fetchall()
-    except duckdb.OutOfMemoryException as error:
-        raise ValueError(f"{file}: too much at once for {MEMORY_LIMIT} of memory; give fewer rows_per_part") from error
+        return _fetched(con.sql(query, params=list(given))) if table else con.execute(query, given).fetchall()
+    except (duckdb.OutOfMemoryException, _TooMuch) as error:
+        raise ValueError(f"{file}: texts too long to read so many at once; give fewer rows_per_part") from error
     except duckdb.Error as error:
         said = plain(str(error))
         if file.startswith("hf://"):
