@@ -96,7 +96,7 @@ def wikipedia_dumps(store, folder, shards: int = 3) -> Path:
     return Path(folder)
 
 
-def crowded_box(store, degrees: float = 0.25) -> tuple[float, float, float, float]:
+def crowded_box(store, degrees: float = 0.1) -> tuple[float, float, float, float]:
     """West, south, east, north of a box (2 x ``degrees`` wide and high) around the article with most others near it."""
     lonlat = store.lonlat[store.has("text")]
     near = [(great_circle_km(lonlat, point) < 111 * degrees).sum() for point in lonlat]

@@ -9,7 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-import faulty
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,9 +22,10 @@ from geonb.data import cog
 from geonb.data import download as downloads
 from geonb.data.download import DownloadError
 from geonb.data.sources import alphaearth as aef
-from geonb.data.sources.alphaearth import AlphaEarthError, add_alphaearth, alphaearth, dequantised, read_alphaearth
+from geonb.data.sources.alphaearth import AlphaEarthError, add_alphaearth, alphaearth, dequantised
 from geonb.data.store import write_store
 from geonb.data.work import WorkError
+from geonb.inference import read_embeddings
 
 rasterio = pytest.importorskip("rasterio")
 from rasterio.io import MemoryFile  # noqa: E402
@@ -41,7 +41,6 @@ def alone(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(cog, "_sleep", lambda seconds: None)
     monkeypatch.setattr(downloads, "_sleep", lambda seconds: None)
-    monkeypatch.setattr(faulty._Handler, "disable_nagle_algorithm", True)
 
 
 def quantised(vectors):
@@ -291,7 +290,7 @@ def test_the_file_is_geoparquet_with_its_attribution_and_reads_back_in_the_order
     import geopandas
 
     assert np.allclose(geopandas.read_parquet(out).geometry.x, places.lonlat[:15, 0])
-    vectors = read_alphaearth(out, places)
+    vectors = read_embeddings(out, places)
     direct = read(bucket, places.lonlat, footprint_m=40)
     assert np.array_equal(vectors, direct, equal_nan=True) and np.isnan(vectors[15]).all()
     with pytest.raises(WorkError, match="exists already"):
@@ -313,7 +312,7 @@ def test_it_is_an_image_tower_in_training_and_a_competitor_in_the_evaluation(tmp
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     aef._write(tmp_path / "all.parquet", store, vectors, np.arange(len(store)), {"year": 2024})
     aef._write(tmp_path / "some.parquet", store, vectors, np.arange(0, len(store), 2), {"year": 2024})
-    extra = {"alphaearth": read_alphaearth(tmp_path / "some.parquet", store)}
+    extra = {"alphaearth": read_embeddings(tmp_path / "some.parquet", store)}
     assert np.isnan(extra["alphaearth"][1]).all() and np.array_equal(extra["alphaearth"][0], vectors[0])
     config = replace(SMALL, modalities=("location", "alphaearth"))
     train("imagebind", store, tmp_path / "run", config, extra=extra, progress=False)

@@ -2,7 +2,6 @@
 
 import threading
 
-import faulty
 import numpy as np
 import pytest
 from faulty import serve
@@ -35,7 +34,6 @@ LAYOUTS = {
 def alone(monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(cog, "_sleep", lambda seconds: None)
-    monkeypatch.setattr(faulty._Handler, "disable_nagle_algorithm", True)
 
 
 def write(layout, h=400, w=330, seed=0):

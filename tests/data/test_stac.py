@@ -9,7 +9,6 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-import faulty
 import numpy as np
 import pytest
 from faulty import Response, serve, tree
@@ -41,7 +40,6 @@ def alone(monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.delenv("GEONB_CONTACT", raising=False)
     monkeypatch.setattr(cog, "_sleep", lambda seconds: None)
-    monkeypatch.setattr(faulty._Handler, "disable_nagle_algorithm", True)  # else each small answer takes 40 ms
 
 
 def tiff(pixels, epsg, west, north, metres):

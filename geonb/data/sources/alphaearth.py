@@ -130,8 +130,8 @@ def add_alphaearth(
 
     It can be stopped at any moment, and the same call goes on; what is fetched lies in ``<out>.work`` until then.
     Places without an embedding are left out of the file. Its metadata hold the attribution, the licence, the year and
-    how many were left out. :func:`read_alphaearth` reads it for training; the evaluation takes the file as it is, if
-    every place of the store is in it.
+    how many were left out. :func:`geonb.inference.read_embeddings` reads it for training; the evaluation takes the file
+    as it is, if every place of the store is in it.
 
     Args:
         out: a .parquet file that does not exist.
@@ -170,19 +170,6 @@ def add_alphaearth(
         _write(out, store, vectors, rows, plan | {"left_out": left_out})
         work.finish()
     return {"embedded": len(rows)} | left_out
-
-
-def read_alphaearth(path: str | Path, store: PlaceStore) -> np.ndarray:
-    """Embeddings float32 (places, 64) of a file of :func:`add_alphaearth`, in the order of a store; NaN where none."""
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(path, columns=["place_id", "embedding"])
-    row = {place: i for i, place in enumerate(store.place_id.tolist())}
-    at = np.array([row.get(place, -1) for place in table["place_id"].to_pylist()], dtype=np.int64)
-    vectors = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(len(table), DIM)
-    out = np.full((len(store), DIM), np.nan, np.float32)
-    out[at[at >= 0]] = vectors[at >= 0]
-    return out
 
 
 def _check(year: int, footprint_m: float, base_url: str, workers: int) -> None:

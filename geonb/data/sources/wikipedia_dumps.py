@@ -334,7 +334,7 @@ def _wanted(work: Work, geo_tags: File, page: File, box: Sequence[float] | None,
     if not len(work.table("geo")):
         raise WorkError(f"no position is left of what was found\n{work.skips(['geo'])}")
     if not work.done("pages"):
-        geo = work.table("geo").replace_schema_metadata(None)
+        geo = work.table("geo")
         ids = geo["page_id"].to_numpy()
         pages, skips = page.read(partial(read_pages, wanted=ids, progress=progress))
         table = geo.take(np.searchsorted(ids, pages["page_id"].to_numpy()))
