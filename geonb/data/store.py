@@ -481,8 +481,10 @@ class _Texts:
                     f"{file}: column {name!r} is {schema.field(name).type}, not {TEXT_SCHEMA.field(name).type}; "
                     f"{_remedy(file.parent)}"
                 )
-        groups = range(self._metadata.num_row_groups)
-        self._starts = np.cumsum([0, *(self._metadata.row_group(i).num_rows for i in groups)])
+        groups = [self._metadata.row_group(i) for i in range(self._metadata.num_row_groups)]
+        self._starts = np.cumsum([0, *(group.num_rows for group in groups)])
+        pieces = np.cumsum([0, *(group.total_byte_size for group in groups)])[:-1] // GROUP_BYTES
+        self._pieces = np.split(np.arange(len(groups)), np.flatnonzero(np.diff(pieces)) + 1)
         self._kept: dict[tuple[str, int], pa.ChunkedArray] = {}
 
     def __len__(self) -> int:
@@ -493,11 +495,12 @@ class _Texts:
         return pa.chunked_array(self.batches(name), TEXT_SCHEMA.field(name).type)
 
     def batches(self, name: str) -> Iterator[pa.Array]:
-        """A column a few thousand rows at a time."""
+        """A column piece by piece: a few row groups, or a few thousand rows of a large one."""
         try:
             with self._open() as file:
-                for batch in file.iter_batches(ROWS_AT_A_TIME, columns=[name], use_threads=False):
-                    yield batch.column(0)
+                for groups in self._pieces:
+                    for batch in file.iter_batches(ROWS_AT_A_TIME, groups.tolist(), [name], use_threads=False):
+                        yield batch.column(0)
         except (OSError, pa.ArrowException) as error:
             raise self._damaged(error) from None
 
@@ -530,7 +533,8 @@ class _Texts:
         return column
 
     def _open(self) -> pq.ParquetFile:
-        return pq.ParquetFile(self.file, metadata=self._metadata)
+        # Buffered ahead, all that was read would stay in memory until the file is closed.
+        return pq.ParquetFile(self.file, metadata=self._metadata, pre_buffer=False, buffer_size=1 << 20)
 
     def _damaged(self, error: Exception) -> StoreError:
         return StoreError(f"{self.file}: cannot be read ({error}); {_remedy(self.file.parent)}")

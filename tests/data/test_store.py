@@ -410,20 +410,24 @@ def test_row_groups_do_not_change_the_content(tmp_path, monkeypatch):
     assert small.data_hash == whole.data_hash and small.manifest["files"] != whole.manifest["files"]
 
 
-def test_texts_are_not_held_while_they_are_streamed(tmp_path):
-    n, held = 200, []
+def test_texts_are_not_held_while_they_are_streamed(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "GROUP_BYTES", 1 << 20)
+    n, rng, held = 160, np.random.default_rng(0), []
+    texts = [rng.bytes(1 << 18).hex() for _ in range(4)]  # half a megabyte each, which does not compress well
 
     def stream():
         for i in range(n):
             held.append(pa.total_allocated_bytes())
-            yield pa.table({"place_id": [f"p{i}"], "text": [f"{i} " + "abcdefgh" * (1 << 16)]})  # half a megabyte
+            yield pa.table({"place_id": [f"p{i}"], "text": [f"{i} " + texts[i % 4]]})
 
     places = {"place_id": [f"p{i}" for i in range(n)], "lon": np.zeros(n), "lat": np.zeros(n)}
     before = pa.total_allocated_bytes()
     store = write_store(tmp_path / "s", places=places, texts=stream())
-    assert max(held) - before < 40 << 20  # of 100 MB
-    after = pa.total_allocated_bytes()
-    assert store.texts([150]) == ["150 " + "abcdefgh" * (1 << 16)] and pa.total_allocated_bytes() - after < 30 << 20
+    assert max(held) - before < 16 << 20  # of 80 MB
+    before = pa.total_allocated_bytes()
+    read = [(len(batch), pa.total_allocated_bytes() - before) for batch in store._texts.batches("text")]
+    assert sum(rows for rows, _ in read) == n and max(size for _, size in read) < 16 << 20
+    assert store.texts([150]) == ["150 " + texts[2]] and pa.total_allocated_bytes() - before < 16 << 20
 
 
 def test_an_empty_stream_is_a_store_without_texts(tmp_path):
