@@ -105,3 +105,13 @@ def test_quality_of_a_store_is_told(world, capsys):
 def test_a_published_set_that_is_not_there_is_told(tmp_path, capsys):
     assert run("data", "published", "s2-100k", tmp_path, "--out", tmp_path / "s") == 2
     assert "index.csv" in capsys.readouterr().err
+
+
+def test_practice_texts_are_called_simulated_where_they_go(world, tmp_path):
+    from geonb.data.sources.wikipedia_table import from_table
+
+    table = practice.wikipedia_table(world, tmp_path / "articles.parquet")
+    for simulated in (True, False):
+        store = from_table(tmp_path / str(simulated), table, min_chars=20, simulated=simulated, progress=False)
+        assert store.simulated("text") == simulated
+        assert ("The texts are simulated" in (store.path / "datacard.md").read_text()) == simulated

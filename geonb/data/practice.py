@@ -201,7 +201,7 @@ def sentinel2_catalogue(store, places: int = 6, seed: int = 0) -> Iterator[tuple
 
     with _serving(answer) as url:
         collection = CATALOGUES["earth-search"]
-        said = {"source": "simulated scenes for practice", "license": "none"}
+        said = {"source": "simulated scenes for practice", "license": "none", "simulated": True}
         yield replace(collection, name="practice", url=f"{url}/v1", **said), np.array(lonlat)
 
 

@@ -96,6 +96,12 @@ def test_several_batches_at_once_give_the_same_bytes(tmp_path):
     assert tree(make(tmp_path / "one").path) == tree(make(tmp_path / "many", workers=4).path)
 
 
+def test_simulated_images_are_called_so(tmp_path):
+    store = make(tmp_path / "store", simulated=True)
+    assert store.simulated("image") and not store.simulated("text")
+    assert "**The images are simulated.**" in (store.path / "datacard.md").read_text()
+
+
 def test_other_positions_do_not_go_on_from_the_work_of_these(tmp_path):
     def fail(points):
         raise ConnectionError("no")

@@ -57,6 +57,7 @@ def chip_store(
     gsd_m: float = 10.0,
     batch: int = 32,
     workers: int = 1,
+    simulated: bool = False,
     progress: bool = True,
 ) -> PlaceStore:
     """A place store with a chip at each position where the source has one.
@@ -69,6 +70,7 @@ def chip_store(
         plan: what is asked of the source, as JSON without secrets; a changed plan does not go on from other work.
         source, license: of the images, for people.
         size: edge of a chip in pixels. ``gsd_m``: of a pixel in metres.
+        simulated: whether the images are; the manifest and the data card say so.
         progress: show a bar.
 
     Raises:
@@ -82,7 +84,8 @@ def chip_store(
     lonlat = base.lonlat if base is not None else check_lonlat(where, "positions")
     if not len(lonlat):
         raise ValueError("no positions; give at least one")
-    plan = plan | {"size": size, "places": len(lonlat), "positions": _digest(lonlat, base), "batch": batch}
+    plan = plan | {"size": size, "batch": batch, "simulated": simulated}
+    plan |= {"places": len(lonlat), "positions": _digest(lonlat, base)}
 
     def build(work: Work) -> PlaceStore:
         parts = _fetch_all(work, lonlat, fetch, size, batch, workers, progress)
@@ -209,7 +212,7 @@ def _write(work: Work, parts: list[str], lonlat, base, source: str, license: str
         dates=found["date"].to_pylist(),
         gsd_m=gsd_m,
         facts=base.facts if base is not None else None,
-        simulated={**base.manifest["simulated"], "image": False} if base is not None else None,
+        simulated={**(base.manifest["simulated"] if base is not None else {}), "image": work.plan["simulated"]},
         made=work.made(
             "geonb.data.sources.chips.chip_store", images={"source": source, "license": license},
             left_out=skips.counts, **({"base": base.manifest["made"]} if base is not None else {}),
@@ -233,6 +236,7 @@ def _card(work: Work, found: pa.Table, skips: Skips, lonlat, base, source: str, 
         "# Image chips" if base is None else "## Image chips", "",
         f"{len(found):,} chips at {len(lonlat):,} positions, {size} x {size} pixels of {gsd_m:g} m, 12 bands, surface "
         f"reflectance x {SCALE}{when}. Fetched on {work.date} or later.", "",
+        *(["**The images are simulated.**", ""] if work.plan["simulated"] else []),
         f"- Source: {source}.", f"- Licence: {license}.", "", "```", str(skips), "```",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"

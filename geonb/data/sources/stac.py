@@ -88,6 +88,7 @@ class Catalogue:
     Attributes:
         url: of its landing page. ``assets``: for each of the 12 bands, and "SCL", the name of its asset.
         signed: whether files want a signature of the Planetary Computer.
+        simulated: whether its scenes are, as those of :mod:`geonb.data.practice`.
     """
 
     name: str
@@ -97,6 +98,7 @@ class Catalogue:
     source: str
     license: str = LICENSE
     signed: bool = False
+    simulated: bool = False
 
 
 _COLOURS = dict(
@@ -795,5 +797,6 @@ def from_stac(
     plan = {"source": "stac", "catalogue": catalogue.name, "url": catalogue.url, "collection": catalogue.collection}
     return chip_store(
         out, where, fetch, plan=plan | options, source=f"{catalogue.source} ({catalogue.collection})",
-        license=catalogue.license, size=size, gsd_m=GSD_M, batch=BATCH, workers=workers, progress=progress,
+        license=catalogue.license, size=size, gsd_m=GSD_M, batch=BATCH, workers=workers,
+        simulated=catalogue.simulated, progress=progress,
     )  # fmt: skip

@@ -136,6 +136,7 @@ def collect(
     filters: ArticleFilter | None = None,
     limit: int | None = None,
     workers: int = 1,
+    simulated: bool = False,
     progress: bool = True,
     notes: Sequence[str] = (),
 ) -> PlaceStore:
@@ -157,6 +158,7 @@ def collect(
         filters: which articles become places.
         limit: only the first so many.
         workers: processes; with more than one a script needs ``if __name__ == "__main__":``.
+        simulated: whether the texts are; the manifest and the data card say so.
         progress: show bars.
         notes: for the data card: what was not checked, or is special about the route.
 
@@ -166,7 +168,7 @@ def collect(
     filters = filters or ArticleFilter()
     if limit is not None and limit < 1:
         raise ValueError(f"limit {limit} must be at least 1")
-    plan = {**plan, "filters": asdict(filters), "limit": limit}
+    plan = {**plan, "filters": asdict(filters), "limit": limit, "simulated": simulated}
 
     def build(work: Work) -> PlaceStore:
         parts = _run(work, steps(work), filters, limit, workers, progress)
@@ -303,6 +305,7 @@ def _write(work: Work, parts: list[str], source: str, function: str, limit, note
             work.out,
             places=places,
             texts=_texts(work, parts, kept, ids, found, source, bar),
+            simulated={"text": work.plan["simulated"]},
             made=work.made(function, left_out=dict(sorted(skips.counts.items()))),
             datacard=_card(work, found, continent, twin, skips, source, notes),
         )
@@ -399,6 +402,7 @@ def _card(work: Work, found: pa.Table, continent, twin, skips: Skips, source: st
     lines = [
         "# Wikipedia articles with a position", "",
         f"{n:,} articles of the Wikipedia in {quoted(plan.get('lang', ''))}, begun on {work.date}.", "",
+        *(["**The texts are simulated**: practice inputs, which a program wrote.", ""] if plan["simulated"] else []),
         f"- Source: {quoted(source, 300)}.",
         f"- Snapshot: {quoted(plan.get('snapshot') or '') or 'not known'}. Route: {plan.get('route', '')}.",
         f"- Of the articles {', '.join(known)}.",

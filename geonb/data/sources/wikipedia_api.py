@@ -107,6 +107,7 @@ def from_api(
     limit: int | None = None,
     max_requests: int = 2000,
     endpoint: str | None = None,
+    simulated: bool = False,
     progress: bool = True,
 ) -> PlaceStore:
     """A place store of the articles in a box, or around points.
@@ -122,6 +123,7 @@ def from_api(
         limit: only the first so many articles, by page id.
         max_requests: more are not sent. A higher number, or a smaller area, goes on.
         endpoint: of the service, else that of the language.
+        simulated: whether the texts are, as those of :mod:`geonb.data.practice`; the store and its card say so.
 
     Raises:
         ValueError: no contact, no area or two, or an area that needs too many requests; says how many.
@@ -153,7 +155,8 @@ def from_api(
         out, plan, steps,
         source=f"Wikipedia, through the Action API of {plain(endpoint)}",
         function="geonb.data.sources.wikipedia_api.from_api",
-        filters=ArticleFilter(min_chars, max_chars, places_only), limit=limit, progress=progress,
+        filters=ArticleFilter(min_chars, max_chars, places_only), limit=limit,
+        simulated=simulated, progress=progress,
         notes=["The revision is that of the page when it was asked for; the service may have made the text a little "
                "earlier.", "Texts are " + ("introductions." if text == "intro" else "whole articles, without tables.")],
     )  # fmt: skip

@@ -90,6 +90,7 @@ def from_dumps(
     places_only: bool = False,
     limit: int | None = None,
     workers: int = 1,
+    simulated: bool = False,
     progress: bool = True,
 ) -> PlaceStore:
     """A place store of the articles in a wiki's dumps.
@@ -113,6 +114,7 @@ def from_dumps(
         min_chars, max_chars, places_only: see :class:`geonb.data.sources.wikipedia.ArticleFilter`.
         limit: only the first so many articles.
         workers: processes that read shards at once; one file at a time is fetched, however many there are.
+        simulated: whether the texts are, as those of :mod:`geonb.data.practice`; the store and its card say so.
 
     Raises:
         ValueError: a wrong argument, no contact, or files that are not in the folder.
@@ -177,7 +179,8 @@ def from_dumps(
         out, asked | dumps, steps,
         source=f"Wikipedia, dumps of {wiki}: positions of {days}",
         function="geonb.data.sources.wikipedia_dumps.from_dumps",
-        filters=filters, limit=limit, workers=workers, progress=progress,
+        filters=filters, limit=limit, workers=workers, simulated=simulated,
+        progress=progress,
         notes=[f"That nothing changed between the tables and the texts: positions are of {days}."],
     )  # fmt: skip
 

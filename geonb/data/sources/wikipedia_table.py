@@ -89,6 +89,7 @@ def from_table(
     limit: int | None = None,
     rows_per_part: int = 20_000,
     workers: int = 1,
+    simulated: bool = False,
     progress: bool = True,
 ) -> PlaceStore:
     """A place store of the articles in a table.
@@ -104,6 +105,7 @@ def from_table(
         limit: only the first so many articles.
         rows_per_part: of the table, read at once; fewer where texts are long.
         workers: processes that read parts at once.
+        simulated: whether the texts are, as those of :mod:`geonb.data.practice`; the store and its card say so.
 
     Raises:
         ValueError: a table that cannot be read or lacks columns, a box that is none.
@@ -138,7 +140,8 @@ def from_table(
     return collect(
         out, plan, steps,
         source=f"Wikipedia, through the table {listed}", function="geonb.data.sources.wikipedia_table.from_table",
-        filters=filters, limit=limit, workers=workers, progress=progress,
+        filters=filters, limit=limit, workers=workers, simulated=simulated,
+        progress=progress,
         notes=[note for role, note in _NOTES.items() if role not in tables[0]["columns"]],
     )  # fmt: skip
 
@@ -353,7 +356,7 @@ def _ask(con, file: str, query: str, given: Sequence = (), table: bool = False):
         return _fetched(con.sql(query, params=list(given))) if table else con.execute(query, given).fetchall()
     except (duckdb.OutOfMemoryException, _TooMuch) as error:
         raise ValueError(f"{file}: texts too long to read so many at once; give fewer rows_per_part") from error
-    except duckdb.Error as error:
+    except (duckdb.Error, pa.ArrowException, OSError) as error:  # damage may show only while batches come in
         said = plain(str(error))
         if file.startswith("hf://"):
             raise NetworkAbsent(
