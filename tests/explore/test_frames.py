@@ -21,6 +21,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
              "--disable-component-update", "--disable-sync"]  # fmt: skip
 AXE = Path(__file__).parent.parent / "book" / "assets" / "axe.min.js"
+HINT = "willReadFrequently"  # Chromium's word on pixels that are read back often, as these tests do
 HOSTILE = "</script><img src=x onerror=window.hacked=1>"
 
 
@@ -69,7 +70,7 @@ def opened(browser, tmp_path):
         context.route("**/*", gate)
         page = context.new_page()
         page.on("pageerror", lambda e: complaints.append(f"error {e}"))
-        page.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") and HINT not in m.text else None)
         page.goto(f"{base}/{path.name}" if base else path.as_uri())
         page.wait_for_selector(".gv[data-ready='1']")
         return page
@@ -197,8 +198,7 @@ def test_a_lens_shows_the_same_places_in_all_three(opened, view):
     page.wait_for_timeout(100)
     assert {p: pixels(page, p) for p in before} == before
     page.locator(".gv-umap canvas").focus()
-    for key in ("Shift+ArrowLeft", "Shift+ArrowLeft", "ArrowUp"):
-        page.keyboard.press(key)
+    page.keyboard.press("ArrowLeft")  # from the place nearest to the middle
     page.wait_for_timeout(100)
     assert pixels(page, "map") != before["map"]
     page.keyboard.press("Escape")

@@ -46,8 +46,8 @@ document.querySelectorAll(".gv:not([data-ready])").forEach((root) => {
     canvas.tabIndex = 0;
     canvas.setAttribute("role", "img");
     box.append(canvas);
-    if (kind !== "map") box.append(score);
     figure.append(element("figcaption", "", data.titles[k]), box);
+    if (kind !== "map") figure.append(score);
     plots.append(figure);
     return { kind, canvas, score, x: new Float32Array(data.n), y: new Float32Array(data.n), at: null };
   });
@@ -168,13 +168,21 @@ document.querySelectorAll(".gv:not([data-ready])").forEach((root) => {
       if (d < LENS * LENS) near.push([d, i]);
     }
     near.sort((a, b) => a[0] - b[0]);
-    chosen = new Set(near.map(([, i]) => i));
+    chosen = near.length ? new Set(near.map(([, i]) => i)) : null;
     readout.replaceChildren();
     if (near.length) {
       readout.append(element("b", "", `${near.length} of ${data.n} places`));
       if (data.hover) readout.append(": " + near.slice(0, 6).map(([, i]) => data.hover[i]).join(" · ") + (near.length > 6 ? " …" : ""));
     } else readout.textContent = "Nothing lies there.";
     ask();
+  }
+  function middle(panel, w, h) { // the place nearest to the middle of a picture
+    let best = 0, least = Infinity;
+    for (let i = 0; i < data.n; i++) {
+      const d = (panel.x[i] - w / 2) ** 2 + (panel.y[i] - h / 2) ** 2;
+      if (d < least) [best, least] = [i, d];
+    }
+    return [panel.x[best] / w, panel.y[best] / h];
   }
   function clear() {
     chosen = null;
@@ -197,7 +205,8 @@ document.querySelectorAll(".gv:not([data-ready])").forEach((root) => {
       if (e.key === "Escape") clear();
       if (!step) return;
       e.preventDefault();
-      const [x, y] = panel.at || [0.5, 0.5], w = canvas.clientWidth, h = canvas.clientHeight, far = e.shiftKey ? 0.2 : 0.04;
+      const w = canvas.clientWidth, h = canvas.clientHeight, far = e.shiftKey ? 0.2 : 0.04;
+      const [x, y] = panel.at || middle(panel, w, h);
       pinned = true;
       look(panel, Math.min(1, Math.max(0, x + step[0] * far)) * w, Math.min(1, Math.max(0, y + step[1] * far)) * h);
     };

@@ -1,0 +1,185 @@
+"""Embedding spaces for other programs: GeoTIFF for QGIS and GDAL, GeoParquet for tables."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from geonb.explore.layers import Layer, layer_of
+
+AT_ONCE = 50_000  # positions embedded at a time
+VALUES = 4_000_000  # written at a time
+
+
+def to_geotiff(
+    model,
+    path,
+    degrees: float = 0.25,
+    layer="pca",
+    *,
+    place=None,
+    text: str | None = None,
+    bounds: tuple[float, float, float, float] = (-180.0, -90.0, 180.0, 90.0),
+    land: bool = True,
+    progress: bool = True,
+) -> Path:
+    """Write a layer of a model as a cloud-optimised GeoTIFF in EPSG:4326, with overviews.
+
+    Rows are embedded and written a few at a time, so memory stays bounded at any resolution. "pca" gives three bands of
+    uint8 in 1 to 255, which QGIS shows as colours at once; every other layer float32. What is not known is 0 for
+    colours and NaN for numbers, declared as nodata. Bands are named; run, version, data and units are tags.
+
+    Args:
+        model: a run's folder, or a model of :func:`geonb.load`.
+        path: the file; written whole or not at all.
+        degrees: edge of a pixel. Pixels are areas, embedded at their centres.
+        layer, place, text: see :func:`geonb.explore.layers.layer_of`.
+        bounds: west, south, east, north; a whole number of pixels.
+        land: leave the sea unknown, where no place was trained on.
+
+    Raises:
+        ValueError: bounds that are out of range, empty or no whole number of pixels, or what ``layer_of`` refuses.
+        ModuleNotFoundError: without rasterio.
+    """
+    import rasterio
+    import rasterio.shutil
+    from rasterio.enums import ColorInterp
+    from rasterio.transform import from_origin
+    from rasterio.windows import Window
+    from tqdm.auto import tqdm
+
+    path, name = Path(path), "model"
+    if isinstance(model, str | Path):
+        name, model = Path(model).name, _load(model)
+    west, south, east, north = map(float, bounds)
+    columns, rows = (_pixels(a, b, degrees) for a, b in ((west, east), (south, north)))
+    if not (-180 <= west < east <= 180 and -90 <= south < north <= 90):
+        raise ValueError(f"bounds {bounds} must be west, south, east, north within -180, -90, 180, 90 degrees")
+    drawn = layer_of(model, layer, place=place, text=text)
+    count, kind, nodata = len(drawn.bands), *(("uint8", 0) if drawn.colours else ("float32", float("nan")))
+    profile = {"driver": "GTiff", "width": columns, "height": rows, "count": count, "dtype": kind, "nodata": nodata,
+               "crs": "EPSG:4326", "transform": from_origin(west, north, degrees, degrees), "interleave": "band",
+               "photometric": "RGB" if drawn.colours else "MINISBLACK", "BIGTIFF": "IF_SAFER"}  # fmt: skip
+    step = max(1, min(rows, VALUES // (columns * count)))
+    lon = west + (np.arange(columns) + 0.5) * degrees
+    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        with rasterio.Env(GDAL_CACHEMAX=256, GDAL_PAM_ENABLED=False):
+            with rasterio.open(folder / "rows.tif", "w", **profile) as file:
+                for top in tqdm(range(0, rows, step), desc="embedding rows", disable=not progress):
+                    lat = north - (np.arange(top, min(top + step, rows)) + 0.5) * degrees
+                    block = _block(model, drawn, lon, lat, land)
+                    file.write(block, window=Window(0, top, columns, len(lat)))
+                file.update_tags(**_tags(model, name, drawn, degrees))
+                for band, description in enumerate(drawn.bands, 1):
+                    file.set_band_description(band, description)
+                file.units = [drawn.units] * count
+                if drawn.colours:
+                    file.colorinterp = [ColorInterp.red, ColorInterp.green, ColorInterp.blue]
+            rasterio.shutil.copy(folder / "rows.tif", folder / "cog.tif", driver="COG", COMPRESS="DEFLATE",
+                                 PREDICTOR="YES", BLOCKSIZE=512, OVERVIEW_RESAMPLING="AVERAGE", OVERVIEWS="AUTO",
+                                 BIGTIFF="IF_SAFER")  # fmt: skip
+        (folder / "cog.tif").replace(path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return path
+
+
+def to_geoparquet(model, path, size_km: float = 110.0, progress: bool = True) -> int:
+    """Write the embeddings of all land as GeoParquet, a row an equal-area cell; returns how many.
+
+    Columns: ``cell`` (as :func:`geonb.data.splits.blocks` numbers them), ``land_share`` of the cell, ``geometry`` (the
+    cell as a polygon, EPSG:4326) and ``embedding`` (float32, at the centre of the cell). Cells that are less than half
+    land are left out.
+
+    Args:
+        model: a run's folder, or a model of :func:`geonb.load`.
+        size_km: edge of a cell; 110 gives 12,165.
+    """
+    import json
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from geonb._files import write_atomically
+    from geonb.data.sampling import cell_bounds, land_cells, land_share
+    from geonb.data.store import geo_metadata
+
+    model = _load(model) if isinstance(model, str | Path) else model
+    cells = land_cells(size_km)
+    west, south, east, north = cell_bounds(cells, size_km).T
+    middle = np.degrees(np.arcsin((np.sin(np.radians(south)) + np.sin(np.radians(north))) / 2))
+    z = model.embed_locations(np.stack([(west + east) / 2, middle], 1), progress=progress)
+    about = json.loads(geo_metadata([west.min(), south.min(), east.max(), north.max()])["geo"])
+    about["columns"]["geometry"]["geometry_types"] = ["Polygon"]
+    table = pa.table(
+        {
+            "cell": pa.array(cells, pa.int64()),
+            "land_share": pa.array(land_share(cells, size_km), pa.float32()),
+            "geometry": pa.array(_boxes(west, south, east, north), pa.binary()),
+            "embedding": pa.FixedSizeListArray.from_arrays(pa.array(z.ravel()), model.dim),
+        }
+    ).replace_schema_metadata({"geo": json.dumps(about)})
+    write_atomically(Path(path), lambda file: pq.write_table(table, file, compression="zstd"))
+    return len(cells)
+
+
+def _load(run):
+    from geonb.model import load
+
+    return load(run)
+
+
+def _pixels(low: float, high: float, degrees: float) -> int:
+    if not degrees > 0:
+        raise ValueError(f"degrees must be above 0, not {degrees}")
+    count = round((high - low) / degrees)
+    if abs(count * degrees - (high - low)) > 1e-6 or count < 1:
+        raise ValueError(f"{low:g} to {high:g} is no whole number of pixels of {degrees:g} degrees; change either")
+    return count
+
+
+def _block(model, layer: Layer, lon: np.ndarray, lat: np.ndarray, land: bool) -> np.ndarray:
+    """Rows of pixels (bands, rows, columns), ready to be written."""
+    from geonb.data.sampling import on_land
+
+    points = np.stack(np.meshgrid(lon, lat), 2).reshape(-1, 2)
+    kind, missing = (np.uint8, 0) if layer.colours else (np.float32, np.nan)
+    block = np.full((len(points), len(layer.bands)), missing, kind)
+    wanted = np.flatnonzero(on_land(points)) if land else np.arange(len(points))
+    for start in range(0, len(wanted), AT_ONCE):
+        part = wanted[start : start + AT_ONCE]
+        values = layer(model.embed_locations(points[part]))
+        block[part] = 1 + np.rint(254 * values) if layer.colours else values
+    return block.T.reshape(len(layer.bands), len(lat), len(lon))
+
+
+def _tags(model, name: str, layer: Layer, degrees: float) -> dict[str, str]:
+    from geonb import __version__
+
+    data = model.manifest.get("data", {})
+    simulated = ", ".join(m for m, s in data.get("simulated", {}).items() if s) or "none"
+    return {
+        "TIFFTAG_IMAGEDESCRIPTION": f"{layer.title}, of location embeddings at the centres of pixels",
+        "TIFFTAG_SOFTWARE": f"geonb {__version__}",
+        "AREA_OR_POINT": "Area",
+        "RUN": name,
+        "ARCHITECTURE": str(model.manifest["architecture"]),
+        "TRAINED_WITH": str(model.manifest["versions"]["geonb"]),
+        "DATA": str(data.get("name", "")),
+        "DATA_HASH": str(data.get("hash", "")),
+        "SIMULATED_MODALITIES": simulated,
+        "LAYER": layer.title,
+        "UNITS": layer.units,
+        "PIXEL_DEGREES": f"{degrees:g}",
+    }
+
+
+def _boxes(west, south, east, north) -> list[bytes]:
+    """Boxes as well-known binary polygons, counter-clockwise."""
+    head = np.frombuffer(b"\x01" + np.array([3, 1, 5], "<u4").tobytes(), np.uint8)
+    corners = np.stack([west, south, east, south, east, north, west, north, west, south], 1).astype("<f8")
+    return [head.tobytes() + row.tobytes() for row in corners]

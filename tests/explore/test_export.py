@@ -1,0 +1,186 @@
+"""Layers for maps and files for other programs, read back by those programs' libraries."""
+
+import json
+
+import numpy as np
+import pytest
+
+import geonb
+from geonb.data.sampling import on_land
+from geonb.explore.export import to_geoparquet, to_geotiff
+from geonb.explore.layers import LandGrid, add_layer, error_colours, layer_of
+from geonb.explore.maps import offline_map
+
+rasterio = pytest.importorskip("rasterio")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_places_for_the_colours():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("geonb.explore.layers.FITTED", 2000)
+        yield
+
+
+@pytest.fixture(scope="module")
+def model(trained):
+    return geonb.load(trained)
+
+
+@pytest.fixture(scope="module")
+def colours(trained, tmp_path_factory):
+    return to_geotiff(trained, tmp_path_factory.mktemp("tif") / "colours.tif", degrees=0.5, progress=False)
+
+
+def test_colours_are_a_cloud_optimised_geotiff_that_gdal_and_qgis_know(colours, model, trained):
+    with rasterio.open(colours) as file:
+        assert file.driver == "GTiff" and file.crs.to_epsg() == 4326 and file.dtypes == ("uint8",) * 3
+        assert (file.width, file.height, file.count, file.nodata) == (720, 360, 3, 0)
+        assert tuple(file.bounds) == (-180, -90, 180, 90) and file.overviews(1) == [2]
+        assert file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+        assert [c.name for c in file.colorinterp] == ["red", "green", "blue"]
+        assert all(d.startswith("principal component") for d in file.descriptions)
+        tags = file.tags()
+        assert tags["RUN"] == trained.name and tags["ARCHITECTURE"] == "imagebind" and tags["AREA_OR_POINT"] == "Area"
+        assert tags["TIFFTAG_SOFTWARE"] == f"geonb {geonb.__version__}" and len(tags["DATA_HASH"]) == 64
+        assert tags["SIMULATED_MODALITIES"] == "location, text, image" and file.units[0].startswith("stretched")
+        pixels = file.read()
+        rows, columns = np.divmod(np.random.default_rng(0).choice(360 * 720, 400, replace=False), 720)
+        lonlat = np.stack(file.xy(rows, columns), 1)
+    land = on_land(lonlat)
+    assert ((pixels[:, rows, columns] > 0).all(0) == land).all() and 100 < land.sum() < 200
+    expected = layer_of(model, "pca")(model.embed_locations(lonlat[land]))
+    np.testing.assert_allclose(pixels[:, rows, columns].T[land], 1 + 254 * expected, atol=1.01)
+    assert not list(colours.parent.glob(".*"))
+
+
+def test_numbers_are_those_of_the_model_whatever_the_rows_written_at_a_time(model, tmp_path, monkeypatch):
+    options = {"degrees": 2, "layer": "similarity", "place": (10, 45), "bounds": (-20, 30, 40, 60), "progress": False}
+    path = to_geotiff(model, tmp_path / "a.tif", **options)
+    monkeypatch.setattr("geonb.explore.export.VALUES", 70)
+    monkeypatch.setattr("geonb.explore.export.AT_ONCE", 7)
+    other = to_geotiff(model, tmp_path / "b.tif", **options)
+    with rasterio.open(path) as a, rasterio.open(other) as b:
+        assert a.shape == (15, 30) and np.isnan(a.nodata) and a.units == ("cosine",)
+        assert a.descriptions == ("similarity",) and "10.000, 45.000" in a.tags()["LAYER"]
+        values = a.read(1)
+        np.testing.assert_allclose(values, b.read(1), atol=1e-6)
+        lonlat = np.stack(a.xy(*np.divmod(np.arange(450), 30)), 1)
+    known = ~np.isnan(values.ravel())
+    np.testing.assert_array_equal(known, on_land(lonlat))
+    here = model.embed_locations([(10, 45)])[0]
+    np.testing.assert_allclose(values.ravel()[known], model.embed_locations(lonlat[known]) @ here, atol=1e-5)
+
+
+def test_embeddings_words_and_functions_of_embeddings_are_layers_too(model, tmp_path):
+    def first(z):
+        return z[:, 0]
+
+    small = {"degrees": 30, "land": False, "progress": False}
+    with rasterio.open(to_geotiff(model, tmp_path / "z.tif", layer="embedding", **small)) as file:
+        z = file.read().reshape(model.dim, -1).T
+        assert file.count == model.dim and np.allclose(np.linalg.norm(z, axis=1), 1, atol=1e-5)
+    with rasterio.open(to_geotiff(model, tmp_path / "f.tif", layer=first, **small)) as file:
+        np.testing.assert_allclose(file.read(1).ravel(), z[:, 0], atol=1e-6)
+        assert file.descriptions == ("first",)
+    with rasterio.open(to_geotiff(model, tmp_path / "w.tif", layer="similarity", text="warm sea", **small)) as file:
+        np.testing.assert_allclose(file.read(1).ravel(), z @ model.embed_texts(["warm sea"])[0], atol=1e-5)
+
+
+def test_the_same_export_is_the_same_bytes(model, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    a, b = (to_geotiff(model, tmp_path / name / "x.tif", 10, progress=False) for name in ("a", "b"))
+    assert a.read_bytes() == b.read_bytes()
+
+
+def test_what_cannot_be_exported_is_refused_and_leaves_nothing(model, tmp_path):
+    for wrong, message in (
+        ({"degrees": 0.7}, "no whole number of pixels"),
+        ({"degrees": -1}, "above 0"),
+        ({"bounds": (-190, -90, 170, 90), "degrees": 10}, "within -180"),
+        ({"layer": "rainbow"}, "unknown layer"),
+        ({"layer": "similarity"}, "either a place"),
+        ({"layer": "similarity", "place": (1, 2), "text": "sea"}, "either a place"),
+        ({"layer": "similarity", "text": " "}, "empty"),
+        ({"layer": "pca", "text": "sea"}, "is for layer 'similarity'"),
+        ({"layer": "similarity", "place": (0, 95)}, "row 0"),
+        ({"layer": lambda z: z[:1]}, "two embeddings"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            to_geotiff(model, tmp_path / "x.tif", **({"degrees": 10} | wrong), progress=False)
+    with pytest.raises(RuntimeError, match="in the middle"):
+        def fails(z, calls=[]):  # noqa: B006
+            calls.append(len(z))
+            if len(calls) > 1:
+                raise RuntimeError("in the middle")
+            return z[:, 0]
+
+        to_geotiff(model, tmp_path / "x.tif", 10, layer=fails, progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cells_are_geoparquet_that_geopandas_and_duckdb_open(model, tmp_path):
+    geopandas, duckdb = pytest.importorskip("geopandas"), pytest.importorskip("duckdb")
+    from geonb.data.splits import blocks
+
+    path = tmp_path / "cells.parquet"
+    count = to_geoparquet(model, path, 1500)
+    frame = geopandas.read_parquet(path)
+    assert len(frame) == count and frame.crs.to_string() == "OGC:CRS84" and frame.geometry.is_valid.all()
+    assert set(frame.geom_type) == {"Polygon"} and frame.geometry.exterior.is_ccw.all()
+    equal_area = frame.to_crs("ESRI:54034").area  # cylindrical, equal-area, on the ellipsoid
+    np.testing.assert_allclose(equal_area / equal_area.mean(), 1, atol=0.02)
+    inside = frame.geometry.representative_point()
+    np.testing.assert_array_equal(blocks(np.stack([inside.x, inside.y], 1), 1500), frame.cell)
+    np.testing.assert_allclose([np.linalg.norm(z) for z in frame.embedding], 1, atol=1e-5)
+    rows = duckdb.sql(f"select count(*), min(len(embedding)), max(land_share) from '{path}'").fetchall()[0]
+    assert rows[:2] == (count, model.dim) and 0.5 <= rows[2] <= 1
+
+
+def test_embedded_tables_open_elsewhere(trained, model, tmp_path):
+    geopandas, duckdb = pytest.importorskip("geopandas"), pytest.importorskip("duckdb")
+    from geonb.inference import embed_table
+
+    (tmp_path / "p.csv").write_text("name,lon,lat\na,10,50\nb,-70,-30\n")
+    embed_table(trained, tmp_path / "p.csv", tmp_path / "z.parquet", progress=False)
+    frame = geopandas.read_parquet(tmp_path / "z.parquet")
+    assert frame.geometry.x.tolist() == [10, -70] and frame.name.tolist() == ["a", "b"]
+    ((z,),) = duckdb.sql(f"select embedding from '{tmp_path}/z.parquet' where name = 'b'").fetchall()
+    np.testing.assert_allclose(z, model.embed_locations([(-70, -30)])[0], atol=1e-6)
+
+
+def test_a_painted_layer_lies_where_its_pixels_are(model):
+    grid = LandGrid(model, width=90)
+    image = grid.image(layer_of(model, "similarity", place=(20, 0)))
+    height, width = image.rgba.shape[:2]
+    (south, west), (north, east) = image.bounds
+    mercator = lambda lat: np.arcsinh(np.tan(np.radians(lat)))  # noqa: E731
+    row = ((mercator(north) - mercator(grid.lonlat[:, 1])) / (mercator(north) - mercator(south)) * height).astype(int)
+    column = ((grid.lonlat[:, 0] - west) / (east - west) * width).astype(int)
+    assert (image.rgba[row, column, 3] == 255).all() and (image.rgba[..., 3] > 0).sum() == len(grid.lonlat)
+    assert on_land(grid.lonlat).all()
+    best, worst = image.values[:, 0].argmax(), image.values[:, 0].argmin()
+    bright = image.rgba[..., :3].astype(int).sum(2)
+    assert bright[row[best], column[best]] > bright[row[worst], column[worst]] + 200  # viridis: bright is alike
+    assert "cosine" in image.title and "20.000, 0.000" in image.title
+    with pytest.raises(ValueError, match="cannot be painted"):
+        grid.image(layer_of(model, "embedding"))
+    unknown = grid.image(layer_of(model, lambda z: np.where(np.arange(len(z)) == 0, np.nan, 1.0)))
+    assert (unknown.rgba[..., 3] > 0).sum() == len(grid.lonlat) - 1
+
+
+def test_layers_on_a_folium_map_are_pictures_whose_names_are_text(model):
+    grid = LandGrid(model, width=60)
+    image = grid.image(layer_of(model, "similarity", text="<img src=x onerror=alert(1)>{{7*7}}"))
+    html = add_layer(add_layer(offline_map(), grid.image(layer_of(model))), image).get_root().render()
+    assert html.count("L.imageOverlay(") == 2 and "data:image/png;base64," in html
+    assert "<img src=x" not in html and "49" not in html.split("similarity to the words")[1][:80]
+    assert "http" not in html.split("L.imageOverlay(")[1][:200]
+
+
+def test_errors_have_a_sign_and_no_value_a_colour_of_its_own():
+    low, none, high, unknown = error_colours([-2, 0, 2, np.nan], limit=2)
+    red, blue = (lambda c: int(c[1:3], 16)), (lambda c: int(c[5:7], 16))
+    assert blue(low) > red(low) + 80 and red(high) > blue(high) + 80 and abs(red(none) - blue(none)) < 30
+    assert unknown == "#c9ced3" and error_colours([np.nan]) == [unknown]
+    assert json.dumps(error_colours([1, 2, 3]))
