@@ -295,7 +295,7 @@ def test_a_step_that_fails_leaves_what_is_done(tmp_path, workers):
 
 def get_plan(**more) -> dict:
     filters = {"min_chars": 50, "max_chars": 300_000, "places_only": False}
-    return {"route": "test", "lang": "en", "snapshot": "20260901", "filters": filters, "limit": None} | more
+    return {"route": "test", "lang": "en", "snapshot": "20260901", "filters": filters, "limit": None, "simulated": False} | more
 
 
 def test_other_filters_do_not_go_on_from_these(tmp_path):
