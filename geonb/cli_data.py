@@ -81,6 +81,7 @@ def _wikipedia(p: argparse.ArgumentParser) -> None:
     _article_options(p)
     _contact(p)
     p.add_argument("--text", choices=["intro", "full"], default="intro")
+    p.add_argument("--max-requests", type=int, default=2000, metavar="N", help="refuse an area that needs more")
     _box(p, required=True)
     p.set_defaults(run=_wikipedia_api)
 
@@ -181,7 +182,8 @@ def _wikipedia_table(args) -> None:
 def _wikipedia_api(args) -> None:
     from geonb.data.sources.wikipedia_api import from_api
 
-    _done(from_api(args.out, **_given(args, "lang", "contact", "bbox", "text", "min_chars", "places_only")))
+    options = _given(args, "lang", "contact", "bbox", "text", "min_chars", "places_only", "max_requests")
+    _done(from_api(args.out, **options))
 
 
 def _wikipedia_dumps(args) -> None:
