@@ -68,6 +68,7 @@ def runs(world, trained, tmp_path_factory):
 def view(runs):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(planet, "UNTRAINED", (4,))  # larger ones take seconds
+        patch.setattr(planet, "SIZES_KM", np.array([600, 2700, 9000]))
         return planet_view(runs, queries=QUERIES, cells_km=KM, place=(10, 50), progress=False)
 
 

@@ -502,7 +502,7 @@
         sides.forEach((s) => lists.push(ranking(name(s) + ": most alike, over 2,000 km away", far(maps[s].field, 1, 5, APART, true), maps[s].field, show)));
         if (two()) {
           const d = maps[2].field, format = (v) => signed(v, 2) + (rel ? " \u03c3" : "");
-          lists.push(ranking("Most above " + name(1) + ", for " + name(0), far(d, 1, 4, APART).filter((i) => d[i] > 0), d, format), ranking("Most above " + name(0) + ", for " + name(1), far(d, -1, 4, APART).filter((i) => d[i] < 0), d, format));
+          lists.push(ranking(name(0) + " higher than " + name(1), far(d, 1, 4, APART).filter((i) => d[i] > 0), d, format), ranking(name(1) + " higher than " + name(0), far(d, -1, 4, APART).filter((i) => d[i] < 0), d, format));
         }
       } else {
         sides.forEach((s) => lists.push(ranking(name(s) + ": brightest places", far(maps[s].field, 1, 5, 700), maps[s].field, show)));
