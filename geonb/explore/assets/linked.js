@@ -173,7 +173,7 @@
 
     // ---- structure
     const status = element("output", { class: "gl-status", "aria-live": "polite" });
-    status.style.setProperty("--gl-wide", 2 * whole(n).length + 12 + "ch"); // room for every count, so that nothing moves
+    status.style.setProperty("--gl-wide", 2 * whole(n).length + 10 + "ch"); // room for every count, so that nothing moves
     const readout = element("output", { class: "gl-readout", "aria-live": "polite" });
     const legend = element("div", { class: "gl-legend", role: "group", "aria-label": "Legend" });
     const choice = element("select", {});
@@ -348,7 +348,8 @@
       if (dense) drawDensity(view); else drawDots(view);
       view.base.getContext("2d").putImageData(view.image, 0, 0);
       view.plot.dataset.detail = dense ? "density" : "places";
-      const words = dense ? "Density of " + whole(seen) + " places; zoom in to see each" : view.k > 1 ? "\u00d7" + +view.k.toPrecision(2) : "";
+      const words = dense ? "Density of " + whole(seen) + " places" + (column === PLAIN ? "" : ", coloured by the " + (column.names ? "most frequent class" : "mean")) +
+        "; zoom in to see each" : view.k > 1 ? "\u00d7" + +view.k.toPrecision(2) : "";
       if (view.note.textContent !== words) view.note.textContent = words;
     }
 
@@ -756,6 +757,9 @@
         if (e.pointerType !== "touch" || kind !== "explore") top.setPointerCapture(e.pointerId);
         drag = { pointer: e.pointerId, kind, start: at(e), place: toUnit(view, at(e)), last: at(e), add: e.shiftKey, moved: false };
       };
+      top.addEventListener("touchstart", (e) => { // a stroke neither scrolls the page nor ends in a fling, during which browsers swallow taps
+        if (root.classList.contains("gl-brushing")) e.preventDefault();
+      }, { passive: false });
       top.onpointermove = (e) => {
         if (fingers.has(e.pointerId)) fingers.set(e.pointerId, at(e));
         if (pinch && fingers.size === 2) {
