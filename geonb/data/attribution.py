@@ -33,9 +33,9 @@ _ASKS = r"(?i)\bCC[ -]BY\b|\bCreative Commons Attribution\b"
 _WIKIPEDIA = r"(?i)^https?://([a-z0-9-]+\.)+wikipedia\.org/"
 _WORDS = """# Attribution
 
-The texts of this place store are by others, under licences that ask you to credit them. `attribution.parquet` says for
-each of the {count:,} texts what to credit: its title, link (`url`) and revision, its licence and the licence's link,
-its creator, and what was changed (empty where that is not recorded; then see `datacard.md`).
+Texts of this place store are under licences that ask you to credit who wrote them, or what they were made from.
+`attribution.parquet` says for each of {count:,} texts what to credit: its title, link (`url`) and revision, its licence
+and the licence's link, its creator, and what was changed (empty where that is not recorded; then see `datacard.md`).
 
 | licence | creator | texts |
 |---|---|---|

@@ -77,7 +77,7 @@ def test_any_places_of_a_store(store, tmp_path):
 
 def test_the_words_name_creators_and_licences_and_nothing_from_outside_is_markup(store):
     words = (store.path / "ATTRIBUTION.md").read_text(encoding="utf-8")
-    assert "each of the 5 texts" in words
+    assert "for each of 5 texts" in words
     table = [line for line in words.splitlines() if line.startswith("|")]
     assert table[2:] == [
         "| CC BY 4.0 | a table | 1 |",
