@@ -77,6 +77,15 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--top", type=int, default=20, metavar="N")
     p.set_defaults(run=_ask)
 
+    p = verbs.add_parser("export", help="an embedding space as a cloud-optimised GeoTIFF, for QGIS and GDAL")
+    p.add_argument("model", type=Path, metavar="RUN")
+    p.add_argument("--out", required=True, type=Path, metavar="FILE.tif")
+    p.add_argument("--degrees", type=float, default=0.25, metavar="D", help="edge of a pixel")
+    what = p.add_mutually_exclusive_group()
+    what.add_argument("--like", nargs=2, type=float, metavar=("LON", "LAT"), help="similarity to a place")
+    what.add_argument("--text", help="similarity to words; without either, the first three components as colours")
+    p.set_defaults(run=_export)
+
     p = verbs.add_parser("explore", help="one self-contained page: map and projection of an embedding space")
     p.add_argument("model", type=Path, metavar="RUN")
     p.add_argument("--data", required=True, type=Path, metavar="DIR")
@@ -136,6 +145,13 @@ def _ask(args) -> None:
     print(f"{'similarity':>10}  {'lon':>8} {'lat':>7}  place")
     for hit in ask(args.model, args.text, args.data, args.top):
         print(f"{hit['similarity']:10.3f}  {hit['lon']:8.2f} {hit['lat']:7.2f}  {hit['title']}")
+
+
+def _export(args) -> None:
+    from geonb.explore import to_geotiff
+
+    layer = "pca" if args.like is None and args.text is None else "similarity"
+    print(to_geotiff(args.model, args.out, args.degrees, layer, place=args.like, text=args.text))
 
 
 def _explore(args) -> None:

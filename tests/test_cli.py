@@ -185,3 +185,11 @@ def test_a_run_is_trained_with_embeddings_from_a_file_as_one_more_modality(world
 def test_a_file_of_embeddings_that_is_none_is_told(world, tmp_path, capsys, option, message):
     assert run("train", "imagebind", "--data", world.path, "--out", tmp_path / "r", "--extra", option) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option, bands", [([], 3), (["--like", "13.4", "52.5"], 1), (["--text", "northern ice"], 1)])
+def test_a_space_is_exported_for_qgis(trained, tmp_path, capsys, option, bands):
+    rasterio = pytest.importorskip("rasterio")
+    assert run("export", trained, "--out", tmp_path / "e.tif", "--degrees", 10, *option) == 0, capsys.readouterr().err
+    with rasterio.open(tmp_path / "e.tif") as image:
+        assert (image.count, image.width, image.height) == (bands, 36, 18) and image.crs.to_epsg() == 4326
