@@ -106,6 +106,7 @@ CLICK = (  # both maps and their difference, from the event to the second frame
     top.dispatchEvent(new MouseEvent("click", { clientX, clientY }));
     await frame();
     took.push(performance.now() - start);
+    await new Promise((done) => setTimeout(done, 200)); // the lists beside the maps
   }
   return took;
 }"""
@@ -119,6 +120,7 @@ WORDS = (
     chip.click();
     await frame();
     took.push(performance.now() - start);
+    await new Promise((done) => setTimeout(done, 200)); // the lists beside the maps
   }
   return took;
 }"""

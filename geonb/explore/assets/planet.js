@@ -347,18 +347,18 @@
     function size(map) {
       const w = map.plot.clientWidth, h = map.plot.clientHeight;
       if (!w || (map.w === w && map.h === h && map.dpr === devicePixelRatio)) return;
-      const r = Math.min(2, devicePixelRatio || 1, 1400 / w), aspect = XMAX / YMAX, pad = 6;
-      for (const c of [map.base, map.lines, map.top]) { c.width = Math.round(w * r); c.height = Math.round(h * r); }
+      const r = Math.min(2, devicePixelRatio || 1), coarse = Math.min(r, Math.max(1, 800 / w)), aspect = XMAX / YMAX, pad = 6;
+      for (const [c, f] of [[map.base, coarse], [map.lines, r], [map.top, r]]) { c.width = Math.round(w * f); c.height = Math.round(h * f); }
       const s = Math.min((w - 2 * pad) / aspect, h - 2 * pad);
       Object.assign(map, { w, h, r, dpr: devicePixelRatio, sx: s * aspect, sy: s, ox: (w - s * aspect) / 2, oy: (h - s) / 2 });
       const W = map.base.width, H = map.base.height, index = new Int32Array(W * H).fill(-2), lons = new Float32Array(W * H), sines = new Float32Array(H);
       for (let y = 0; y < H; y++) {
-        const v = ((y + 0.5) / r - map.oy) / map.sy, middle = v > 0 && v < 1 ? unproject(0.5, v) : null;
+        const v = ((y + 0.5) / coarse - map.oy) / map.sy, middle = v > 0 && v < 1 ? unproject(0.5, v) : null;
         if (!middle) continue;
         const sine = Math.sin(radians(middle[1])), band = bandOf(sine), half = unproject(0.5 + 1e-4, v)[0] / 1e-4;
         sines[y] = sine;
         for (let x = 0; x < W; x++) {
-          const a = (((x + 0.5) / r - map.ox) / map.sx - 0.5) * half;
+          const a = (((x + 0.5) / coarse - map.ox) / map.sx - 0.5) * half;
           if (a < -180 || a >= 180) continue;
           lons[y * W + x] = a;
           index[y * W + x] = rowOf[first[band] + Math.floor((a + 180) / 360 * columns[band])];
@@ -474,11 +474,14 @@
 
     // ---- words beside the maps
     function far(values, sign, count, apart, start) { // the highest cells, not too near each other
-      const order = Array.from(values.keys()).sort((a, b) => sign * (values[b] - values[a])), out = [];
-      for (const i of order) {
-        if (start && km(place, at(i)) < AWAY) continue;
-        if (out.every((o) => km(o, at(i)) >= apart)) out.push(i);
-        if (out.length === count) break;
+      const out = [], free = new Uint8Array(n).fill(1), near = Math.cos(apart / RADIUS);
+      const shut = (v, least) => { for (let i = 0, j = 0; i < n; i++, j += 3) if (v[0] * xyz[j] + v[1] * xyz[j + 1] + v[2] * xyz[j + 2] > least) free[i] = 0; };
+      if (start) shut(at(place), Math.cos(AWAY / RADIUS));
+      for (let best; out.length < count; shut(at(best), near)) {
+        best = -1;
+        for (let i = 0; i < n; i++) if (free[i] && (best < 0 || sign * values[i] > sign * values[best])) best = i;
+        if (best < 0) break;
+        out.push(best);
       }
       return out;
     }
@@ -632,7 +635,7 @@
     let lazy = 0;
     function later() { // lists can wait until the hand rests
       clearTimeout(lazy);
-      lazy = setTimeout(() => { if (part === "scale") return; inform(); }, 60);
+      lazy = setTimeout(() => { if (part === "scale") return; inform(); }, 120);
     }
 
     function choose(i, keep) {
