@@ -52,3 +52,13 @@ def test_training(case):
     row = run("training.py", "--case", case, "--steps", "2")
     assert row["places_per_s"] > 0 and sum(row["shares"].values()) == pytest.approx(1)
     assert {"data", "forward", "loss", "backward"} <= row["shares"].keys()
+
+
+def test_explore_linked():
+    row = run("explore_linked.py", "--case", "ours", "--n", "500", "--rounds", "1")
+    assert row["page_bytes"] > 10_000 and row["first_draw_ms"] > 0 and row["box_worst_ms"] > 0
+
+
+def test_explore_projection():
+    row = run("explore_projection.py", "--case", "geonb", "--rows", "300")
+    assert 0 < row["kept"] <= 1
