@@ -23,9 +23,9 @@ def embed_table(run: str | Path, points: str | Path, out: str | Path, progress: 
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
-    from tqdm.auto import tqdm
 
     from geonb._coords import check_lonlat
+    from geonb._progress import tqdm
     from geonb.data.store import geo_metadata, wkb_points
     from geonb.model import load
 

@@ -94,7 +94,7 @@ class Model:
 
     @torch.inference_mode()
     def _embed(self, modality: str, values: np.ndarray, progress: bool) -> np.ndarray:
-        from tqdm.auto import tqdm
+        from geonb._progress import tqdm
 
         device = next(self.architecture.parameters()).device
         size = CHUNK_IMAGES if self.end_to_end(modality) else CHUNK

@@ -457,7 +457,7 @@ def _fit(
     observed: Observations, progress: bool,
 ) -> dict:  # fmt: skip
     """The loop: from the last checkpoint, or from the start, to the last step."""
-    from tqdm.auto import tqdm
+    from geonb._progress import tqdm
 
     groups = parameter_groups(model, config.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=tuple(config.betas))

@@ -1,9 +1,13 @@
-"""Two repairs of what Jupyter Book 1 puts on every page, so that pages load without errors and without a network.
+"""Repairs of what Jupyter Book 1 puts on every page, so that pages load without errors and without a network.
 
 1. sphinx-thebe registers its inline script twice, which is a syntax error in the browser. The book has no live cells,
    so its scripts and styles are dropped.
 2. Without a default mode the theme logs an error for a first-time visitor.
+3. Chapters run without progress bars: in a page they would be widgets that no kernel moves, and for which every page
+   would load scripts from elsewhere.
 """
+
+import os
 
 
 def clean_page(app, pagename, templatename, context, doctree):
@@ -21,5 +25,6 @@ def clean_page(app, pagename, templatename, context, doctree):
 
 
 def setup(app):
+    os.environ["GEONB_PROGRESS"] = "0"
     app.connect("html-page-context", clean_page, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

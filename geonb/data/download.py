@@ -48,10 +48,9 @@ from urllib.request import (
     Request,
 )
 
-from tqdm.auto import tqdm
-
 from geonb import __version__
 from geonb._files import write_atomically
+from geonb._progress import tqdm
 
 ATTEMPTS = 5
 TIMEOUT_S = 30

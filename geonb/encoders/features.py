@@ -36,7 +36,7 @@ def features(store, modality: str, backbone, progress: bool = True) -> np.ndarra
 
 
 def _encode(store, modality: str, rows: np.ndarray, backbone, progress: bool) -> np.ndarray:
-    from tqdm.auto import tqdm
+    from geonb._progress import tqdm
 
     values = np.empty((len(rows), backbone.dim), np.float32)
     starts = range(0, len(rows), CHUNK[modality])

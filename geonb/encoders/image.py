@@ -79,7 +79,7 @@ class RandomConv:
         out = np.empty((len(images), self.dim), np.float32)
         starts = range(0, len(images), batch_size)
         if progress:
-            from tqdm.auto import tqdm
+            from geonb._progress import tqdm
 
             starts = tqdm(starts, desc="image features", unit="batch")
         with torch.inference_mode():

@@ -58,8 +58,8 @@ def evaluate(subjects, data, out: str | Path | None = None, seed: int = 0, progr
             an embedding that is not finite or lacks a place.
     """
     import torch
-    from tqdm.auto import tqdm
 
+    from geonb._progress import tqdm
     from geonb.training import split_of
 
     store = data if isinstance(data, PlaceStore) else PlaceStore.open(data)

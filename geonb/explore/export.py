@@ -49,7 +49,8 @@ def to_geotiff(
     from rasterio.enums import ColorInterp
     from rasterio.transform import from_origin
     from rasterio.windows import Window
-    from tqdm.auto import tqdm
+
+    from geonb._progress import tqdm
 
     path, name = Path(path), "model"
     if isinstance(model, str | Path):

@@ -166,8 +166,7 @@ def projection_view(
     """
     from itertools import product
 
-    from tqdm.auto import tqdm
-
+    from geonb._progress import tqdm
     from geonb.explore.figures import equal_earth_xy, land_rings
     from geonb.explore.projection import align, fit_projection, nearest_by_cosine, projection_scores, stability
 

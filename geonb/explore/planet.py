@@ -100,7 +100,7 @@ def planet_view(
         ValueError: no models, an unknown part, "ask" alone without a model that has text, an empty query, or a query to
             start with that is not among the queries.
     """
-    from tqdm.auto import tqdm
+    from geonb._progress import tqdm
 
     show = list(dict.fromkeys(show))
     unknown = [part for part in show if part not in PARTS]

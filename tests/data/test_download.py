@@ -159,10 +159,12 @@ def test_500s_pass_or_are_given_up_and_what_came_before_is_gone_on_with(server, 
 
 @pytest.mark.parametrize(
     "header, low, high",
-    [({"Retry-After": "7"}, 7, 7), ({"Retry-After": formatdate(time.time() + 40, usegmt=True)}, 30, 41), ({}, 1, 1),
+    [({"Retry-After": "7"}, 7, 7), ("in 40 s", 30, 41), ({}, 1, 1),
      ({"Retry-After": formatdate(0, usegmt=True)}, 1, 1), ({"Retry-After": "soon"}, 1, 1), ({"Retry-After": "-5"}, 1, 1)],
 )  # fmt: skip
 def test_a_busy_server_is_asked_again_when_it_says(server, tmp_path, waits, header, low, high):
+    if header == "in 40 s":
+        header = {"Retry-After": formatdate(time.time() + 40, usegmt=True)}
     server.tricks = [{"status": 429, "headers": header}]
     assert get(server, tmp_path) == SHA256
     assert len(waits) == 1 and low <= waits[0] <= high

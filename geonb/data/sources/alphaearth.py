@@ -288,7 +288,7 @@ def _embed(
     once: Once,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(Vectors (n, 64), for each position why it has none, or "")."""
-    from tqdm.auto import tqdm
+    from geonb._progress import tqdm
 
     tiles, http = _Tiles(index, year), Http()
     left = tiles.candidates(lonlat)

@@ -178,7 +178,7 @@ def _value(value):
 
 def _images(facts: dict, rows: np.ndarray, seed: int, progress: bool) -> Iterator[tuple[np.ndarray, dict]]:
     """Chunks of images with the facts that only they know, in order, from as many processes as there are cores."""
-    from tqdm.auto import tqdm
+    from geonb._progress import tqdm
 
     names = ("place_id", "lon", "lat", "climate", "elevation_m", "population", "coast_km", "continent", "country")
     tasks = []

@@ -16,9 +16,9 @@ from itertools import islice
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm.auto import tqdm
 
 from geonb._coords import check_lonlat
+from geonb._progress import tqdm
 from geonb.data.store import BANDS, PLACE_COLUMNS, SCALE, PlaceStore, StoreError, check_scaling, write_store
 from geonb.data.work import Skips, Work, WorkError, acquire
 

@@ -46,9 +46,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from tqdm.auto import tqdm
 
 from geonb._coords import great_circle_km
+from geonb._progress import tqdm
 from geonb.data.store import BANDS, MAX_REFLECTANCE, SCALE, PlaceStore, write_store
 from geonb.data.work import Skips, Work, WorkError, acquire
 

@@ -45,10 +45,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from geonb._coords import EARTH_RADIUS_KM, check_lonlat
 from geonb._files import write_atomically
+from geonb._progress import tqdm
 from geonb.data.download import (
     CHUNK,
     DownloadError,

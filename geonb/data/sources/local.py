@@ -392,7 +392,7 @@ def read_geotiff_chips(
     if tile < 1:
         raise ValueError(f"tile must be at least 1 pixel, not {tile}")
     if progress:
-        from tqdm.auto import tqdm
+        from geonb._progress import tqdm
 
     chips, reports, gsd_m = [], [], None
     for path in tqdm(paths, desc="chips", unit="file") if progress else paths:

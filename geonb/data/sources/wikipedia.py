@@ -30,9 +30,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from tqdm.auto import tqdm
 
 from geonb._coords import EARTH_RADIUS_KM
+from geonb._progress import tqdm
 from geonb.data.sources.wikipedia_duplicates import groups, signatures
 from geonb.data.sources.wikipedia_kinds import why_no_place
 from geonb.data.store import PlaceStore, write_store

@@ -40,9 +40,9 @@ from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
-from tqdm.auto import tqdm
 
 from geonb._files import write_atomically
+from geonb._progress import tqdm
 from geonb.data.download import DownloadError, NetworkAbsent, alone, contact_from, download, plain, user_agent
 from geonb.data.sources.sqldump import CHUNK, DamagedDump, sql_blocks, sql_value
 from geonb.data.sources.wikipedia import ARTICLES, ArticleFilter, Step, collect
