@@ -1,4 +1,4 @@
-"""The six hypotheses of the book's chapter 9, as functions of a grid's scores."""
+"""The six hypotheses of the book's chapter 18, as functions of a grid's scores."""
 
 from __future__ import annotations
 
