@@ -82,6 +82,11 @@ class Architecture(nn.Module):
         """The modalities besides location."""
         return self.modalities[1:]
 
+    @property
+    def pairs(self) -> set[frozenset[str]]:
+        """The pairs of modalities that a loss compares: location and each other one, if a subclass says no more."""
+        return {frozenset(("location", m)) for m in self.heads}
+
     def scale(self, pair: str) -> Tensor:
         """The learned inverse temperature of a pair, at most 100: "text" stands for location and text."""
         return clamped_scale(self.log_scale["shared" if self.shared_scale else pair])
@@ -174,6 +179,10 @@ class ImageBind(Architecture):
         if not self.shared_scale:
             self.log_scale.update({f"{a}-{b}": start_of_scale() for a, b in self.spokes})
 
+    @property
+    def pairs(self) -> set[frozenset[str]]:
+        return super().pairs | {frozenset(spoke) for spoke in self.spokes}
+
     def loss(self, z: dict[str, Tensor], has: dict[str, Tensor], lonlat: Tensor) -> dict[str, Tensor]:
         terms = {m: self.bind("location", m, z, has, lonlat, m) for m in self.heads}
         spokes = {f"{a}-{b}": self.direct * self.bind(a, b, z, has, lonlat, f"{a}-{b}") for a, b in self.spokes}
@@ -238,6 +247,12 @@ class Fused(Architecture):
         self.form, self.anchors = form, anchors
         if not shared_scale:
             self.log_scale["location"] = start_of_scale()
+
+    @property
+    def pairs(self) -> set[frozenset[str]]:
+        if self.anchors == "location" or self.form == "melt":
+            return super().pairs
+        return {frozenset(pair) for pair in combinations(self.modalities, 2)}
 
     def scale(self, pair: str) -> Tensor:
         if self.shared_scale:

@@ -212,6 +212,16 @@ def test_a_frozen_hub_stays_as_it_came(name):
     assert all(torch.equal(v, before[k]) for k, v in model.encoders["location"].state_dict().items())
 
 
+@pytest.mark.parametrize(
+    "name, options, hub",
+    [("imagebind", {}, True), ("imagebind", {"direct": 0.5}, False), ("cyclic", {}, True), ("fused", {}, False),
+     ("fused", {"anchors": "location"}, True), ("fused", {"form": "melt"}, True)],
+)  # fmt: skip
+def test_an_architecture_says_which_pairs_its_losses_compare(name, options, hub):
+    bound = {frozenset(("location", "text")), frozenset(("location", "image"))}
+    assert make(name, **options).pairs == bound | (set() if hub else {frozenset(("text", "image"))})
+
+
 def test_the_direct_term_binds_text_and_image_where_a_place_has_both():
     model, batch = make("imagebind", direct=0.5), make_batch()
     terms = model(batch)

@@ -304,7 +304,6 @@ def _probe_row(predictor: Predictor, case: Case, predictions, penalty: float, se
 
 
 def _retrieval_rows(name, model, z: dict, store: PlaceStore, split, held_out: str, seed: int) -> list[dict]:
-    trained = _bound_pairs(model)
     rows = []
     for query, target in permutations(z, 2):
         chosen = (split == "test") & store.has(query) & store.has(target)
@@ -318,19 +317,11 @@ def _retrieval_rows(name, model, z: dict, store: PlaceStore, split, held_out: st
             f"recall@{k}": lambda w, hits=found[f"hits@{k}"]: w @ hits / w.sum(1) for k in (1, 5, 10)
         } | {"median_km": lambda w, error=found["error_km"]: weighted_median(error, w)}  # fmt: skip
         row = {"run": name, "query": query, "target": target, "split": held_out}
-        row |= {"trained": frozenset((query, target)) in trained} | {k: found[k] for k in keep}
+        row |= {"trained": frozenset((query, target)) in model.architecture.pairs} | {k: found[k] for k in keep}
         for metric, statistic in statistics.items():
             row[f"{metric}_low"], row[f"{metric}_high"] = block_bootstrap(lonlat, statistic, BLOCK_KM, seed=seed)
         rows.append(row)
     return rows
-
-
-def _bound_pairs(model) -> set[frozenset]:
-    """Which pairs of modalities a loss of the run has compared."""
-    spokes = {frozenset(("location", m)) for m in model.modalities[1:]}
-    if model.manifest["architecture"] == "fused":
-        return spokes | {frozenset(p) for p in permutations(model.modalities, 2)}
-    return spokes
 
 
 def _information_rows(name: str, z: dict, store: PlaceStore, split) -> list[dict]:
