@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from geonb._coords import check_lonlat
 from geonb.architectures import Architecture
+from geonb.data.radiometry import check_images
 from geonb.encoders.features import BACKBONES
-from geonb.encoders.image import check_images
 from geonb.encoders.vision import VISION
 
 CHUNK = 4096  # rows embedded at a time; bounds the memory of any call
@@ -76,7 +76,7 @@ class Model:
 
         Raises:
             ValueError: wrong bands or scaling, or a radiometric offset that was not removed, which
-                ``harmonised=True`` says is not there; see :func:`geonb.encoders.image.check_images`.
+                ``harmonised=True`` says is not there; see :func:`geonb.data.radiometry.check_images`.
         """
         if self.end_to_end("image"):
             return self._embed("image", check_images(images, harmonised=harmonised).astype(np.int32), progress)

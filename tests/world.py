@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from geonb.data.sources.simulated import simulate_sentinel2
 from geonb.data.store import write_store
 from geonb.training import TrainConfig
 
@@ -36,3 +37,16 @@ def make_world(path, n=300, seed=0, side=16):
         },
         simulated={"location": True, "text": True, "image": True},
     )  # fmt: skip
+
+
+def simulate(k, climate, lat, population=0.0, name="p"):
+    """k simulated chips uint16 (k, 12, H, W) of one climate and latitude, and what is true of them."""
+    facts = {
+        "place_id": np.array([f"{name}-{climate}-{i}" for i in range(k)]),
+        "climate": np.full(k, climate),
+        "continent": np.full(k, "Europe"),
+    }
+    values = {"lon": 20, "lat": lat, "elevation_m": 200, "slope_m": 50, "coast_km": 300}
+    facts |= {column: np.full(k, float(value)) for column, value in values.items()}
+    facts["population"] = np.full(k, float(population))
+    return simulate_sentinel2(facts)

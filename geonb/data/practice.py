@@ -23,10 +23,10 @@ import pyarrow.parquet as pq
 
 from geonb._coords import great_circle_km
 from geonb.data.practice_dumps import write_dumps
+from geonb.data.radiometry import BANDS
 from geonb.data.sources.earthengine import chip_grid
 from geonb.data.sources.simulated import FOOTPRINT_M, simulate_sentinel2
 from geonb.data.sources.stac import CATALOGUES, Catalogue
-from geonb.data.store import BANDS
 
 NASTY = "<script>alert('a title')</script>"
 PLANTED = [  # title, lon, lat, text: one of each kind that is to be left out, and one that is not

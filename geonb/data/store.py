@@ -37,10 +37,9 @@ import pyarrow.parquet as pq
 from geonb._coords import check_lonlat
 from geonb.data import shards
 from geonb.data.attribution import AttributionWriter, credits
+from geonb.data.radiometry import BANDS, SCALE
 
 SCHEMA_VERSION = 1
-SCALE = 10_000
-BANDS = ["B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B11", "B12"]  # Sentinel-2 L2A
 MODALITIES = ("location", "text", "image")
 IMAGES_PER_CHUNK = 64  # made, or checked, at a time
 TEXTS_PER_GROUP = 256  # rows in a row group of texts.parquet: what is decoded to read one text

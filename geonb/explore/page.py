@@ -9,8 +9,8 @@ import numpy as np
 
 import geonb
 from geonb.data.attribution import attribution
+from geonb.data.radiometry import true_color
 from geonb.data.store import PlaceStore
-from geonb.encoders.image import true_color
 from geonb.explore.linked import MODALITIES, TEXT_CHARACTERS, linked_view, shorten, write_page
 from geonb.explore.projection import project
 
@@ -33,7 +33,7 @@ def explore_page(run, data, out, seed: int = 0, progress: bool = True) -> Path:
     Raises:
         ValueError: the store or the run cannot be read, or the store has fewer than 4 places.
     """
-    from tqdm import tqdm
+    from geonb._progress import tqdm
 
     run, data = Path(run), Path(data)
     model, store = geonb.load(run), PlaceStore.open(data)

@@ -22,9 +22,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from geonb.data.radiometry import BANDS
 from geonb.data.sampling import density_weights, weighted_sample
 from geonb.data.sources.atlas_texts import SIZES, compose
-from geonb.data.sources.simulated import BANDS, SIMULATED_FACTS, simulate_sentinel2
+from geonb.data.sources.simulated import SIMULATED_FACTS, simulate_sentinel2
 from geonb.data.store import IMAGES_PER_CHUNK, PlaceStore, StoreError, write_store
 
 CELL_KM = 300  # of the density-aware choice of places

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 
 from geonb._coords import check_lonlat
 from geonb._progress import tqdm
-from geonb.data.store import BANDS, PLACE_COLUMNS, SCALE, PlaceStore, StoreError, check_scaling, write_store
+from geonb.data.radiometry import BANDS, SCALE
+from geonb.data.store import PLACE_COLUMNS, PlaceStore, StoreError, check_scaling, write_store
 from geonb.data.work import Skips, Work, WorkError, acquire
 
 _DATE = re.compile(r"(\d{4}-\d{2}-\d{2})?")

@@ -49,15 +49,14 @@ import pyarrow.parquet as pq
 
 from geonb._coords import great_circle_km
 from geonb._progress import tqdm
-from geonb.data.store import BANDS, MAX_REFLECTANCE, SCALE, PlaceStore, write_store
+from geonb.data.radiometry import BANDS, OFFSET, OFFSET_FROM, SCALE, radiometric_offset
+from geonb.data.store import MAX_REFLECTANCE, PlaceStore, write_store
 from geonb.data.work import Skips, Work, WorkError, acquire
 
 MAX_BYTES = 64 << 20  # of one file, member or cell; the largest there are have some 20 MB
 MAX_EDGE = 4096  # pixels, of an image or of a block in it
 MAX_CHUNK = 256 << 20  # bytes of one unpacked Zarr chunk; 64 locations of SSL4EO-S12 1.1 have 107 MB
 FAR_KM = 5.0
-OFFSET = 1000  # in the digital numbers of processing baseline 04.00 and later
-OFFSET_FROM = "2022-01-25"
 PART = 256  # chips read before their rows are kept
 AHEAD = 16  # chips read ahead
 BATCH = 32  # chips handed to the store at a time
@@ -113,7 +112,7 @@ def from_s2_100k(
         size: edge of the square in the middle that is kept, in pixels; by default all 256.
         limit: stop after so many chips, in the order of the files' names.
         harmonise: take off the offset of +1000 that newer processing brought, where the pixels show it
-            (:func:`geonb.encoders.image.radiometric_offset`); what was taken off is in ``offset_removed``.
+            (:func:`geonb.data.radiometry.radiometric_offset`); what was taken off is in ``offset_removed``.
         progress: show a bar.
 
     Raises:
@@ -716,7 +715,6 @@ def _harmonise(image: np.ndarray, declared: int | None, harmonise: bool) -> tupl
 
     An offset that is declared is not taken off where more than 1 % of a band would be darker than -.05.
     """
-    from geonb.encoders.image import radiometric_offset
 
     facts = {"offset_declared": None if declared is None else float(declared), "offset_removed": 0.0}
     if not harmonise:

@@ -42,8 +42,9 @@ from pathlib import Path
 import numpy as np
 
 from geonb._coords import check_lonlat
+from geonb.data.radiometry import BANDS, SCALE
 from geonb.data.sources.chips import Chip, Fetch, chip_store
-from geonb.data.store import BANDS, MAX_REFLECTANCE, SCALE, PlaceStore
+from geonb.data.store import MAX_REFLECTANCE, PlaceStore
 
 IMAGES = "COPERNICUS/S2_SR_HARMONIZED"
 CLOUDS = "GOOGLE/CLOUD_SCORE_PLUS/V1/S2_HARMONIZED"

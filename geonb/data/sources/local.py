@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from geonb._coords import check_lonlat, great_circle_km, unit_xyz
-from geonb.data.store import BANDS, PlaceStore, write_store
+from geonb.data.radiometry import BANDS, radiometric_offset
+from geonb.data.store import PlaceStore, write_store
 
 COLUMN_NAMES = {
     "lon": ("longitude", "lon", "lng"),
@@ -377,7 +378,7 @@ def read_geotiff_chips(
         paths: files.
         tile: edge of a tile in pixels.
         harmonise: take off the offset of +1000 that processing baseline 04.00 (2022-01-25) brought, from
-            files that carry it, as `geonb.encoders.image.radiometric_offset` tells from the pixels.
+            files that carry it, as `geonb.data.radiometry.radiometric_offset` tells from the pixels.
         progress: show a bar.
 
     Returns:
@@ -446,7 +447,6 @@ def _read_chip(
 
     offset = 0
     if harmonise:
-        from geonb.encoders.image import radiometric_offset
 
         offset = int(radiometric_offset(pixels))
         tiles = np.clip(tiles.astype(np.int32) - offset, 0, None).astype(np.uint16)

@@ -21,10 +21,10 @@ from functools import lru_cache
 
 import numpy as np
 
-BANDS = ["B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B11", "B12"]
+from geonb.data.radiometry import BANDS, SCALE
+
 PIXEL_M = 10.0
 FOOTPRINT_M = np.array([60, 10, 10, 10, 20, 20, 20, 10, 20, 60, 20, 20])
-SCALE = 10_000
 
 # Surface reflectance in percent, in the order of BANDS. Typical values, rounded by hand to agree with the
 # ranges of the USGS Spectral Library v7 (Kokaly et al., 2017, USGS Data Series 1035) and the ECOSTRESS

@@ -46,12 +46,11 @@ import numpy as np
 from geonb._coords import check_lonlat
 from geonb.data.cog import Answer, Http, RemoteTiff, Sign, Unreadable, allowed, host_of, parsed_json
 from geonb.data.download import AGENT, DownloadError, contact_from, plain, user_agent
+from geonb.data.radiometry import BANDS, MIN_SIZE, OFFSET, OFFSET_FROM, SCALE, radiometric_offset
 from geonb.data.sources.chips import Chip, Fetch, chip_store
 from geonb.data.sources.earthengine import GSD_M, Grid, chip_grid, utm_epsg
-from geonb.data.store import BANDS, SCALE, PlaceStore
+from geonb.data.store import PlaceStore
 
-OFFSET = 1000
-FIRST_DAY_OF_OFFSET = "2022-01-25"
 METHODS = ("least_cloudy", "median")
 LICENSE = "free and open (Copernicus Sentinel data terms); contains modified Copernicus Sentinel data"
 
@@ -59,7 +58,7 @@ COVERED = (1, 3, 8, 9, 10)  # classes of SCL: defective, cloud shadow, cloud (me
 DARK = (2, 4, 6)  # topographic shadow, vegetation, water
 COARSE = ("B1", "B5", "B6", "B7", "B8A", "B9", "B11", "B12")  # 20 and 60 m
 
-MIN_SIZE, MAX_SIZE = 16, 1024
+MAX_SIZE = 1024
 MAX_JSON = 64 << 20
 MAX_ITEMS = 500  # looked at for one chip
 MAX_TRIED = 12  # acquisitions whose SCL is read for one chip
@@ -182,7 +181,7 @@ def declared_offset(item: Mapping, catalogue: Catalogue) -> tuple[int, str]:
     baseline = _baseline(properties)
     if baseline:
         return (OFFSET if float(baseline) >= 4 else 0), "processing_baseline"
-    return (OFFSET if str(properties.get("datetime"))[:10] >= FIRST_DAY_OF_OFFSET else 0), "date"
+    return (OFFSET if str(properties.get("datetime"))[:10] >= OFFSET_FROM else 0), "date"
 
 
 def _scale_and_offset(asset: Mapping) -> tuple:
@@ -256,7 +255,6 @@ def to_reflectance_dn(
     Raises:
         UnclearOffset: the metadata are of no use, or the pixels cast doubt on them without being sure.
     """
-    from geonb.encoders.image import radiometric_offset
 
     offset, rule = declared_offset(item, catalogue)
     seen = seen_offset(dn, scl)

@@ -1,0 +1,111 @@
+"""The checks of chips, and the pictures."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from world import simulate
+
+from geonb.data.radiometry import BANDS, check_images, false_color, radiometric_offset, true_color
+
+REAL = Path(os.environ.get("GEONB_REAL_DATA", Path(__file__).parents[2] / "../shared/data")) / "sentinel2"
+
+
+@pytest.fixture(scope="module")
+def chips():
+    return simulate(8, "Cfb", 48, population=2000)[0]
+
+
+def test_good_chips_pass(chips):
+    assert check_images(chips) is not None
+    named = ["B01", "B02", "b3", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12"]
+    checked = check_images(chips.astype(np.int32), bands=named)
+    assert checked.dtype == np.uint16 and (checked == chips).all()
+    assert len(check_images(chips[:0])) == 0
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda x: x[:, :11], "11 bands"),
+        (lambda x: x.transpose(0, 2, 3, 1), r"transpose\(0, 3, 1, 2\)"),
+        (lambda x: np.concatenate([x, x[:, :1]], 1), "Level-1C"),
+        (lambda x: x / 10_000, "reflectance in 0..1"),
+        (lambda x: x.astype(float), r"np\.rint"),
+        (lambda x: np.where(np.arange(8)[:, None, None, None] == 3, np.nan, x / 1.0), "image 3 has NaN"),
+        (lambda x: (x / 40).clip(0, 255).astype(np.uint8), "8-bit"),
+        (lambda x: (x / 40).clip(0, 255).astype(np.uint16), "8-bit"),
+        (lambda x: x.astype(np.int32) - 2000, "negative"),
+        (lambda x: x * (np.arange(8) != 5)[:, None, None, None].astype(np.uint16), "image 5: 100%"),
+        (lambda x: np.where(np.arange(64) < 20, 0, x).astype(np.uint16), "image 0: 31%"),
+        (lambda x: np.where(np.arange(64) < 20, 65535, x).astype(np.uint16), "fill value"),
+        (lambda x: x + np.uint16(1000), "04.00.*harmonised=True"),
+        (lambda x: x.astype(str), "needed is uint16"),
+    ],
+)
+def test_bad_chips_are_explained(chips, spoil, message):
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        check_images(spoil(chips))
+
+
+def test_band_names(chips):
+    with pytest.raises(ValueError, match=r"\['B8A'\] are missing"):
+        check_images(chips, bands=[b for b in BANDS if b != "B8A"] + ["B10"])
+    order = np.random.default_rng(0).permutation(12)
+    with pytest.raises(ValueError, match="in this order") as error:
+        check_images(chips[:, order], bands=[BANDS[i] for i in order])
+    remedy = str(error.value).split("use images")[1]
+    assert (eval(f"x{remedy}", {"x": chips[:, order]}) == chips).all()
+
+
+def test_offset_of_simulated_chips():
+    tables = [("BWh", 24), ("Cfb", 48), ("Af", 0), ("Dfc", 60), ("BSk", 45), ("EF", 75)]
+    images = np.concatenate([simulate(10, climate, lat)[0] for climate, lat in tables])
+    assert (radiometric_offset(images) > 0).mean() < 0.05
+    assert (radiometric_offset(images + np.uint16(1000)) == 1000).mean() > 0.9
+    with pytest.raises(ValueError, match="offset"):
+        check_images(images + np.uint16(1000))
+    check_images(images + np.uint16(1000), harmonised=True)
+    one = radiometric_offset(images[0] + np.uint16(1000))
+    assert one.shape == () and int(one) == 1000
+    assert radiometric_offset(np.zeros((1, 12, 16, 16), np.uint16)) == 0
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="needs the real Sentinel-2 chips (GEONB_REAL_DATA)")
+def test_offset_of_real_chips():
+    """Tiles of one acquisition must agree with the whole chip; water and shadow leave no doubt in most."""
+    rasterio = pytest.importorskip("rasterio")
+    found = {}
+    for path in sorted(REAL.glob("*.tif")):
+        with rasterio.open(path) as source:
+            chip = source.read()
+        tiles = chip.reshape(12, 4, 64, 4, 64).transpose(1, 3, 0, 2, 4).reshape(16, 12, 64, 64)
+        found[path.stem] = int(radiometric_offset(chip))
+        assert (radiometric_offset(tiles) == found[path.stem]).mean() > 0.9, path.name
+    without = {"patch_275979", "patch_322265", "patch_511198", "patch_566084", "patch_58000", "patch_752389"}
+    assert {name for name, offset in found.items() if offset == 0} == without
+
+
+# --- pictures ------------------------------------------------------------------------------------------
+
+
+def test_pictures(chips):
+    rgb, infrared = true_color(chips), false_color(chips)
+    assert rgb.shape == infrared.shape == (8, 64, 64, 3) and rgb.dtype == infrared.dtype == np.uint8
+    assert (rgb[..., 0] == infrared[..., 1]).all() and (rgb[..., 1] == infrared[..., 2]).all()
+    even = np.zeros((1, 12, 16, 16), np.uint16)
+    even[:, BANDS.index("B4")], even[:, BANDS.index("B3")] = 10_000, 2176
+    even[:, BANDS.index("B2")] = 65_535
+    assert (true_color(even)[0, 0, 0] == [255, 127, 255]).all()
+    even[:, BANDS.index("B8")] = 2176
+    assert (false_color(even)[0, 0, 0] == [127, 255, 127]).all()
+
+
+def test_colours_of_the_land():
+    forest, told = simulate(12, "Af", 0)
+    forest = forest[(told["cloud_share"] == 0) & (told["landscape"] == "rainforest")]
+    red, green, blue = np.median(true_color(forest), axis=(0, 1, 2))
+    assert green > red and green > blue
+    infrared = np.median(false_color(forest), axis=(0, 1, 2))
+    assert infrared[0] > 2 * infrared[1:].max()
