@@ -1,7 +1,9 @@
 """What a chapter needs, made if it is not there yet: the place store, the trained runs, the results.
 
-``GEONB_DATA`` points every chapter at another place store. ``GEONB_SMOKE=1`` shrinks everything to a check
-that all parts fit together; its numbers mean nothing. ``GEONB_LIVE=1`` lets the chapters on data ask the network.
+``GEONB_DATA`` points every chapter at another place store. ``GEONB_PROFILE=workshop`` has fewer places and shorter
+runs, for 2 cores and 4 GB. ``GEONB_SMOKE=1`` (``GEONB_PROFILE=smoke``) shrinks everything to a check that all parts fit
+together; its numbers mean nothing. Where there is a GPU, the book's profile trains the full-size configuration.
+``GEONB_LIVE=1`` lets the chapters on data ask the network.
 ``GEONB_HOME`` is where ``data/`` and ``runs/`` go; by default the folder above that holds ``_config.yml``, else the
 current one.
 """
@@ -15,18 +17,54 @@ from dataclasses import asdict, replace
 from importlib.resources import files
 from pathlib import Path
 
+import torch
+
 from geonb.architectures import ARCHITECTURES
 from geonb.data.store import PlaceStore
 from geonb.training import TrainConfig, hashes_of, read_config, resolve, train
 
-ATLAS_PLACES = 8000
-SMOKE_PLACES = 700
+STORES = {"book": ("atlas", 8000), "workshop": ("workshop", 2000), "smoke": ("smoke", 700)}  # name, places
+WORKSHOP = {"steps": 200, "batch_size": 256}
 SMOKE = {"steps": 30, "batch_size": 128, "validate_every": 10, "backbones": {"text": "lsa", "image": "random_conv"}}
+FULL = {"steps": 4000, "batch_size": 2048, "validate_every": 100, "precision": "bf16-mixed"}
+WIDE = {  # location encoder of the three architectures; the baselines keep theirs
+    "encoding": {"name": "spherical_harmonics", "degrees": 40, "decay": 1.0},
+    "network": {"name": "residual", "hidden": 1024},
+}
 
 
 def smoke() -> bool:
     """Whether this is a check of the machinery (``GEONB_SMOKE=1``), not an experiment."""
-    return os.environ.get("GEONB_SMOKE", "") not in ("", "0")
+    return profile() == "smoke"
+
+
+def profile() -> str:
+    """The size of everything: "book", "workshop" or "smoke".
+
+    Raises:
+        ValueError: ``GEONB_PROFILE`` is none of them.
+    """
+    short = "smoke" if os.environ.get("GEONB_SMOKE", "") not in ("", "0") else "book"
+    name = os.environ.get("GEONB_PROFILE") or short
+    if name not in STORES:
+        raise ValueError(f"GEONB_PROFILE={name}: choose one of {', '.join(STORES)}")
+    return name
+
+
+def gpu() -> str | None:
+    """The name of the GPU that runs are trained on, if there is one."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
+def configuration(architecture: str) -> tuple[str, TrainConfig]:
+    """The configuration of a chapter's run, and its name: by profile, and full-size where there is a GPU."""
+    if profile() == "smoke":
+        return "smoke", TrainConfig(**SMOKE)
+    if profile() == "workshop":
+        return "workshop", TrainConfig(**WORKSHOP)
+    if gpu():
+        return "full-size", TrainConfig(**FULL, **(WIDE if architecture in ("imagebind", "cyclic", "fused") else {}))
+    return "book", TrainConfig()
 
 
 def live() -> bool:
@@ -46,12 +84,13 @@ def data() -> PlaceStore:
     """The place store: ``GEONB_DATA``, else the Atlas sample, which is made on first use (about a minute)."""
     if os.environ.get("GEONB_DATA"):
         return PlaceStore.open(os.environ["GEONB_DATA"])
-    path = root() / "data" / ("smoke" if smoke() else "atlas")
+    name, places = STORES[profile()]
+    path = root() / "data" / name
     if not path.exists():
         from geonb.data.sources.atlas import make_atlas
 
         print(f"Making the Atlas sample in {path}: real places and facts, simulated images.")
-        return make_atlas(path, places=SMOKE_PLACES if smoke() else ATLAS_PLACES)
+        return make_atlas(path, places=places)
     return PlaceStore.open(path)
 
 
@@ -61,21 +100,27 @@ def run(name: str, architecture: str | None = None, extra: dict | None = None, *
     Args:
         name: the run's folder; by default also the architecture's name.
         extra: further modalities, see :func:`geonb.training.train`.
-        changes: fields of :class:`geonb.training.TrainConfig` that differ from the default.
+        changes: fields of :class:`geonb.training.TrainConfig` that differ from the :func:`configuration`.
     """
     store, architecture = data(), architecture or name
-    config = replace(TrainConfig(**SMOKE) if smoke() else TrainConfig(), **changes)
-    config = resolve(architecture, store, config, extra)
+    size, config = configuration(architecture)
+    config = resolve(architecture, store, replace(config, **changes), extra)
     path = root() / "runs" / store.path.name / name
     if (path / "config.yaml").exists():
         wanted = {"architecture": architecture, "data_hash": store.data_hash, "extra": hashes_of(extra)}
         wanted = json.loads(json.dumps(wanted | asdict(config)))
         stored = json.loads(json.dumps(read_config(path)))
-        if {k: stored.get(k) for k in wanted} == wanted:
-            return train(architecture, store, path, resume=True, extra=extra)
-        print(f"{path.name}: config or data changed, training anew")
-        shutil.rmtree(path)
-    return train(architecture, store, path, config, extra=extra)
+        if {k: stored.get(k) for k in wanted} != wanted:
+            print(f"{path.name}: config or data changed, training anew")
+            shutil.rmtree(path)
+    train(architecture, store, path, config, resume=path.exists(), extra=extra)
+    if size in ("workshop", "full-size"):
+        made = json.loads((path / "manifest.json").read_text())
+        print(
+            f"{name}: {size} configuration, {made['steps']:,} steps of {made['batch_size']:,} places, "
+            f"{made['precision']}, {made['wall_s']:.0f} s on {gpu() or made['device']}"
+        )
+    return path
 
 
 def results() -> dict:

@@ -44,3 +44,41 @@ def test_the_folder_of_the_book_is_home(tmp_path, monkeypatch):
     (tmp_path / "_config.yml").write_text("")
     monkeypatch.chdir(tmp_path / "book")
     assert workspace.root() == tmp_path
+
+
+@pytest.mark.parametrize(
+    "environment, name, places", [({}, "book", 8000), ({"GEONB_PROFILE": "workshop", "GEONB_SMOKE": "1"}, "workshop", 2000),
+                                  ({"GEONB_SMOKE": "1"}, "smoke", 700), ({"GEONB_SMOKE": "0"}, "book", 8000)],
+)  # fmt: skip
+def test_a_profile_is_chosen_by_the_environment(tmp_path, monkeypatch, environment, name, places):
+    for variable in ("GEONB_PROFILE", "GEONB_SMOKE", "GEONB_DATA"):
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in (environment | {"GEONB_HOME": str(tmp_path)}).items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setattr(workspace, "gpu", lambda: None)
+    monkeypatch.setattr("geonb.data.sources.atlas.make_atlas", lambda path, places: (path.name, places))
+    assert workspace.profile() == workspace.configuration("fused")[0] == name
+    assert workspace.data() == ("atlas" if name == "book" else name, places)
+
+
+def test_an_unknown_profile_is_refused(monkeypatch):
+    monkeypatch.setenv("GEONB_PROFILE", "tiny")
+    with pytest.raises(ValueError, match="GEONB_PROFILE=tiny: choose one of book, workshop, smoke"):
+        workspace.configuration("fused")
+
+
+def test_on_a_gpu_the_full_size_is_trained_and_a_line_says_so(home, monkeypatch, capsys):
+    monkeypatch.setattr(workspace, "gpu", lambda: "a GPU that is not there")
+    assert workspace.configuration("fused")[0] == "smoke"  # a check stays a check
+    monkeypatch.delenv("GEONB_SMOKE")
+    size, config = workspace.configuration("fused")
+    assert size == "full-size" and config.precision == "bf16-mixed" and config.encoding["degrees"] == 40
+    assert workspace.configuration("satclip")[1].encoding is None  # a baseline keeps its own
+
+    monkeypatch.setattr(workspace, "FULL", {"precision": "bf16-mixed", "steps": 3, "batch_size": 32, "validate_every": 3,
+                                            "split": SMALL.split, "backbones": SMALL.backbones})  # fmt: skip
+    run = workspace.run("fused")
+    made = json.loads((run / "manifest.json").read_text())
+    assert made["precision"] == "bf16-mixed" and made["steps"] == 3
+    line = f"fused: full-size configuration, 3 steps of 32 places, bf16-mixed, {made['wall_s']:.0f} s on a GPU that is not there"
+    assert capsys.readouterr().out.strip() == line

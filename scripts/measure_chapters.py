@@ -1,0 +1,123 @@
+"""Execute every chapter as a plain notebook, each in a fresh folder, and write what time and memory it took.
+
+    python scripts/measure_chapters.py --out geonb/results/workshop.json
+
+No chapter finds what another has made, so a time includes all data and runs that the chapter needs; in a workshop,
+where chapters share a folder, it is less. Memory and processor time are those of the kernel and its children.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+import threading
+import time
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+import nbformat
+import psutil
+import yaml
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).resolve().parent.parent
+EVERY = 0.1  # seconds between looks at a kernel
+
+
+def chapters() -> list[Path]:
+    """The notebooks that the table of contents lists, in its order."""
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    pages = [toc["root"], *(page["file"] for part in toc["parts"] for page in part["chapters"])]
+    return [path for page in pages if (path := ROOT / f"{page}.ipynb").exists()]
+
+
+def execute(path: Path, folder: Path, environment: dict[str, str], timeout: int = 900) -> tuple:
+    """The executed notebook, and what it took: {"s", "cpu_s", "peak_mb"}.
+
+    Args:
+        path: a notebook. ``folder``: where it runs, its current directory.
+        environment: of the kernel, beside that of this process without GEONB_*.
+        timeout: seconds that a cell may take.
+
+    Raises:
+        RuntimeError: a cell failed or took too long; names the chapter, with the traceback.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("GEONB_")}
+    client = NotebookClient(notebook, timeout=timeout, resources={"metadata": {"path": str(folder)}})
+    done, took = threading.Event(), {"s": 0.0, "cpu_s": 0.0, "peak_mb": 0}
+    watch = threading.Thread(target=_watch, args=(client, done, took))
+    started = time.monotonic()
+    watch.start()
+    try:
+        client.execute(env=inherited | environment)
+    except Exception as error:
+        raise RuntimeError(f"chapter {path.stem}: {error}") from None
+    finally:
+        done.set()
+        watch.join()
+    return notebook, took | {"s": round(time.monotonic() - started, 1)}
+
+
+def _watch(client: NotebookClient, done: threading.Event, took: dict) -> None:
+    while not done.wait(EVERY):
+        try:
+            kernel = psutil.Process(client.km.provisioner.pid)
+            family = [kernel, *kernel.children(recursive=True)]
+            memory = sum(process.memory_info().rss for process in family)
+            ended = kernel.cpu_times()
+            cpu = ended.children_user + ended.children_system
+            cpu += sum(t.user + t.system for t in (process.cpu_times() for process in family))
+        except (AttributeError, psutil.Error):  # not started yet, or a child that ended meanwhile
+            continue
+        took["peak_mb"] = max(took["peak_mb"], round(memory / 1e6))
+        took["cpu_s"] = max(took["cpu_s"], round(cpu, 1))
+
+
+def processor() -> str:
+    """Its name, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE.json")
+    parser.add_argument("--profile", default="workshop", help="GEONB_PROFILE of the chapters")
+    parser.add_argument("--only", nargs="*", metavar="NAME", help="as in 05_imagebind; the others stay as they are")
+    args = parser.parse_args()
+    listed = chapters()
+    rows = json.loads(args.out.read_text())["chapters"] if args.only and args.out.exists() else {}
+    for path in listed:
+        if args.only and path.stem not in args.only:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            rows[path.stem] = execute(path, Path(folder), {"GEONB_PROFILE": args.profile, "GEONB_PROGRESS": "0"})[1]
+        rows[path.stem]["load"] = round(os.getloadavg()[0], 1)
+        print(path.stem, rows[path.stem], flush=True)
+        result = {
+            "made_by": "scripts/measure_chapters.py",
+            "profile": args.profile,
+            "cpu": processor(),
+            "cores": len(os.sched_getaffinity(0)),
+            "date": date.today().isoformat(),
+            "versions": {name: version(name) for name in ("geonb", "torch", "numpy")},
+            "note": "Each chapter alone in a fresh folder; what it needs is made within its time. Where load, the mean "
+            "number of running processes in its last minute, is above cores, other work was running, and s is longer "
+            "than it would have been; cpu_s, the processor time, is not.",
+            "chapters": {path.stem: rows[path.stem] for path in listed if path.stem in rows},
+        }
+        args.out.write_text(json.dumps(result, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
