@@ -194,6 +194,35 @@ def resolution_km(sizes_km, accuracies, level: float = 0.75) -> float:
     return float(np.exp(size[i - 1] + share * (size[i] - size[i - 1])))
 
 
+def alike_beyond(embeddings, lonlat, min_km: float, k: int = 50, chunk: int = 1024) -> np.ndarray:
+    """Rows (n, k) of the k places that each place's embedding is most alike among those at least ``min_km`` away.
+
+    Near places are alike to any smooth location encoder, whatever it was bound to. What it was taught beyond that shows
+    in which *far* places it takes for alike.
+
+    Args:
+        embeddings: unit vectors (n, d); compared by their dot product. The most alike comes first.
+        lonlat: positions (n, 2), degrees.
+
+    Raises:
+        ValueError: shapes that do not match, or a place with fewer than k others beyond that distance.
+    """
+    z, xyz = np.asarray(embeddings, np.float32), unit_xyz(lonlat)
+    if z.ndim != 2 or len(z) != len(xyz):
+        raise ValueError(f"embeddings of shape {z.shape} and {len(xyz)} positions do not match; give (n, d) and (n, 2)")
+    far, found = np.cos(min(min_km / EARTH_RADIUS_KM, np.pi)), np.empty((len(z), k), np.int64)
+    for start in range(0, len(z), chunk):
+        own = slice(start, start + chunk)
+        allowed = xyz[own] @ xyz.T <= far
+        if (fewest := int(allowed.sum(1).min())) < k:
+            raise ValueError(f"a place has only {fewest} others {min_km:,.0f} km away or more; ask for fewer than {k}")
+        similarity = np.where(allowed, z[own] @ z.T, -np.inf)
+        near = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
+        order = np.take_along_axis(-similarity, near, 1).argsort(1, kind="stable")
+        found[own] = np.take_along_axis(near, order, 1)
+    return found
+
+
 def density(lonlat, has, radius_km: float = 250.0) -> np.ndarray:
     """How many places that have something (a text, say: ``has``, bool (n,)) lie within a radius of each place."""
     xyz, chord = unit_xyz(lonlat), 2 * np.sin(min(radius_km / EARTH_RADIUS_KM, np.pi) / 2)

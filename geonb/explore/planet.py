@@ -20,7 +20,7 @@ CLOSE = 0.05  # no similarity between cells may be off by more, where the budget
 PARTS = ("like", "ask", "scale")
 EDGES_KM = np.geomspace(10, 20_000, 34)
 SIZES_KM = np.array([200, 300, 400, 600, 800, 1200, 1800, 2700, 4000, 6000, 9000])
-UNTRAINED = (10, 20, 40)  # degrees of the encodings whose checkerboards stand beside those of the models
+UNTRAINED = (10, 20, 30)  # degrees of the encodings whose checkerboards stand beside those of the models
 SUGGESTED = ("rice terraces", "a harbour town", "permafrost", "savanna with scattered acacias", "a hot desert",
              "Spanish is the main language")  # fmt: skip
 NEAR_KM = 300  # a town farther away than this does not name a cell

@@ -10,6 +10,7 @@ from geonb.data.sampling import random_points
 from geonb.evaluation.probes import untrained_encoding
 from geonb.evaluation.spatial import (
     _moran_terms,
+    alike_beyond,
     by_group,
     checkerboard,
     checkerboard_accuracy,
@@ -119,3 +120,30 @@ def test_groups_are_of_like_size_and_the_worst_is_no_accident():
     rows = by_group(errors, regions, lonlat)
     assert [r["group"] for r in rows] == ["west", "east", "tiny"] and not rows[-1]["enough"]
     assert all(r["low"] <= r["mean"] <= r["high"] for r in rows) and sum(r["n"] for r in rows) == 496
+
+
+@pytest.mark.parametrize("chunk", [7, 1024])
+def test_the_alike_are_the_most_similar_of_those_far_enough(chunk):
+    lonlat = random_points(120, 5)
+    z = np.random.default_rng(5).normal(size=(120, 6))
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    found = alike_beyond(z, lonlat, 3000, k=9, chunk=chunk)
+    km = great_circle_km(lonlat[:, None], lonlat[None])
+    for row in range(120):
+        far = np.flatnonzero(km[row] >= 3000)
+        assert found[row].tolist() == far[np.argsort(-(z[far] @ z[row]))[:9]].tolist()
+
+
+def test_of_a_smooth_embedding_the_alike_lie_on_the_rim():
+    lonlat = random_points(2000, 6)
+    found = alike_beyond(unit_xyz(lonlat), lonlat, 2000, k=5)  # similarity falls with distance, and knows nothing else
+    km = great_circle_km(np.repeat(lonlat, 5, 0), lonlat[found.ravel()])
+    assert km.min() >= 2000 and np.median(km) < 2200
+
+
+def test_too_few_places_far_enough_are_said():
+    lonlat = random_points(50, 7)
+    with pytest.raises(ValueError, match="has only 0 others 20,100 km away"):
+        alike_beyond(unit_xyz(lonlat), lonlat, 20_100, k=3)
+    with pytest.raises(ValueError, match="do not match"):
+        alike_beyond(np.ones((3, 2)), lonlat, 100)

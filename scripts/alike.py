@@ -1,0 +1,87 @@
+"""Which far places are alike to an embedding, bound to texts, to images or to both: writes geonb/results/alike.json.
+
+    python scripts/alike.py [--seeds 5] [--out runs/alike]
+
+Runs that are there are kept, so the script can be stopped and started again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import geonb
+from geonb import workspace
+from geonb._coords import great_circle_km
+from geonb.data.store import PlaceStore
+from geonb.evaluation.spatial import alike_beyond
+from geonb.training import TrainConfig, train
+
+ROOT = Path(__file__).resolve().parent.parent
+BOUND = {
+    "text": ("imagebind", ("location", "text")),
+    "image": ("imagebind", ("location", "image")),
+    "text and image": ("imagebind", None),
+    "fused": ("fused", None),
+    "satclip": ("satclip", None),
+}
+KM, K = (250.0, 500.0, 1000.0, 2000.0, 3500.0, 5000.0), 50
+LABELS = ("language", "climate")
+
+
+def shares(labels: dict, near: np.ndarray) -> dict[str, float]:
+    """Of the alike places, the share with the place's own label; the unlabelled are left out."""
+    found = {}
+    for name, values in labels.items():
+        known = values != ""
+        found[name] = float(np.mean((values[near] == values[:, None])[known]))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "alike")
+    options = parser.parse_args()
+    store: PlaceStore = workspace.data()
+    labels = {name: np.array([v or "" for v in store.column(name)], str) for name in LABELS}
+    rows = []
+
+    def add(bound: str, seed: int, km: float, near: np.ndarray) -> None:
+        away = great_circle_km(np.repeat(store.lonlat, K, 0), store.lonlat[near.ravel()])
+        rows.append({"bound": bound, "seed": seed, "beyond_km": km, "median_km": float(np.median(away))}
+                    | shares(labels, near))  # fmt: skip
+
+    for seed in range(options.seeds):
+        rng = np.random.default_rng(seed)
+        for bound, (architecture, modalities) in BOUND.items():
+            out = options.out / f"{bound.replace(' ', '-')}-{seed}"
+            changes = {"seed": seed} | ({"modalities": modalities} if modalities else {})
+            train(architecture, store, out, TrainConfig(**changes), resume=(out / "config.yaml").exists())
+            z = geonb.load(out).embed_locations(store.lonlat)
+            for km in KM:
+                add(bound, seed, km, alike_beyond(z, store.lonlat, km, K))
+        for km in KM:  # chance: any places that are far enough
+            noise = rng.normal(size=(len(store), 64)).astype(np.float32)
+            add("chance", seed, km, alike_beyond(noise, store.lonlat, km, K))
+    written = {
+        "provenance": {"made_by": "scripts/alike.py", "date": str(date.today()), "device": "cpu",
+                       "cores": os.cpu_count(), "data": {"name": store.path.name, "hash": store.data_hash,
+                       "places": len(store)}, "seeds": options.seeds, "steps": TrainConfig().steps, "k": K,
+                       "versions": {"geonb": geonb.__version__, "torch": torch.__version__},
+                       "simulated": {m: store.simulated(m) for m in ("text", "image")}},
+        "rows": rows,
+    }  # fmt: skip
+    path = ROOT / "geonb" / "results" / "alike.json"
+    path.write_text(json.dumps(written, indent=1) + "\n")
+    print(f"{path}: {len(rows)} rows")
+
+
+if __name__ == "__main__":
+    main()
