@@ -2,11 +2,16 @@
 
 import json
 import re
+import shutil
+import subprocess
+import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
+from scripts_of import script
 
 ROOT = Path(__file__).resolve().parents[2]
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
@@ -55,12 +60,62 @@ def test_nothing_is_left_from_a_run(notebook):
             assert cell["outputs"] == [] and cell["execution_count"] is None
 
 
-def test_colab_installs_the_package_first_and_readers_do_not_see_it(notebook):
+def test_the_first_cell_is_what_the_script_writes_and_readers_do_not_see_it(notebook, request):
     first = notebook["cells"][0]
     assert first["cell_type"] == "code" and first["metadata"] == {"tags": ["remove-cell"]}
-    assert re.search(r'if "google.colab" in sys.modules:\n    %pip install -q ', source(first))
-    assert f"git+{REPOSITORY}" in source(first) and "torch" not in source(first)
+    assert source(first) == script("install_cells").cell(request.node.callspec.params["notebook"].stem)
+    assert f"git+{REPOSITORY}" in source(first)
     assert not any("%pip" in source(cell) for cell in notebook["cells"][1:])
+
+
+def test_on_colab_the_first_cell_keeps_the_torch_that_is_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "google.colab", object())
+    commands = []
+    code = re.sub(r"%pip (.*)", r"pip('''\1''')", script("install_cells").cell("05_imagebind"))
+    exec(code, {"pip": lambda command: commands.append(command)})
+    assert Path("colab.txt").read_text() == f"torch=={version('torch')}\n"
+    assert commands == [f'install -q -c colab.txt "geonb[text,evaluate,explore] @ git+{REPOSITORY}"']
+    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-index", "-c", "colab.txt"]
+    kept = subprocess.run([*command, "torch>=2.6"], capture_output=True, text=True)
+    assert kept.returncode == 0 and "Would install" not in kept.stdout, kept.stdout + kept.stderr
+    assert subprocess.run([*command, "torch>=99"], capture_output=True).returncode  # said, not replaced
+
+
+# ---- every chapter as a plain notebook outside the book, with nothing but the installed package
+
+
+@pytest.mark.parametrize("name", [path.stem for path in script("measure_chapters").chapters()])
+def test_a_chapter_runs_alone_in_a_fresh_folder(executed, name):
+    if isinstance(executed[name], RuntimeError):
+        raise executed[name]
+    notebook, _ = executed[name]
+    assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip())
+
+
+def test_the_package_has_every_file_that_the_repository_has(package):
+    listed = subprocess.run(["git", "ls-files", "geonb"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    missing = [name for name in listed.split() if (ROOT / name).exists() and not (package / name).exists()]
+    assert missing == []
+
+
+FAULTS = {
+    "a file that another chapter wrote": ("open('runs/atlas/results.json')", "FileNotFoundError"),
+    "a module that is in the repository only": ("import measure_chapters", "ModuleNotFoundError"),
+    "a file left out of the package": ("from geonb import workspace\nworkspace.committed('grid')", "grid.json"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_chapter_that_needs_more_than_the_package_fails_by_name(package, tmp_path, fault):
+    code, said = FAULTS[fault]
+    without = tmp_path / "package"
+    shutil.copytree(package, without, ignore=shutil.ignore_patterns("grid.json"))
+    chapter = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    nbformat.write(chapter, tmp_path / "99_planted.ipynb")
+    (tmp_path / "fresh").mkdir()
+    with pytest.raises(RuntimeError, match=rf"(?s)chapter 99_planted: .*Traceback.*{said}"):
+        script("measure_chapters").execute(tmp_path / "99_planted.ipynb", tmp_path / "fresh", {"PYTHONPATH": str(without)})
 
 
 def test_it_starts_with_a_title_and_its_code_is_tagged_by_known_words(notebook):
