@@ -36,7 +36,8 @@ def main() -> int:
     workspace.prepare()
     print(f"data, runs and results are there ({time.monotonic() - started:.0f} s)")
 
-    cache, stamp = ROOT / ".jcache", ROOT / ".jcache" / "geonb-fingerprint"
+    cache = ROOT / "_build" / ".jupyter_cache"
+    stamp = cache / "geonb-fingerprint"
     current = fingerprint()
     if not stamp.exists() or stamp.read_text() != current:
         shutil.rmtree(cache, ignore_errors=True)
