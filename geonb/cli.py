@@ -11,7 +11,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command. Bad input ends with one line on stderr and exit status 2; Ctrl-C with 130."""
     args = parser().parse_args(argv)
     try:
-        args.run(args)
+        return args.run(args) or 0
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"geonb: {error}", file=sys.stderr)
         return 2
@@ -22,7 +22,6 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("geonb: stopped", file=sys.stderr)
         return 130
-    return 0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -91,6 +90,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--data", required=True, type=Path, metavar="DIR")
     p.add_argument("--out", required=True, type=Path, metavar="PAGE.html")
     p.set_defaults(run=_explore)
+
+    p = verbs.add_parser("doctor", help="what is there, and what to do about what is missing; asks no network")
+    p.add_argument("--json", action="store_true")
+    p.set_defaults(run=_doctor)
     return top
 
 
@@ -159,6 +162,16 @@ def _explore(args) -> None:
 
     explore_page(args.model, args.data, args.out)
     print(args.out)
+
+
+def _doctor(args) -> int:
+    import json
+
+    from geonb.doctor import as_dicts, examine, report
+
+    findings = examine()
+    print(json.dumps(as_dicts(findings), indent=1) if args.json else report(findings))
+    return int(any(finding.state == "broken" for finding in findings))
 
 
 def _extra_for(module: str) -> str:
