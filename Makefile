@@ -19,4 +19,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 # Everything that is made, but not the environment.
 clean:
-	rm -rf _build .jcache data/atlas data/smoke data/grid-smoke runs/atlas runs/smoke runs/grid-smoke
+	rm -rf _build $(foreach store,atlas workshop smoke grid-smoke,data/$(store) runs/$(store))

@@ -1,10 +1,10 @@
 """A small version of the experiments on real articles and chips (skips loudly when the data are not there)."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
+from scripts_of import script
 from world import SMALL, make_world
 
 from geonb import workspace
@@ -18,13 +18,6 @@ except FileNotFoundError as error:
     WHY_NOT = str(error)
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def script(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.skipif(bool(WHY_NOT), reason=f"REAL DATA ABSENT, real texts and images were not tested: {WHY_NOT}")
