@@ -1,0 +1,42 @@
+"""The bibliography and the pages name the same papers."""
+
+import json
+import re
+from pathlib import Path
+
+BOOK = Path(__file__).parents[2] / "book"
+PAPER = re.compile(r"https?://(?:arxiv\.org/abs|doi\.org|openaccess\.thecvf\.com|www\.mmds\.org)[^\s)>\"]*")
+BIBLIOGRAPHY = BOOK / "bibliography.md"
+
+
+def prose(path: Path) -> str:
+    if path.suffix == ".md":
+        return path.read_text("utf-8")
+    return "\n".join(
+        "".join(c["source"]) for c in json.loads(path.read_text("utf-8"))["cells"] if c["cell_type"] == "markdown"
+    )
+
+
+def cited() -> dict[str, str]:
+    """The papers that pages other than the bibliography link to, with the page that does."""
+    pages = [p for p in [*BOOK.glob("*.ipynb"), *BOOK.glob("*.md")] if p != BIBLIOGRAPHY]
+    return {link: page.name for page in sorted(pages) for link in PAPER.findall(prose(page))}
+
+
+def test_every_paper_of_a_page_is_in_the_bibliography():
+    listed = set(PAPER.findall(BIBLIOGRAPHY.read_text("utf-8")))
+    assert len(listed) > 20
+    missing = {link: page for link, page in cited().items() if link not in listed}
+    assert not missing, f"add to book/bibliography.md: {missing}"
+
+
+def test_every_entry_is_linked_from_a_page_and_there_once():
+    listed = PAPER.findall(BIBLIOGRAPHY.read_text("utf-8"))
+    assert len(listed) == len(set(listed))
+    unused = set(listed) - cited().keys()
+    assert not unused, f"no page links to {unused}"
+
+
+def test_entries_are_in_alphabetical_order():
+    names = re.findall(r"^- ((?:van den )?\w+)", BIBLIOGRAPHY.read_text("utf-8"), re.M)
+    assert names == sorted(names, key=str.casefold)
