@@ -84,7 +84,7 @@ class Architecture(nn.Module):
 
     @property
     def pairs(self) -> set[frozenset[str]]:
-        """The pairs of modalities that a loss compares: location and each other one, if a subclass says no more."""
+        """Which modalities a loss compares with each other; location and each other one, if a subclass says no more."""
         return {frozenset(("location", m)) for m in self.heads}
 
     def scale(self, pair: str) -> Tensor:
@@ -181,6 +181,7 @@ class ImageBind(Architecture):
 
     @property
     def pairs(self) -> set[frozenset[str]]:
+        """Location with each, and with ``direct`` the others among themselves."""
         return super().pairs | {frozenset(spoke) for spoke in self.spokes}
 
     def loss(self, z: dict[str, Tensor], has: dict[str, Tensor], lonlat: Tensor) -> dict[str, Tensor]:
@@ -250,6 +251,7 @@ class Fused(Architecture):
 
     @property
     def pairs(self) -> set[frozenset[str]]:
+        """All, unless locations alone are anchors."""
         if self.anchors == "location" or self.form == "melt":
             return super().pairs
         return {frozenset(pair) for pair in combinations(self.modalities, 2)}
@@ -396,6 +398,7 @@ def jittered(lonlat: Tensor, sd_km: float) -> Tensor:
     return torch.rad2deg(torch.stack([torch.atan2(y, x), torch.asin(height.clamp(-1, 1))], 1)).to(lonlat.dtype)
 
 
+#: The architectures by name.
 ARCHITECTURES: dict[str, type[Architecture]] = {
     "imagebind": ImageBind,
     "cyclic": Cyclic,

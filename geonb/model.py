@@ -64,7 +64,7 @@ class Model:
 
     def embed_locations(self, lonlat, progress: bool = False) -> np.ndarray:
         """Positions (n, 2), lon/lat degrees -> unit vectors float32 (n, dim). Raises ValueError as
-        :func:`geonb._coords.check_lonlat` does."""
+        ``check_lonlat`` does."""
         return self._embed("location", check_lonlat(lonlat).astype(np.float32), progress)
 
     def embed_texts(self, texts: list[str], progress: bool = False) -> np.ndarray:

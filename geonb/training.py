@@ -77,8 +77,8 @@ class TrainConfig:
     Attributes:
         modalities: beginning with "location"; None takes all that there are (baselines: the last).
         dim: dimensions of the shared space.
-        encoding, network: location encoder, each {"name": ..., **options}.
-        head: network on the features of every other modality, {"name": ..., **options}.
+        encoding, network: location encoder, each ``{"name": ..., **options}``.
+        head: network on the features of every other modality, ``{"name": ..., **options}``.
         options: of the architecture, see its class in :mod:`geonb.architectures`.
         backbones: per modality, by name; "resnet18" and "vit_small" train an image encoder end to end.
         steps: optimiser steps. ``batch_size``: places per step, over all devices.

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-BANDS = ["B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B11", "B12"]  # Sentinel-2 L2A
+#: The bands of Sentinel-2 L2A, in the order of all chips.
+BANDS = ["B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B11", "B12"]
 SCALE = 10_000  # digital numbers of a reflectance of 1
 MIN_SIZE = 16
 OFFSET = 1000  # added to L2A digital numbers since processing baseline 04.00

@@ -23,7 +23,7 @@ def alignment(a, b) -> float:
 
 
 def uniformity(embeddings, limit: int = 4000, seed: int = 0) -> float:
-    """log E exp(-2 |x - y|^2) over pairs of unit vectors (Wang and Isola, 2020): 0 if all coincide.
+    """``log E exp(-2 |x - y|^2)`` over pairs of unit vectors (Wang and Isola, 2020): 0 if all coincide.
 
     At most ``limit`` rows, drawn at random, are compared.
     """

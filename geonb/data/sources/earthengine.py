@@ -197,7 +197,7 @@ def composite(
         clear_threshold: from which Cloud Score+ (0 to 1) a pixel counts as seen clearly.
 
     Returns:
-        uint16 bands: the 12 of :data:`geonb.data.store.BANDS`, reflectance x 10000, 0 where nothing was seen; then
+        uint16 bands: the 12 of :data:`geonb.data.radiometry.BANDS`, reflectance x 10000, 0 where nothing was seen; then
         "views", how many clear views a pixel has (0 or 1 with "clearest"); "score", Cloud Score+ x 10000; "day", of
         acquisition, counted from 1970-01-01, 0 where nothing was seen; "scenes", how many touch the chip. With "median"
         score and day are medians too. Two tiles of one acquisition count as two scenes.

@@ -11,9 +11,9 @@ decide, and the column ``offset_rule`` says so; where they only cast doubt, the 
 
 Two ways to make a chip of a period:
 
-``"least_cloudy"``  the acquisition with the fewest clouds whose chip is clear by its scene classification (SCL). The
-                    cloud cover of the whole scene only decides the order. All pixels are of one moment.
-``"median"``        for each pixel and band the median of its clear views, of at least ``min_views``.
+- ``"least_cloudy"``: the acquisition with the fewest clouds whose chip is clear by its scene classification (SCL). The
+  cloud cover of the whole scene only decides the order. All pixels are of one moment.
+- ``"median"``: for each pixel and band the median of its clear views, of at least ``min_views``.
 
 An acquisition may lie in several files: tiles of Sentinel-2 overlap, and those of the next UTM zone are brought to the
 grid of the chip. It is the grid of the zone of the position, with whole 10 m, the same that
@@ -222,7 +222,7 @@ def seen_offset(dn: np.ndarray, scl: np.ndarray | None = None) -> int | None:
     On twelve real chips the 1st percentile of the darkest band is 182 to 410 without an offset, 879 or more with it.
 
     Args:
-        dn: (12, H, W), bands as in :data:`geonb.data.store.BANDS`; 0 is no data.
+        dn: (12, H, W), bands as in :data:`geonb.data.radiometry.BANDS`; 0 is no data.
         scl: classes (H, W), where they are known. What is covered by clouds is not looked at.
     """
     usable = (dn > 0).all(0)

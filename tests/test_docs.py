@@ -1,0 +1,138 @@
+"""What the documents say is so: their examples run, their commands exist, their links lead somewhere."""
+
+import ast
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+from unittest.mock import patch
+from urllib.parse import urlsplit
+
+import nbformat
+import pytest
+
+from geonb.architectures import ARCHITECTURES
+from geonb.cli import parser
+from geonb.evaluation.tasks import TASKS
+from geonb.training import ENCODERS
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "RELEASING.md"]
+
+
+def blocks(name: str, language: str) -> list[str]:
+    """The fenced blocks of a document that are of a language ("" for commands)."""
+    found = re.findall(r"^ *```(\w*)\n(.*?)^ *```$", (ROOT / name).read_text(), re.M | re.S)
+    assert language in dict(found), f"{name} has no block of {language!r}"
+    return [text for kind, text in found if kind == language]
+
+
+def commands(name: str) -> list[list[str]]:
+    """The words of every command of a document, comments and settings before it left out."""
+    lines = [line for block in blocks(name, "") for line in block.splitlines()]
+    parts = [part for line in lines for part in re.split(r" && ", line)]
+    return [words for words in (shlex.split(part, comments=True) for part in parts) if words]
+
+
+def headings(text: str) -> set[str]:
+    """The anchors that a Markdown page has on GitHub."""
+    titles = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+# ---- CONTRIBUTING: each worked example runs, and is short
+
+
+def test_the_worked_examples_are_under_40_lines():
+    lengths = [len(block.splitlines()) for block in blocks("CONTRIBUTING.md", "python")]
+    assert len(lengths) == 5 and max(lengths) < 40
+    sections = re.findall(r"^### (.+)$", (ROOT / "CONTRIBUTING.md").read_text(), re.M)
+    assert sections == ["A modality", "An architecture", "A task", "A chapter"]
+
+
+def test_the_worked_examples_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GEONB_DATA", "data/small")
+    monkeypatch.setenv("GEONB_PROGRESS", "0")
+    (tmp_path / "book").mkdir()
+    shutil.copy(ROOT / "book" / "intro.ipynb", tmp_path / "book")
+    names: dict = {"__name__": "example"}
+    with patch.dict(ARCHITECTURES), patch.dict(ENCODERS), patch.dict(TASKS):
+        for block in blocks("CONTRIBUTING.md", "python"):
+            exec(compile(block, "CONTRIBUTING.md", "exec"), names)
+    printed = capsys.readouterr().out
+    assert "('location', 'text', 'image', 'terrain')" in printed
+    assert re.search(r"image_hub compares .*'image', 'location'", printed) and "R²" in printed
+    run = tmp_path / "runs" / "image_hub"
+    assert (run / "manifest.json").exists() and len(names["cases"]) == 2 and not names["skipped"]
+
+    (chapter,) = (p for p in (tmp_path / "book").iterdir() if p.stem != "intro")
+    notebook = nbformat.read(chapter, 4)
+    nbformat.validate(notebook)
+    assert notebook.cells[0] == nbformat.read(ROOT / "book" / "intro.ipynb", 4).cells[0]
+    code = [cell.source for cell in notebook.cells[1:] if cell.cell_type == "code"]
+    exec(compile("\n".join(code), chapter.name, "exec"), {})
+    assert re.fullmatch(r"half of the places lie below \d+ m\n", capsys.readouterr().out)
+
+
+# ---- commands
+
+
+def test_every_geonb_command_is_one():
+    found = [words for name in DOCUMENTS for words in commands(name) if words[0] == "geonb" or "geonb.cli" in words]
+    assert len(found) > 15
+    for words in found:
+        start = words.index("geonb.cli" if "geonb.cli" in words else "geonb")
+        try:
+            parser().parse_args(words[start + 1 :])
+        except SystemExit as stop:
+            assert stop.code == 0, f"not a command: {shlex.join(words)}"
+
+
+def test_every_target_of_make_and_every_script_is_there():
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.search(r"^\.PHONY: (.*)$", makefile, re.M)[1].split())
+    makes, files = set(), set()
+    for words in (words for name in DOCUMENTS for words in commands(name)):
+        makes |= set(words[1:]) if words[0] == "make" else set()
+        files |= {word for word in words if re.match(r"(scripts|benchmarks|tests)/", word) and word.endswith(".py")}
+    assert {"book", "test"} <= makes <= targets
+    assert files and all((ROOT / file).exists() for file in files), files
+    assert "exec make test" in (ROOT / ".ci" / "run").read_text()  # the check runs what the README says
+
+
+@pytest.mark.parametrize("name", ["README.md"])
+def test_what_the_readme_imports_can_be_imported(name):
+    for block in blocks(name, "python"):
+        imports = [node for node in ast.parse(block).body if isinstance(node, ast.Import | ast.ImportFrom)]
+        exec(compile(ast.Module(imports, []), name, "exec"), {})
+
+
+def test_the_readme_uses_a_run_as_it_can_be_used(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "fused").symlink_to(trained)
+    exec(compile(blocks("README.md", "python")[0], "README.md", "exec"), {})
+
+
+# ---- links
+
+
+def tracked() -> list[str]:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return listed.stdout.splitlines()
+
+
+@pytest.mark.parametrize("name", [n for n in tracked() if n.endswith(".md") and "/" not in n] + DOCUMENTS[1:])
+def test_every_link_of_a_document_leads_to_a_file(name):
+    text = (ROOT / name).read_text()
+    for url in re.findall(r"\]\(([^)\s]+)\)", text):
+        parts = urlsplit(url)
+        if parts.scheme:
+            assert parts.scheme == "https", f"{name}: {url}"
+            continue
+        target = ROOT / parts.path if parts.path else ROOT / name
+        assert target.exists(), f"{name}: no file {url}"
+        if parts.fragment:
+            assert parts.fragment in headings(target.read_text()), f"{name}: no heading {url}"
