@@ -9,6 +9,7 @@ _WHERE = {
     "add_live_layer": "live",
     "ask_map": "planet",
     "coverage_map": "figures",
+    "embed_queries": "planet",
     "error_colours": "layers",
     "explore_page": "page",
     "fit_projection": "projection",

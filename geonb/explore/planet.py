@@ -119,7 +119,7 @@ def planet_view(
     cells, lonlat = _cells(cells_km)
     encoded = []
     for name, model in tqdm(loaded.items(), desc="embedding the planet", disable=not progress):
-        words = _embed_queries(model, asked) if name in texts else None
+        words = embed_queries(model, asked) if name in texts else None
         packed, found = _compress(model.embed_locations(lonlat), words, seed)
         scale = _scales(model, lonlat, seed) if "scale" in show else {}
         encoded.append(({"name": name} | packed | scale, {"name": name} | found))
@@ -254,7 +254,9 @@ def _simulated(models) -> list[str]:
     return [names.get(m, m) for m in ("text", "image", "location") if m in found]
 
 
-def _embed_queries(model, queries: list[str]) -> np.ndarray:
+def embed_queries(model, queries: Sequence[str]) -> np.ndarray:
+    """Unit vectors (n, d) of queries; what the text backbone makes of them is kept for the next model that asks."""
+    queries = list(queries)
     backbone = model.backbone("text")
     key = (backbone.fingerprint, tuple(queries))
     if key not in _FEATURES:

@@ -149,6 +149,7 @@ SCROLL = """async () => { // frames that load lazily must come into view once
 }"""
 READY = """async () => {
   if (window.MathJax && MathJax.startup) await MathJax.startup.promise;
+  if (document.querySelector(":is(.gp, .gv):not([data-ready='1'])")) return false;
   const frames = [...document.querySelectorAll("iframe")].map((f) => f.contentDocument);
   return frames.every((d) => d && d.readyState === "complete" && d.body.childElementCount);
 }"""
@@ -201,13 +202,19 @@ def raw_maths(page: Page) -> list[str]:
 
 
 def blank_maps(page: Page) -> list[str]:
-    """Web maps and linked views on which nothing is drawn."""
+    """Web maps and views to explore with on which nothing is drawn."""
     return page.evaluate("""() => {
       const inked = (c) => c.width && c.getContext("2d").getImageData(0, 0, c.width, c.height).data.some((v, i) => i % 4 === 3 && v);
       const blank = [];
       for (const view of document.querySelectorAll(".gl")) {
         const drawn = [...view.querySelectorAll(".gl-base")];
         if (drawn.length !== 2 || !drawn.every(inked)) blank.push("linked view " + view.textContent.trim().slice(0, 60));
+      }
+      for (const [kind, pictures, least] of [[".gp", ".gp-base", 1], [".gv", "canvas", 3]]) {
+        for (const view of document.querySelectorAll(kind)) {
+          const drawn = [...view.querySelectorAll(pictures)].filter((c) => c.checkVisibility());
+          if (drawn.length < least || !drawn.every(inked)) blank.push(view.getAttribute("aria-label"));
+        }
       }
       for (const frame of document.querySelectorAll("iframe")) {
         const map = frame.contentDocument && frame.contentDocument.querySelector(".folium-map");

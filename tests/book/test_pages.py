@@ -47,7 +47,8 @@ def test_the_book_holds_its_chapters_and_opens_at_the_first(built_book, browser,
 
 def test_the_book_shows_what_it_promises(built_book):
     html = {name: (built_book / f"{name}.html").read_text("utf-8") for name in PAGES}
-    assert sum('class="gl"' in text for text in html.values()) >= 1, "no map linked to an embedding"
+    for view, what in (("gl", "map linked to an embedding"), ("gv", "UMAP beside PCA"), ("gp", "planet that answers")):
+        assert any(f'class="{view}"' in text for text in html.values()), f"no {what}"
     chapters = [name for name in PAGES if name.removeprefix("book/")[0].isdigit()]
     assert len(chapters) >= 7
     for name in chapters:
