@@ -119,6 +119,13 @@ def _map_class():
         default_js = [("leaflet", _data_uri("leaflet.js", "text/javascript"))]
         default_css = [("leaflet_css", _data_uri("leaflet.css", "text/css"))]
 
+        def render(self, **kwargs):
+            """A layer control lists what stands before it, so it goes last, whatever was added after it."""
+            for name, child in list(self._children.items()):
+                if isinstance(child, folium.LayerControl):
+                    self._children.move_to_end(name)
+            super().render(**kwargs)
+
         def _repr_html_(self, **kwargs) -> str:
             page = escape(self.get_root().render(**kwargs))
             return (

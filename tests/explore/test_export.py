@@ -173,6 +173,7 @@ def test_layers_on_a_folium_map_are_pictures_whose_names_are_text(model):
     grid = LandGrid(model, width=60)
     image = grid.image(layer_of(model, "similarity", text="<img src=x onerror=alert(1)>{{7*7}}"))
     html = add_layer(add_layer(offline_map(), grid.image(layer_of(model))), image).get_root().render()
+    assert html.index("L.control.layers(") > html.rindex("L.imageOverlay(")  # which it lists
     assert html.count("L.imageOverlay(") == 2 and "data:image/png;base64," in html
     assert "<img src=x" not in html and "49" not in html.split("similarity to the words")[1][:80]
     assert "http" not in html.split("L.imageOverlay(")[1][:200]
