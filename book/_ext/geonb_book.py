@@ -31,6 +31,7 @@ from sphinx import addnodes
 from sphinx.transforms import SphinxTransform
 
 EVERYDAY = {"place", "run", "replay", "architecture", "simulated"}
+CLOSED = {"cell_output", "geonb-time"}  # classes of what holds no prose
 ANCHOR = re.compile(r'<a id="((?:fig|eq)-[\w-]+|time)">')
 
 
@@ -82,6 +83,7 @@ class Anchors(SphinxTransform):
         parent = raw.parent
         del parent.children[parent.index(raw) :]
         parent += nodes.Text(time_to_run(self.env))
+        parent["classes"].append("geonb-time")
 
     def equation(self, paragraph, name):
         block = paragraph.next_node(nodes.math_block, descend=False, siblings=True, ascend=False)
@@ -231,7 +233,7 @@ def prose(node) -> bool:
     closed = (nodes.reference, addnodes.pending_xref, nodes.literal, nodes.math, nodes.raw, nodes.title, nodes.caption)
     closed += (addnodes.download_reference, nodes.table, nodes.literal_block)
     while parent is not None:
-        if isinstance(parent, closed) or "cell_output" in getattr(parent, "attributes", {}).get("classes", []):
+        if isinstance(parent, closed) or CLOSED & set(getattr(parent, "attributes", {}).get("classes", [])):
             return False
         inside = inside or isinstance(parent, nodes.paragraph)
         parent = parent.parent
