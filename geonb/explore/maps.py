@@ -52,7 +52,8 @@ def offline_map(center=(0.0, 20.0), zoom: int = 2, height: int = 420, alt: str =
     figure.add_child(world)
     land = folium.FeatureGroup("Land (Natural Earth)", overlay=False)
     style = {"color": SHORE, "weight": 0.6, "fillColor": LAND, "fillOpacity": 1}
-    folium.GeoJson(_land(), style_function=lambda _: style, control=False, interactive=False).add_to(land)
+    folium.map.CustomPane("land", z_index=250).add_to(world)  # above tiles, below pictures of layers
+    folium.GeoJson(_land(), style_function=lambda _: style, control=False, interactive=False, pane="land").add_to(land)
     land.add_to(world)
     if tiles:
         name = "OpenStreetMap (needs a network)"

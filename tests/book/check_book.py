@@ -219,7 +219,7 @@ def blank_maps(page: Page) -> list[str]:
       for (const frame of document.querySelectorAll("iframe")) {
         const map = frame.contentDocument && frame.contentDocument.querySelector(".folium-map");
         if (!map) continue;
-        const drawn = [...map.querySelectorAll(".leaflet-overlay-pane canvas")].some(inked) || map.querySelector(".leaflet-overlay-pane path");
+        const drawn = [...map.querySelectorAll(".leaflet-map-pane canvas")].some(inked) || map.querySelector(".leaflet-map-pane path");
         if (!drawn) blank.push("map " + frame.title);
       }
       return blank;

@@ -1,6 +1,7 @@
 """Layers for maps and files for other programs, read back by those programs' libraries."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -174,6 +175,7 @@ def test_layers_on_a_folium_map_are_pictures_whose_names_are_text(model):
     image = grid.image(layer_of(model, "similarity", text="<img src=x onerror=alert(1)>{{7*7}}"))
     html = add_layer(add_layer(offline_map(), grid.image(layer_of(model))), image).get_root().render()
     assert html.index("L.control.layers(") > html.rindex("L.imageOverlay(")  # which it lists
+    assert re.search(r'createPane\(\s*"land"', html) and '"pane": "land"' in html  # below the pictures
     assert html.count("L.imageOverlay(") == 2 and "data:image/png;base64," in html
     assert "<img src=x" not in html and "49" not in html.split("similarity to the words")[1][:80]
     assert "http" not in html.split("L.imageOverlay(")[1][:200]
