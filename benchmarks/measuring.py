@@ -47,15 +47,12 @@ def provenance() -> dict:
     import torch
 
     import geonb
+    from geonb.doctor import cores, processor
 
-    cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), cpu)
     return {
         "date": date.today().isoformat(),
-        "cpu": cpu,
-        "cores": len(os.sched_getaffinity(0)),
+        "cpu": processor(),
+        "cores": cores(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "geonb": geonb.__version__},
     }

@@ -175,13 +175,11 @@ def _doctor(args) -> int:
 
 
 def _extra_for(module: str) -> str:
-    extras = {
-        "pandas": "evaluate", "umap": "explore", "matplotlib": "explore", "rasterio": "real", "duckdb": "acquire",
-        "ee": "acquire", "pystac_client": "acquire", "odc": "acquire", "planetary_computer": "acquire",
-        "leafmap": "live",
-    }  # fmt: skip
+    from geonb.doctor import EXTRAS
+
     top = module.partition(".")[0]
-    return f"pip install 'geonb[{extras[top]}]'" if top in extras else f"pip install {module}"
+    extra = next((name for name, (modules, _) in EXTRAS.items() if top in modules), None)
+    return f"pip install 'geonb[{extra}]'" if extra else f"pip install {module}"
 
 
 if __name__ == "__main__":

@@ -57,12 +57,24 @@ def _machine() -> list[Finding]:
     else:
         remedy = "" if torch.version.cuda else "on a GPU machine: pip install a CUDA build of torch"
         found.append(Finding("GPU", "missing", "none that torch can use; the book trains on the processor", remedy))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    found.append(Finding("cores", "ok", str(cores)))
+    found.append(Finding("cores", "ok", str(cores())))
     memory = memory_gb()
     small = "" if memory >= MEMORY_GB else f"under {MEMORY_GB} GB: export GEONB_PROFILE=workshop"
     found.append(Finding("memory", "missing" if small else "ok", f"{memory:.1f} GB", small))
     return found
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processor() -> str:
+    """The name of the processor, or of its kind where the system does not tell it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
 
 
 def memory_gb() -> float:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import sys
 import tempfile
 import threading
@@ -24,6 +23,8 @@ import nbformat
 import psutil
 import yaml
 from nbclient import NotebookClient
+
+from geonb.doctor import cores, processor
 
 ROOT = Path(__file__).resolve().parent.parent
 EVERY = 0.1  # seconds between looks at a kernel
@@ -81,15 +82,6 @@ def _watch(client: NotebookClient, done: threading.Event, took: dict) -> None:
         took["cpu_s"] = max(took["cpu_s"], round(cpu, 1))
 
 
-def processor() -> str:
-    """Its name, where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.json")
@@ -109,7 +101,7 @@ def main() -> int:
             "made_by": "scripts/measure_chapters.py",
             "profile": args.profile,
             "cpu": processor(),
-            "cores": len(os.sched_getaffinity(0)),
+            "cores": cores(),
             "date": date.today().isoformat(),
             "versions": {name: version(name) for name in ("geonb", "torch", "numpy")},
             "note": "Each chapter alone in a fresh folder; what it needs is made within its time. Where load, the mean "

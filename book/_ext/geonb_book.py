@@ -121,6 +121,8 @@ class Anchors(SphinxTransform):
 
 def time_to_run(env) -> str:
     """What the chapter took in this build, or, executed elsewhere, what its metadata say ({"seconds", "device"})."""
+    from geonb import workspace
+
     executed = getattr(env, "nb_metadata", {}).get(env.docname, {}).get("exec_data") or {}
     path = Path(env.doc2path(env.docname))
     told = json.loads(path.read_text("utf-8"))["metadata"].get("geonb", {}) if path.suffix == ".ipynb" else {}
@@ -131,21 +133,16 @@ def time_to_run(env) -> str:
         return "not measured in this build."
     took = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} minutes"
     device = device or this_device()
-    small = " with the smoke profile" if os.environ.get("GEONB_SMOKE", "") not in ("", "0") else ""
+    small = "" if workspace.profile() == "book" else f" with the {workspace.profile()} profile"
     gpu = "" if "GPU" in device else " Not measured on a GPU."
     return f"{took}{small} on {device}, when this page was built and the runs that all chapters share were there.{gpu}"
 
 
 def this_device() -> str:
     """The GPU, or how many cores of which processor."""
-    import torch
+    from geonb import doctor, workspace
 
-    if torch.cuda.is_available():
-        return f"one {torch.cuda.get_device_name()} GPU"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    info = Path("/proc/cpuinfo")
-    name = re.search(r"^model name\s*:\s*(.+)", info.read_text() if info.exists() else "", re.M)
-    return f"{cores} CPU cores" + (f" ({name[1]})" if name else "")
+    return f"one {workspace.gpu()} GPU" if workspace.gpu() else f"{doctor.cores()} CPU cores ({doctor.processor()})"
 
 
 def number_by_file(app, env):

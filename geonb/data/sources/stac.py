@@ -255,7 +255,6 @@ def to_reflectance_dn(
     Raises:
         UnclearOffset: the metadata are of no use, or the pixels cast doubt on them without being sure.
     """
-
     offset, rule = declared_offset(item, catalogue)
     seen = seen_offset(dn, scl)
     if seen is None and not offset and radiometric_offset(dn):
