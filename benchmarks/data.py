@@ -1,6 +1,6 @@
 """The place store at scale: seconds and memory of writing, checking and reading it, against the straightforward ways.
 
-    python benchmarks/data.py [--out FILE.json] [--articles N] [--chips N] [--scratch FOLDER]
+    python benchmarks/data.py [--out geonb/results/scale.json] [--articles N] [--chips N] [--scratch FOLDER]
 
 *Texts.* Articles of about 3 kB (made of sentences of made-up words, in the true schema) through
 :func:`geonb.data.store.write_store`, and through the whole of :func:`geonb.data.sources.wikipedia.collect`; then

@@ -64,14 +64,15 @@ def main() -> None:
             out = options.out / f"{bound.replace(' ', '-')}-{seed}"
             changes = {"seed": seed} | ({"modalities": modalities} if modalities else {})
             train(architecture, store, out, TrainConfig(**changes), resume=(out / "config.yaml").exists())
-            z = geonb.load(out).embed_locations(store.lonlat)
+            model = geonb.load(out)
+            device, z = model.manifest["device"], model.embed_locations(store.lonlat)
             for km in KM:
                 add(bound, seed, km, alike_beyond(z, store.lonlat, km, K))
         for km in KM:  # chance: any places that are far enough
             noise = rng.normal(size=(len(store), 64)).astype(np.float32)
             add("chance", seed, km, alike_beyond(noise, store.lonlat, km, K))
     written = {
-        "provenance": {"made_by": "scripts/alike.py", "date": str(date.today()), "device": "cpu",
+        "provenance": {"made_by": "scripts/alike.py", "date": str(date.today()), "device": device,
                        "cores": os.cpu_count(), "data": {"name": store.path.name, "hash": store.data_hash,
                        "places": len(store)}, "seeds": options.seeds, "steps": TrainConfig().steps, "k": K,
                        "versions": {"geonb": geonb.__version__, "torch": torch.__version__},
