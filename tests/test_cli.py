@@ -1,4 +1,5 @@
 import json
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -162,6 +163,30 @@ def test_help_names_every_command(capsys):
         main(["--help"])
     text = capsys.readouterr().out
     assert all(verb in text for verb in ("data", "train", "evaluate", "embed", "ask", "explore"))
+
+
+def test_a_missing_module_is_named_with_the_extra_that_has_it(trained, world, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "umap", None)
+    assert run("explore", trained, "--data", world.path, "--out", tmp_path / "page.html") == 2
+    assert capsys.readouterr().err.strip() == "geonb: umap is not installed; pip install 'geonb[explore]'"
+    assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_ends_with_one_line_and_status_130(world, capsys, monkeypatch):
+    def pressed(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("geonb.data.store.check_store", pressed)
+    assert run("data", "check", world.path) == 130
+    assert capsys.readouterr().err == "geonb: stopped\n"
+
+
+def test_explore_writes_one_page_with_the_places_in_it(trained, world, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    assert run("explore", trained, "--data", world.path, "--out", page) == 0
+    assert capsys.readouterr().out.strip() == str(page)
+    text = page.read_text()
+    assert text.startswith("<!doctype html>") and world.column("title")[0] in text and list(tmp_path.iterdir()) == [page]
 
 
 def test_a_run_is_trained_with_embeddings_from_a_file_as_one_more_modality(world, tmp_path, capsys):

@@ -102,6 +102,45 @@ def test_quality_of_a_store_is_told(world, capsys):
     assert capsys.readouterr().out.startswith("60 places")
 
 
+def test_a_sample_has_as_many_places_as_asked_for_and_the_same_for_the_same_seed(tmp_path, capsys):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        assert run("data", "sample", "--out", tmp_path / name, "--places", 20, "--seed", seed) == 0
+        assert "20 places; facts are real, images simulated" in capsys.readouterr().out
+    a, b, c = (PlaceStore.open(tmp_path / name).data_hash for name in "abc")
+    assert a == b != c
+
+
+def test_earth_engine_without_credentials_says_how_to_get_them(world, tmp_path, capsys, monkeypatch):
+    ee = pytest.importorskip("ee")
+
+    def refuse(*arguments, **options):
+        raise ee.EEException("Please authorize access to your Earth Engine account")
+
+    monkeypatch.setattr(ee, "Initialize", refuse)
+    period = ("--period", "2024-05-01", "2024-09-01")
+    assert run("data", "sentinel2", "ee", "--store", world.path, *period, "--out", tmp_path / "s") == 2
+    assert "earthengine authenticate" in capsys.readouterr().err and not (tmp_path / "s").exists()
+
+
+def test_alphaearth_of_a_year_that_is_not_published_is_refused(world, tmp_path, capsys):
+    assert run("data", "alphaearth", world.path, "--year", 2001, "--out", tmp_path / "a.parquet") == 2
+    assert "2001" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("answer, status", [("there", 0), ("the server said 404", 2)])
+def test_of_label_tables_each_is_told_and_one_that_is_absent_is_a_fault(tmp_path, capsys, monkeypatch, answer, status):
+    answers = {"air_temperature": "downloaded", "biome": answer}
+    monkeypatch.setattr("geonb.data.sources.labels.download_labels", lambda names: answers)
+    monkeypatch.setenv("GEONB_LABELS", str(tmp_path))
+    assert run("data", "labels", "air_temperature", "biome") == status
+    said = capsys.readouterr()
+    assert said.out.splitlines()[:2] == ["air_temperature: downloaded", f"biome: {answer}"]
+    if status:
+        assert "1 of 2 tables are not there (biome)" in said.err
+    else:
+        assert said.out.splitlines()[2] == f"all in {tmp_path}"
+
+
 def test_a_published_set_that_is_not_there_is_told(tmp_path, capsys):
     assert run("data", "published", "s2-100k", tmp_path, "--out", tmp_path / "s") == 2
     assert "index.csv" in capsys.readouterr().err

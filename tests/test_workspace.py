@@ -1,9 +1,12 @@
 import json
+import os
 
 import pytest
 from world import SMALL, make_world
 
 from geonb import workspace
+from geonb.architectures import ARCHITECTURES
+from geonb.evaluation.suite import SCHEMA
 
 
 @pytest.fixture
@@ -82,3 +85,53 @@ def test_on_a_gpu_the_full_size_is_trained_and_a_line_says_so(home, monkeypatch,
     assert made["precision"] == "bf16-mixed" and made["steps"] == 3
     line = f"fused: full-size configuration, 3 steps of 32 places, bf16-mixed, {made['wall_s']:.0f} s on a GPU that is not there"
     assert capsys.readouterr().out.strip() == line
+
+
+@pytest.mark.parametrize("value, live", [("1", True), ("0", False), ("", False), (None, False)])
+def test_the_network_is_asked_only_by_one_who_wants_it(monkeypatch, value, live):
+    monkeypatch.delenv("GEONB_LIVE", raising=False)
+    if value is not None:
+        monkeypatch.setenv("GEONB_LIVE", value)
+    assert workspace.live() is live
+
+
+@pytest.fixture
+def counted(home, monkeypatch):
+    """The workspace with an evaluation that writes a line and counts how often it was asked for."""
+    asked = []
+
+    def evaluate(runs, store, out):
+        asked.append(sorted(run.name for run in runs))
+        out.write_text(json.dumps({"schema": SCHEMA}))
+        return json.loads(out.read_text())
+
+    monkeypatch.setattr("geonb.evaluation.suite.evaluate", evaluate)
+    return asked
+
+
+def test_everything_of_the_book_is_made_once(counted, home, capsys):
+    """The six architectures, the two spaces bound to one modality, and the results; a second time nothing is trained."""
+    workspace.prepare()
+    made = {path.name: (path / "manifest.json").stat().st_mtime_ns for path in (home / "runs" / "mine").iterdir() if path.is_dir()}
+    assert made.keys() == {*ARCHITECTURES, "imagebind-text", "imagebind-image"}
+    assert "200 places" in capsys.readouterr().out
+    workspace.prepare()
+    assert made == {name: (home / "runs" / "mine" / name / "manifest.json").stat().st_mtime_ns for name in made}
+    assert counted == [sorted(ARCHITECTURES)]
+
+
+def test_results_are_made_anew_when_a_run_or_the_schema_changed(counted, home):
+    workspace.results()
+    workspace.results()
+    assert len(counted) == 1
+    results, manifest = home / "runs" / "mine" / "results.json", home / "runs" / "mine" / "fused" / "manifest.json"
+    later = results.stat().st_mtime + 10
+    os.utime(manifest, (later, later))
+    workspace.results()
+    assert len(counted) == 2
+    os.utime(results, (later + 10, later + 10))
+    workspace.results()
+    assert len(counted) == 2
+    results.write_text(json.dumps({"schema": SCHEMA - 1}))
+    os.utime(results, (later + 10, later + 10))
+    assert workspace.results()["schema"] == SCHEMA and len(counted) == 3
