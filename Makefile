@@ -10,6 +10,7 @@ book: $(VENV)/.installed
 test: $(VENV)/.installed
 	sh scripts/install_chromium.sh
 	$(PY) -m ruff check .
+	$(PY) -m codespell_lib
 	$(PY) -m pytest
 
 # Lines of geonb that the tests reach, without those of the book; fails below 90 %.

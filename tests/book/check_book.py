@@ -27,6 +27,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
              "--disable-component-update", "--disable-sync"]  # fmt: skip
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+PAPER = {"width": 718, "height": 1047}  # A4 less margins, at 96 dots an inch
 THEME_OWNS = {  # rule of axe -> parts of selectors that the theme writes, not the book
     "label-content-name-mismatch": ("search-button", "navbar", "sidebar", "header"),
     "aria-required-children": (".citation-list",),
@@ -334,6 +335,42 @@ def barriers(page: Page) -> list[str]:
                 found.append(f"{theme}: {rule} at {target}: {html}")
     set_theme(page, "light")
     return found
+
+
+def unprintable(page: Page) -> list[str]:
+    """What paper would lack or show too much of, printed from a dark page; and views that are blank on it."""
+    set_theme(page, "dark")
+    page.set_viewport_size(PAPER)
+    page.emulate_media(media="print")
+    page.evaluate("() => dispatchEvent(new Event('beforeprint'))")
+    page.wait_for_timeout(300)
+    found = page.evaluate("""() => {
+      const all = (selector) => [...document.querySelectorAll(selector)], shown = (e) => e.checkVisibility();
+      const name = (e) => e.tagName.toLowerCase() + "." + e.className;
+      const ground = getComputedStyle(document.body).backgroundColor.match(/[\\d.]+/g).map(Number);
+      return [
+        ...(ground[3] !== 0 && Math.min(...ground.slice(0, 3)) < 200 ? ["dark paper"] : []),
+        ...(all("h1").filter(shown).length === 1 ? [] : ["not one title"]),
+        ...all(".bd-sidebar-primary, .bd-sidebar-secondary, .bd-header-article, .bd-footer").filter(shown).map((e) => "beside the text: " + name(e)),
+        ...all("main details:not([open])").map((e) => "folded: " + e.textContent.trim().slice(0, 60)),
+        ...all("main pre, main table").filter((e) => shown(e) && e.getBoundingClientRect().right > innerWidth + 1)
+          .map((e) => "cut off: " + e.textContent.trim().slice(0, 60)),
+        ...all("main pre").filter((e) => shown(e) && e.scrollWidth > e.clientWidth + 1).map((e) => "cut off: " + e.textContent.trim().slice(0, 60)),
+      ];
+    }""")
+    found += blank_maps(page)
+    page.evaluate("() => dispatchEvent(new Event('afterprint'))")
+    if page.evaluate("() => document.documentElement.dataset.theme") != "dark":
+        found.append("what the reader chose is not there again after printing")
+    page.emulate_media(media="screen")
+    page.set_viewport_size(DESKTOP)
+    set_theme(page, "light")
+    return found
+
+
+def printed(page: Page) -> int:
+    """How many pages of A4 it prints on."""
+    return len(re.findall(rb"/Type /Page\b", page.pdf(format="A4")))
 
 
 CHECKS = [

@@ -14,7 +14,8 @@ from geonb.explore.linked import linked_view, write_page
 from geonb.explore.maps import offline_map
 
 TOC = yaml.safe_load((Path(__file__).resolve().parents[2] / "_toc.yml").read_text())
-PAGES = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"])]
+ENTRIES = [chapter for part in TOC["parts"] for chapter in part["chapters"]]
+PAGES = [TOC["root"], *(page["file"] for entry in ENTRIES for page in (entry, *entry.get("sections", [])))]
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,13 @@ def test_the_book_holds_its_chapters_and_opens_at_the_first(built_book, browser,
         page.wait_for_url(f"**/{TOC['root']}.html")
         assert page.locator("h1:visible").count() == 1
         page.close()
+
+
+@pytest.mark.parametrize("name", ["book/05_imagebind", "book/12_umap"])
+def test_a_chapter_can_be_printed(browser, address, name):
+    with check_book.opened(browser, address, f"{name}.html") as (page, _):
+        assert check_book.unprintable(page) == []
+        assert check_book.printed(page) > 3
 
 
 def test_the_book_shows_what_it_promises(built_book):
@@ -128,3 +136,19 @@ def test_a_fault_is_found(browser, sound, published, name):
     else:
         with check_book.opened(browser, root.as_uri(), "book/page.html") as (page, _):
             assert len(check(page)) >= 1
+
+
+PRINT_FAULTS = {
+    "dark paper": "<style>html[data-theme=dark] body { background: #111 }</style>",
+    "beside the text: nav.bd-sidebar-primary": '<nav class="bd-sidebar-primary">Contents</nav>',
+    "folded: Solution": "<main><details><summary>Solution</summary></details></main>",
+    "cut off: aaa": f'<main><pre style="width: 20rem; overflow: auto">{"a" * 400}</pre></main>',
+    "not one title": "<h1>Another</h1>",
+}
+
+
+@pytest.mark.parametrize("fault", PRINT_FAULTS)
+def test_what_spoils_a_printed_page_is_found(browser, published, fault):
+    root = published("<h1>Sound</h1>" + PRINT_FAULTS[fault])
+    with check_book.opened(browser, root.as_uri(), "book/page.html") as (page, _):
+        assert any(said.startswith(fault) for said in check_book.unprintable(page))

@@ -103,5 +103,3 @@ def test_features_tell_city_from_forest(backbone):
         guess = ((x[~train, None] - means) ** 2).sum(2).argmin(1)
         hits += (guess == y[~train]).sum()
     assert hits / len(y) > 0.9
-
-
