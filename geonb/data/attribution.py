@@ -11,13 +11,18 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import ArrayLike
 
 from geonb._files import write_atomically
+
+if TYPE_CHECKING:
+    from geonb.data.store import PlaceStore
 
 COLUMNS = ("place_id", "title", "url", "revision", "license", "license_url", "creator", "changes")
 SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS])
@@ -48,7 +53,7 @@ there is little room, name the creators and the licence, and link to the table. 
 """
 
 
-def attribution(store, rows=None) -> pa.Table:
+def attribution(store: PlaceStore, rows: ArrayLike | None = None) -> pa.Table:
     """Who is to be credited for the texts of places.
 
     Args:
@@ -62,7 +67,7 @@ def attribution(store, rows=None) -> pa.Table:
     return pa.concat_tables([SCHEMA.empty_table(), *_of_store(store, rows)])
 
 
-def write_attribution(store, path: str | Path, rows=None) -> int:
+def write_attribution(store: PlaceStore, path: str | Path, rows: ArrayLike | None = None) -> int:
     """Write :func:`attribution` as a Parquet file, to go with what was made of the texts; returns its rows.
 
     Raises:
@@ -70,7 +75,7 @@ def write_attribution(store, path: str | Path, rows=None) -> int:
     """
     count = 0
 
-    def write(stream) -> None:
+    def write(stream: BinaryIO) -> None:
         nonlocal count
         with pq.ParquetWriter(stream, SCHEMA, compression="zstd") as writer:
             for table in _of_store(store, rows):
@@ -81,7 +86,7 @@ def write_attribution(store, path: str | Path, rows=None) -> int:
     return count
 
 
-def _of_store(store, rows) -> Iterator[pa.Table]:
+def _of_store(store: PlaceStore, rows: ArrayLike | None) -> Iterator[pa.Table]:
     rows = np.arange(len(store)) if rows is None else np.asarray(rows)
     rows = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
     rows = rows[store.has("text")[rows]]
@@ -130,10 +135,11 @@ class AttributionWriter:
     Use it in a ``with`` statement.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.counts: Counter = Counter()
-        self._writer, self._pending = None, []
+        self._writer: pq.ParquetWriter | None = None
+        self._pending: list[pa.Table] = []
 
     def add(self, table: pa.Table) -> None:
         """More rows of :data:`SCHEMA`."""
@@ -145,15 +151,16 @@ class AttributionWriter:
     def _flush(self) -> None:
         table = pa.concat_tables([SCHEMA.empty_table(), *self._pending]).combine_chunks()
         self._pending = []
-        if len(table) and self._writer is None:
+        if not len(table):
+            return
+        if self._writer is None:
             self._writer = pq.ParquetWriter(self.folder / "attribution.parquet", SCHEMA, compression="zstd")
-        if len(table):
-            self._writer.write_table(table)
+        self._writer.write_table(table)
 
     def __enter__(self) -> AttributionWriter:
         return self
 
-    def __exit__(self, failed, *_) -> None:
+    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
         if failed is None:
             self._flush()
         if self._writer is not None:

@@ -17,10 +17,11 @@ import re
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import numpy as np
@@ -60,7 +61,7 @@ class Unreadable(Exception):
     """A file that another try will not mend: not there, refused, damaged, or of another kind."""
 
 
-def allowed(url) -> bool:
+def allowed(url: Any) -> bool:
     """Whether an address from outside may be asked: https, or http on this machine, and nothing hidden in it."""
     if not isinstance(url, str) or len(url) > 4000 or re.search(r"[\x00-\x20\x7f-\x9f\\]", url):
         return False
@@ -99,7 +100,7 @@ class Http:
         requests: how many were sent. ``bytes``: of all bodies that came.
     """
 
-    def __init__(self, user_agent: str = AGENT, attempts: int = ATTEMPTS):
+    def __init__(self, user_agent: str = AGENT, attempts: int = ATTEMPTS) -> None:
         import requests
         from requests.adapters import HTTPAdapter
 
@@ -116,7 +117,7 @@ class Http:
         url: str,
         *,
         headers: dict[str, str] | None = None,
-        json=None,
+        json: Any = None,
         params: dict | None = None,
         max_bytes: int = MAX_REQUEST,
         judge: Callable[[Answer], str] = lambda answer: "",
@@ -153,7 +154,9 @@ class Http:
         kind = NetworkAbsent if lost else DownloadError
         raise kind(f"{host_of(url)}: {reason} (after {self.attempts} attempts); the same command goes on later")
 
-    def _once(self, method: str, url: str, headers, json, params, max_bytes: int) -> Answer:
+    def _once(
+        self, method: str, url: str, headers: dict[str, str] | None, json: Any, params: dict | None, max_bytes: int
+    ) -> Answer:
         for _ in range(5):
             with self._lock:
                 self.requests += 1
@@ -217,7 +220,7 @@ def host_of(url: str) -> str:
     return plain(urlsplit(url).netloc)
 
 
-def parsed_json(answer: Answer):
+def parsed_json(answer: Answer) -> Any:
     """The JSON of an answer, or None."""
     try:
         return _json.loads(answer.body.decode("utf-8"), parse_int=lambda n: int(n) if len(n) < 20 else float(n))
@@ -249,7 +252,7 @@ class RemoteTiff:
         DownloadError: it could not be fetched; another try may help.
     """
 
-    def __init__(self, http: Http, url: str, sign: Sign | None = None):
+    def __init__(self, http: Http, url: str, sign: Sign | None = None) -> None:
         if not allowed(url):
             raise Unreadable("an address that is not https")
         self._http, self._url, self._sign = http, url, sign
@@ -298,7 +301,8 @@ class RemoteTiff:
             raise Unreadable("no TIFF file")
         self._big = magic == 43
         self._first_at = 8 if self._big else 4
-        at, self._directories = self._number(self._first_at), []
+        at = self._number(self._first_at)
+        self._directories: list[_Directory] = []
         while at and len(self._directories) < 64 and at not in [d.at for d in self._directories]:
             self._directories.append(self._directory(at))
             at = self._number(self._directories[-1].next_at)
@@ -424,7 +428,7 @@ class RemoteTiff:
             return list(zip([at for at, _ in wanted], pool.map(lambda one: self._get(*one), wanted), strict=True))
 
     @contextmanager
-    def _opened(self, tiles: list[tuple[int, bytes]], level: int):
+    def _opened(self, tiles: list[tuple[int, bytes]], level: int) -> Iterator[Any]:
         """The image and one level of it, as a file with holes in which there are only those tiles."""
         import rasterio
         from rasterio.errors import RasterioError

@@ -30,11 +30,15 @@ import shutil
 import socket
 import threading
 import time
+import urllib.request
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from email.message import Message
+from http.client import HTTPMessage
 from pathlib import Path
+from typing import Any, BinaryIO
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode, urlsplit
 from urllib.request import (
@@ -83,7 +87,7 @@ class WrongChecksum(DownloadError):
         failures: a line for each address that did not give the file.
     """
 
-    def __init__(self, message: str, url: str, sha256: str, failures: Sequence[str] = ()):
+    def __init__(self, message: str, url: str, sha256: str, failures: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.url, self.sha256, self.failures = url, sha256, list(failures)
 
@@ -95,7 +99,7 @@ class NetworkAbsent(DownloadError):
         failures: a line for each address. ``kept``: bytes that are there, from which the next try goes on.
     """
 
-    def __init__(self, message: str, failures: Sequence[str] = (), kept: int = 0):
+    def __init__(self, message: str, failures: Sequence[str] = (), kept: int = 0) -> None:
         super().__init__(message)
         self.failures, self.kept = list(failures), kept
 
@@ -111,7 +115,7 @@ class _NoConnection(Failed):
 class _Again(Exception):
     """An answer that another try may mend. ``wait``: seconds that the server asks for, 0 if it does not say."""
 
-    def __init__(self, reason: str, wait: float = 0.0):
+    def __init__(self, reason: str, wait: float = 0.0) -> None:
         super().__init__(reason)
         self.wait = wait
 
@@ -286,7 +290,7 @@ def _fetch_url(url: str, wanted: _Wanted) -> bool:
     raise Failed(f"{reason} (after {ATTEMPTS} attempts)")
 
 
-def _receive(response, start: int, known: dict, url: str, wanted: _Wanted) -> bool:
+def _receive(response: Any, start: int, known: dict, url: str, wanted: _Wanted) -> bool:
     """Write the body of a response, behind what is there where the server goes on from it; whether it did.
 
     Args:
@@ -388,13 +392,13 @@ def _spelled(name: str) -> str:
     return f"SHA-{name[3:]}"
 
 
-def _validator(headers) -> str:
+def _validator(headers: Message) -> str:
     """What goes into If-Range (RFC 9110, 13.1.5): a strong ETag, else the date, else nothing."""
     tag = headers.get("ETag", "")
     return tag if tag.startswith('"') else headers.get("Last-Modified", "")
 
 
-def _length(headers) -> int | None:
+def _length(headers: Message) -> int | None:
     text = headers.get("Content-Length", "").strip()
     if not re.fullmatch("[0-9]+", text):
         return None
@@ -460,7 +464,7 @@ def writing(path: Path, elsewhere: str = "choose another folder", need: int = 0)
         raise DownloadError(f"{path} cannot be written ({error.strerror}); {todo}") from error
 
 
-def put(stream, data: bytes, path: Path, elsewhere: str = "choose another folder", need: int = 0) -> None:
+def put(stream: BinaryIO, data: bytes, path: Path, elsewhere: str = "choose another folder", need: int = 0) -> None:
     """Write all bytes into a file that was opened without a buffer; see :func:`writing`."""
     rest = memoryview(data)
     with writing(path, elsewhere, need):
@@ -472,7 +476,9 @@ def put(stream, data: bytes, path: Path, elsewhere: str = "choose another folder
 
 
 class _SameOrSafer(HTTPRedirectHandler):
-    def redirect_request(self, req, fp, code, msg, headers, newurl):
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> urllib.request.Request | None:
         if not re.match("https?://", newurl, re.IGNORECASE):
             raise Failed(f"it sends on to {plain(newurl)}; only http and https are used")
         if req.full_url.startswith("https:") and not newurl.lower().startswith("https:"):
@@ -517,7 +523,7 @@ def _judge(error: Exception) -> tuple[str, float]:
     return reason, 0.0
 
 
-def _patience(reason: str, headers) -> float:
+def _patience(reason: str, headers: Message) -> float:
     """The seconds of Retry-After; Failed where they are too many to wait for."""
     wait = retry_after(headers.get("Retry-After", ""))
     if wait > MAX_WAIT_S:
@@ -535,7 +541,7 @@ def retry_after(value: str) -> float:
         return 0.0
 
 
-def plain(text: str) -> str:
+def plain(text: object) -> str:
     """A text from outside for a message: one line, no control characters, at most 300 characters."""
     return re.sub(r"[\x00-\x20\x7f-\x9f\u2028\u2029]+", " ", str(text)).strip()[:300]
 
@@ -603,7 +609,7 @@ class Api:
         interval_s: float = 1.0,
         attempts: int = 8,
         max_bytes: int = 64 << 20,
-    ):
+    ) -> None:
         if not re.match("https?://", url):
             raise ValueError(f"{plain(url)!r}: an address begins with https:// (or http://)")
         if not re.search(rf"\((?:{MAIL}|{PAGE})\)", user_agent):
@@ -683,7 +689,7 @@ class Api:
                 self._complain(said, response.headers)
         return body, answer
 
-    def _complain(self, said, headers) -> None:
+    def _complain(self, said: Any, headers: Message) -> None:
         """MediaWiki says that something is wrong with HTTP 200."""
         said = said if isinstance(said, dict) else {"info": said}
         code, info = plain(said.get("code", "")), plain(said.get("info", ""))
@@ -692,7 +698,7 @@ class Api:
             raise DownloadError(f"{self._host()}: {reason}")
         raise _Again(reason, _patience(reason, headers))
 
-    def _body(self, response) -> bytes:
+    def _body(self, response: Any) -> bytes:
         """The whole body, unpacked; what is cut or damaged may be whole the next time."""
         length = _length(response.headers)
         self._check(length or 0)

@@ -23,8 +23,13 @@ import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cache, lru_cache
 from importlib.resources import files
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
+
+if TYPE_CHECKING:
+    from geonb.data.store import PlaceStore
 
 TOKEN = "[place]"
 # Columns of a place store that hold names of places; those that a store lacks are left out.
@@ -87,7 +92,7 @@ class _Word:
 
     __slots__ = ("start", "stop", "key", "capital", "starts", "barrier")
 
-    def __init__(self, start: int, stop: int, key: str, capital: bool, starts: bool, barrier: bool):
+    def __init__(self, start: int, stop: int, key: str, capital: bool, starts: bool, barrier: bool) -> None:
         self.start, self.stop = start, stop  # where it stands
         self.key = key  # as it is compared
         self.capital = capital  # it has a capital, or its script has no case
@@ -151,7 +156,7 @@ def _longest(words: list[_Word], first: int, trie: dict, shared: bool) -> int:
 
 def _common(cut: list[list[_Word]], spans: list[list[tuple[int, int]]]) -> set[str]:
     """The words that occur in lower case outside the names found."""
-    common = set()
+    common: set[str] = set()
     for words, found in zip(cut, spans, strict=True):
         taken = {i for start, stop in found for i in range(start, stop)}
         common.update(word.key for i, word in enumerate(words) if not word.capital and i not in taken)
@@ -257,7 +262,11 @@ def _checked(texts: Sequence[str], names: Sequence[Iterable[str]]) -> list[list[
 
 
 def names_of(
-    store, rows=None, also: Collection[str] = (), parts: bool = True, gazetteer: Iterable[str] = ()
+    store: PlaceStore,
+    rows: ArrayLike | None = None,
+    also: Collection[str] = (),
+    parts: bool = True,
+    gazetteer: Iterable[str] = (),
 ) -> tuple[list[list[str]], set[str]]:
     """The names of places that the texts of a place store may mention.
 
@@ -286,7 +295,7 @@ def names_of(
     rows = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
     countries = _countries()
     columns = {name: store.column(name)[rows] for name in (*NAME_COLUMNS, *also) if name in store.columns}
-    empty = [None] * len(rows)
+    empty: list[Any] = [None] * len(rows)
     codes = store.column("country_code")[rows] if "country_code" in store.columns else empty
     common = _lower_case_words(store)
     names: list[list[str]] = []
@@ -295,7 +304,7 @@ def names_of(
         shared.update(name for name in (row["name"], row["capital"], row["continent"]) if name)
         shared.update([*(row["languages"] if "language" in also else []), *_also(row, also)])
     for i in range(len(rows)):
-        own: dict[str, None] = {}
+        own: dict[Any, None] = {}
         for column in columns:
             value = columns[column][i]
             if value:
@@ -337,7 +346,7 @@ def _parts(title: str, common: set[str]) -> list[str]:
     return [title[w.start : w.stop] for w in long]
 
 
-def _lower_case_words(store) -> set[str]:
+def _lower_case_words(store: PlaceStore) -> set[str]:
     texts = store.texts(np.flatnonzero(store.has("text")))
     return {word.key for text in texts for word in _words(text) if not word.capital}
 

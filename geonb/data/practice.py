@@ -15,11 +15,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import ArrayLike
 
 from geonb._coords import great_circle_km
 from geonb.data.practice_dumps import write_dumps
@@ -27,6 +29,9 @@ from geonb.data.radiometry import BANDS
 from geonb.data.sources.earthengine import chip_grid
 from geonb.data.sources.simulated import FOOTPRINT_M, simulate_sentinel2
 from geonb.data.sources.stac import CATALOGUES, Catalogue
+
+if TYPE_CHECKING:
+    from geonb.data.store import PlaceStore
 
 NASTY = "<script>alert('a title')</script>"
 PLANTED = [  # title, lon, lat, text: one of each kind that is to be left out, and one that is not
@@ -38,7 +43,7 @@ PLANTED = [  # title, lon, lat, text: one of each kind that is to be left out, a
 ]
 
 
-def articles(store, rows=None) -> list[dict]:
+def articles(store: PlaceStore, rows: ArrayLike | None = None) -> list[dict]:
     """The articles of a store (some rows, or all), with page ids and links that were made up, and the planted ones.
 
     Returns:
@@ -62,7 +67,7 @@ def articles(store, rows=None) -> list[dict]:
     ]  # fmt: skip
 
 
-def wikipedia_table(store, path) -> Path:
+def wikipedia_table(store: PlaceStore, path: str | Path) -> Path:
     """A table in the form of ``yuiseki/wikipedia-geotagged``: a row an article, and one that is on the Moon.
 
     Returns:
@@ -90,22 +95,23 @@ def wikipedia_table(store, path) -> Path:
     return Path(path)
 
 
-def wikipedia_dumps(store, folder, shards: int = 3) -> Path:
+def wikipedia_dumps(store: PlaceStore, folder: str | Path, shards: int = 3) -> Path:
     """Dumps of a wiki "enwiki" as they lie on the server: tables in SQL and shards of texts; returns the folder."""
     write_dumps(folder, articles(store), wiki="enwiki", shards=shards)
     return Path(folder)
 
 
-def crowded_box(store, degrees: float = 0.1) -> tuple[float, float, float, float]:
+def crowded_box(store: PlaceStore, degrees: float = 0.1) -> tuple[float, float, float, float]:
     """West, south, east, north of a box (2 x ``degrees`` wide and high) around the article with most others near it."""
     lonlat = store.lonlat[store.has("text")]
     near = [(great_circle_km(lonlat, point) < 111 * degrees).sum() for point in lonlat]
     lon, lat = lonlat[int(np.argmax(near))]
-    return tuple(float(np.round(v, 3)) for v in (lon - degrees, lat - degrees, lon + degrees, lat + degrees))
+    west, south, east, north = np.round([lon - degrees, lat - degrees, lon + degrees, lat + degrees], 3).tolist()
+    return west, south, east, north
 
 
 @contextmanager
-def wikipedia_service(store) -> Iterator[str]:
+def wikipedia_service(store: PlaceStore) -> Iterator[str]:
     """The Action API on this machine for as long as the ``with`` block lasts: ``geosearch``, then texts.
 
     Yields:
@@ -156,7 +162,7 @@ EDGE = 192  # pixels of 10 m, a multiple of those of 60 m
 
 
 @contextmanager
-def sentinel2_catalogue(store, places: int = 6, seed: int = 0) -> Iterator[tuple[Catalogue, np.ndarray]]:
+def sentinel2_catalogue(store: PlaceStore, places: int = 6, seed: int = 0) -> Iterator[tuple[Catalogue, np.ndarray]]:
     """A STAC catalogue on this machine with simulated Sentinel-2 scenes, for as long as the ``with`` block lasts.
 
     Around each of some places of the Atlas sample lie scenes of the same land on six days, with clouds that drift. From
@@ -167,7 +173,8 @@ def sentinel2_catalogue(store, places: int = 6, seed: int = 0) -> Iterator[tuple
         The catalogue, for :func:`geonb.data.sources.stac.from_stac`, and the positions (places, 2).
     """
     rng = np.random.default_rng(seed)
-    lonlat, files, items = [], {}, []
+    lonlat, items = [], []
+    files: dict[str, bytes] = {}
     for row in rng.permutation(np.flatnonzero(store.has("image") & (np.abs(store.lonlat[:, 1]) < 60))):
         names = ("place_id", "climate", "elevation_m", "population", "coast_km", "continent")
         facts = {name: store.column(name)[[row]] for name in names} | {"slope_m": store.column("relief_m")[[row]]}
@@ -201,15 +208,28 @@ def sentinel2_catalogue(store, places: int = 6, seed: int = 0) -> Iterator[tuple
 
     with _serving(answer) as url:
         collection = CATALOGUES["earth-search"]
-        said = {"source": "simulated scenes for practice", "license": "none", "simulated": True}
-        yield replace(collection, name="practice", url=f"{url}/v1", **said), np.array(lonlat)
+        practice = replace(
+            collection, name="practice", url=f"{url}/v1", source="simulated scenes for practice", license="none",
+            simulated=True,
+        )  # fmt: skip
+        yield practice, np.array(lonlat)
 
 
-def _scene(files: dict, land: np.ndarray, point, number: str, day: str, baseline: str, clouded: float, rng) -> dict:
+def _scene(
+    files: dict,
+    land: np.ndarray,
+    point: np.ndarray,
+    number: str,
+    day: str,
+    baseline: str,
+    clouded: float,
+    rng: np.random.Generator,
+) -> dict:
     """Add the files of a scene around a position; returns its STAC item, with ``{here}`` for the server's address."""
     from scipy.ndimage import gaussian_filter
 
-    grid = chip_grid(*point.tolist(), EDGE)
+    lon, lat = point.tolist()
+    grid = chip_grid(lon, lat, EDGE)
     west, north = grid.west // 60 * 60, grid.north // 60 * 60
     sky = gaussian_filter(rng.normal(size=(EDGE, EDGE)), 12, mode="wrap")
     cloud = sky > np.quantile(sky, 1 - clouded) if clouded else np.zeros((EDGE, EDGE), bool)

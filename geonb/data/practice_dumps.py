@@ -15,6 +15,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 INSERT_BYTES = 1 << 20  # mysqldump begins a new INSERT after about as much
@@ -91,7 +92,7 @@ _ESCAPES = {
 }  # fmt: skip
 
 
-def sql_literal(value) -> bytes:
+def sql_literal(value: Any) -> bytes:
     """A value as mysqldump writes it."""
     if value is None:
         return b"NULL"
@@ -105,7 +106,8 @@ def sql_dump(table: str, columns: str, rows: Iterable[Sequence], wiki: str = "te
     """A dump of a table, in pieces: values may be None, numbers, strings or bytes."""
     yield HEADER.format(wiki=wiki, table=table, columns=columns).encode()
     start = f"INSERT INTO `{table}` VALUES ".encode()
-    line, size = [], 0
+    line: list[bytes] = []
+    size = 0
     for row in rows:
         literal = b"(" + b",".join(map(sql_literal, row)) + b")"
         if line and size + len(literal) > INSERT_BYTES:
@@ -127,13 +129,22 @@ def page_row(page_id: int, title: str, namespace: int = 0, redirect: int = 0, la
 
 
 def tag_row(
-    tag_id: int, page_id: int, lon, lat, globe="earth", primary=1, dim=None, kind=None, name=None, country=None
+    tag_id: int,
+    page_id: int,
+    lon: float | None,
+    lat: float | None,
+    globe: str = "earth",
+    primary: int = 1,
+    dim: int | None = None,
+    kind: str | None = None,
+    name: str | None = None,
+    country: str | None = None,
 ) -> tuple:
     tenths = [None if value is None else round(float(value) * 10) for value in (lat, lon)]
     return (tag_id, page_id, globe, primary, lat, lon, dim, kind, name, country, None, *tenths)
 
 
-def document(article: dict, wiki: str = "testwiki", **more) -> dict:
+def document(article: dict, wiki: str = "testwiki", **more: Any) -> dict:
     """A document of the search index; fields and their order as in the weekly files."""
     text = article["text"]
     return {
@@ -149,13 +160,13 @@ def document(article: dict, wiki: str = "testwiki", **more) -> dict:
     }  # fmt: skip
 
 
-def pair(page_id, value: dict) -> bytes:
+def pair(page_id: int, value: dict) -> bytes:
     lines = {"index": {"_id": page_id}}, value
     return b"".join(json.dumps(line, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n" for line in lines)
 
 
 def write_dumps(
-    folder,
+    folder: str | Path,
     articles: Sequence[dict],
     wiki: str = "testwiki",
     date: str = "20260901",
@@ -173,14 +184,15 @@ def write_dumps(
     Returns:
         How many tags or pages there are that must be left out, by what is wrong with them.
     """
-    rng, left_out = random.Random(seed), Counter()
+    rng = random.Random(seed)
+    left_out: Counter[str] = Counter()
     tags, pages, texts = [], [], []
     free = max((article["page_id"] for article in articles), default=0) + 1000
 
     def tag(page_id, lon, lat, **more):
         tags.append(tag_row(0, page_id, lon, lat, **more))
 
-    def page(title, wrong, tagged=True, **more) -> int:
+    def page(title: str, wrong: str, tagged: bool = True, **more: Any) -> int:
         nonlocal free
         free += rng.randrange(1, 9)
         pages.append(page_row(free, title, **more))
@@ -258,7 +270,9 @@ def write_dumps(
 class _Number(float):
     """A number that is written as it was given."""
 
-    def __new__(cls, text: str):
+    text: str
+
+    def __new__(cls, text: str) -> _Number:
         number = super().__new__(cls, text)
         number.text = text
         return number
@@ -266,11 +280,11 @@ class _Number(float):
     def __str__(self) -> str:
         return self.text
 
-    def __round__(self, digits=None):
+    def __round__(self, digits: int | None = None) -> int:  # type: ignore[override]
         return 0
 
 
-def served(folder) -> dict[str, bytes]:
+def served(folder: str | Path) -> dict[str, bytes]:
     """What the server of the dumps answers: the files, and its listings of folders."""
     root = Path(folder)
     answers = {}

@@ -12,6 +12,7 @@ from importlib.resources import files
 
 import numpy as np
 import pyarrow.parquet as pq
+from numpy.typing import ArrayLike
 
 from geonb._coords import unit_xyz
 from geonb.data.sampling import cell_bounds, land_cells
@@ -175,7 +176,7 @@ def quality(store: PlaceStore, size_km: float = 100.0) -> Quality:
     )
 
 
-def continents(lonlat) -> np.ndarray:
+def continents(lonlat: ArrayLike) -> np.ndarray:
     """The continent (n,) of positions on land: that of the nearest place in the table of facts (assets/SOURCES.md)."""
     tree, names = _places_of_continents()
     return names[tree.query(unit_xyz(lonlat))[1]]

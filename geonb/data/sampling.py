@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from geonb._coords import EARTH_RADIUS_KM, check_lonlat, unit_xyz
 from geonb.data.splits import _grid, blocks
@@ -30,7 +32,7 @@ def fibonacci_points(n: int) -> np.ndarray:
     return np.stack([(360 * i / GOLDEN_RATIO) % 360 - 180, np.degrees(np.arcsin(2 * i / n - 1))], 1)
 
 
-def on_land(lonlat) -> np.ndarray:
+def on_land(lonlat: ArrayLike) -> np.ndarray:
     """Which positions (n,) are on land, Antarctica included; a grid of 0.1 degrees (see assets/SOURCES.md)."""
     lonlat = check_lonlat(lonlat)
     mask = _land_mask()
@@ -60,7 +62,9 @@ def land_points(n: int, seed: int = 0, method: str = "random") -> np.ndarray:
     return points[np.sort(np.random.default_rng(seed).permutation(len(points))[:n])]
 
 
-def density_points(lonlat, n: int, seed: int = 0, *, power: float = 1.0, size_km: float = 100.0) -> np.ndarray:
+def density_points(
+    lonlat: ArrayLike, n: int, seed: int = 0, *, power: float = 1.0, size_km: float = 100.0
+) -> np.ndarray:
     """n positions (n, 2) on land, more of them where there are more articles (or photographs, or towns).
 
     An equal-area cell is drawn with a chance in proportion to (articles in it) ** ``power``, then a point in it, even
@@ -92,7 +96,7 @@ def density_points(lonlat, n: int, seed: int = 0, *, power: float = 1.0, size_km
     return points
 
 
-def points_around(lonlat, per_place: int, max_km: float, seed: int = 0) -> np.ndarray:
+def points_around(lonlat: ArrayLike, per_place: int, max_km: float, seed: int = 0) -> np.ndarray:
     """Positions (n x per_place, 2) around each of n places, even by area within ``max_km``; those of a place together.
 
     Distance and direction are along great circles, so a disc is as round and as large at the poles and across the
@@ -123,7 +127,7 @@ def points_around(lonlat, per_place: int, max_km: float, seed: int = 0) -> np.nd
     return np.degrees(np.stack([np.arctan2(y, x), np.arctan2(z, np.hypot(x, y))], 1))
 
 
-def cell_bounds(cells, size_km: float) -> np.ndarray:
+def cell_bounds(cells: ArrayLike, size_km: float) -> np.ndarray:
     """West, south, east, north (n, 4) in degrees of equal-area cells, as :func:`geonb.data.splits.blocks` has them."""
     columns, edges = _grid(size_km)
     cells, first = np.asarray(cells, dtype=np.int64), np.concatenate([[0], np.cumsum(columns)])
@@ -139,7 +143,7 @@ def cell_count(size_km: float) -> int:
     return int(_grid(size_km)[0].sum())
 
 
-def land_share(cells, size_km: float, points: int = 100) -> np.ndarray:
+def land_share(cells: Sequence | np.ndarray, size_km: float, points: int = 100) -> np.ndarray:
     """The share of land (n,) of equal-area cells, from so many points spread evenly in each.
 
     The points are those of the R2 sequence (Roberts, 2018, The unreasonable effectiveness of quasirandom sequences).
@@ -169,7 +173,7 @@ def _in_cells(cells: np.ndarray, size_km: float, u: np.ndarray) -> np.ndarray:
     return np.stack([np.clip(west + u[:, 0] * (east - west), -180, 180), lat], 1)
 
 
-def density_weights(lonlat, size_km: float = 500.0) -> np.ndarray:
+def density_weights(lonlat: ArrayLike, size_km: float = 500.0) -> np.ndarray:
     """Sampling weights (n,), mean 1, that give each occupied equal-area cell of ``size_km`` the same total.
 
     Gazetteers and photographs crowd in Europe; sampling by these weights is even over the inhabited land instead.
@@ -179,7 +183,7 @@ def density_weights(lonlat, size_km: float = 500.0) -> np.ndarray:
     return weights * (len(weights) / weights.sum())
 
 
-def weighted_sample(weights, k: int, seed: int = 0) -> np.ndarray:
+def weighted_sample(weights: ArrayLike, k: int, seed: int = 0) -> np.ndarray:
     """k different rows (sorted), drawn one after another with chances in proportion to weights (n,).
 
     By exponential keys: Efraimidis and Spirakis (2006), Weighted random sampling with a reservoir, Information

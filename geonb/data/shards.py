@@ -71,7 +71,7 @@ class Shards:
     Nothing is held open, so it may be pickled and taken into other processes.
     """
 
-    def __init__(self, folder: Path, shape: Sequence[int], size: int):
+    def __init__(self, folder: Path, shape: Sequence[int], size: int) -> None:
         self.folder, self.shape, self.size = folder, tuple(shape), size
         self._index: dict[int, np.ndarray] = {}
 
@@ -172,7 +172,7 @@ def _decode(data: bytes, out: np.ndarray, what: str) -> None:
     body = np.frombuffer(data, np.uint8)[:-4]
     if _crc32c(body) != data[-4:]:
         raise ValueError(f"{what}: its checksum (CRC-32C) differs")
-    if len(body) < 16 or struct.unpack_from("<I", body, 4)[0] != out.nbytes:
+    if len(body) < 16 or struct.unpack_from("<I", body.data, 4)[0] != out.nbytes:
         raise ValueError(f"{what}: it does not hold {out.nbytes} bytes")
     blosc.decompress(body, out)
 

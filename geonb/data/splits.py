@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from geonb._coords import EARTH_RADIUS_KM, check_lonlat, great_circle_km, unit_xyz
 
@@ -16,7 +17,7 @@ LABELS = ("train", "val", "test")
 ROUNDING = 1e-9  # relative slack, so that a place at exactly the buffer's distance counts as inside
 
 
-def blocks(lonlat, size_km: float) -> np.ndarray:
+def blocks(lonlat: ArrayLike, size_km: float) -> np.ndarray:
     """The equal-area cell (n,) of each position; cells are about ``size_km`` wide and high everywhere.
 
     Parallels cut the sphere into bands; a band of k cells spans k equal steps in longitude, and the bands' edges
@@ -58,7 +59,7 @@ def random_split(n: int, fractions: Sequence[float] = (0.7, 0.1, 0.2), seed: int
 
 
 def blocked_split(
-    lonlat,
+    lonlat: ArrayLike,
     size_km: float = 500.0,
     fractions: Sequence[float] = (0.7, 0.1, 0.2),
     buffer_km: float = 50.0,
@@ -98,7 +99,7 @@ def blocked_split(
     return label
 
 
-def held_out_split(labels, value, lonlat, buffer_km: float = 50.0) -> np.ndarray:
+def held_out_split(labels: ArrayLike, value: object, lonlat: ArrayLike, buffer_km: float = 50.0) -> np.ndarray:
     """ "test" where ``labels`` (n,) equal ``value`` (a continent, say), "buffer" near those, "train" elsewhere.
 
     Raises:
@@ -114,7 +115,7 @@ def held_out_split(labels, value, lonlat, buffer_km: float = 50.0) -> np.ndarray
     return label
 
 
-def within(lonlat, others, km: float) -> np.ndarray:
+def within(lonlat: Sequence | np.ndarray, others: Sequence | np.ndarray, km: float) -> np.ndarray:
     """Which positions (n,) lie at most ``km`` from any of ``others``, along great circles."""
     from scipy.spatial import KDTree
 
@@ -128,7 +129,12 @@ def within(lonlat, others, km: float) -> np.ndarray:
 
 
 def correlogram(
-    lonlat, values, bin_km: float = 100.0, max_km: float = 5000.0, max_places: int = 3000, seed: int = 0
+    lonlat: ArrayLike,
+    values: ArrayLike,
+    bin_km: float = 100.0,
+    max_km: float = 5000.0,
+    max_places: int = 3000,
+    seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Correlation of values at places as a function of the great-circle distance between them.
 
@@ -171,7 +177,9 @@ def correlogram(
         return (edges[:-1] + edges[1:]) / 2, total / pairs, pairs.astype(np.int64)
 
 
-def correlation_range_km(lonlat, values, bin_km: float = 100.0, max_km: float = 5000.0, seed: int = 0) -> float:
+def correlation_range_km(
+    lonlat: ArrayLike, values: ArrayLike, bin_km: float = 100.0, max_km: float = 5000.0, seed: int = 0
+) -> float:
     """The distance in km over which values at places are alike: choose blocks no smaller than it.
 
     The rule: the first distance at which the :func:`correlogram` falls below 1/e of its value in the first bin

@@ -26,13 +26,15 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import ArrayLike
 
 from geonb._coords import check_lonlat
 from geonb.data import shards
@@ -62,7 +64,7 @@ class StoreError(ValueError):
     """A place store that is broken or was asked for what it lacks; says file, row and remedy."""
 
 
-def wkb_points(lonlat) -> pa.Array:
+def wkb_points(lonlat: ArrayLike) -> pa.Array:
     """Positions (n, 2) as an Arrow column of WKB points (21 bytes each, little-endian)."""
     lonlat = np.asarray(lonlat, dtype=np.float64)
     points = np.empty(len(lonlat), WKB_POINT)
@@ -74,7 +76,7 @@ def wkb_points(lonlat) -> pa.Array:
     return large.cast(pa.binary())
 
 
-def points_from_wkb(column) -> np.ndarray:
+def points_from_wkb(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """Positions float64 (n, 2) of a column of WKB points.
 
     Raises:
@@ -115,7 +117,7 @@ class PlaceStore:
         data_hash: SHA-256 of the content, whatever version of a library compressed it.
     """
 
-    def __init__(self, path: Path, manifest: dict, places: pa.Table, texts: _Texts | None, images):
+    def __init__(self, path: Path, manifest: dict, places: pa.Table, texts: _Texts | None, images: Any) -> None:
         self.path, self.manifest, self.places = path, manifest, places
         self.place_id = np.array(places["place_id"].to_pylist(), dtype=str)
         self.lonlat = points_from_wkb(places["geometry"])
@@ -203,20 +205,20 @@ class PlaceStore:
         self.has(modality)
         return bool(self.manifest["simulated"].get(modality, False))
 
-    def texts(self, rows) -> list[str]:
+    def texts(self, rows: ArrayLike) -> list[str]:
         """The texts of places, by row of the store."""
         return self.text_column("text", rows)
 
-    def text_facts(self, rows) -> list[list[str]]:
+    def text_facts(self, rows: ArrayLike) -> list[list[str]]:
         """The names of the facts that each text mentions; an empty list where that is not known."""
         return [facts or [] for facts in self.text_column("facts", rows)]
 
-    def text_column(self, name: str, rows) -> list:
+    def text_column(self, name: str, rows: ArrayLike) -> list:
         """A column of ``texts.parquet`` (``lang``, ``license``, ``revision``, ``url``, ...) for rows of the store."""
         taken = self._rows(self._text_row, rows, "text")
-        return self._texts.take(name, taken) if len(taken) else []
+        return self._texts.take(name, taken) if self._texts is not None and len(taken) else []
 
-    def images(self, rows, present=None) -> np.ndarray:
+    def images(self, rows: ArrayLike, present: ArrayLike | None = None) -> np.ndarray:
         """Images uint16 (k, 12, H, W) of places, by row of the store; reflectance x 10000.
 
         Args:
@@ -242,11 +244,11 @@ class PlaceStore:
                 f"{self.path / 'images.zarr'}: a chunk cannot be read ({error}); {_remedy(self.path)}"
             ) from error
 
-    def image_dates(self, rows) -> list[str]:
+    def image_dates(self, rows: ArrayLike) -> list[str]:
         """Acquisition dates (ISO 8601, or ``""`` where not known) of the images of places, by row of the store."""
         return [self.dates[i] for i in self._rows(self._image_row, rows, "image")]
 
-    def _rows(self, table_row: np.ndarray, rows, modality: str) -> np.ndarray:
+    def _rows(self, table_row: np.ndarray, rows: ArrayLike, modality: str) -> np.ndarray:
         rows = _numbers(rows)
         taken = table_row[rows]
         if (taken < 0).any():
@@ -260,17 +262,17 @@ class PlaceStore:
 def write_store(
     path: str | Path,
     *,
-    places: dict[str, Sequence],
+    places: Mapping[str, Sequence | np.ndarray],
     texts: dict[str, Sequence] | Iterable[dict[str, Sequence] | pa.Table] | None = None,
     images: Iterable | None = None,
-    image_rows: Sequence[int] | None = None,
+    image_rows: Sequence[int] | np.ndarray | None = None,
     dates: Sequence[str] | None = None,
     gsd_m: float = 10.0,
     bands: Sequence[str] = BANDS,
     facts: dict[str, dict] | None = None,
     simulated: dict[str, bool] | None = None,
     made: dict | None = None,
-    datacard: str = "",
+    datacard: str | Callable[[pa.Table], str] = "",
 ) -> PlaceStore:
     """Write a place store in one piece: beside its target first, renamed when whole, removed when anything fails.
 
@@ -303,7 +305,9 @@ def write_store(
     if path.exists():
         raise StoreError(f"{path}: exists already; remove it or choose another folder")
     place_id, lonlat = _take_places(places)
-    columns = {name: values for name, values in places.items() if name not in ("place_id", "lon", "lat")}
+    columns: dict[str, Any] = {
+        name: values for name, values in places.items() if name not in ("place_id", "lon", "lat")
+    }
     columns |= {name: _text_array(columns.get(name), len(place_id)) for name in PLACE_COLUMNS[2:]}
     path.parent.mkdir(parents=True, exist_ok=True)
     _check_disk(path.parent, sum(map(_bytes, columns.values())))
@@ -326,7 +330,7 @@ def write_store(
             _hash_texts(content, _Texts(partial / "texts.parquet"))
         card = datacard(table) if callable(datacard) else datacard
         (partial / "datacard.md").write_text(card or "# Place store\n", encoding="utf-8")
-        manifest = {
+        manifest: dict[str, Any] = {
             "format": "GeoNB place store",
             "schema_version": SCHEMA_VERSION,
             "counts": counts,
@@ -380,7 +384,7 @@ def check_store(path: str | Path) -> str:
 # Reading
 
 
-def _numbers(rows) -> np.ndarray:
+def _numbers(rows: ArrayLike) -> np.ndarray:
     """Rows as numbers, from numbers or a mask."""
     rows = np.asarray(rows)
     return np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
@@ -440,7 +444,7 @@ def _read_table(file: Path, required: Sequence[str]) -> pa.Table:
     return table
 
 
-def _open_images(file: Path):
+def _open_images(file: Path) -> Any:
     import zarr
 
     try:
@@ -464,7 +468,7 @@ def _open_images(file: Path):
 class _Texts:
     """``texts.parquet``, read a row group at a time; it holds no file open, so it may be pickled, forked and shared."""
 
-    def __init__(self, file: Path):
+    def __init__(self, file: Path) -> None:
         self.file = file
         try:
             self._metadata = pq.read_metadata(file)
@@ -572,7 +576,7 @@ def _check_places(file: Path, places: pa.Table, manifest: dict) -> None:
     _check_facts(file, manifest["facts"], places.column_names)
 
 
-def _check_ids(where: str, place_id) -> pa.Array | pa.ChunkedArray:
+def _check_ids(where: str, place_id: Any) -> pa.Array | pa.ChunkedArray:
     """The identifiers, a list or an Arrow column, as an Arrow column of unique names."""
     names = place_id
     if not isinstance(names, (pa.Array, pa.ChunkedArray)):
@@ -619,7 +623,7 @@ def _check_facts(file: Path, facts: dict, columns: Sequence[str]) -> None:
             raise StoreError(f"{file}: fact {name!r}: unknown modality {min(unknown)!r}; {', '.join(MODALITIES)}")
 
 
-def _check_bands(where, bands, count: int) -> None:
+def _check_bands(where: str | Path, bands: Sequence[str] | None, count: int) -> None:
     if list(bands or ()) != BANDS:
         raise StoreError(f"{where}: bands {bands}; images have the 12 bands {', '.join(BANDS)}, in this order")
     if count != len(BANDS):
@@ -653,7 +657,7 @@ def _check_content(store: PlaceStore) -> None:
         for start in range(0, len(rows), IMAGES_PER_CHUNK):
             chunk = store.images(rows[start : start + IMAGES_PER_CHUNK])
             check_scaling(str(store.path / "images.zarr"), chunk, start)
-            content.update(chunk)
+            content.update(chunk.data)
     _hash_table(content, store.places)
     if store._texts is not None:
         _hash_texts(content, store._texts)
@@ -666,7 +670,7 @@ def _check_content(store: PlaceStore) -> None:
 # Writing
 
 
-def _take_places(places: dict) -> tuple[pa.Array | pa.ChunkedArray, np.ndarray]:
+def _take_places(places: Mapping[str, Any]) -> tuple[pa.Array | pa.ChunkedArray, np.ndarray]:
     for name in ("place_id", "lon", "lat"):
         if name not in places:
             raise StoreError(f"places: no column {name!r}; every place needs place_id, lon and lat")
@@ -686,7 +690,7 @@ def _take_places(places: dict) -> tuple[pa.Array | pa.ChunkedArray, np.ndarray]:
     return place_id, lonlat
 
 
-def _write_texts(folder: Path, texts, place_id: pa.Array | pa.ChunkedArray, places: dict[str, pa.Array]) -> int:
+def _write_texts(folder: Path, texts: Any, place_id: pa.Array | pa.ChunkedArray, places: dict[str, pa.Array]) -> int:
     """Stream texts into ``texts.parquet``, and who is to be credited into its files; returns how many there are."""
     writer, count = None, 0
     with AttributionWriter(folder) as attribution:
@@ -709,7 +713,7 @@ def _write_texts(folder: Path, texts, place_id: pa.Array | pa.ChunkedArray, plac
     return count
 
 
-def _text_tables(texts) -> Iterator[pa.Table]:
+def _text_tables(texts: Any) -> Iterator[pa.Table]:
     """Texts as they were given, as tables of a few thousand rows."""
     for part in [texts] if isinstance(texts, (Mapping, pa.Table)) else texts:
         columns = {name: part[name] for name in (part.column_names if isinstance(part, pa.Table) else part)}
@@ -770,7 +774,7 @@ def _group_length(table: pa.Table) -> int:
     return len(sizes) if len(sizes) == TEXTS_PER_GROUP else 0
 
 
-def _text_array(values, length: int) -> pa.Array | pa.ChunkedArray:
+def _text_array(values: Any, length: int) -> pa.Array | pa.ChunkedArray:
     """A column of str; missing where there is none."""
     if values is None:
         return pa.nulls(length, pa.string())
@@ -779,7 +783,7 @@ def _text_array(values, length: int) -> pa.Array | pa.ChunkedArray:
     return pa.array([_text_or_none(value) for value in values], pa.string())
 
 
-def _lists(values, length: int) -> pa.Array | pa.ChunkedArray:
+def _lists(values: Any, length: int) -> pa.Array | pa.ChunkedArray:
     """A column of lists of str; missing where there is none."""
     if isinstance(values, (pa.Array, pa.ChunkedArray)):
         return values.cast(TEXT_SCHEMA.field("facts").type)
@@ -787,18 +791,18 @@ def _lists(values, length: int) -> pa.Array | pa.ChunkedArray:
     return pa.array(lists, TEXT_SCHEMA.field("facts").type)
 
 
-def _text_or_none(value) -> str | None:
+def _text_or_none(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
-def _bytes(values) -> int:
+def _bytes(values: Any) -> int:
     """About how much a column takes on the disk, at most."""
     if isinstance(values, (pa.Array, pa.ChunkedArray)) or (isinstance(values, np.ndarray) and values.dtype != object):
         return values.nbytes
     return sum(len(str(value)) for value in values)
 
 
-def _check_image_rows(image_rows, places: int) -> np.ndarray:
+def _check_image_rows(image_rows: Any, places: int) -> np.ndarray:
     if image_rows is None:
         raise StoreError("images: image_rows is missing; say for each image its row among the places")
     rows = np.asarray(image_rows, dtype=np.int64)
@@ -813,7 +817,16 @@ def _check_image_rows(image_rows, places: int) -> np.ndarray:
     return rows
 
 
-def _write_images(folder: Path, images, rows, place_id, dates, gsd_m, bands, content) -> dict[str, np.ndarray]:
+def _write_images(
+    folder: Path,
+    images: Any,
+    rows: np.ndarray,
+    place_id: Any,
+    dates: Any,
+    gsd_m: Any,
+    bands: Sequence[str],
+    content: Any,
+) -> dict[str, np.ndarray]:
     """Write ``images.zarr`` and add it to the hash; returns the columns (n,) that came with the images."""
     names = place_id.take(pa.array(rows)).to_pylist()
     dates = [""] * len(rows) if dates is None else [str(d or "") for d in dates]
@@ -879,7 +892,7 @@ def _place_table(place_id: pa.Array | pa.ChunkedArray, lonlat: np.ndarray, colum
     return pa.table(arrays).combine_chunks().replace_schema_metadata(geo_metadata(bounds))
 
 
-def _fact_array(name: str, values) -> pa.Array | pa.ChunkedArray:
+def _fact_array(name: str, values: Any) -> pa.Array | pa.ChunkedArray:
     """Numbers keep their type (NaN becomes missing); anything else becomes str."""
     if isinstance(values, (pa.Array, pa.ChunkedArray)):
         if pa.types.is_floating(values.type):
@@ -942,23 +955,23 @@ def _manifest_hash(manifest: dict) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def _hash_image_head(content, place_id, dates, gsd_m) -> None:
+def _hash_image_head(content: Any, place_id: Any, dates: Any, gsd_m: Any) -> None:
     content.update(json.dumps([list(place_id), list(dates), float(gsd_m)], ensure_ascii=False).encode())
 
 
-def _hash_table(content, table: pa.Table) -> None:
+def _hash_table(content: Any, table: pa.Table) -> None:
     for name in sorted(table.column_names):
         column = table[name]
         chunks = (c.slice(i, ROWS_AT_A_TIME) for c in column.chunks for i in range(0, len(c), ROWS_AT_A_TIME))
         _hash_column(content, name, len(column), column.type, chunks)
 
 
-def _hash_texts(content, texts: _Texts) -> None:
+def _hash_texts(content: Any, texts: _Texts) -> None:
     for name in sorted(texts.names):
         _hash_column(content, name, len(texts), TEXT_SCHEMA.field(name).type, texts.batches(name))
 
 
-def _hash_column(content, name: str, length: int, kind: pa.DataType, chunks: Iterable[pa.Array]) -> None:
+def _hash_column(content: Any, name: str, length: int, kind: pa.DataType, chunks: Iterable[pa.Array]) -> None:
     """Add a column to the hash: numbers as float64, geometries as they are, all else as one JSON list."""
     content.update(f"{name}:{length}:".encode())
     if pa.types.is_floating(kind):

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -43,7 +44,7 @@ class WorkError(ValueError):
 class Skips:
     """What was left out: how many by reason, and one example of each."""
 
-    def __init__(self, counts: dict[str, int] | None = None, examples: dict[str, str] | None = None):
+    def __init__(self, counts: dict[str, int] | None = None, examples: dict[str, str] | None = None) -> None:
         self.counts, self.examples = dict(counts or {}), dict(examples or {})
 
     def add(self, reason: str, example: str = "", n: int = 1) -> None:
@@ -65,7 +66,7 @@ class Skips:
         return "\n".join(lines) or "nothing was left out"
 
 
-def acquire(out, plan: dict, build: Callable[[Work], PlaceStore]) -> PlaceStore:
+def acquire(out: str | Path, plan: dict, build: Callable[[Work], PlaceStore]) -> PlaceStore:
     """A store made from parts: ``build`` gets the work, and the work's folder is removed once the store is whole.
 
     Args:
@@ -102,12 +103,12 @@ class Work:
             store is there already.
     """
 
-    def __init__(self, out, plan: dict):
+    def __init__(self, out: str | Path, plan: dict) -> None:
         self.out = Path(out)
         self.folder = self.out.with_name(f"{self.out.name}.work")
         self.date = ""
         self.plan = json.loads(json.dumps(plan))
-        self._lock = None
+        self._lock: Any = None
 
     def __enter__(self) -> Work:
         self._lock = self._locked()
@@ -120,10 +121,10 @@ class Work:
             raise
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._lock.close()
 
-    def made(self, function: str, **more) -> dict:
+    def made(self, function: str, **more: Any) -> dict:
         """What the manifest of the store says of how it was made: the function, its plan, and the day it was begun."""
         return {"function": function, "begun": self.date, "plan": self.plan, **more}
 
@@ -187,7 +188,7 @@ class Work:
         _check_name(part)
         return self.folder / "parts" / f"{part}{ending}"
 
-    def _read(self, part: str, read):
+    def _read(self, part: str, read: Callable[[Path], Any]) -> Any:
         file = self._file(part, ".parquet")
         try:
             return read(file)
@@ -250,4 +251,3 @@ class Work:
 def _check_name(name: str) -> None:
     if not _PART.fullmatch(name):
         raise ValueError(f"{name!r} is no name of a part: letters, digits, dots, hyphens, and / between them")
-

@@ -26,12 +26,13 @@ import logging
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from geonb._coords import check_lonlat
 from geonb._files import write_atomically
@@ -78,7 +79,7 @@ def dequantised(q: np.ndarray) -> np.ndarray:
 
 
 def alphaearth(
-    lonlat,
+    lonlat: ArrayLike,
     year: int,
     *,
     base_url: str = BASES["google"],
@@ -224,7 +225,7 @@ def _index(index: str | Path | None, base_url: str, cache: str | Path | None, pr
 class _Tiles:
     """The tiles of a year, and which of them may hold a position."""
 
-    def __init__(self, path: Path, year: int):
+    def __init__(self, path: Path, year: int) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -248,7 +249,7 @@ class _Tiles:
             )
         if not fit.all():
             _log.warning("%d of %d tiles of the index have no usable path or bounds", (~fit).sum(), len(fit))
-        self.paths = [match[1] for match, ok in zip(found, fit, strict=True) if ok]
+        self.paths = [match[1] for match, ok in zip(found, fit, strict=True) if ok and match]
         self.zones = [path.split("/")[1] for path in self.paths]
         self.box = box[fit]
         self._cells: dict[tuple[int, int], list[int]] = defaultdict(list)
@@ -302,7 +303,7 @@ def _embed(
                 if turn < len(one) and np.isnan(vectors[row, 0]):
                     wanted[one[turn]].append(row)
 
-            def job(tile: int, wanted=wanted, turn=turn) -> tuple[list[int], np.ndarray]:
+            def job(tile: int, wanted: dict[int, list[int]] = wanted, turn: int = turn) -> tuple[list[int], np.ndarray]:
                 name = hashlib.sha256(tiles.paths[tile].encode()).hexdigest()[:20]
                 rows = wanted[tile]
                 make = partial(_read_tile, http, f"{base_url}/{tiles.paths[tile]}", lonlat[rows], footprint_m)
@@ -369,7 +370,9 @@ def _inside(tiff: RemoteTiff, level: int, col: float, row: float, footprint_m: f
     return left, top, right, bottom
 
 
-def _windows(tiff: RemoteTiff, level: int, cols: np.ndarray, rows: np.ndarray, footprint_m: float):
+def _windows(
+    tiff: RemoteTiff, level: int, cols: np.ndarray, rows: np.ndarray, footprint_m: float
+) -> Iterator[tuple[list, tuple]]:
     """Groups of positions that share a block of the file, each with the window that holds all their pixels."""
     block_w, block_h = tiff.block(level)
     groups = defaultdict(list)

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -214,7 +214,7 @@ def _fact_record() -> dict[str, dict]:
     return {name: dict(zip(keys, values, strict=True)) for name, values in FACTS.items()} | SIMULATED_FACTS
 
 
-def _objects(values) -> np.ndarray:
+def _objects(values: Iterable) -> np.ndarray:
     """An object array (n,) of str and None, without NumPy guessing a type."""
     values = list(values)
     array = np.empty(len(values), dtype=object)

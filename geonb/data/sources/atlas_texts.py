@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import random
+from typing import Any
 
 # The names of countries that take an article in a sentence.
 WITH_ARTICLE = {
@@ -228,7 +229,7 @@ def capitalised(words: str) -> str:
 
 
 class _Writer:
-    def __init__(self, place: dict, country: dict, chance: random.Random):
+    def __init__(self, place: dict, country: dict, chance: random.Random) -> None:
         self.p, self.c, self.chance = place, country, chance
         self.facts: set[str] = set()
         self.name = place["name"]
@@ -237,7 +238,7 @@ class _Writer:
         self.noun = self.size.split()[-1]
         self.country = f"the {country['name']}" if country["name"] in WITH_ARTICLE else country["name"]
 
-    def pick(self, options):
+    def pick(self, options: Any) -> Any:
         return options[self.chance.randrange(len(options))]
 
     def some(self, share: float) -> bool:

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import ArrayLike
 
 from geonb._coords import check_lonlat
 from geonb._progress import tqdm
@@ -47,8 +50,8 @@ Fetch = Callable[[np.ndarray], list[Chip | str]]
 
 
 def chip_store(
-    out,
-    where,
+    out: str | Path,
+    where: ArrayLike | PlaceStore,
     fetch: Fetch,
     *,
     plan: dict,
@@ -82,7 +85,7 @@ def chip_store(
     base = where if isinstance(where, PlaceStore) else None
     if base is not None and base.has("image").any():
         raise ValueError(f"{base.path} has images already; give a store without, or positions")
-    lonlat = base.lonlat if base is not None else check_lonlat(where, "positions")
+    lonlat = where.lonlat if isinstance(where, PlaceStore) else check_lonlat(where, "positions")
     if not len(lonlat):
         raise ValueError("no positions; give at least one")
     plan = plan | {"size": size, "batch": batch, "simulated": simulated}
@@ -96,22 +99,25 @@ def chip_store(
 
 
 def _digest(lonlat: np.ndarray, base: PlaceStore | None) -> str:
-    digest = hashlib.sha256(np.ascontiguousarray(lonlat, "<f8"))
+    digest = hashlib.sha256(np.ascontiguousarray(lonlat, "<f8").data)
     digest.update((base.data_hash if base is not None else "").encode())
     return digest.hexdigest()
 
 
-def _fetch_all(work: Work, lonlat, fetch: Fetch, size: int, batch: int, workers: int, progress: bool) -> list[str]:
+def _fetch_all(
+    work: Work, lonlat: np.ndarray, fetch: Fetch, size: int, batch: int, workers: int, progress: bool
+) -> list[str]:
     """Fetch the batches that are missing; returns the names of all parts, in order."""
     starts = {f"chips/{start // batch:06d}": start for start in range(0, len(lonlat), batch)}
     missing = [part for part in starts if not work.done(part)]
 
-    def one(part: str):
+    def one(part: str) -> tuple:
         rows = np.arange(starts[part], min(starts[part] + batch, len(lonlat)))
         return part, rows, fetch(lonlat[rows])
 
     done = len(lonlat) - sum(min(batch, len(lonlat) - starts[part]) for part in missing)
-    queue, running = iter(missing), set()
+    queue = iter(missing)
+    running: set[Future] = set()
     with (
         tqdm(total=len(lonlat), initial=done, desc="chips", unit="place", disable=not progress) as bar,
         ThreadPoolExecutor(workers) as pool,
@@ -180,7 +186,9 @@ def _column(values: list) -> pa.Array:
     return pa.array([None if value is None else float(value) for value in values], pa.float64(), from_pandas=True)
 
 
-def _write(work: Work, parts: list[str], lonlat, base, source: str, license: str, gsd_m: float) -> PlaceStore:
+def _write(
+    work: Work, parts: list[str], lonlat: np.ndarray, base: PlaceStore | None, source: str, license: str, gsd_m: float
+) -> PlaceStore:
     found = pa.concat_tables([work.table(part) for part in parts], promote_options="default")
     skips = work.skips(parts)
     rows = found["row"].to_numpy()
@@ -188,7 +196,7 @@ def _write(work: Work, parts: list[str], lonlat, base, source: str, license: str
         raise WorkError(f"no chip was found at {len(lonlat):,} positions\n{skips}")
     names = [name for name in found.column_names if name not in ("row", "date")]
     if base is None:
-        places = {
+        places: dict[str, Any] = {
             "place_id": [f"point-{row:07d}" for row in rows.tolist()], "lon": lonlat[rows, 0], "lat": lonlat[rows, 1],
             "source": [source] * len(rows), "license": [license] * len(rows),
         }  # fmt: skip
@@ -207,7 +215,7 @@ def _write(work: Work, parts: list[str], lonlat, base, source: str, license: str
     return write_store(
         work.out,
         places=places,
-        texts=_texts_of(base) if counts["texts"] else None,
+        texts=_texts_of(base) if base is not None and counts["texts"] else None,
         images=(work.array(part, "chips") for part in parts),
         image_rows=image_rows,
         dates=found["date"].to_pylist(),
@@ -228,7 +236,16 @@ def _texts_of(base: PlaceStore) -> Iterator[pa.Table]:
         yield pa.Table.from_batches([batch])
 
 
-def _card(work: Work, found: pa.Table, skips: Skips, lonlat, base, source: str, license: str, gsd_m: float) -> str:
+def _card(
+    work: Work,
+    found: pa.Table,
+    skips: Skips,
+    lonlat: Sequence | np.ndarray,
+    base: PlaceStore | None,
+    source: str,
+    license: str,
+    gsd_m: float,
+) -> str:
     lines = [(base.path / "datacard.md").read_text(encoding="utf-8").rstrip(), ""] if base is not None else []
     dates = sorted(date for date in found["date"].to_pylist() if date)
     when = f", acquired from {dates[0]} to {dates[-1]}" if dates else ", composites of several acquisitions"

@@ -39,8 +39,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -72,7 +74,7 @@ _LONG_NAMES = [f"B{int(band[1:]):02d}" if band[1:].isdigit() else band for band 
 class _Unfit(Exception):
     """One chip that cannot be used: the reason, which is counted, and what to look at."""
 
-    def __init__(self, reason: str, example: str = ""):
+    def __init__(self, reason: str, example: str = "") -> None:
         super().__init__(reason)
         self.reason, self.example = reason, example
 
@@ -99,7 +101,13 @@ Functions are called from several threads, a few later than they were given; Non
 
 
 def from_s2_100k(
-    out, folder, *, size: int | None = None, limit: int | None = None, harmonise: bool = True, progress: bool = True
+    out: str | Path,
+    folder: str | Path,
+    *,
+    size: int | None = None,
+    limit: int | None = None,
+    harmonise: bool = True,
+    progress: bool = True,
 ) -> PlaceStore:
     """A place store of S2-100K: 100,000 chips over land, 256 x 256 pixels of 10 m, 2021 to 2023.
 
@@ -144,7 +152,7 @@ def from_s2_100k(
     skips.add("in the index, but its file is not here", n=len(index.keys() - {entry.name for entry in known}))
 
     def part(group: Sequence[_Entry]) -> _Part:
-        return lambda _: ((entry.name, lambda entry=entry: take(entry)) for entry in group)
+        return lambda _: ((entry.name, partial(take, entry)) for entry in group)
 
     def take(entry: _Entry) -> _Found:
         image, lon, lat, epsg, gsd = _one_tif(_entry_bytes(entry), size)
@@ -169,8 +177,8 @@ def from_s2_100k(
 
 
 def from_ssl4eo(
-    out,
-    folder,
+    out: str | Path,
+    folder: str | Path,
     *,
     season: int | str = "clearest",
     size: int | None = None,
@@ -237,8 +245,8 @@ def from_ssl4eo(
 
 
 def from_major_tom(
-    out,
-    folder,
+    out: str | Path,
+    folder: str | Path,
     *,
     size: int | None = None,
     max_cloud_share: float = 0.2,
@@ -289,7 +297,7 @@ def from_major_tom(
 
 
 def _make(
-    out,
+    out: str | Path,
     parts: list[_Part],
     listing: Skips,
     size: int,
@@ -340,7 +348,9 @@ def _make(
     return acquire(out, plan, build)
 
 
-def _survey(work: Work, parts: list[_Part], size: int, limit, progress: bool, total) -> list[str]:
+def _survey(
+    work: Work, parts: list[_Part], size: int, limit: int | None, progress: bool, total: int | None
+) -> list[str]:
     """The first reading: a part of rows for each part of the set, until the limit; returns their names."""
     seen: set[str] = set()
     names = []
@@ -356,7 +366,7 @@ def _survey(work: Work, parts: list[_Part], size: int, limit, progress: bool, to
                     seen.add(key)
                     rows.append({
                         "key": key, "lon": found.lon, "lat": found.lat, "date": found.date,
-                        "crc": zlib.crc32(found.image), **found.columns,
+                        "crc": zlib.crc32(found.image.data), **found.columns,
                     })  # fmt: skip
                     bar.update()
                 work.put(name, _rows_table(rows), skips)
@@ -387,7 +397,7 @@ def _images(work: Work, names: list[str], parts: list[_Part], size: int, progres
             expected = dict(zip(table["key"].to_pylist(), table["crc"].to_pylist(), strict=True)) if len(table) else {}
             left = len(expected)
             for key, found in islice(_read(part, expected.__contains__, Skips(), size), left):
-                if zlib.crc32(found.image) != expected.pop(key):
+                if zlib.crc32(found.image.data) != expected.pop(key):
                     break
                 left -= 1
                 yield found.image
@@ -496,7 +506,7 @@ def _need_rasterio() -> None:
         raise ImportError("reading GeoTIFFs needs rasterio: pip install 'geonb[acquire]'") from error
 
 
-def _folder(folder) -> Path:
+def _folder(folder: str | Path) -> Path:
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; download the set first")
@@ -572,8 +582,8 @@ def _entry_bytes(entry: _Entry) -> bytes:
 class _Headers(io.FileIO):
     """A tar file from which headers are read, and nothing large."""
 
-    def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= 1 << 20:
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or not 0 <= size <= 1 << 20:
             raise tarfile.ReadError(f"a header of {size} bytes")
         return super().read(size)
 
@@ -584,7 +594,7 @@ def _tar_entries(path: Path, pattern: re.Pattern, skips: Skips) -> list[_Entry]:
     try:
         with _Headers(path) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             while (member := tar.next()) is not None:
-                tar.members = []  # it would keep all of them
+                tar.members = []  # type: ignore[attr-defined]  # it would keep all of them
                 name = PurePosixPath(member.name)
                 where = _shown(f"{path.name}: {member.name}")
                 if member.isdir():
@@ -610,7 +620,7 @@ def _tar_entries(path: Path, pattern: re.Pattern, skips: Skips) -> list[_Entry]:
 
 
 @contextmanager
-def _open_tif(data: bytes, bands: int):
+def _open_tif(data: bytes, bands: int) -> Iterator[Any]:
     """A GeoTIFF in memory, whose header makes no claims that reading could not bear."""
     from rasterio._err import CPLE_BaseError  # rasterio lets some of GDAL's own errors through
     from rasterio.errors import CRSError, RasterioError
@@ -686,17 +696,17 @@ def _unsigned(pixels: np.ndarray) -> np.ndarray:
     return pixels if pixels.dtype == np.uint16 else pixels.clip(0).astype(np.uint16)
 
 
-def _point(source, column: float, row: float) -> tuple[float, float]:
+def _point(source: Any, column: float, row: float) -> tuple[float, float]:
     """Coordinates of a point given in pixels, of an image that is north up."""
     a, _, c, _, e, f = source.transform[:6]
     return a * column + c, e * row + f
 
 
-def _epsg(crs) -> float:
+def _epsg(crs: Any) -> float:
     return float(crs.to_epsg() or math.nan)
 
 
-def _lonlat(crs, point: tuple[float, float]) -> tuple[float, float]:
+def _lonlat(crs: Any, point: tuple[float, float]) -> tuple[float, float]:
     from rasterio._err import CPLE_BaseError
     from rasterio.errors import RasterioError
     from rasterio.warp import transform
@@ -783,7 +793,7 @@ def _iso(scene: str) -> str:
     return "-".join(parts.groups()) if parts else ""
 
 
-def _pick(season: int | str, clouds: Sequence[float]) -> int:
+def _pick(season: Any, clouds: Sequence[float]) -> int:
     """Which of the acquisitions, in the order of dates, whose cloud shares are given (NaN where unknown)."""
     if season == "clearest":
         return int(np.argmin(np.nan_to_num(np.asarray(clouds, float), nan=np.inf)))
@@ -811,7 +821,7 @@ def _seasons_part(places: Sequence[Path], options: dict) -> _Part:
         columns |= {"item": _shown(scene.name), "cloud_share": cloud, "epsg": epsg}
         return _Found(image, lon, lat, date, columns)
 
-    return lambda _: ((place.name, lambda place=place: take(place)) for place in places)
+    return lambda _: ((place.name, partial(take, place)) for place in places)
 
 
 def _scene_facts(path: Path) -> tuple[float, float | None]:
@@ -828,7 +838,7 @@ def _scene_facts(path: Path) -> tuple[float, float | None]:
 class _Zarr:
     """A zipped Zarr version 2 group: plain numbers and fixed-length texts, unpacked by Blosc or stored as they are."""
 
-    def __init__(self, stream):
+    def __init__(self, stream: Any) -> None:
         self._zip = zipfile.ZipFile(stream)
         self._names = set(self._zip.namelist())
         self._last: dict[str, tuple[str, np.ndarray]] = {}  # one chunk of each array
@@ -892,7 +902,7 @@ _BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeErro
 
 
 @contextmanager
-def _zarr_faults(where: str):
+def _zarr_faults(where: str) -> Iterator[None]:
     try:
         yield
     except _Unfit as unfit:
@@ -906,7 +916,7 @@ def _zarr_part(path: Path, options: dict) -> _Part:
 
     lock = threading.Lock()  # the locations share a file, and a chunk of it
 
-    def part(skips: Skips):
+    def part(skips: Skips) -> Iterator:
         try:
             with _zarr_faults(path.name), path.open("rb") as stream:
                 zarr = _Zarr(stream)
@@ -939,7 +949,7 @@ def _members_part(entries: Sequence[_Entry], options: dict) -> _Part:
             time, cloud = _season_of(zarr, options["season"], (), times)
             return _from_zarr(zarr, (), time, cloud, 0, options)
 
-    return lambda _: ((entry.name, lambda entry=entry: take(entry)) for entry in entries)
+    return lambda _: ((entry.name, partial(take, entry)) for entry in entries)
 
 
 def _check_bands(zarr: _Zarr, name: str, dimensions: int) -> int:
@@ -1040,7 +1050,7 @@ def _cell_fault(row: dict, max_cloud: float, max_nodata: float) -> str:
 def _cells_part(path: Path, rows: Sequence[dict], size: int, harmonise: bool) -> _Part:
     lock = threading.Lock()  # the rows share a file
 
-    def part(skips: Skips):
+    def part(skips: Skips) -> Iterator:
         try:
             file = pq.ParquetFile(path)
             missing = {*_LONG_NAMES, "grid_cell", "product_id"} - set(file.schema_arrow.names)

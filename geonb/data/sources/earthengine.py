@@ -34,12 +34,15 @@ import os
 import re
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from geonb._coords import check_lonlat
 from geonb.data.radiometry import BANDS, SCALE
@@ -87,7 +90,7 @@ class EarthEngineError(ValueError):
 # --- where a chip lies --------------------------------------------------------------------------------
 
 
-def utm_epsg(lonlat) -> np.ndarray:
+def utm_epsg(lonlat: ArrayLike) -> np.ndarray:
     """EPSG codes (n,) of the UTM zones of positions (n, 2): 326xx north, 327xx south of the equator, 0 outside UTM.
 
     Zones are 6 degrees wide but for Norway's south-west (zone 32 reaches to 3 E) and Svalbard (only 31, 33, 35 and 37).
@@ -142,7 +145,7 @@ class Grid:
             "crsCode": f"EPSG:{self.epsg}",
         }  # fmt: skip
 
-    def region(self, ee):
+    def region(self, ee: Any) -> Any:
         """The chip as an ``ee.Geometry``, in its own projection, so that the antimeridian is no edge."""
         edge = self.size * GSD_M
         corners = [self.west, self.north - edge, self.west + edge, self.north]
@@ -177,14 +180,14 @@ def _check_size(size: int) -> None:
 
 
 def composite(
-    ee,
+    ee: Any,
     grid: Grid,
     period: tuple[str, str],
     *,
     method: str = "clearest",
     max_cloud: float = 0.8,
     clear_threshold: float = 0.6,
-):
+) -> Any:
     """The image of a period over a chip, as an ``ee.Image`` that is not computed yet.
 
     Args:
@@ -248,11 +251,11 @@ def composite(
     )
 
 
-def _masked(image, clear: int):
+def _masked(image: Any, clear: int) -> Any:
     return image.updateMask(image.select("score").gte(clear))
 
 
-def _check_period(period) -> tuple[str, str]:
+def _check_period(period: Sequence[str]) -> tuple[str, str]:
     try:
         start, end = (date.fromisoformat(day).isoformat() for day in period)
     except (TypeError, ValueError):
@@ -360,7 +363,7 @@ def connect(
     service_account: str | None = None,
     key_file: str | Path | None = None,
     high_volume: bool = True,
-):
+) -> Any:
     """Initialise Earth Engine with credentials that are on this machine already, and return the module ``ee``.
 
     Args:
@@ -391,7 +394,7 @@ def connect(
     return ee
 
 
-def _of_key_file(ee, service_account: str | None, key_file: str | Path):
+def _of_key_file(ee: Any, service_account: str | None, key_file: str | Path) -> Any:
     try:
         return ee.ServiceAccountCredentials(service_account, str(key_file))
     except OSError as error:
@@ -406,7 +409,7 @@ def _of_key_file(ee, service_account: str | None, key_file: str | Path):
 class _Transport:
     """HTTP as the client wants it, with a connection for each thread and a time limit; its own has neither."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         import requests
         from requests.adapters import HTTPAdapter
 
@@ -414,7 +417,15 @@ class _Transport:
         for scheme in ("https://", "http://"):
             self._session.mount(scheme, HTTPAdapter(pool_maxsize=MAX_CONCURRENT))
 
-    def request(self, uri, method="GET", body=None, headers=None, redirections=None, connection_type=None):
+    def request(
+        self,
+        uri: str,
+        method: str = "GET",
+        body: Any = None,
+        headers: Any = None,
+        redirections: Any = None,
+        connection_type: Any = None,
+    ) -> tuple[Any, bytes]:
         """Send a request; redirections are not followed, so that credentials go nowhere else.
 
         Raises:
@@ -526,7 +537,8 @@ def earthengine_chips(
 
         if not utm_epsg([point])[0]:
             return "outside UTM (80 S to 84 N)"
-        grid = chip_grid(*point, size)
+        lon, lat = point
+        grid = chip_grid(lon, lat, size)
         image = composite(
             ee, grid, (start, end), method=method, max_cloud=max_cloud, clear_threshold=clear_threshold
         )
@@ -541,8 +553,8 @@ def earthengine_chips(
 
 
 def from_earthengine(
-    out,
-    where,
+    out: str | Path,
+    where: ArrayLike | PlaceStore,
     *,
     period: tuple[str, str],
     size: int = 64,
@@ -569,7 +581,9 @@ def from_earthengine(
         ValueError: a wrong option, or more than ``max_requests``.
         WorkError: as ``chip_store`` does; what is finished is kept.
     """
-    options = {"method": method, "max_cloud": max_cloud, "clear_threshold": clear_threshold, "min_clear": min_clear}
+    options: dict[str, Any] = {
+        "method": method, "max_cloud": max_cloud, "clear_threshold": clear_threshold, "min_clear": min_clear,
+    }  # fmt: skip
     fetch = earthengine_chips(period=period, size=size, workers=workers, **options)
     lonlat = where.lonlat if isinstance(where, PlaceStore) else check_lonlat(where, "positions")
     expected = estimate(int((utm_epsg(lonlat) > 0).sum()), size, period, method=method, workers=workers)
@@ -601,7 +615,7 @@ def from_earthengine(
 class _Pace:
     """When the next request may start, for all threads: not more than so many a second, and none after a refusal."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._lock, self._next = threading.Lock(), 0.0
 
     def wait(self) -> None:
@@ -617,7 +631,7 @@ class _Pace:
             self._next = max(self._next, time.monotonic() + seconds)
 
 
-def _computed(ee, image, grid: Grid, pace: _Pace) -> np.ndarray | str:
+def _computed(ee: Any, image: Any, grid: Grid, pace: _Pace) -> np.ndarray | str:
     """The pixels of an image on a grid, a structured array (size, size); or why Earth Engine cannot compute them."""
     from google.auth.exceptions import GoogleAuthError, TransportError
 
@@ -689,7 +703,7 @@ def _chip(pixels: np.ndarray, grid: Grid, period: tuple[str, str], method: str, 
     image[:, seen] = np.maximum(image[:, seen], 1)
     if image.max() <= 255 or image.mean() > MAX_REFLECTANCE * SCALE:
         return "too dark or too bright for surface reflectance"
-    columns = {
+    columns: dict[str, float | str] = {
         "scenes": scenes,
         "clear_share": round(clear_share, 4),
         "cloud_score": round(float(pixels["score"][seen].mean()) / SCALE, 4),

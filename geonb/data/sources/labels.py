@@ -43,8 +43,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from geonb._coords import EARTH_RADIUS_KM, check_lonlat
 from geonb._files import write_atomically
@@ -151,7 +153,7 @@ class Labels:
         return np.isfinite(self.values)
 
 
-def _worldclim(name: str, file: str, member: str, **options) -> Table:
+def _worldclim(name: str, file: str, member: str, **options: Any) -> Table:
     base = (
         "https://geodata.ucdavis.edu/climate/worldclim/2_1/base/",
         "https://biogeo.ucdavis.edu/data/worldclim/v2.1/base/",
@@ -295,7 +297,12 @@ TABLES: dict[str, Table] = {
 
 
 def load_labels(
-    name: str | Table, cache=None, points=None, n: int = 10_000, seed: int = 0, progress: bool = True
+    name: str | Table,
+    cache: str | Path | None = None,
+    points: ArrayLike | None = None,
+    n: int = 10_000,
+    seed: int = 0,
+    progress: bool = True,
 ) -> Labels:
     """Labels at positions; the file is downloaded when it is not in the folder yet.
 
@@ -338,7 +345,7 @@ def _table(name: str | Table) -> Table:
     return TABLES[name]
 
 
-def cache_folder(cache=None) -> Path:
+def cache_folder(cache: str | Path | None = None) -> Path:
     """Where label files lie: ``cache``, else ``GEONB_LABELS``, else ``geonb/labels`` in the user's cache."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache or os.environ.get("GEONB_LABELS") or Path(home) / "geonb" / "labels")
@@ -347,7 +354,7 @@ def cache_folder(cache=None) -> Path:
 # --- the file: there, or downloaded, and the right one ------------------------------------------------
 
 
-def fetch(name: str | Table, cache=None, progress: bool = True) -> tuple[Path, str]:
+def fetch(name: str | Table, cache: str | Path | None = None, progress: bool = True) -> tuple[Path, str]:
     """The file of a table and its SHA-256; downloaded when it is not in the folder yet.
 
     Processes that ask for the same file at once wait for each other (where the system has ``flock``).
@@ -373,7 +380,9 @@ def fetch(name: str | Table, cache=None, progress: bool = True) -> tuple[Path, s
     return path, digest
 
 
-def download_labels(names: Sequence[str] | None = None, cache=None, progress: bool = True) -> dict[str, str]:
+def download_labels(
+    names: Sequence[str] | None = None, cache: str | Path | None = None, progress: bool = True
+) -> dict[str, str]:
     """The files of several tables; one that cannot be had does not keep the others from coming.
 
     Args:
@@ -514,7 +523,7 @@ def _read_grid(table: Table, path: Path, points: np.ndarray, progress: bool) -> 
             raise LabelError(f"{path}: the grid cannot be read ({error}); remove the file and try again") from error
 
 
-def _sample(table: Table, path: Path, grid, points: np.ndarray, progress: bool) -> np.ndarray:
+def _sample(table: Table, path: Path, grid: Any, points: np.ndarray, progress: bool) -> np.ndarray:
     across, skew, west, tilt, down, north = grid.transform[:6]
     if (grid.crs is not None and not grid.crs.is_geographic) or skew or tilt or across <= 0 or down >= 0:
         raise LabelError(f"{path}: the grid is not in degrees with north up ({grid.crs}, {tuple(grid.transform[:6])})")
@@ -547,7 +556,7 @@ def _sample(table: Table, path: Path, grid, points: np.ndarray, progress: bool) 
     return values
 
 
-def _cell_km2(top, bottom, width: float) -> np.ndarray:
+def _cell_km2(top: ArrayLike, bottom: ArrayLike, width: float) -> np.ndarray:
     """Areas of cells between two latitudes, ``width`` degrees across, on a sphere (within 0.7 % of the ellipsoid)."""
     band = np.sin(np.radians(np.minimum(top, 90))) - np.sin(np.radians(np.maximum(bottom, -90)))
     return EARTH_RADIUS_KM**2 * np.radians(width) * band
@@ -583,7 +592,7 @@ def _read_polygons(table: Table, path: Path, points: np.ndarray, progress: bool)
     return values
 
 
-def _fill(values: np.ndarray, tree, shapes: np.ndarray, names: np.ndarray, path: Path) -> None:
+def _fill(values: np.ndarray, tree: Any, shapes: np.ndarray, names: np.ndarray, path: Path) -> None:
     """Give the points of a tree that lie in shapes their names; the first of several keeps its place."""
     import shapely
 
@@ -612,7 +621,9 @@ def _read_california(table: Table, path: Path) -> tuple[np.ndarray, np.ndarray]:
             member = archive.getmember(table.member)
             if not member.isfile():
                 raise LabelError(f"{path}: {table.member} is no plain file")
-            rows = np.loadtxt(io.TextIOWrapper(archive.extractfile(member), "ascii"), delimiter=",", ndmin=2)
+            content = archive.extractfile(member)
+            assert content is not None, "a plain file has content"
+            rows = np.loadtxt(io.TextIOWrapper(content, "ascii"), delimiter=",", ndmin=2)
     except KeyError as error:
         raise LabelError(f"{path}: no {table.member} in it; remove the file and try again") from error
     except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError) as error:

@@ -18,8 +18,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from geonb._coords import check_lonlat, great_circle_km, unit_xyz
 from geonb.data.radiometry import BANDS, radiometric_offset
@@ -105,7 +107,7 @@ def _first(rows: list, n: int = 5) -> str:
 
 
 def read_places_csv(
-    path,
+    path: str | Path,
     *,
     text_column: str = "text",
     columns: Mapping[str, str] | None = None,
@@ -215,7 +217,7 @@ def read_places_csv(
 
 
 def suspicious_positions(
-    lonlat: np.ndarray, country: Sequence[str], continent: Sequence[str], skip: np.ndarray | None = None
+    lonlat: np.ndarray, country: ArrayLike, continent: ArrayLike, skip: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
     """Positions that are probably wrong: reason -> bool (n,), a row under one reason at most.
 
@@ -465,7 +467,7 @@ def _read_chip(
     return tiles[whole], places, report, abs(transform.a)
 
 
-def _check_chip(path: Path, source, tile: int) -> None:
+def _check_chip(path: Path, source: Any, tile: int) -> None:
     named = [re.sub(r"^B0+", "B", (name or "").strip().upper()) for name in source.descriptions]
     a, b, _, d, e, _ = source.transform[:6]
     wrong = None
@@ -487,7 +489,7 @@ def _check_chip(path: Path, source, tile: int) -> None:
         raise ValueError(f"{path}: {wrong}")
 
 
-def _centres(transform, crs, row: np.ndarray, col: np.ndarray, tile: int) -> np.ndarray:
+def _centres(transform: Any, crs: Any, row: np.ndarray, col: np.ndarray, tile: int) -> np.ndarray:
     """Positions (k, 2) in degrees of the centres of tiles, by the file's own reference system."""
     from rasterio.warp import transform as reproject
 
@@ -502,7 +504,7 @@ def _centres(transform, crs, row: np.ndarray, col: np.ndarray, tile: int) -> np.
 
 
 def make_real_store(
-    out,
+    out: str | Path,
     csv_paths: Sequence = (),
     chip_paths: Sequence = (),
     *,
@@ -617,7 +619,7 @@ def _datacard(tables: list[dict[str, np.ndarray]], reports: list[Report], tiles:
     return "\n".join(lines) + "\n"
 
 
-def _sha256(path) -> str:
+def _sha256(path: str | Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -88,7 +89,7 @@ _TEMPERATURE = {
 _SNOW_LINE = ([0, 20, 30, 40, 50, 60, 70, 80, 90], [4900, 5700, 5300, 4000, 2800, 1600, 800, 100, 0])
 _LAPSE = 0.0065  # K / m
 
-SIMULATED_FACTS = {
+SIMULATED_FACTS: dict[str, dict[str, Any]] = {
     "ndvi_mean": {
         "kind": "regression", "units": "1",
         "definition": "mean NDVI, (B8 - B4) / (B8 + B4), of the surface without clouds and noise",
@@ -219,11 +220,11 @@ def _sun(lat: float, day: float) -> tuple[float, float]:
 
 def _acquisition_day(lat: float, rng: np.random.Generator) -> int:
     """A day with the sun at least 15 degrees up at 10:30: any such day, else one around midsummer."""
-    day = rng.integers(1, 366)
+    day = int(rng.integers(1, 366))
     if _sun(lat, day)[0] < np.sin(np.radians(15)):
         midsummer = 172 if lat > 0 else 355
         day = (midsummer + round(float(np.clip(rng.normal(0, 25), -45, 45))) - 1) % 365 + 1
-    return int(day)
+    return day
 
 
 def _season(lat: float, day: float, lag: float = 30) -> float:
@@ -324,7 +325,7 @@ def _smoothstep(value, low, high):
 class _Canvas:
     """A reflectance image (12, size, size) and the tools to paint it."""
 
-    def __init__(self, size: int, rng: np.random.Generator):
+    def __init__(self, size: int, rng: np.random.Generator) -> None:
         self.size, self.rng = size, rng
         axis = np.arange(size, dtype=np.float32) - (size - 1) / 2
         self.x, self.y = np.meshgrid(axis, axis)  # x to the east, y to the south, pixels from the centre
@@ -332,10 +333,10 @@ class _Canvas:
         self.water = np.zeros((size, size), np.float32)
         self.sea = np.zeros((size, size), np.float32)
         self.built = np.zeros((size, size), np.float32)
-        self.canopy = np.zeros((size, size), np.float32)  # share of snow that trees hide
+        self.canopy: np.ndarray = np.zeros((size, size), np.float32)  # share of snow that trees hide
         self.pattern = "none"
 
-    def uniform(self, low=0.0, high=1.0) -> float:
+    def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
         return float(self.rng.uniform(low, high))
 
     def chance(self, probability: float) -> bool:
@@ -370,7 +371,7 @@ class _Canvas:
         threshold = float(np.quantile(field, 1 - min(share, 1)))
         return _smoothstep(field, threshold - softness, threshold + softness)
 
-    def rotated(self, angle: float, warp: float = 0.0, wavelength: float = 32):
+    def rotated(self, angle: float, warp: float = 0.0, wavelength: float = 32) -> tuple[np.ndarray, np.ndarray]:
         """Coordinates (u, v) in pixels, turned by `angle` and bent by up to about 2 x `warp` pixels."""
         u = np.cos(angle) * self.x + np.sin(angle) * self.y
         v = -np.sin(angle) * self.x + np.cos(angle) * self.y
@@ -394,7 +395,7 @@ class _Canvas:
         """Multiply by 1 + strength x field, limited to 0.35..1.8: texture without a change of material."""
         self.image *= np.clip(1 + np.float32(strength) * field, 0.35, 1.8)
 
-    def parcels(self, width: float, length: float, angle: float, warp: float = 0.0):
+    def parcels(self, width: float, length: float, angle: float, warp: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
         """Rectangular parcels in strips: (number in 0..PARCELS-1, distance in pixels to the nearest edge)."""
         u, v = self.rotated(angle, warp)
         reach = self.size + 4 * warp
@@ -409,7 +410,7 @@ class _Canvas:
         edge = np.minimum(np.minimum(inside, 1 - inside) * lengths[strip], _distance_to_cuts(u, cuts, strip))
         return (strip * 37 + cell.astype(int)) % PARCELS, edge
 
-    def parcel_field(self, number: np.ndarray, names: list[str], weights: list[float], contrast: float = 0.1):
+    def parcel_field(self, number: np.ndarray, names: list[str], weights: list[float], contrast: float = 0.1) -> None:
         """Cover each parcel with one endmember drawn by weight, each a little different in brightness."""
         weights = np.maximum(np.asarray(weights, float), 0)
         kind = self.rng.choice(len(names), PARCELS, p=weights / weights.sum())
@@ -434,7 +435,9 @@ class _Canvas:
                 nearest = np.minimum(nearest, distance)
         return number % PARCELS, (second - nearest) * spacing / 2
 
-    def line(self, width: float, bend: float = 3.0, angle: float | None = None, offset: float | None = None):
+    def line(
+        self, width: float, bend: float = 3.0, angle: float | None = None, offset: float | None = None
+    ) -> np.ndarray:
         """A mask in 0..1 of a winding line across the canvas, `width` pixels wide."""
         angle = self.uniform(0, np.pi) if angle is None else angle
         offset = self.uniform(-0.3, 0.3) * self.size if offset is None else offset
@@ -922,7 +925,7 @@ def _terrain(c: _Canvas, p: _Place) -> np.ndarray:
     return (height - height.mean()) * np.float32(steepness / np.sqrt((slope_x**2 + slope_y**2).mean()))
 
 
-def _snow(c: _Canvas, p: _Place, landscape: str, height: np.ndarray, season: float, late_season: float):
+def _snow(c: _Canvas, p: _Place, landscape: str, height: np.ndarray, season: float, late_season: float) -> np.ndarray:
     """Paints snow where it is cold enough or high enough; returns its share of each pixel."""
     if landscape == "ice":
         return np.ones_like(c.water)

@@ -12,7 +12,7 @@ Values as in the manual (MySQL 8.4, 11.1.1, String Literals): ``\\0 \\b \\n \\r 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from typing import BinaryIO
 
@@ -110,7 +110,7 @@ def _unquoted(name: bytes) -> str:
     return name.replace(b"``", b"`").decode("utf-8", "replace")
 
 
-def _row(names: Sequence[str], table: str, columns: Sequence[str], label: str):
+def _row(names: Sequence[str], table: str, columns: Sequence[str], label: str) -> tuple[re.Pattern, Callable]:
     """A pattern of one row with its comma, or of all that is no row; and what picks the columns from its groups."""
     if lacking := [name for name in columns if name not in names]:
         raise DamagedDump(
@@ -127,7 +127,7 @@ def _row(names: Sequence[str], table: str, columns: Sequence[str], label: str):
 class _Reader:
     """What of a stream has been read and not yet been used."""
 
-    def __init__(self, stream: BinaryIO, label: str):
+    def __init__(self, stream: BinaryIO, label: str) -> None:
         self.stream, self.label = stream, label
         self.data, self.at = b"", 0
 

@@ -36,12 +36,15 @@ import math
 import re
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from geonb._coords import check_lonlat
 from geonb.data.cog import Answer, Http, RemoteTiff, Sign, Unreadable, allowed, host_of, parsed_json
@@ -203,7 +206,7 @@ def _baseline(properties: Mapping) -> str:
     return ""
 
 
-def _number(value) -> bool:
+def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -282,7 +285,7 @@ class _Scene:
         return self.item["assets"][catalogue.assets[band]]["href"]
 
 
-def _scene(item, catalogue: Catalogue) -> _Scene | None:
+def _scene(item: Any, catalogue: Catalogue) -> _Scene | None:
     """An item that is fit to be read, or None: no usable name or time, a band is missing, or an address is refused."""
     try:
         properties, assets, name = item["properties"], item["assets"], item["id"]
@@ -337,14 +340,15 @@ def _boxes(grid: Grid) -> list[list[float]]:
 class _Search:
     """Searches of one catalogue; the connection is opened at the first. Threads may share it."""
 
-    def __init__(self, http: Http, catalogue: Catalogue, period: tuple[str, str], max_scene_cloud: float):
+    def __init__(self, http: Http, catalogue: Catalogue, period: tuple[str, str], max_scene_cloud: float) -> None:
         self._http, self._catalogue, self._cloud = http, catalogue, max_scene_cloud
         self._start, self._end = (datetime.fromisoformat(day).replace(tzinfo=UTC) for day in period)
         self._lock, self._client = threading.Lock(), None
 
     def scenes(self, grid: Grid) -> tuple[list[_Scene], int]:
         """The scenes of the period that touch a chip and are not too cloudy, and how many items were refused."""
-        found, refused = {}, set()
+        found: dict[str, _Scene] = {}
+        refused: set[str] = set()
         for box in _boxes(grid):
             for item in self._items(box):
                 scene = _scene(item, self._catalogue)
@@ -361,7 +365,7 @@ class _Search:
         last = self._end - timedelta(seconds=1)
         try:
             client = self._opened()
-            options = {}
+            options: dict[str, Any] = {}
             if client.conforms_to(ConformanceClasses.SORT):
                 options["sortby"] = [{"field": "properties.eo:cloud_cover", "direction": "asc"}]
             if client.conforms_to(ConformanceClasses.QUERY):
@@ -388,7 +392,7 @@ class _Search:
             return self._client
 
 
-def _io(http: Http, url: str):
+def _io(http: Http, url: str) -> Any:
     """What pystac-client asks through: our requests, of one host, and never a file."""
     from pystac import Link
     from pystac_client.stac_api_io import StacApiIO
@@ -507,7 +511,7 @@ class _Image:
 class _Chips:
     """A source of chips for :func:`geonb.data.sources.chips.chip_store`."""
 
-    def __init__(self, catalogue: Catalogue, http: Http, search: _Search, options: dict):
+    def __init__(self, catalogue: Catalogue, http: Http, search: _Search, options: dict) -> None:
         self.catalogue, self.http, self.search, self.options = catalogue, http, search, options
         self.sign: Sign | None = _signature if catalogue.signed else None
 
@@ -563,13 +567,13 @@ class _Chips:
         if len(images) < self.options["min_views"]:
             failed[CLOUDY] += 1
             return None
-        stack = np.stack(stack)
-        enough = (~np.isnan(stack[:, 0])).sum(0) >= self.options["min_views"]
+        values = np.stack(stack)
+        enough = (~np.isnan(values[:, 0])).sum(0) >= self.options["min_views"]
         if 1 - enough.mean() > self.options["max_cloud"]:
             failed[CLOUDY] += 1
             return None
-        pixels = np.zeros(stack.shape[1:], np.uint16)
-        pixels[:, enough] = np.rint(np.nanmedian(stack[:, :, enough], axis=0))
+        pixels = np.zeros(values.shape[1:], np.uint16)
+        pixels[:, enough] = np.rint(np.nanmedian(values[:, :, enough], axis=0))
         return Chip(pixels, "", _told(images, 1 - float(enough.mean())))
 
     def _good(self, view: _View, failed: Counter) -> bool:
@@ -630,7 +634,7 @@ class _Chips:
 def _told(images: list[_Image], covered: float) -> dict[str, float | str]:
     scenes, made = [s for one in images for s in one.scenes], [m for one in images for m in one.made]
 
-    def joined(values) -> str:
+    def joined(values: Iterable[str]) -> str:
         return ";".join(dict.fromkeys(value for value in values if value))
 
     return {
@@ -728,7 +732,15 @@ def _catalogue(catalogue: str | Catalogue) -> Catalogue:
     return CATALOGUES[catalogue]
 
 
-def _options(period, size, max_cloud, max_scene_cloud, method, views, min_views) -> dict:
+def _options(
+    period: tuple[str, str],
+    size: int,
+    max_cloud: float,
+    max_scene_cloud: float,
+    method: str,
+    views: int,
+    min_views: int,
+) -> dict:
     try:
         start, end = (date.fromisoformat(day).isoformat() for day in period)
     except (TypeError, ValueError):
@@ -753,8 +765,8 @@ def _options(period, size, max_cloud, max_scene_cloud, method, views, min_views)
 
 
 def from_stac(
-    out,
-    where,
+    out: str | Path,
+    where: ArrayLike | PlaceStore,
     *,
     catalogue: str | Catalogue = "earth-search",
     period: tuple[str, str],
@@ -790,7 +802,8 @@ def from_stac(
         views=views, min_views=min_views, contact=contact,
     )  # fmt: skip
     if progress:
-        print(estimate(len(where), size, method=method, views=views, workers=workers))
+        count = len(where if isinstance(where, PlaceStore) else np.asarray(where))
+        print(estimate(count, size, method=method, views=views, workers=workers))
     plan = {"source": "stac", "catalogue": catalogue.name, "url": catalogue.url, "collection": catalogue.collection}
     return chip_store(
         out, where, fetch, plan=plan | options, source=f"{catalogue.source} ({catalogue.collection})",

@@ -25,6 +25,8 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.resources import files
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -86,7 +88,7 @@ class ArticleFilter:
     max_chars: int = 300_000
     places_only: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 1 <= self.min_chars <= self.max_chars:
             raise ValueError(f"min_chars {self.min_chars} must be at least 1 and at most max_chars {self.max_chars}")
 
@@ -127,7 +129,7 @@ class ArticleFilter:
 
 
 def collect(
-    out,
+    out: str | Path,
     plan: dict,
     steps: Callable[[Work], Iterable[Step]],
     *,
@@ -187,7 +189,9 @@ def _made(make: Callable[[], tuple[pa.Table, Skips]], filters: ArticleFilter) ->
     return table, skips, signatures(table["text"])
 
 
-def _run(work: Work, steps: Iterable[Step], filters: ArticleFilter, limit, workers: int, progress: bool) -> list[str]:
+def _run(
+    work: Work, steps: Iterable[Step], filters: ArticleFilter, limit: int | None, workers: int, progress: bool
+) -> list[str]:
     """Make the parts that are missing; the names of all, in order, up to the one in which the limit is reached."""
     pages, parts = set(), []
     with tqdm(desc="articles", unit="article", disable=not progress) as bar:
@@ -222,7 +226,7 @@ def _parts(work: Work, steps: Iterable[Step], filters: ArticleFilter, workers: i
         pool.shutdown(cancel_futures=True)
 
 
-def _finished(work: Work, part: str, future) -> str:
+def _finished(work: Work, part: str, future: Any) -> str:
     if future is not None:
         _put(work, part, *future.result())
     return part
@@ -266,12 +270,12 @@ def _cleaned(articles: pa.Table) -> pa.Table:
     return pa.table(columns).cast(ARTICLES)
 
 
-def _or_null(column, pattern: str):
+def _or_null(column: Any, pattern: str) -> Any:
     good = pc.match_substring_regex(column, pattern).fill_null(False)
     return pc.if_else(good, column, pa.scalar(None, pa.string()))
 
 
-def _filled(column) -> np.ndarray:
+def _filled(column: Any) -> np.ndarray:
     return column.fill_null(0).to_numpy()
 
 
@@ -285,7 +289,9 @@ def _drop(table: pa.Table, wrong: np.ndarray, reason: str, skips: Skips) -> None
 # --- the store ----------------------------------------------------------------------------------------
 
 
-def _write(work: Work, parts: list[str], source: str, function: str, limit, notes, progress: bool) -> PlaceStore:
+def _write(
+    work: Work, parts: list[str], source: str, function: str, limit: int | None, notes: Sequence[str], progress: bool
+) -> PlaceStore:
     skips = work.skips(parts)
     found, kept = _found(work, parts, limit, skips)
     if not len(found):
@@ -311,7 +317,7 @@ def _write(work: Work, parts: list[str], source: str, function: str, limit, note
         )
 
 
-def _found(work: Work, parts: list[str], limit, skips: Skips) -> tuple[pa.Table, np.ndarray]:
+def _found(work: Work, parts: list[str], limit: int | None, skips: Skips) -> tuple[pa.Table, np.ndarray]:
     """All that is known of the articles but their texts, and which of the parts' rows they are (bool)."""
     table = pa.concat_tables([ARTICLES.empty_table().drop_columns(["text"]), *map(work.table, parts)],
                              promote_options="default").combine_chunks()  # fmt: skip
@@ -329,7 +335,9 @@ def _place_ids(table: pa.Table) -> pa.Array:
     return ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
 
 
-def _texts(work: Work, parts: list[str], kept, ids, found: pa.Table, source: str, bar) -> Iterator[pa.Table]:
+def _texts(
+    work: Work, parts: list[str], kept: Any, ids: Any, found: pa.Table, source: str, bar: Any
+) -> Iterator[pa.Table]:
     """The texts, a part at a time."""
     seen = row = 0
     for part in parts:
@@ -344,7 +352,7 @@ def _texts(work: Work, parts: list[str], kept, ids, found: pa.Table, source: str
         bar.update(n)
 
 
-def _first_of_group(group: np.ndarray, page: np.ndarray, ids) -> pa.Array:
+def _first_of_group(group: np.ndarray, page: np.ndarray, ids: Any) -> pa.Array:
     """For each article the place with the smallest page id of its group; null where it has none."""
     inside = np.flatnonzero(group >= 0)
     order = inside[np.lexsort((page[inside], group[inside]))]
@@ -354,7 +362,7 @@ def _first_of_group(group: np.ndarray, page: np.ndarray, ids) -> pa.Array:
     return ids.take(pa.array(index, mask=group < 0))
 
 
-def _countries_of(codes) -> tuple[pa.Array, pa.Array]:
+def _countries_of(codes: Any) -> tuple[pa.Array, pa.Array]:
     """Names of the countries and continents of codes; null where a code is unknown."""
     with (files("geonb.data") / "assets" / "countries.parquet").open("rb") as stream:
         table = pq.read_table(stream)
@@ -390,7 +398,9 @@ def density(lonlat: np.ndarray) -> dict[str, float]:
     return {name: float(v) for name, v in {"median": median, "p90": p90, "p99": p99, "max": most, **shares}.items()}
 
 
-def _card(work: Work, found: pa.Table, continent, twin, skips: Skips, source: str, notes: Sequence[str]) -> str:
+def _card(
+    work: Work, found: pa.Table, continent: Any, twin: Any, skips: Skips, source: str, notes: Sequence[str]
+) -> str:
     n, plan = len(found), work.plan
     chars = np.quantile(found["text_chars"].to_numpy(), [0, 0.05, 0.25, 0.5, 0.75, 0.95, 1])
     spread = density(np.stack([found["lon"].to_numpy(), found["lat"].to_numpy()], 1))

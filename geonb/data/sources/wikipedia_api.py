@@ -21,6 +21,8 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -93,7 +95,7 @@ def cells(box: Sequence[float], radius_km: float = MAX_RADIUS_KM) -> list[Cell]:
 
 
 def from_api(
-    out,
+    out: str | Path,
     *,
     bbox: Sequence[float] | None = None,
     points: Sequence | None = None,
@@ -165,20 +167,21 @@ def from_api(
 class _Area:
     """A box, or circles around points."""
 
-    def __init__(self, bbox, points, radius_km: float):
+    def __init__(self, bbox: Sequence[float] | None, points: Sequence | None, radius_km: float) -> None:
         if (bbox is None) == (points is None):
             raise ValueError("give a box (bbox) or points, one of the two")
-        self.box, self.radius_km = checked_box(bbox), float(radius_km)
+        self.box: Any = checked_box(bbox)
+        self.radius_km = float(radius_km)
         if not 0.01 <= self.radius_km <= 500:
             raise ValueError(f"radius_km {radius_km} must lie in 0.01 to 500")
         self.points = None if points is None else check_lonlat(points, "points")
-        if points is not None and not len(self.points):
+        if self.points is not None and not len(self.points):
             raise ValueError("no points; give at least one")
 
     def plan(self) -> dict:
         if self.points is None:
             return {"bbox": self.box}
-        digest = hashlib.sha256(np.ascontiguousarray(self.points, "<f8")).hexdigest()
+        digest = hashlib.sha256(np.ascontiguousarray(self.points, "<f8").data).hexdigest()
         return {"points": {"n": len(self.points), "sha256": digest}, "radius_km": self.radius_km}
 
     def cells(self) -> list[Cell]:
@@ -346,17 +349,17 @@ def _dict(of: Mapping, key: str) -> dict:
     return value if isinstance(value, dict) else {}
 
 
-def _str(value) -> str:
+def _str(value: Any) -> str:
     """A str that can be written as UTF-8; JSON may hold half of a surrogate pair."""
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else ""
 
 
-def _float(value) -> float:
+def _float(value: Any) -> float:
     try:
         return float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
     except (ValueError, OverflowError):
         return math.nan
 
 
-def _page_id(value) -> int:
+def _page_id(value: Any) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 63 else 0

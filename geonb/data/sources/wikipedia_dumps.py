@@ -35,7 +35,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 from urllib.parse import quote
 
 import numpy as np
@@ -72,7 +72,7 @@ T = TypeVar("T")
 
 
 def from_dumps(
-    out,
+    out: str | Path,
     *,
     lang: str = "en",
     wiki: str | None = None,
@@ -80,7 +80,7 @@ def from_dumps(
     tables_date: str | None = None,
     contact: str | None = None,
     base_url: str = BASE_URL,
-    folder=None,
+    folder: str | Path | None = None,
     text: str = "full",
     bbox: tuple[float, float, float, float] | None = None,
     max_shards: int | None = None,
@@ -152,7 +152,7 @@ def from_dumps(
             url = f"{base_url.rstrip('/')}/{directory}/{name}"
             return File(path, url, sha1, agent, work.path("downloads/turn"), progress)
 
-        tables = [
+        geo_tags, page = tables = [
             place(table["name"], f"{wiki}/{dumps['tables_snapshot']}", table.get("sha1", ""))
             for table in dumps["tables"]
         ]
@@ -161,7 +161,7 @@ def from_dumps(
             for shard in dumps["shards"]
         ]
         tidy = partial(_remove_read, work, not (folder or keep_downloads))
-        wanted = _wanted(work, *tables, box, progress)
+        wanted = _wanted(work, geo_tags, page, box, progress)
         tidy({"pages": tables})
         yield "dumps/tables", partial(_nothing_but, work.skips(["geo", "pages"]))
         parts = {f"dumps/{number:05d}": shard for number, shard in enumerate(shards)}
@@ -217,6 +217,7 @@ class File:
             raise
 
     def fetch(self) -> None:
+        assert self.turn is not None, "a file with an address has one"
         with alone(self.turn):
             download([self.url], self.path, user_agent=self.agent, sha1=self.sha1, progress=self.progress)
 
@@ -524,7 +525,8 @@ def read_pages(path: Path, wanted: np.ndarray, progress: bool = False) -> tuple[
             at = np.minimum(np.searchsorted(wanted, page_ids), len(wanted) - 1)
             for row in np.flatnonzero(wanted[at] == page_ids):
                 page, namespace, title, redirect, latest = block[row]
-                name, reason = sql_value(title), ""
+                name: Any = sql_value(title)
+                reason = ""
                 if namespace != b"0":
                     reason = "page: not an article (namespace)"
                 elif redirect != b"0":
@@ -676,7 +678,7 @@ def _document(line: bytes, page: int, field: str, skips: Skips) -> Document | No
     )  # fmt: skip
 
 
-def _string(value) -> str:
+def _string(value: Any) -> str:
     """A string that can be written as UTF-8: half a surrogate pair, which JSON allows, cannot."""
     return value.encode("utf-8", "surrogatepass").decode("utf-8", "replace") if isinstance(value, str) else ""
 
@@ -694,7 +696,7 @@ def _unpacked(path: Path, progress: bool = False) -> Iterator[BinaryIO]:
                 if path.suffix == ".bz2":
                     yield io.BufferedReader(_Bz2(packed), CHUNK)
                 else:
-                    yield gzip.GzipFile(fileobj=packed)
+                    yield gzip.GzipFile(fileobj=packed)  # type: ignore[misc]
             except (EOFError, OSError, zlib.error) as error:
                 if isinstance(error, OSError) and error.errno is not None:
                     raise
@@ -704,13 +706,13 @@ def _unpacked(path: Path, progress: bool = False) -> Iterator[BinaryIO]:
 class _Bz2(io.RawIOBase):
     """Streams of bzip2, one after the other. :class:`bz2.BZ2File` ends without a word where a later one is damaged."""
 
-    def __init__(self, raw):
+    def __init__(self, raw: BinaryIO) -> None:
         self.raw, self.decoder = raw, bz2.BZ2Decompressor()
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer) -> int:
+    def readinto(self, buffer: Any) -> int:
         data = b""
         while not data:
             chunk = b""

@@ -18,6 +18,7 @@ characters.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -35,7 +36,7 @@ _UNSPACED = r"([\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanma
 _SPACE = ord(" ")
 
 
-def templates(texts) -> pa.Array:
+def templates(texts: Any) -> pa.Array:
     """What is left of texts (an Arrow column of str) without names and numbers: their words, a space before each."""
     texts = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
     texts = pc.utf8_slice_codeunits(texts.cast(pa.large_string()), 0, COMPARED_CHARS)
@@ -46,7 +47,7 @@ def templates(texts) -> pa.Array:
     return pc.binary_join_element_wise(space, out, nothing)
 
 
-def signatures(texts) -> np.ndarray:
+def signatures(texts: Any) -> np.ndarray:
     """Signatures uint32 (n, `BANDS`) of texts (an Arrow column of str); zeros for one with no words but names."""
     out = np.zeros((len(texts), BANDS), np.uint32)
     for start in range(0, len(texts), TEXTS_AT_ONCE):

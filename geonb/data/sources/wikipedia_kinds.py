@@ -117,7 +117,9 @@ def why_no_place(title: str, text: str, kind: str | None = None, lang: str = "en
     if _YEAR.fullmatch(title) and any(_NO_PLACES.get(word) == "an event" for word in title.lower().split()):
         return "an event"
     start = text[:500].split("\n", 1)[0]
-    sentence = _SENTENCE.match(_without_asides(start))[0]
+    first = _SENTENCE.match(_without_asides(start))
+    assert first is not None, "it matches any text"
+    sentence = first[0]
     found = _IS.search(sentence)
     noun = found[1].split()[-1].lower() if found else ""
     if noun in _NO_PLACES or not found:

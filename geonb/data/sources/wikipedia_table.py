@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -76,7 +77,7 @@ def resolve_source(name: str, lang: str = "en", snapshot: str | None = None) -> 
 
 
 def from_table(
-    out,
+    out: str | Path,
     source: str,
     *,
     lang: str = "en",
@@ -210,7 +211,9 @@ _NOTES = {
 
 def _wanted(at: Mapping[str, str], box: Sequence[float] | None) -> list[tuple[str, str, list[float]]]:
     """What rows must be: the reason why one that is not so is left out, the test in SQL, and its parameters."""
-    out = [("not the article's own position", at["primary"], [])] if "primary" in at else []
+    out: list[tuple[str, str, list[float]]] = []
+    if "primary" in at:
+        out.append(("not the article's own position", at["primary"], []))
     if "globe" in at:
         out.append(("not on Earth", f"({at['globe']} = 'earth')", []))
     if box:
@@ -330,7 +333,7 @@ class _TooMuch(Exception):
     pass
 
 
-def _fetched(answer) -> pa.Table:
+def _fetched(answer: Any) -> pa.Table:
     """An answer as a table, given up where it gets too large: a small file may hold one long text a million times."""
     reader = answer.to_arrow_reader if hasattr(answer, "to_arrow_reader") else answer.fetch_arrow_reader
     batches, size = [], 0
@@ -348,7 +351,7 @@ def _pattern(file: str) -> str:
     return file if file.startswith("hf://") else glob.escape(file)
 
 
-def _ask(con, file: str, query: str, given: Sequence = (), table: bool = False):
+def _ask(con: Any, file: str, query: str, given: Sequence = (), table: bool = False) -> Any:
     """The answer to a query, as rows or as an Arrow table; an error says which file it was and what to do."""
     import duckdb
 
