@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
@@ -10,12 +12,15 @@ from safetensors.numpy import load_file, save_file
 from geonb.encoders.image import image_backbone
 from geonb.encoders.text import text_backbone
 
+if TYPE_CHECKING:
+    from geonb.data.store import PlaceStore
+
 CHUNK = {"text": 32_768, "image": 1024}  # read and encoded at a time
 
-BACKBONES = {"text": text_backbone, "image": image_backbone}
+BACKBONES: dict[str, Callable[..., Any]] = {"text": text_backbone, "image": image_backbone}
 
 
-def features(store, modality: str, backbone, progress: bool = True) -> np.ndarray:
+def features(store: PlaceStore, modality: str, backbone: Any, progress: bool = True) -> np.ndarray:
     """Backbone features float32 (k, d_m) of the k places of a store that have the modality, in row order.
 
     They are kept under ``<store>/features`` by the backbone's fingerprint and the store's content hash, so a
@@ -35,7 +40,7 @@ def features(store, modality: str, backbone, progress: bool = True) -> np.ndarra
     return values
 
 
-def _encode(store, modality: str, rows: np.ndarray, backbone, progress: bool) -> np.ndarray:
+def _encode(store: PlaceStore, modality: str, rows: np.ndarray, backbone: Any, progress: bool) -> np.ndarray:
     from geonb._progress import tqdm
 
     values = np.empty((len(rows), backbone.dim), np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ class SphericalHarmonics(PositionalEncoding):
 
     periodic = on_sphere = True
 
-    def __init__(self, degrees: int = 20, decay: float = 0.0):
+    def __init__(self, degrees: int = 20, decay: float = 0.0) -> None:
         super().__init__()
         if degrees < 1:
             raise ValueError(f"degrees must be at least 1, not {degrees}")
@@ -70,7 +71,7 @@ class SphericalHarmonics(PositionalEncoding):
                 out[l * l : (l + 1) ** 2, columns] = block
         return out.T
 
-    def _degrees(self, lonlat: Tensor, coefficients: list[Tensor]):
+    def _degrees(self, lonlat: Tensor, coefficients: list[Tensor]) -> Iterator[Tensor]:
         """Blocks (2l + 1, n), degree by degree."""
         top = self.degrees - 1
         k = torch.arange(self.degrees, dtype=lonlat.dtype, device=lonlat.device)[:, None]
@@ -98,7 +99,7 @@ def fourier_coefficients(degrees: int) -> list[Tensor]:
     return blocks
 
 
-def legendre(degrees: int, x: Tensor, s: Tensor):
+def legendre(degrees: int, x: Tensor, s: Tensor) -> Iterator[Tensor]:
     """Fully normalised associated Legendre functions, degree by degree: (l + 1, n) for orders 0..l.
 
     x and s are the cosine and sine of the colatitude; s may be negative, which continues the functions over the

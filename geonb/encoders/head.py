@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +19,7 @@ class Head(nn.Module):
         network_name, options: of the network, see :func:`geonb.encoders.location.network`.
     """
 
-    def __init__(self, dim_in: int, dim: int, network_name: str = "residual", **options):
+    def __init__(self, dim_in: int, dim: int, network_name: str = "residual", **options: Any) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(dim_in))
         self.register_buffer("std", torch.ones(dim_in))

@@ -17,6 +17,7 @@ items in the place store), and everything after it works on its cached vectors.
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,7 +49,7 @@ class RandomConv:
     name = "random_conv"
     scales = (1, 2, 4)
 
-    def __init__(self, filters: int = 80, seed: int = 0):
+    def __init__(self, filters: int = 80, seed: int = 0) -> None:
         if filters < 2:
             raise ValueError(f"filters must be at least 2, not {filters}")
         rng = np.random.Generator(np.random.Philox(seed))
@@ -101,7 +102,7 @@ class RandomConv:
         return torch.cat(out, 1)
 
 
-def image_backbone(name: str = "random_conv", **options) -> RandomConv:
+def image_backbone(name: str = "random_conv", **options: Any) -> RandomConv:
     """The backbone of that name; options are those of its class (`RandomConv`: filters, seed)."""
     if name != "random_conv":
         raise ValueError(f"unknown image backbone {name!r}; there is 'random_conv'")

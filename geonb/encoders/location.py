@@ -9,6 +9,8 @@ Both halves are chosen by name and every pair combines::
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -56,7 +58,7 @@ NETWORKS = {
 }
 
 
-def positional_encoding(name: str, **options) -> PositionalEncoding:
+def positional_encoding(name: str, **options: Any) -> PositionalEncoding:
     """A positional encoding by name: a module with ``.dim`` that maps (n, 2) lon/lat degrees to (n, dim).
 
     Raises:
@@ -67,7 +69,7 @@ def positional_encoding(name: str, **options) -> PositionalEncoding:
     return ENCODINGS[name](**options)
 
 
-def network(name: str, dim_in: int, dim: int, **options) -> nn.Module:
+def network(name: str, dim_in: int, dim: int, **options: Any) -> nn.Module:
     """A network by name that maps an encoding of ``dim_in`` features to ``dim``.
 
     Raises:
@@ -85,7 +87,7 @@ class LocationEncoder(nn.Module):
     points pass through in chunks, so the features of all of them are never in memory at once.
     """
 
-    def __init__(self, encoding: PositionalEncoding, net: nn.Module):
+    def __init__(self, encoding: PositionalEncoding, net: nn.Module) -> None:
         super().__init__()
         self.encoding, self.network = encoding, net
 

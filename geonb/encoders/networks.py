@@ -37,7 +37,7 @@ class Siren(nn.Module):
 
     def __init__(
         self, dim_in: int, dim: int, hidden: int = 512, layers: int = 2, dropout: float = 0.5, w0: float = 30.0
-    ):
+    ) -> None:
         super().__init__()
         self.hidden = nn.ModuleList(Linear(dim_in if i == 0 else hidden, hidden) for i in range(layers))
         self.last, self.dropout, self.w0 = Linear(hidden, dim), nn.Dropout(dropout), w0
@@ -60,7 +60,7 @@ class Residual(nn.Module):
     dropout limits how far single places can bend it.
     """
 
-    def __init__(self, dim_in: int, dim: int, hidden: int = 512, dropout: float = 0.5):
+    def __init__(self, dim_in: int, dim: int, hidden: int = 512, dropout: float = 0.5) -> None:
         super().__init__()
         self.linear = Linear(dim_in, dim, bias=False)
         self.mlp = nn.Sequential(
@@ -79,7 +79,7 @@ class Capsules(nn.Module):
     """GeoCLIP's hierarchy (Cepeda et al., 2023): the encoding is cut into parts, one per scale; each part has its own
     MLP; the outputs are summed. Parts are equal where they can be."""
 
-    def __init__(self, dim_in: int, dim: int, parts: int = 3, hidden: int = 1024, layers: int = 3):
+    def __init__(self, dim_in: int, dim: int, parts: int = 3, hidden: int = 1024, layers: int = 3) -> None:
         super().__init__()
         if dim_in < parts:
             raise ValueError(f"an encoding of {dim_in} features cannot be cut into {parts} capsules")
@@ -98,7 +98,9 @@ class FeedForward(nn.Module):
     """CSP's network (Mai et al., 2023): one hidden layer with dropout and layer normalisation, then a layer whose
     output is activated and dropped out too. ``activation``: "leaky_relu" (iNaturalist) or "gelu" (fMoW)."""
 
-    def __init__(self, dim_in: int, dim: int, hidden: int = 512, dropout: float = 0.5, activation: str = "leaky_relu"):
+    def __init__(
+        self, dim_in: int, dim: int, hidden: int = 512, dropout: float = 0.5, activation: str = "leaky_relu"
+    ) -> None:
         super().__init__()
         known = {"leaky_relu": lambda: nn.LeakyReLU(0.2), "gelu": nn.GELU}
         if activation not in known:
@@ -118,6 +120,6 @@ class FeedForward(nn.Module):
 class MLP(nn.Sequential):
     """One hidden layer with ReLU, as wide as the input: GeoCLIP's head on its image backbone."""
 
-    def __init__(self, dim_in: int, dim: int, hidden: int | None = None):
+    def __init__(self, dim_in: int, dim: int, hidden: int | None = None) -> None:
         hidden = hidden or dim_in
         super().__init__(Linear(dim_in, hidden), nn.ReLU(), Linear(hidden, dim))

@@ -60,7 +60,7 @@ class MultiScale(PositionalEncoding):
     per_scale: int
     unit: float
 
-    def __init__(self, scales: int = 32, min_radius: float = 1e-3, max_radius: float = 1.0):
+    def __init__(self, scales: int = 32, min_radius: float = 1e-3, max_radius: float = 1.0) -> None:
         super().__init__()
         self.register_buffer("frequencies", geometric(scales, min_radius, max_radius), persistent=False)
         self.dim = self.per_scale * scales
@@ -78,7 +78,7 @@ class Grid(MultiScale):
 
     per_scale = 4
 
-    def __init__(self, scales: int = 32, min_radius: float = 0.1, max_radius: float = 360.0):
+    def __init__(self, scales: int = 32, min_radius: float = 0.1, max_radius: float = 360.0) -> None:
         super().__init__(scales, min_radius, max_radius)
 
     def encode(self, lonlat: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class Theory(MultiScale):
 
     per_scale = 6
 
-    def __init__(self, scales: int = 32, min_radius: float = 0.1, max_radius: float = 360.0):
+    def __init__(self, scales: int = 32, min_radius: float = 0.1, max_radius: float = 360.0) -> None:
         super().__init__(scales, min_radius, max_radius)
 
     def encode(self, lonlat: Tensor) -> Tensor:
@@ -169,7 +169,7 @@ class DFS(MultiScale):
 
     per_scale = 4
 
-    def __init__(self, scales: int = 8, min_radius: float = 1e-2, max_radius: float = 1.0):
+    def __init__(self, scales: int = 8, min_radius: float = 1e-2, max_radius: float = 1.0) -> None:
         super().__init__(scales, min_radius, max_radius)
         self.dim = 4 * scales**2 + 4 * scales
 
@@ -215,7 +215,7 @@ class RandomFourier(PositionalEncoding):
         seed: of the frequencies.
     """
 
-    def __init__(self, scales: tuple[float, ...] = (1.0, 16.0, 256.0), features: int = 256, seed: int = 0):
+    def __init__(self, scales: tuple[float, ...] = (1.0, 16.0, 256.0), features: int = 256, seed: int = 0) -> None:
         super().__init__()
         if not scales or min(scales) <= 0 or len(set(scales)) < len(scales):
             raise ValueError(f"scales must be positive and differ, not {scales}")
@@ -266,7 +266,7 @@ class Voronoi(PositionalEncoding):
 
     periodic = on_sphere = True
 
-    def __init__(self, sites: int = 1024, dim: int = 256, sharpness: float | None = None, seed: int = 0):
+    def __init__(self, sites: int = 1024, dim: int = 256, sharpness: float | None = None, seed: int = 0) -> None:
         super().__init__()
         if sites < 2 or (sharpness is not None and sharpness <= 0):
             raise ValueError(f"need at least 2 sites and a positive sharpness, not {sites} and {sharpness}")

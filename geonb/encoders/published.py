@@ -17,6 +17,7 @@ import re
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,10 +32,11 @@ GEOCLIP_WEIGHTS = "geoclip/model/weights/location_encoder_weights.pth"  # in the
 GEOCLIP_SHA256 = "94b80ae3af89fca78539e129dd2929d321247f5ceeeb0a31bc2c31041a253394"  # of that file in version 1.3.0
 GEOCLIP_ADVICE = "pip install geoclip==1.3.0 --no-deps, or give the path of its wheel"
 
+_NUMPY_SCALAR = np._core.multiarray.scalar  # type: ignore[attr-defined]
 # Values that a checkpoint may hold besides tensors and plain Python: NumPy numbers among the hyper-parameters.
 NUMPY_NUMBERS = [
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
-    np._core.multiarray.scalar,
+    (_NUMPY_SCALAR, "numpy.core.multiarray.scalar"),
+    _NUMPY_SCALAR,
     np.dtype,
     *(type(np.dtype(kind)) for kind in ("bool", "int32", "int64", "float32", "float64")),
 ]
@@ -269,7 +271,7 @@ def _named(content: object, where: str | Path) -> dict:
     return content
 
 
-def _empty(kind: type[nn.Module], *sizes: int, **options) -> nn.Module:
+def _empty(kind: type[nn.Module], *sizes: int, **options: Any) -> nn.Module:
     """A network whose weights are yet to come: no memory, no random numbers drawn."""
     with torch.device("meta"):
         return kind(*sizes, **options)

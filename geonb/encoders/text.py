@@ -71,7 +71,7 @@ class MiniLM:
     name = "minilm"
     dim = MINILM_DIM
 
-    def __init__(self, folder: Path, max_tokens: int = MAX_TOKENS, precision: str = "auto"):
+    def __init__(self, folder: Path, max_tokens: int = MAX_TOKENS, precision: str = "auto") -> None:
         if not 1 <= max_tokens <= 256:
             raise ValueError(f"max_tokens must lie in 1..256 for all-MiniLM-L6-v2, not {max_tokens}")
         if precision not in ("auto", "float32", "bfloat16"):
@@ -125,7 +125,7 @@ class LSA:
 
     name = "lsa"
 
-    def __init__(self, features: torch.Tensor, idf: torch.Tensor, components: torch.Tensor):
+    def __init__(self, features: torch.Tensor, idf: torch.Tensor, components: torch.Tensor) -> None:
         self._features, self._idf, self._components = features, idf, components
         self._sorted = features.numpy()
         self._projection = components.float()

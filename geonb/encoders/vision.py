@@ -20,7 +20,7 @@ from geonb.encoders.image import ROOT_CENTRE, ROOT_SPREAD
 class Standardise(nn.Module):
     """Square roots of reflectance, standardised band by band with fixed constants."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.register_buffer("centre", torch.from_numpy(ROOT_CENTRE)[:, None, None], persistent=False)
         self.register_buffer("spread", torch.from_numpy(ROOT_SPREAD)[:, None, None], persistent=False)
@@ -33,7 +33,7 @@ class Standardise(nn.Module):
 class Block(nn.Module):
     """The basic residual block of He et al. (2016), with group normalisation."""
 
-    def __init__(self, width_in: int, width: int, stride: int):
+    def __init__(self, width_in: int, width: int, stride: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
             nn.Conv2d(width_in, width, 3, stride, 1, bias=False), nn.GroupNorm(32, width), nn.ReLU(inplace=True),
@@ -49,7 +49,7 @@ class Block(nn.Module):
 class ResNet18(nn.Sequential):
     """ResNet-18 (He et al., 2016) on 12 bands: 64, 128, 256, 512 channels, two blocks each, mean over space."""
 
-    def __init__(self, dim: int):
+    def __init__(self, dim: int) -> None:
         widths = [64, 64, 128, 256, 512]
         blocks = []
         for i, (before, width) in enumerate(zip(widths, widths[1:], strict=False)):
@@ -66,7 +66,7 @@ class ViTSmall(nn.Module):
 
     width, depth, heads = 384, 12, 6
 
-    def __init__(self, dim: int, patch: int = 16):
+    def __init__(self, dim: int, patch: int = 16) -> None:
         super().__init__()
         self.standardise = Standardise()
         self.patches = nn.Conv2d(len(BANDS), self.width, patch, patch)
