@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from geonb.evaluation.probes import (
     MIN_CLASS,
@@ -25,7 +28,7 @@ PUBLISHED = "GeoCLIP, published"
 REFERENCES = ("majority or mean", "raw coordinates", "untrained harmonics", "nearest neighbours", "kriging")
 
 
-def published_embeddings(lonlat) -> dict[str, np.ndarray]:
+def published_embeddings(lonlat: ArrayLike) -> dict[str, np.ndarray]:
     """Embeddings (n, 512) of the published GeoCLIP location encoder under its name, a reference row where its wheel is
     installed or named by ``GEONB_GEOCLIP``; {} where it is not (:func:`geonb.encoders.published.geoclip_location`)."""
     import torch
@@ -70,13 +73,17 @@ class Case:
         """Targets of the tested places, str or float64."""
         return self.y[self.test].astype(str if self.task.kind == "classification" else np.float64)
 
-    def score(self, predictions: np.ndarray, weights=None):
+    def score(self, predictions: np.ndarray, weights: np.ndarray | None = None) -> Any:
         """R² or accuracy of predictions for the tested places, pooled over folds; weights as in ``probes.score``."""
         return score(self.truth(), predictions, self.task.kind, weights)
 
 
 def make_cases(
-    columns, tasks: dict[str, Task], protocols: list[Protocol], skipped: list[dict], few: bool = False
+    columns: Callable[[str], np.ndarray],
+    tasks: dict[str, Task],
+    protocols: list[Protocol],
+    skipped: list[dict],
+    few: bool = False,
 ) -> list[Case]:
     """Every task under every protocol that has enough labelled places; why others are not, is added to ``skipped``.
 
@@ -126,7 +133,7 @@ class Predictor:
         representation: (n, d), or None for a reference.
     """
 
-    def __init__(self, name: str, lonlat: np.ndarray, representation: np.ndarray | None = None):
+    def __init__(self, name: str, lonlat: np.ndarray, representation: np.ndarray | None = None) -> None:
         if representation is None and name not in REFERENCES:
             raise ValueError(f"{name!r} has no representation, and is no reference: {', '.join(REFERENCES)}")
         if representation is None:

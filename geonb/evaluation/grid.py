@@ -13,12 +13,15 @@ import multiprocessing
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from geonb.data.sampling import land_points
 from geonb.data.store import PlaceStore
@@ -44,11 +47,14 @@ from geonb.evaluation.protocols import (
 from geonb.evaluation.retrieval import retrieval
 from geonb.evaluation.tasks import TASKS, Task, fact_tasks
 
+if TYPE_CHECKING:
+    from geonb.model import Model
+
 BUFFER_KM = 100.0
 MASKED = "masked_text"  # the modality of texts without place names, where a grid has one
 FEW, FEW_TASKS = (10, 30, 100, 300, 1000, None), ("country", "climate", "elevation")
 ZERO_SHOT = {"country": "A place in {}.", "continent": "A place in {}."}
-LOCATION_ENCODERS = {
+LOCATION_ENCODERS: dict[str, dict[str, Any]] = {
     f"degree {degrees}": {
         "encoding": {"name": "spherical_harmonics", "degrees": degrees, "decay": 1.0},
         "network": {"name": "residual"},
@@ -128,12 +134,12 @@ def evaluate_cell(cell: Cell, grid: Grid, store: PlaceStore, extra: dict) -> tup
     from geonb.training import split_of
 
     split = split_of(store, {"split": grid.split(cell.seed)})
-    model = None
-    if cell.architecture in REFERENCES:
-        representation, z = None, {}
-    elif cell.architecture in extra:
-        representation, z = extra[cell.architecture], {}
-    else:
+    model: Model | None = None
+    representation: np.ndarray | None = None
+    z: dict[str, np.ndarray] = {}
+    if cell.architecture in extra:
+        representation = extra[cell.architecture]
+    elif cell.architecture not in REFERENCES:
         from geonb.model import load
 
         model = load(train_cell(cell, grid, store, extra))
@@ -180,7 +186,7 @@ def evaluate_cell(cell: Cell, grid: Grid, store: PlaceStore, extra: dict) -> tup
     return line, predictions
 
 
-def _row(case: Case, predicted) -> dict:
+def _row(case: Case, predicted: np.ndarray) -> dict:
     kind = "accuracy" if case.task.kind == "classification" else "R²"
     return {
         "task": case.name, "protocol": case.protocol, "metric": kind, "value": float(case.score(predicted)),
@@ -189,14 +195,14 @@ def _row(case: Case, predicted) -> dict:
     }  # fmt: skip
 
 
-def _compact(case: Case, predicted) -> np.ndarray:
+def _compact(case: Case, predicted: np.ndarray) -> np.ndarray:
     """Predictions as numbers; a class is its place among the sorted classes of all places."""
     if case.task.kind == "regression":
         return predicted.astype(np.float32)
     return np.searchsorted(classes_of(case.y), predicted).astype(np.int16)
 
 
-def classes_of(y) -> np.ndarray:
+def classes_of(y: Sequence | np.ndarray) -> np.ndarray:
     """The sorted classes among targets (n,) with None where unknown."""
     return np.unique([v for v in y if v is not None])
 
@@ -205,7 +211,7 @@ def _there(tasks: dict[str, Task], store: PlaceStore) -> dict[str, Task]:
     return {name: task for name, task in tasks.items() if task.column in store.columns}
 
 
-def _embedded(model, store: PlaceStore, extra: dict) -> dict[str, np.ndarray]:
+def _embedded(model: Model, store: PlaceStore, extra: dict) -> dict[str, np.ndarray]:
     """Unit vectors (n, d) of every modality, zero where a place has none."""
     z = {}
     for m in model.modalities[1:]:
@@ -219,7 +225,7 @@ def _embedded(model, store: PlaceStore, extra: dict) -> dict[str, np.ndarray]:
     return z
 
 
-def _retrieved(z: dict, model, store: PlaceStore, test, extra: dict) -> tuple[list[dict], dict]:
+def _retrieved(z: dict, model: Model, store: PlaceStore, test: ArrayLike, extra: dict) -> tuple[list[dict], dict]:
     """Retrieval among held-out places in all directions; where text and image meet through positions too."""
     rows, arrays = [], {}
     names = {m: "text" if m == MASKED else m for m in z}
@@ -249,7 +255,7 @@ def _retrieved(z: dict, model, store: PlaceStore, test, extra: dict) -> tuple[li
     return rows, arrays
 
 
-def through_positions(queries, positions, scale: float) -> np.ndarray:
+def through_positions(queries: ArrayLike, positions: np.ndarray, scale: float) -> np.ndarray:
     """Queries (q, d) translated into positions: the mean of location embeddings (p, d), weighted by the softmax of
     ``scale`` times the cosine similarity, as unit vectors (q, d)."""
     logits = scale * (queries @ positions.T)
@@ -258,7 +264,7 @@ def through_positions(queries, positions, scale: float) -> np.ndarray:
     return (mean / np.linalg.norm(mean, axis=1, keepdims=True)).astype(np.float32)
 
 
-def _zero_shot(model, location, store: PlaceStore, test) -> list[dict]:
+def _zero_shot(model: Model, location: np.ndarray, store: PlaceStore, test: ArrayLike) -> list[dict]:
     """Accuracy of the most similar prompt, without any label; classes are those of the tested places."""
     if "text" not in model.modalities:
         return []
@@ -277,11 +283,11 @@ def _zero_shot(model, location, store: PlaceStore, test) -> list[dict]:
     return rows
 
 
-def _information(z: dict, model, store: PlaceStore, test) -> dict[str, float]:
+def _information(z: dict, model: Model, store: PlaceStore, test: ArrayLike) -> dict[str, float]:
     """Measures of the space: of location embeddings at fixed land points, of the others at held-out places."""
     clouds = {m: v[test & (np.abs(v).sum(1) > 0)] for m, v in z.items()}
     clouds["location"] = model.embed_locations(land_points(4000, seed=0))
-    found = {}
+    found: dict[str, float] = {}
     for m, own in clouds.items():
         found |= {f"effective rank, {m}": effective_rank(own), f"uniformity, {m}": uniformity(own)}
         with contextlib.suppress(ValueError):  # too few different vectors to have a dimension

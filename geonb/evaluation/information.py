@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 
-def effective_rank(embeddings) -> float:
+def effective_rank(embeddings: ArrayLike) -> float:
     """RankMe (Garrido et al., 2023): exp of the entropy of the normalised singular values of (n, d) embeddings.
 
     Between 1 (all on a line) and d (spread evenly over all directions).
@@ -17,12 +20,12 @@ def effective_rank(embeddings) -> float:
     return float(np.exp(-(share * np.log(share)).sum()))
 
 
-def alignment(a, b) -> float:
+def alignment(a: ArrayLike, b: ArrayLike) -> float:
     """Mean squared distance between paired unit vectors (n, d): 0 is perfect, 2 is chance (Wang and Isola, 2020)."""
     return float(((np.asarray(a, np.float64) - np.asarray(b, np.float64)) ** 2).sum(1).mean())
 
 
-def uniformity(embeddings, limit: int = 4000, seed: int = 0) -> float:
+def uniformity(embeddings: ArrayLike, limit: int = 4000, seed: int = 0) -> float:
     """``log E exp(-2 |x - y|^2)`` over pairs of unit vectors (Wang and Isola, 2020): 0 if all coincide.
 
     At most ``limit`` rows, drawn at random, are compared.
@@ -34,19 +37,19 @@ def uniformity(embeddings, limit: int = 4000, seed: int = 0) -> float:
     return float(np.log(np.exp(-4 + 4 * (z @ z.T)[upper]).mean()))
 
 
-def modality_gap(a, b) -> float:
+def modality_gap(a: ArrayLike, b: ArrayLike) -> float:
     """Distance between the mean vectors of two modalities in one space (Liang et al., 2022): 0 is no gap, at most 2."""
     return float(np.linalg.norm(np.asarray(a, np.float64).mean(0) - np.asarray(b, np.float64).mean(0)))
 
 
-def linear_cka(a, b) -> float:
+def linear_cka(a: np.ndarray, b: np.ndarray) -> float:
     """Linear centred kernel alignment of two representations (n, d1), (n, d2) of the same places
     (Kornblith et al., 2019, eq. 3): 0 unrelated, 1 equal up to rotation and scale."""
     a, b = (np.asarray(x, np.float64) - np.mean(x, 0, dtype=np.float64) for x in (a, b))
     return float(np.square(a.T @ b).sum() / (np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b)))
 
 
-def two_nn(x, discard: float = 0.1) -> float:
+def two_nn(x: ArrayLike, discard: float = 0.1) -> float:
     """Intrinsic dimension from each row's two nearest neighbours (Facco et al., 2017, Scientific Reports 7, 12140).
 
     The ratios mu of the second distance to the first have the survival function mu^-d wherever density is constant
@@ -64,13 +67,13 @@ def two_nn(x, discard: float = 0.1) -> float:
     return float(log_mu @ survival / (log_mu @ log_mu))
 
 
-def levina_bickel(x, k: int = 20) -> float:
+def levina_bickel(x: ArrayLike, k: int = 20) -> float:
     """Intrinsic dimension by maximum likelihood of the distances to the k nearest neighbours (Levina and Bickel, 2004,
     eq. 8), its inverses averaged over rows as MacKay and Ghahramani (2005) say. Of rows that coincide one is kept."""
     return float((k - 1) / (k - 2) / np.mean(1 / local_dimension(_distinct(x, k + 2), k)))
 
 
-def local_dimension(x, k: int = 50) -> np.ndarray:
+def local_dimension(x: Sequence | np.ndarray, k: int = 50) -> np.ndarray:
     """Intrinsic dimension (n,) around each row: the maximum-likelihood estimate from its k nearest neighbours, with
     k - 2 in place of k - 1, which makes it unbiased (Levina and Bickel, 2004, eq. 8 and 9).
 
@@ -86,7 +89,7 @@ def local_dimension(x, k: int = 50) -> np.ndarray:
     return (k - 2) / np.maximum(np.log(distances[:, -1:] / distances[:, :-1]).sum(1), 1e-12)
 
 
-def info_nce_bound(a, b, batch: int = 256, draws: int = 20, seed: int = 0) -> float:
+def info_nce_bound(a: ArrayLike, b: ArrayLike, batch: int = 256, draws: int = 20, seed: int = 0) -> float:
     """A lower bound in nats on the mutual information of paired unit vectors (n, d): log N - InfoNCE, N = ``batch``
     (van den Oord et al., 2018, eq. 10), for this critic alone, a scaled cosine.
 
@@ -104,7 +107,7 @@ def info_nce_bound(a, b, batch: int = 256, draws: int = 20, seed: int = 0) -> fl
     half = len(a) // 2
     batch = min(batch, half)
 
-    def bound(rows, scale: float, draw) -> float:
+    def bound(rows: ArrayLike, scale: float, draw: np.random.Generator) -> float:
         values = []
         for _ in range(draws):
             chosen = draw.choice(rows, batch, replace=False)
@@ -119,21 +122,21 @@ def info_nce_bound(a, b, batch: int = 256, draws: int = 20, seed: int = 0) -> fl
     return bound(order[half:], scales[int(np.argmax(fitted))], np.random.default_rng(seed + 2))
 
 
-def neighbour_overlap(a, b, k: int = 10) -> float:
+def neighbour_overlap(a: ArrayLike, b: ArrayLike, k: int = 10) -> float:
     """Share of each row's k nearest neighbours (Euclidean) that two representations (n, d1), (n, d2) of the same places
     have in common, from 0 to 1; chance is k / (n - 1)."""
     near = [_neighbours(np.asarray(x, np.float64), k)[1] for x in (a, b)]
     return float(np.mean([len(np.intersect1d(p, q)) / k for p, q in zip(*near, strict=True)]))
 
 
-def _distinct(x, least: int) -> np.ndarray:
+def _distinct(x: ArrayLike, least: int) -> np.ndarray:
     x = np.unique(np.asarray(x, np.float64), axis=0)
     if len(x) < least:
         raise ValueError(f"only {len(x)} different rows; a dimension needs {least} or more")
     return x
 
 
-def _neighbour_distances(x, k: int) -> np.ndarray:
+def _neighbour_distances(x: ArrayLike, k: int) -> np.ndarray:
     """Distances (n, k) to the k nearest other rows, ascending."""
     return _neighbours(np.asarray(x, np.float64), k)[0]
 

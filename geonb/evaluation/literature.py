@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,12 +26,15 @@ from geonb.evaluation.spatial import block_bootstrap
 from geonb.evaluation.tables import Table
 from geonb.evaluation.tasks import Task
 
+if TYPE_CHECKING:
+    from geonb.data.sources.labels import Labels
+
 PROTOCOLS = ("RANGE", "SatCLIP", "blocked")
 BUFFER_KM = 100.0
 LOOK_AROUND = {"nearest neighbours": neighbours_probe, "kriging": kriging_probe}
 
 
-def evaluate_labels(subjects: dict, labels, protocol: str, seed: int = 0) -> list[dict]:
+def evaluate_labels(subjects: dict, labels: Labels, protocol: str, seed: int = 0) -> list[dict]:
     """Probe embeddings for one label table under one protocol; the reference rows come first.
 
     Args:
@@ -99,7 +103,7 @@ def labels_table(rows: list[dict]) -> Table:
     return Table(pd.DataFrame.from_dict(table, orient="index").fillna("–"), f"{caption} Brackets: 95 %, by blocks.")
 
 
-def _split(lonlat, y, protocol: str, seed: int) -> tuple[np.ndarray, np.ndarray, float]:
+def _split(lonlat: np.ndarray, y: np.ndarray, protocol: str, seed: int) -> tuple[np.ndarray, np.ndarray, float]:
     """Masks of training and test positions, and the size in km of the blocks that the interval resamples."""
     range_km = correlation_range_km(lonlat, y)
     block = float(np.clip(range_km, 100.0, 2000.0))
@@ -115,7 +119,7 @@ def _split(lonlat, y, protocol: str, seed: int) -> tuple[np.ndarray, np.ndarray,
     return train, ~train, block
 
 
-def _embed(name: str, subject: str | Path | Callable, lonlat) -> np.ndarray:
+def _embed(name: str, subject: str | Path | Callable, lonlat: np.ndarray) -> np.ndarray:
     if isinstance(subject, str | Path):
         from geonb.model import load
 
@@ -126,7 +130,17 @@ def _embed(name: str, subject: str | Path | Callable, lonlat) -> np.ndarray:
     return x
 
 
-def _probe(protocol: str, train_x, train_y, test_x, test_y, kind: str, train_lonlat, fold_km: float, seed: int):
+def _probe(
+    protocol: str,
+    train_x: np.ndarray,
+    train_y: np.ndarray,
+    test_x: np.ndarray,
+    test_y: np.ndarray,
+    kind: str,
+    train_lonlat: np.ndarray,
+    fold_km: float,
+    seed: int,
+) -> np.ndarray:
     from sklearn.linear_model import RidgeClassifierCV, RidgeCV
     from sklearn.neural_network import MLPClassifier, MLPRegressor
     from sklearn.pipeline import make_pipeline

@@ -11,7 +11,9 @@ The penalty is chosen by spatially blocked cross-validation inside the training 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -46,7 +48,7 @@ class Probe:
     penalty: float
 
 
-def score(truth, predictions, kind: str, weights=None):
+def score(truth: np.ndarray, predictions: np.ndarray, kind: str, weights: np.ndarray | None = None) -> Any:
     """R^2 or accuracy, with optional weights (n,) of the test places; weights (m, n) give m scores."""
     weights = np.ones(len(truth)) if weights is None else np.asarray(weights, np.float64)
     total = weights.sum(-1)
@@ -58,7 +60,7 @@ def score(truth, predictions, kind: str, weights=None):
     return 1 - weights @ (truth - predictions) ** 2 / variation
 
 
-def balanced_accuracy(truth, predictions, weights=None):
+def balanced_accuracy(truth: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None = None) -> Any:
     """Mean over classes of the share of each that is predicted right; weights as in :func:`score`.
 
     A class without weight keeps its share among all places: if it were left out, draws would favour the large
@@ -87,7 +89,7 @@ class RidgeProbe:
         ValueError: shapes that do not match, or a representation that is not finite, with the row.
     """
 
-    def __init__(self, train_x, train_lonlat, fold_km: float = FOLD_KM):
+    def __init__(self, train_x: np.ndarray, train_lonlat: np.ndarray, fold_km: float = FOLD_KM) -> None:
         train_x = _finite(train_x, "the representation of training places")
         if len(train_x) != len(train_lonlat):
             raise ValueError(f"{len(train_x)} training places have {len(train_lonlat)} positions")
@@ -102,7 +104,7 @@ class RidgeProbe:
             if len(out) < len(self.x):
                 self._folds.append((f, _Path(gram - out.T @ out, total - out.sum(0), len(self.x) - len(out))))
 
-    def probe(self, train_y, test_x, test_y, kind: str) -> Probe:
+    def probe(self, train_y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray, kind: str) -> Probe:
         """Fit to ``train_y`` (n,), predict and score the test places. Predicted numbers stay within those of training,
         beyond which a linear probe knows nothing and says much."""
         test_x = _finite(test_x, "the representation of test places")
@@ -127,18 +129,25 @@ class RidgeProbe:
 class _Path:
     """Ridge solutions for every penalty, from one eigendecomposition of the centred Gram matrix."""
 
-    def __init__(self, gram, total, n: int):
+    def __init__(self, gram: np.ndarray, total: np.ndarray, n: int) -> None:
         self.mean, self.n = total / n, n
         self.values, self.vectors = np.linalg.eigh(gram - n * np.outer(self.mean, self.mean))
 
-    def solutions(self, cross, y_total, x):
+    def solutions(self, cross: np.ndarray, y_total: np.ndarray, x: np.ndarray) -> Callable[[float], np.ndarray]:
         """A function from the penalty to predictions for x; ``cross`` is X'Y, ``y_total`` the column sums of Y."""
         projected = self.vectors.T @ (cross - np.outer(self.mean, y_total))
         x = (x - self.mean) @ self.vectors
         return lambda alpha: x @ (projected / (np.maximum(self.values, 0) + alpha)[:, None]) + y_total / self.n
 
 
-def linear_probe(train_x, train_y, test_x, test_y, kind: str, train_lonlat) -> Probe:
+def linear_probe(
+    train_x: np.ndarray,
+    train_y: np.ndarray,
+    test_x: np.ndarray,
+    test_y: np.ndarray,
+    kind: str,
+    train_lonlat: np.ndarray,
+) -> Probe:
     """Ridge regression, or ridge classification on one-hot targets, from a representation (n, d).
 
     See :class:`RidgeProbe`; ``train_lonlat`` (n, 2) places the inner folds, it is not a feature.
@@ -146,7 +155,14 @@ def linear_probe(train_x, train_y, test_x, test_y, kind: str, train_lonlat) -> P
     return RidgeProbe(train_x, train_lonlat).probe(train_y, test_x, test_y, kind)
 
 
-def neighbours_probe(train_lonlat, train_y, test_lonlat, test_y, kind: str, fold_km: float = FOLD_KM) -> Probe:
+def neighbours_probe(
+    train_lonlat: np.ndarray,
+    train_y: np.ndarray,
+    test_lonlat: np.ndarray,
+    test_y: np.ndarray,
+    kind: str,
+    fold_km: float = FOLD_KM,
+) -> Probe:
     """k nearest training places on the sphere, weighted by 1 / distance; the reference that only looks around."""
     classes, y = _encoded(train_y, kind)
     xyz, fold = unit_xyz(train_lonlat), _folds(train_lonlat, fold_km)
@@ -159,7 +175,9 @@ def neighbours_probe(train_lonlat, train_y, test_lonlat, test_y, kind: str, fold
     return _probe(_look_around(xyz, y, unit_xyz(test_lonlat), k), test_y, classes, kind, k)
 
 
-def kriging_probe(train_lonlat, train_y, test_lonlat, test_y, kind: str) -> Probe:
+def kriging_probe(
+    train_lonlat: np.ndarray, train_y: np.ndarray, test_lonlat: np.ndarray, test_y: np.ndarray, kind: str
+) -> Probe:
     """Kriging on position: the reference that knows nothing but how alike near places are.
 
     A Gaussian process with a constant mean, a Matérn 3/2 covariance of the chord between two places and independent
@@ -194,12 +212,19 @@ def kriging_probe(train_lonlat, train_y, test_lonlat, test_y, kind: str) -> Prob
     return _probe(predicted + mean, test_y, classes, kind, noise)
 
 
-def _matern(km, range_km: float):
+def _matern(km: np.ndarray, range_km: float) -> np.ndarray:
     scaled = np.sqrt(3) * km / range_km
     return (1 + scaled) * np.exp(-scaled)
 
 
-def embedding_neighbours_probe(train_x, train_y, test_x, test_y, kind: str, train_lonlat) -> Probe:
+def embedding_neighbours_probe(
+    train_x: np.ndarray,
+    train_y: np.ndarray,
+    test_x: np.ndarray,
+    test_y: np.ndarray,
+    kind: str,
+    train_lonlat: np.ndarray,
+) -> Probe:
     """k nearest training places by cosine similarity of the representation (n, d), with equal votes."""
     classes, y = _encoded(train_y, kind)
     train_x, test_x = (_unit(_finite(x, "the representation")) for x in (train_x, test_x))
@@ -212,7 +237,9 @@ def embedding_neighbours_probe(train_x, train_y, test_x, test_y, kind: str, trai
     return _probe(_votes(train_x, y, test_x, (k,))[0], test_y, classes, kind, k)
 
 
-def logistic_probe(train_x, train_y, test_x, test_y, train_lonlat) -> Probe:
+def logistic_probe(
+    train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray, train_lonlat: np.ndarray
+) -> Probe:
     """Multinomial logistic regression by L-BFGS; its penalty chosen as that of :class:`RidgeProbe`, from fewer."""
     from sklearn.linear_model import LogisticRegression
 
@@ -222,7 +249,15 @@ def logistic_probe(train_x, train_y, test_x, test_y, train_lonlat) -> Probe:
     )  # fmt: skip
 
 
-def mlp_probe(train_x, train_y, test_x, test_y, kind: str, train_lonlat, seed: int = 0) -> Probe:
+def mlp_probe(
+    train_x: np.ndarray,
+    train_y: np.ndarray,
+    test_x: np.ndarray,
+    test_y: np.ndarray,
+    kind: str,
+    train_lonlat: np.ndarray,
+    seed: int = 0,
+) -> Probe:
     """A perceptron with two hidden layers of 64 on standardised features, and a penalty chosen as in the others."""
     from sklearn.neural_network import MLPClassifier, MLPRegressor
 
@@ -233,7 +268,16 @@ def mlp_probe(train_x, train_y, test_x, test_y, kind: str, train_lonlat, seed: i
     )  # fmt: skip
 
 
-def _tuned(make, penalties, train_x, train_y, test_x, test_y, kind: str, train_lonlat) -> Probe:
+def _tuned(
+    make: Callable,
+    penalties: Sequence,
+    train_x: np.ndarray,
+    train_y: np.ndarray,
+    test_x: np.ndarray,
+    test_y: np.ndarray,
+    kind: str,
+    train_lonlat: np.ndarray,
+) -> Probe:
     """A scikit-learn estimator with the penalty that inner spatial cross-validation chooses."""
     import warnings
 
@@ -267,7 +311,7 @@ def _unit(x: np.ndarray) -> np.ndarray:
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 
 
-def _votes(x, y, query, ks) -> list[np.ndarray]:
+def _votes(x: np.ndarray, y: np.ndarray, query: np.ndarray, ks: Sequence) -> list[np.ndarray]:
     """Mean targets of the k most similar rows, for each k."""
     most = min(max(ks), len(x))
     means = [np.empty((len(query), y.shape[1])) for _ in ks]
@@ -281,18 +325,18 @@ def _votes(x, y, query, ks) -> list[np.ndarray]:
     return means
 
 
-def constant_probe(train_y, test_y, kind: str) -> Probe:
+def constant_probe(train_y: np.ndarray, test_y: np.ndarray, kind: str) -> Probe:
     """The training places' mean, or their most frequent class."""
     classes, y = _encoded(train_y, kind)
     return _probe(np.repeat(y.mean(0)[None], len(test_y), 0), test_y, classes, kind, 0.0)
 
 
-def raw_coordinates(lonlat) -> np.ndarray:
+def raw_coordinates(lonlat: np.ndarray) -> np.ndarray:
     """Longitude and latitude as they are, the representation (n, 2) of the reference row of that name."""
     return np.asarray(lonlat, np.float64)
 
 
-def untrained_encoding(lonlat, degrees: int = 20) -> np.ndarray:
+def untrained_encoding(lonlat: np.ndarray, degrees: int = 20) -> np.ndarray:
     """Spherical harmonics (n, degrees**2) without a network, and without anything learned."""
     import torch
 
@@ -302,7 +346,7 @@ def untrained_encoding(lonlat, degrees: int = 20) -> np.ndarray:
     return encoding(torch.from_numpy(np.asarray(lonlat, np.float64))).numpy()
 
 
-def _encoded(y, kind: str):
+def _encoded(y: np.ndarray, kind: str) -> tuple[np.ndarray | None, np.ndarray]:
     """(classes, one-hot (n, c)) or (None, values (n, 1))."""
     if kind == "classification":
         classes, index = np.unique(np.asarray(y, str), return_inverse=True)
@@ -312,20 +356,20 @@ def _encoded(y, kind: str):
     raise ValueError(f"unknown kind {kind!r}; a probe does classification or regression")
 
 
-def _folds(lonlat, fold_km: float = FOLD_KM) -> np.ndarray:
+def _folds(lonlat: np.ndarray, fold_km: float = FOLD_KM) -> np.ndarray:
     """Fold number (n,): whole spatial blocks, dealt out at random."""
     cells, index = np.unique(blocks(lonlat, fold_km), return_inverse=True)
     deal = np.random.default_rng(0).permutation(len(cells)) % FOLDS
     return deal[index]
 
 
-def _loss(predicted, y, kind: str) -> float:
+def _loss(predicted: np.ndarray, y: np.ndarray, kind: str) -> float:
     if kind == "classification":
         return float((predicted.argmax(1) != y.argmax(1)).sum())
     return float(((predicted - y) ** 2).sum())
 
 
-def _look_around(xyz, y, query, k: int) -> np.ndarray:
+def _look_around(xyz: np.ndarray, y: np.ndarray, query: np.ndarray, k: int) -> np.ndarray:
     k = min(k, len(xyz))
     distance, index = (v.reshape(len(query), k) for v in cKDTree(xyz).query(query, k=k))
     weight = 1 / np.maximum(distance, 1e-6)
@@ -333,8 +377,8 @@ def _look_around(xyz, y, query, k: int) -> np.ndarray:
     return sum(weight[:, [j]] * y[index[:, j]] for j in range(k))
 
 
-def _probe(predicted, test_y, classes, kind: str, penalty: float) -> Probe:
-    if kind == "classification":
+def _probe(predicted: np.ndarray, test_y: np.ndarray, classes: np.ndarray | None, kind: str, penalty: float) -> Probe:
+    if classes is not None:
         test_y = np.asarray(test_y, str)
         predictions = classes[predicted.argmax(1)]
     else:
@@ -342,7 +386,7 @@ def _probe(predicted, test_y, classes, kind: str, penalty: float) -> Probe:
     return Probe(predictions, float(score(test_y, predictions, kind)), float(penalty))
 
 
-def _finite(x, what: str) -> np.ndarray:
+def _finite(x: np.ndarray, what: str) -> np.ndarray:
     x = np.asarray(x, np.float64)
     if x.ndim != 2:
         raise ValueError(f"{what} must be (n, d), not {x.shape}")

@@ -13,12 +13,17 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from geonb._coords import EARTH_RADIUS_KM, unit_xyz
 from geonb.data.splits import correlation_range_km, within
 from geonb.evaluation.tasks import Task
+
+if TYPE_CHECKING:
+    from geonb.data.store import PlaceStore
 
 BAND_DEGREES = 60.0
 REGION_BUFFER_KM = 100.0
@@ -42,7 +47,7 @@ class Protocol:
     buffer_km: float = 0.0
     fold_km: float = 500.0
 
-    def check(self, lonlat) -> None:
+    def check(self, lonlat: np.ndarray) -> None:
         """Raise ValueError if a place is in two roles of a fold, tested twice, or nearer to training than allowed."""
         tested = np.zeros(len(lonlat), int)
         for i, (train, test) in enumerate(self.folds):
@@ -59,7 +64,7 @@ class Protocol:
         if (tested > 1).any():
             raise ValueError(f"{self.name}: place {int((tested > 1).argmax())} is tested in {tested.max()} folds")
 
-    def nearest_label_km(self, lonlat) -> float:
+    def nearest_label_km(self, lonlat: ArrayLike) -> float:
         """Median great-circle distance from a test place to the nearest training place of its fold."""
         from scipy.spatial import cKDTree
 
@@ -82,7 +87,9 @@ def blocked_protocol(
     return Protocol(name, ((split == "train", split == "test"),), buffer_km, size_km)
 
 
-def continents_protocol(split: np.ndarray, lonlat, continents, buffer_km: float = REGION_BUFFER_KM) -> Protocol:
+def continents_protocol(
+    split: np.ndarray, lonlat: np.ndarray, continents: np.ndarray, buffer_km: float = REGION_BUFFER_KM
+) -> Protocol:
     """Leave one continent out: every continent with 50 places or more that pre-training has seen is a fold."""
     seen, continents = split == "train", np.asarray(continents, object)
     names, counts = np.unique(continents[seen & (continents != None)].astype(str), return_counts=True)  # noqa: E711
@@ -91,7 +98,7 @@ def continents_protocol(split: np.ndarray, lonlat, continents, buffer_km: float 
 
 
 def bands_protocol(
-    split: np.ndarray, lonlat, degrees: float = BAND_DEGREES, buffer_km: float = REGION_BUFFER_KM
+    split: np.ndarray, lonlat: np.ndarray, degrees: float = BAND_DEGREES, buffer_km: float = REGION_BUFFER_KM
 ) -> Protocol:
     """Leave one band of longitude out, 360 / ``degrees`` of them from the antimeridian eastward."""
     lonlat = np.asarray(lonlat, np.float64)
@@ -111,7 +118,7 @@ def few_labels(protocol: Protocol, n: int | None, seed: int = 0) -> Protocol:
     return Protocol(name, tuple(folds), protocol.buffer_km, protocol.fold_km)
 
 
-def block_km(store, tasks: dict[str, Task], most_km: float = 1500.0) -> tuple[float, dict[str, float]]:
+def block_km(store: PlaceStore, tasks: dict[str, Task], most_km: float = 1500.0) -> tuple[float, dict[str, float]]:
     """(Block size in km, correlation range of each task in km): blocks no smaller than any measured range.
 
     Ranges beyond ``most_km`` do not count: blocks of that size are continents, for which there is a protocol of its
@@ -125,12 +132,12 @@ def block_km(store, tasks: dict[str, Task], most_km: float = 1500.0) -> tuple[fl
     return (float(np.ceil(max(counted) / 100) * 100) if counted else 500.0), ranges
 
 
-def _region(seen, region, lonlat, buffer_km: float) -> tuple[np.ndarray, np.ndarray]:
+def _region(seen: Any, region: Any, lonlat: np.ndarray, buffer_km: float) -> tuple[np.ndarray, np.ndarray]:
     test = seen & region
     return seen & ~region & ~within(lonlat, lonlat[test], buffer_km), test
 
 
-def _mask(rows, n: int) -> np.ndarray:
+def _mask(rows: np.ndarray, n: int) -> np.ndarray:
     mask = np.zeros(n, bool)
     mask[rows] = True
     return mask

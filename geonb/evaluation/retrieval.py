@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 from geonb._coords import EARTH_RADIUS_KM, great_circle_km, unit_xyz
 
@@ -10,7 +13,9 @@ TIE = 1e-6  # cosines of float32 vectors that differ by less are equal but for r
 RADII_KM = (1, 25, 200, 750, 2500)  # street, city, region, country, continent (Hays and Efros, 2008)
 
 
-def retrieval(queries, gallery, lonlat, ks=(1, 5, 10), chunk: int = 2048) -> dict:
+def retrieval(
+    queries: ArrayLike, gallery: ArrayLike, lonlat: ArrayLike, ks: Sequence[int] = (1, 5, 10), chunk: int = 2048
+) -> dict:
     """How well query i finds gallery item i among all n items, by cosine similarity.
 
     Args:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.spatial import cKDTree
 
 from geonb._coords import EARTH_RADIUS_KM, check_lonlat, unit_xyz
@@ -11,7 +14,7 @@ from geonb.data.splits import blocks
 DRAWN_AT_ONCE = 4_000_000  # weights (draws x places) of the bootstrap held at a time; bounds the memory
 
 
-def morans_i(values, lonlat, k: int = 8) -> float:
+def morans_i(values: ArrayLike, lonlat: ArrayLike, k: int = 8) -> float:
     """Moran's I of values (n,) with equal weights on each place's k nearest neighbours on the sphere.
 
     Near 0 (exactly -1 / (n - 1) in expectation) when values know nothing of their neighbours, near 1 when
@@ -24,7 +27,9 @@ def morans_i(values, lonlat, k: int = 8) -> float:
     return _moran(deviation, neighbours)
 
 
-def morans_i_test(values, lonlat, k: int = 8, permutations: int = 99, seed: int = 0) -> tuple[float, float]:
+def morans_i_test(
+    values: ArrayLike, lonlat: ArrayLike, k: int = 8, permutations: int = 99, seed: int = 0
+) -> tuple[float, float]:
     """Moran's I, and how many standard deviations it lies above that of the same values shuffled over the places."""
     deviation, neighbours = _moran_terms(values, lonlat, k)
     rng = np.random.default_rng(seed)
@@ -33,7 +38,7 @@ def morans_i_test(values, lonlat, k: int = 8, permutations: int = 99, seed: int 
     return observed, float((observed - np.mean(shuffled)) / np.std(shuffled))
 
 
-def _moran_terms(values, lonlat, k: int) -> tuple[np.ndarray, np.ndarray]:
+def _moran_terms(values: ArrayLike, lonlat: ArrayLike, k: int) -> tuple[np.ndarray, np.ndarray]:
     values = np.asarray(values, np.float64)
     if len(values) <= k:
         raise ValueError(f"Moran's I with {k} neighbours needs more than {k} places, not {len(values)}")
@@ -53,7 +58,14 @@ def _moran(deviation: np.ndarray, neighbours: np.ndarray) -> float:
     return float((deviation * deviation[neighbours].mean(1)).sum() / (deviation**2).sum())
 
 
-def block_bootstrap(lonlat, statistic, size_km: float = 500.0, draws: int = 200, seed: int = 0, level: float = 0.95):
+def block_bootstrap(
+    lonlat: ArrayLike,
+    statistic: Callable[..., np.ndarray],
+    size_km: float = 500.0,
+    draws: int = 200,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[float, float]:
     """A percentile interval for a statistic of places, by resampling whole spatial blocks with replacement.
 
     Args:
@@ -73,14 +85,20 @@ def block_bootstrap(lonlat, statistic, size_km: float = 500.0, draws: int = 200,
     return float(low), float(high)
 
 
-def weighted_median(values, weights) -> np.ndarray:
+def weighted_median(values: ArrayLike, weights: np.ndarray) -> np.ndarray:
     """Medians (m,) of values (n,) that occur as often as weights (m, n) say; the lower one when two tie."""
     order = np.argsort(values)
     reached = np.cumsum(weights[:, order], axis=1)
     return np.asarray(values)[order][(reached >= reached[:, -1:] / 2).argmax(1)]
 
 
-def similarity_by_distance(embeddings, lonlat, edges_km, pairs: int = 200_000, seed: int = 0) -> np.ndarray:
+def similarity_by_distance(
+    embeddings: ArrayLike,
+    lonlat: Sequence | np.ndarray,
+    edges_km: Sequence | np.ndarray,
+    pairs: int = 200_000,
+    seed: int = 0,
+) -> np.ndarray:
     """Mean cosine similarity of pairs of places, by the great-circle distance between them.
 
     Args:
@@ -96,7 +114,13 @@ def similarity_by_distance(embeddings, lonlat, edges_km, pairs: int = 200_000, s
     return _bin_means(np.einsum("ij,ij->i", z[i], z[j]), bins, len(edges_km) - 1)[0]
 
 
-def variogram(values, lonlat, edges_km, pairs: int = 200_000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def variogram(
+    values: Sequence | np.ndarray,
+    lonlat: Sequence | np.ndarray,
+    edges_km: Sequence | np.ndarray,
+    pairs: int = 200_000,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
     """Semivariance of values (n,) or embeddings (n, d) by distance: half the mean squared difference of two places,
     summed over dimensions (Matheron, 1963). It rises from the nugget, what differs between coincident places, to the
     sill, the variance of places that know nothing of each other; for unit vectors it is 1 minus the mean cosine.
@@ -112,7 +136,9 @@ def variogram(values, lonlat, edges_km, pairs: int = 200_000, seed: int = 0) -> 
     return _bin_means(0.5 * ((z[i] - z[j]) ** 2).sum(1), bins, len(edges_km) - 1)
 
 
-def _pairs(lonlat, edges_km, pairs: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _pairs(
+    lonlat: Sequence | np.ndarray, edges_km: Sequence | np.ndarray, pairs: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows i and j of pairs of different places, and the distance bin of each; those outside all bins are left out."""
     edges = np.asarray(edges_km, np.float64)
     if len(edges) < 2 or (np.diff(edges) <= 0).any():
@@ -129,13 +155,13 @@ def _pairs(lonlat, edges_km, pairs: int, seed: int) -> tuple[np.ndarray, np.ndar
     return i[inside], j[inside], bins[inside]
 
 
-def _bin_means(values, bins, n: int) -> tuple[np.ndarray, np.ndarray]:
+def _bin_means(values: ArrayLike, bins: ArrayLike, n: int) -> tuple[np.ndarray, np.ndarray]:
     count = np.bincount(bins, minlength=n)
     total = np.bincount(bins, values, minlength=n)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan), count
 
 
-def checkerboard(lonlat, size_km: float) -> np.ndarray:
+def checkerboard(lonlat: ArrayLike, size_km: float) -> np.ndarray:
     """0 or 1 for each position (n, 2): the colour of its square on a sphere chequered with squares of ``size_km``.
 
     Rows are ``size_km`` high; each has an even number of squares, as wide as they are high in its middle, so colours
@@ -155,7 +181,9 @@ def checkerboard(lonlat, size_km: float) -> np.ndarray:
     return (row + column) % 2
 
 
-def checkerboard_accuracy(embed, sizes_km, n: int = 4000, seed: int = 0) -> np.ndarray:
+def checkerboard_accuracy(
+    embed: Callable[[np.ndarray], np.ndarray], sizes_km: Sequence | np.ndarray, n: int = 4000, seed: int = 0
+) -> np.ndarray:
     """Accuracy (s,) with which a linear probe of an embedding tells the colours of checkerboards of each size.
 
     It asks what patterns an embedding can hold at all, not whether it extrapolates, so 80 % of ``n`` points on land
@@ -179,7 +207,7 @@ def checkerboard_accuracy(embed, sizes_km, n: int = 4000, seed: int = 0) -> np.n
     return np.array(found)
 
 
-def resolution_km(sizes_km, accuracies, level: float = 0.75) -> float:
+def resolution_km(sizes_km: ArrayLike, accuracies: ArrayLike, level: float = 0.75) -> float:
     """The smallest square that is told with accuracy ``level``, as are all larger ones, between sizes interpolated on a
     logarithmic axis; NaN if not even the largest is."""
     order = np.argsort(sizes_km)[::-1]
@@ -194,7 +222,7 @@ def resolution_km(sizes_km, accuracies, level: float = 0.75) -> float:
     return float(np.exp(size[i - 1] + share * (size[i] - size[i - 1])))
 
 
-def alike_beyond(embeddings, lonlat, min_km: float, k: int = 50, chunk: int = 1024) -> np.ndarray:
+def alike_beyond(embeddings: ArrayLike, lonlat: ArrayLike, min_km: float, k: int = 50, chunk: int = 1024) -> np.ndarray:
     """Rows (n, k) of the k places that each place's embedding is most alike among those at least ``min_km`` away.
 
     Near places are alike to any smooth location encoder, whatever it was bound to. What it was taught beyond that shows
@@ -223,7 +251,7 @@ def alike_beyond(embeddings, lonlat, min_km: float, k: int = 50, chunk: int = 10
     return found
 
 
-def density(lonlat, has, radius_km: float = 250.0) -> np.ndarray:
+def density(lonlat: ArrayLike, has: ArrayLike, radius_km: float = 250.0) -> np.ndarray:
     """How many places that have something (a text, say: ``has``, bool (n,)) lie within a radius of each place."""
     xyz, chord = unit_xyz(lonlat), 2 * np.sin(min(radius_km / EARTH_RADIUS_KM, np.pi) / 2)
     has = np.asarray(has, bool)
@@ -232,7 +260,7 @@ def density(lonlat, has, radius_km: float = 250.0) -> np.ndarray:
     return cKDTree(xyz[has]).query_ball_point(xyz, chord, return_length=True)
 
 
-def quantile_groups(values, groups: int = 4) -> np.ndarray:
+def quantile_groups(values: ArrayLike, groups: int = 4) -> np.ndarray:
     """A label for each value (n,), "1: 0 to 12" for the lowest: groups of about equal size, equal values together."""
     values = np.asarray(values, np.float64)
     edges = np.quantile(values, np.linspace(0, 1, groups + 1)[1:-1])
@@ -244,7 +272,9 @@ def quantile_groups(values, groups: int = 4) -> np.ndarray:
     return labels
 
 
-def by_group(values, groups, lonlat, size_km: float = 500.0, least: int = 20, seed: int = 0) -> list[dict]:
+def by_group(
+    values: ArrayLike, groups: ArrayLike, lonlat: ArrayLike, size_km: float = 500.0, least: int = 20, seed: int = 0
+) -> list[dict]:
     """The mean of values (n,) (errors, or hits) in each group of places (n,), with its 95 % interval by blocks.
 
     Returns:

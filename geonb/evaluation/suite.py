@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import combinations, permutations
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from geonb import __version__
 from geonb._coords import EARTH_RADIUS_KM, check_lonlat, unit_xyz
@@ -22,12 +24,21 @@ from geonb.evaluation.retrieval import RADII_KM, retrieval
 from geonb.evaluation.spatial import block_bootstrap, morans_i_test, weighted_median
 from geonb.evaluation.tasks import TASKS
 
+if TYPE_CHECKING:
+    from geonb.model import Model
+
 SCHEMA = 3
 BLOCK_KM = 500.0
 MATCH_KM = 1.0  # an embedding from elsewhere belongs to a place that is no farther away
 
 
-def evaluate(subjects, data, out: str | Path | None = None, seed: int = 0, progress: bool = True) -> dict:
+def evaluate(
+    subjects: Sequence[str | Path] | Mapping[str, Any],
+    data: PlaceStore | str | Path,
+    out: str | Path | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> dict:
     """Probe, retrieve and measure embeddings of the places of one store; write ``out`` as a whole.
 
     One line evaluates a competitor: ``evaluate({"theirs": their_function}, "data/atlas")``, where the function takes
@@ -69,11 +80,11 @@ def evaluate(subjects, data, out: str | Path | None = None, seed: int = 0, progr
         raise ValueError("the runs have different splits, so no held-out place is new to all; evaluate them apart")
     tasks = {name: task for name, task in TASKS.items() if task.column in store.columns}
     size_km, ranges = block_km(store, tasks)
-    config = {"kind": "blocked", "size_km": size_km, "buffer_km": 50.0, "seed": seed}
+    config: dict[str, Any] = {"kind": "blocked", "size_km": size_km, "buffer_km": 50.0, "seed": seed}
     config = json.loads(splits.pop()) if splits else config
     split = split_of(store, {"split": config})
 
-    results = {
+    results: dict[str, Any] = {
         "schema": SCHEMA,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"geonb": __version__, "numpy": np.__version__, "torch": torch.__version__},
@@ -112,7 +123,8 @@ def evaluate(subjects, data, out: str | Path | None = None, seed: int = 0, progr
     cases = make_cases(store.column, tasks, protocols, results["skipped"])
 
     bar = tqdm(total=len(models) + len(others) + len(REFERENCES), desc="evaluation", unit="row", disable=not progress)
-    location, cache = {}, {}
+    location: dict[str, np.ndarray] = {}
+    cache: dict[tuple[str, str], np.ndarray] = {}
     with bar:
         for name in REFERENCES:
             results["probes"] += _probe_rows(Predictor(name, store.lonlat), cases, seed)
@@ -157,7 +169,9 @@ def _write(out: Path, results: dict) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _load_all(subjects, store: PlaceStore) -> tuple[dict, dict[str, np.ndarray]]:
+def _load_all(
+    subjects: Sequence[str | Path] | Mapping[str, Any], store: PlaceStore
+) -> tuple[dict, dict[str, np.ndarray]]:
     """(Models of runs, embeddings (places, d) from elsewhere), by name."""
     from geonb.model import load
 
@@ -180,7 +194,7 @@ def _load_all(subjects, store: PlaceStore) -> tuple[dict, dict[str, np.ndarray]]
         if isinstance(subject, str | Path):
             vectors = _read_embeddings(Path(subject), store)
         else:
-            vectors = np.asarray(subject(store.lonlat.copy()) if isinstance(subject, Callable) else subject)
+            vectors = np.asarray(subject(store.lonlat.copy()) if callable(subject) else subject)
         if vectors.ndim != 2 or len(vectors) != len(store):
             raise ValueError(f"{name}: embeddings {vectors.shape}; give ({len(store)}, d), a row for each place")
         bad = ~np.isfinite(vectors.astype(np.float64)).all(1)
@@ -226,7 +240,7 @@ def _read_embeddings(path: Path, store: PlaceStore) -> np.ndarray:
     return vectors[found]
 
 
-def _embeddings(store: PlaceStore, modality: str, model, cache: dict, progress: bool) -> np.ndarray:
+def _embeddings(store: PlaceStore, modality: str, model: Model, cache: dict, progress: bool) -> np.ndarray:
     """Embeddings of the places that have the modality. Runs that share a backbone share its features, and the time to
     load it; images that a run embeds from their pixels are read in parts."""
     from geonb.encoders.features import features
@@ -240,7 +254,7 @@ def _embeddings(store: PlaceStore, modality: str, model, cache: dict, progress: 
     return model.embed_features(modality, cache[key])
 
 
-def _training(model, store: PlaceStore) -> dict:
+def _training(model: Model, store: PlaceStore) -> dict:
     keys = ("architecture", "modalities", "steps", "batch_size", "samples_seen", "selected_step", "parameters", "seed",
             "wall_s", "device")  # fmt: skip
     manifest = model.manifest
@@ -255,7 +269,7 @@ def _probe_rows(predictor: Predictor, cases: list[Case], seed: int) -> list[dict
     return [_probe_row(predictor, case, *predictor.predict(case), seed) for case in cases]
 
 
-def _probe_row(predictor: Predictor, case: Case, predictions, penalty: float, seed: int) -> dict:
+def _probe_row(predictor: Predictor, case: Case, predictions: np.ndarray, penalty: float, seed: int) -> dict:
     kind, classification = case.task.kind, case.task.kind == "classification"
     truth, lonlat = case.truth(), predictor.lonlat[case.test]
 
@@ -303,7 +317,9 @@ def _probe_row(predictor: Predictor, case: Case, predictions, penalty: float, se
     }
 
 
-def _retrieval_rows(name, model, z: dict, store: PlaceStore, split, held_out: str, seed: int) -> list[dict]:
+def _retrieval_rows(
+    name: str, model: Model, z: dict, store: PlaceStore, split: ArrayLike, held_out: str, seed: int
+) -> list[dict]:
     rows = []
     for query, target in permutations(z, 2):
         chosen = (split == "test") & store.has(query) & store.has(target)
@@ -324,7 +340,7 @@ def _retrieval_rows(name, model, z: dict, store: PlaceStore, split, held_out: st
     return rows
 
 
-def _information_rows(name: str, z: dict, store: PlaceStore, split) -> list[dict]:
+def _information_rows(name: str, z: dict, store: PlaceStore, split: ArrayLike) -> list[dict]:
     test = split == "test"
     rows = []
     for m, vectors in z.items():

@@ -6,6 +6,7 @@ the same places, and share the draws, so that a difference is between scores of 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ class Scores:
         cases: by (seed, task, protocol).
     """
 
-    def __init__(self, grid: Grid, draws: int = DRAWS):
+    def __init__(self, grid: Grid, draws: int = DRAWS) -> None:
         from geonb.training import split_of
 
         self.store, self.grid, self.draws = PlaceStore.open(grid.data), grid, draws
@@ -115,7 +116,7 @@ class Scores:
         low, high = np.nanquantile(means, [(1 - level) / 2, (1 + level) / 2])
         return {"value": float(np.nanmean(values[:, 0])), "low": float(low), "high": float(high)}
 
-    def _over_seeds(self, key: tuple, of) -> np.ndarray:
+    def _over_seeds(self, key: tuple, of: Callable[[int], np.ndarray]) -> np.ndarray:
         if key not in self._scored:
             self._scored[key] = np.stack([of(seed) for seed in self.seeds])
         return self._scored[key]

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from html import escape
+from typing import TYPE_CHECKING
 
 from geonb.evaluation.retrieval import RADII_KM
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Table:
@@ -15,7 +19,7 @@ class Table:
         caption: what was measured, on what, and what marks mean.
     """
 
-    def __init__(self, frame, caption: str):
+    def __init__(self, frame: pd.DataFrame, caption: str) -> None:
         self.frame, self.caption = frame, caption
 
     def _repr_html_(self) -> str:
@@ -231,7 +235,7 @@ def _marks(values: dict[str, tuple]) -> dict[str, str]:
     }
 
 
-def _frame(table: dict[str, dict[str, str]]):
+def _frame(table: dict[str, dict[str, str]]) -> pd.DataFrame:
     """What was measured first, what it cost last, so that a narrow page shows the results."""
     import pandas as pd
 

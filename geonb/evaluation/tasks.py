@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from geonb.data.store import PlaceStore
 
 SCALINGS = ("none", "log10(1 + x)")
 
@@ -60,7 +64,7 @@ TASKS = {
 }
 
 
-def fact_tasks(store) -> dict[str, Task]:
+def fact_tasks(store: PlaceStore) -> dict[str, Task]:
     """Every fact that the store records, with the modalities that can tell it; {} where none is recorded.
 
     Facts that are also tasks keep their task's scaling.
