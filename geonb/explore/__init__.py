@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Any
 
 _WHERE = {
     "add_layer": "layers",
@@ -41,7 +42,7 @@ _WHERE = {
 __all__ = sorted(_WHERE)
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name in _WHERE:
         return getattr(import_module(f"geonb.explore.{_WHERE[name]}"), name)
     raise AttributeError(f"module 'geonb.explore' has no attribute {name!r}")

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from geonb.explore.layers import Layer, layer_of
+
+if TYPE_CHECKING:
+    from geonb.model import Model
 
 AT_ONCE = 50_000  # positions embedded at a time
 VALUES = 4_000_000  # written at a time
 
 
 def to_geotiff(
-    model,
-    path,
+    model: Model | str | Path,
+    path: str | Path,
     degrees: float = 0.25,
-    layer="pca",
+    layer: str | Callable[[np.ndarray], np.ndarray] = "pca",
     *,
-    place=None,
+    place: Sequence[float] | None = None,
     text: str | None = None,
     bounds: tuple[float, float, float, float] = (-180.0, -90.0, 180.0, 90.0),
     land: bool = True,
@@ -60,7 +66,8 @@ def to_geotiff(
     if not (-180 <= west < east <= 180 and -90 <= south < north <= 90):
         raise ValueError(f"bounds {bounds} must be west, south, east, north within -180, -90, 180, 90 degrees")
     drawn = layer_of(model, layer, place=place, text=text)
-    count, kind, nodata = len(drawn.bands), *(("uint8", 0) if drawn.colours else ("float32", float("nan")))
+    count = len(drawn.bands)
+    kind, nodata = ("uint8", 0) if drawn.colours else ("float32", float("nan"))
     profile = {"driver": "GTiff", "width": columns, "height": rows, "count": count, "dtype": kind, "nodata": nodata,
                "crs": "EPSG:4326", "transform": from_origin(west, north, degrees, degrees), "interleave": "band",
                "photometric": "RGB" if drawn.colours else "MINISBLACK", "BIGTIFF": "IF_SAFER"}  # fmt: skip
@@ -89,7 +96,7 @@ def to_geotiff(
     return path
 
 
-def to_geoparquet(model, path, size_km: float = 110.0, progress: bool = True) -> int:
+def to_geoparquet(model: Model | str | Path, path: str | Path, size_km: float = 110.0, progress: bool = True) -> int:
     """Write the embeddings of all land as GeoParquet, a row an equal-area cell; returns how many.
 
     Columns: ``cell`` (as :func:`geonb.data.splits.blocks` numbers them), ``land_share`` of the cell, ``geometry`` (the
@@ -143,7 +150,7 @@ def _pixels(low: float, high: float, degrees: float) -> int:
     return count
 
 
-def _block(model, layer: Layer, lon: np.ndarray, lat: np.ndarray, land: bool) -> np.ndarray:
+def _block(model: Model, layer: Layer, lon: np.ndarray, lat: np.ndarray, land: bool) -> np.ndarray:
     """Rows of pixels (bands, rows, columns), ready to be written."""
     from geonb.data.sampling import on_land
 
@@ -158,7 +165,7 @@ def _block(model, layer: Layer, lon: np.ndarray, lat: np.ndarray, land: bool) ->
     return block.T.reshape(len(layer.bands), len(lat), len(lon))
 
 
-def _tags(model, name: str, layer: Layer, degrees: float) -> dict[str, str]:
+def _tags(model: Model, name: str, layer: Layer, degrees: float) -> dict[str, str]:
     from geonb import __version__
 
     data = model.manifest.get("data", {})
@@ -179,7 +186,7 @@ def _tags(model, name: str, layer: Layer, degrees: float) -> dict[str, str]:
     }
 
 
-def _boxes(west, south, east, north) -> list[bytes]:
+def _boxes(west: ArrayLike, south: ArrayLike, east: ArrayLike, north: ArrayLike) -> list[bytes]:
     """Boxes as well-known binary polygons, counter-clockwise."""
     head = np.frombuffer(b"\x01" + np.array([3, 1, 5], "<u4").tobytes(), np.uint8)
     corners = np.stack([west, south, east, south, east, north, west, north, west, south], 1).astype("<f8")

@@ -7,14 +7,21 @@ import hashlib
 import io
 import json
 import re
+from collections.abc import Sequence
 from functools import cache
 from html import escape
 from importlib.resources import files
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from geonb._coords import check_lonlat
 from geonb.explore.linked import PALETTE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as MatplotlibFigure
 
 __all__ = ["PALETTE", "Figure", "coverage_map", "image_grid", "scatter_map", "themed", "world_axes"]
 
@@ -24,14 +31,14 @@ MISSING = "#9aa0a6"
 class Figure:
     """Inline HTML with a text alternative; shows itself in notebooks and in the book."""
 
-    def __init__(self, html: str, alt: str):
+    def __init__(self, html: str, alt: str) -> None:
         self.html, self.alt = html, alt
 
     def _repr_html_(self) -> str:
         return self.html
 
 
-def themed(fig, alt: str) -> Figure:
+def themed(fig: MatplotlibFigure, alt: str) -> Figure:
     """A Matplotlib figure as inline SVG whose black ink takes the colour of the page's text.
 
     Args:
@@ -66,7 +73,7 @@ def land_rings() -> list[np.ndarray]:
     return [np.array(ring, np.float64).reshape(-1, 2) for ring in rings]
 
 
-def equal_earth_xy(lonlat) -> np.ndarray:
+def equal_earth_xy(lonlat: ArrayLike) -> np.ndarray:
     """Equal Earth coordinates (n, 2), x in [-1, 1]: areas on the map are in proportion to areas on Earth."""
     import torch
 
@@ -75,7 +82,7 @@ def equal_earth_xy(lonlat) -> np.ndarray:
     return equal_earth(torch.from_numpy(np.asarray(lonlat, np.float64))).numpy()
 
 
-def world_axes(figsize: tuple[float, float] = (5.4, 2.9)):
+def world_axes(figsize: tuple[float, float] = (5.4, 2.9)) -> tuple[MatplotlibFigure, Axes]:
     """A Matplotlib figure and axes with land in the Equal Earth projection; plot :func:`equal_earth_xy` on it."""
     import matplotlib.pyplot as plt
     from matplotlib.collections import PolyCollection
@@ -95,7 +102,15 @@ def world_axes(figsize: tuple[float, float] = (5.4, 2.9)):
     return fig, ax
 
 
-def scatter_map(lonlat, values, title: str, units: str, alt: str, size: float = 2.0, limits=None) -> Figure:
+def scatter_map(
+    lonlat: ArrayLike,
+    values: ArrayLike,
+    title: str,
+    units: str,
+    alt: str,
+    size: float = 2.0,
+    limits: tuple[float, float] | None = None,
+) -> Figure:
     """Places on an equal-area world map, coloured by numbers, by classes, or by colours given as (n, 3).
 
     Args:
@@ -111,7 +126,7 @@ def scatter_map(lonlat, values, title: str, units: str, alt: str, size: float = 
         raise ValueError(f"{len(lonlat)} positions and {len(values)} values do not match")
     fig, ax = world_axes()
     x, y = equal_earth_xy(lonlat).T
-    dots = {"s": size, "lw": 0, "rasterized": True}
+    dots: dict[str, Any] = {"s": size, "lw": 0, "rasterized": True}
     if values.ndim == 2:
         ax.scatter(x, y, c=values, **dots)
     elif values.dtype.kind in "fiub":
@@ -138,7 +153,7 @@ def scatter_map(lonlat, values, title: str, units: str, alt: str, size: float = 
 
 
 def coverage_map(
-    lonlat, size_km: float = 200.0, title: str = "", units: str = "places in a cell", alt: str = ""
+    lonlat: ArrayLike, size_km: float = 200.0, title: str = "", units: str = "places in a cell", alt: str = ""
 ) -> Figure:
     """Where places are and where none are: equal-area cells coloured by how many they hold, land without any in grey.
 
@@ -179,7 +194,7 @@ def coverage_map(
     return themed(fig, alt)
 
 
-def _outlines(cells, size_km: float) -> np.ndarray:
+def _outlines(cells: ArrayLike, size_km: float) -> np.ndarray:
     """Outlines (n, 18, 2) of equal-area cells on the map of :func:`equal_earth_xy`."""
     from geonb.data.sampling import cell_bounds
 
@@ -190,7 +205,9 @@ def _outlines(cells, size_km: float) -> np.ndarray:
     return equal_earth_xy(ring.reshape(-1, 2)).reshape(ring.shape)
 
 
-def image_grid(images, captions, alt: str, columns: int = 6, pixels: int = 128) -> Figure:
+def image_grid(
+    images: Sequence[np.ndarray] | np.ndarray, captions: Sequence[str], alt: str, columns: int = 6, pixels: int = 128
+) -> Figure:
     """RGB chips in a grid with a caption below each.
 
     Args:

@@ -6,11 +6,16 @@ import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from geonb._coords import check_lonlat
 from geonb.explore.linked import PALETTE, _asset, _pack, safe_json, write_page
+
+if TYPE_CHECKING:
+    from geonb.explore.projection import Scores, Stability
 
 MISSING = "#9aa0a6"
 
@@ -41,14 +46,14 @@ STYLE = (
 class FrameSlider:
     """The slider as HTML; shows itself in notebooks and in the book. Made by :func:`frame_slider`."""
 
-    def __init__(self, html: str):
+    def __init__(self, html: str) -> None:
         self.html = html
 
     def _repr_html_(self) -> str:
         return self.html
 
 
-def frame_slider(frames, labels, alts, name: str = "Frame") -> FrameSlider:
+def frame_slider(frames: Sequence, labels: Sequence, alts: Sequence[str], name: str = "Frame") -> FrameSlider:
     """Show one of several pictures by a slider: pointer, touch and arrow keys, no kernel and no network.
 
     Args:
@@ -80,7 +85,7 @@ def frame_slider(frames, labels, alts, name: str = "Frame") -> FrameSlider:
     )
 
 
-def _picture(frame, alt: str) -> str:
+def _picture(frame: Any, alt: str) -> str:
     if hasattr(frame, "_repr_html_"):
         return frame._repr_html_()
     if isinstance(frame, str):
@@ -108,7 +113,7 @@ class ProjectionView:
         data: what the page gets, as JSON.
     """
 
-    def __init__(self, data: dict, frames: list[dict], pca, stability: dict, rows: np.ndarray):
+    def __init__(self, data: dict, frames: list[dict], pca: Scores, stability: dict, rows: np.ndarray) -> None:
         self.data, self.frames, self.pca, self.stability, self.rows = data, frames, pca, stability, rows
 
     def to_html(self) -> str:
@@ -122,17 +127,17 @@ class ProjectionView:
     def _repr_html_(self) -> str:
         return self.to_html()
 
-    def save(self, path, title: str = "UMAP beside PCA") -> Path:
+    def save(self, path: str | Path, title: str = "UMAP beside PCA") -> Path:
         """Write a page that opens from the disk, without a network. Returns its path."""
         return write_page(path, title, f"<h1>{escape(title)}</h1>{self.to_html()}")
 
 
 def projection_view(
-    embeddings,
-    lonlat,
+    embeddings: ArrayLike,
+    lonlat: ArrayLike,
     color: Mapping | None = None,
     *,
-    hover=None,
+    hover: Sequence | None = None,
     units: Mapping | None = None,
     neighbors: Sequence[int] = (5, 15, 50),
     min_dist: Sequence[float] = (0.0, 0.1, 0.5),
@@ -183,7 +188,9 @@ def projection_view(
     z = z[chosen]
     near = nearest_by_cosine(z, min(max(neighbors), len(z) - 1))
     flat = fit_projection(z, "pca")
-    lie_on, frames, planes = flat.xy, [], {}
+    lie_on = flat.xy
+    frames: list[dict] = []
+    planes: dict[tuple[int, float], list[np.ndarray]] = {}
     settings = list(product(neighbors, min_dist, seeds))
     for count, spread, seed in tqdm(settings, desc="projecting", disable=not progress):
         xy = fit_projection(z, "umap", seed, count, spread, init, epochs, near).xy
@@ -235,14 +242,14 @@ def projection_view(
     return ProjectionView(data, frames, pca, stable, chosen)
 
 
-def _scores_text(scores) -> str:
+def _scores_text(scores: Scores) -> str:
     return (
         f"trustworthiness {scores.trustworthiness:.3f}\nneighbours kept {scores.kept:.0%}\n"
         f"distances (rank corr.) {scores.distances:.2f}"
     )
 
 
-def _stable_text(found) -> str:
+def _stable_text(found: Stability | None) -> str:
     if found is None:
         return ""
     return f"{len(found.seeds)} seeds: {found.overlap:.0%} of neighbours stay, Procrustes {found.disparity:.2f}"
@@ -257,7 +264,7 @@ def _plane(xy: np.ndarray, centre: bool = True) -> str:
     return _pack(np.rint((np.clip(xy, -1, 1) + 1) * 32767.5), "<u2")
 
 
-def _colour_column(name: str, values, rows: np.ndarray, units: str | None) -> dict:
+def _colour_column(name: str, values: np.ndarray, rows: np.ndarray, units: str | None) -> dict:
     """A byte a place: a step of viridis, or one of nine labels, others, or unknown; the last colour is for no value."""
     values = values if isinstance(values, np.ndarray) else np.array(list(values), object)
     values = values[rows]

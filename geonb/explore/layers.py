@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from geonb._coords import check_lonlat
+
+if TYPE_CHECKING:
+    import folium
+
+    from geonb.model import Model
 
 LAYERS = ("pca", "similarity", "embedding")
 FITTED = 20_000  # places on land, even by area, that principal components and colour scales are taken from
@@ -33,12 +40,18 @@ class Layer:
     bands: tuple[str, ...]
     colours: bool = False
 
-    def __call__(self, embeddings) -> np.ndarray:
+    def __call__(self, embeddings: np.ndarray) -> np.ndarray:
         values = np.asarray(self.of(embeddings))
         return values[:, None] if values.ndim == 1 else values
 
 
-def layer_of(model, layer="pca", *, place=None, text: str | None = None) -> Layer:
+def layer_of(
+    model: Model,
+    layer: str | Callable[[np.ndarray], np.ndarray] = "pca",
+    *,
+    place: Sequence[float] | None = None,
+    text: str | None = None,
+) -> Layer:
     """A layer by its name, for a model.
 
     Args:
@@ -77,7 +90,7 @@ def layer_of(model, layer="pca", *, place=None, text: str | None = None) -> Laye
             raise ValueError("the text is empty; write what to look for")
         target, title = model.embed_texts([text])[0], f"similarity to the words “{text}”"
     else:
-        ((lon, lat),) = check_lonlat([place])
+        ((lon, lat),) = check_lonlat(np.asarray([place]))
         target, title = model.embed_locations([(lon, lat)])[0], f"similarity to the place at {lon:.3f}, {lat:.3f}"
     return Layer(lambda z: z @ target, title, "cosine", ("similarity",))
 
@@ -115,7 +128,7 @@ class LandGrid:
         model: its model. lonlat: positions (n, 2) of pixels on land. z: their embeddings float32 (n, d).
     """
 
-    def __init__(self, model, width: int = 480, progress: bool = False):
+    def __init__(self, model: Model, width: int = 480, progress: bool = False) -> None:
         """Embed about ``width`` squared / 4 positions; 480 is a pixel of 83 km at the equator."""
         from geonb.data.sampling import on_land
 
@@ -152,7 +165,7 @@ class LandGrid:
         return LayerImage(rgba, ((SOUTH, -180.0), (NORTH, 180.0)), title, self.lonlat, values)
 
 
-def add_layer(world, image: LayerImage, opacity: float = 0.8, show: bool = True):
+def add_layer(world: folium.Map, image: LayerImage, opacity: float = 0.8, show: bool = True) -> folium.Map:
     """Lay a picture of a layer over a folium map (:func:`geonb.explore.maps.offline_map`); returns the map."""
     from folium.raster_layers import ImageOverlay
 
@@ -163,7 +176,7 @@ def add_layer(world, image: LayerImage, opacity: float = 0.8, show: bool = True)
     return world
 
 
-def error_colours(values, limit: float | None = None) -> list[str]:
+def error_colours(values: ArrayLike, limit: float | None = None) -> list[str]:
     """Errors, predicted less true, as CSS colours: blue too low, red too high, grey none; for ``add_points``.
 
     Args:

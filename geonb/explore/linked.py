@@ -8,12 +8,15 @@ import json
 import os
 import tempfile
 import zlib
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from html import escape
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from geonb._coords import check_lonlat
 
@@ -34,7 +37,7 @@ LOG_RATIO = 100  # positive values spread over more than this ratio get a logari
 class LinkedView:
     """The view as HTML; shows itself in notebooks and in the book. Made by :func:`linked_view`."""
 
-    def __init__(self, data: dict):
+    def __init__(self, data: dict) -> None:
         self.data = data
 
     def to_html(self) -> str:
@@ -55,24 +58,24 @@ class LinkedView:
         weights = {name: len(safe_json(self.data[key])) if self.data[key] else 0 for name, key in parts.items()}
         return {"page": len(self.to_html().encode()), **weights}
 
-    def save(self, path, title: str = "Linked map and embedding") -> Path:
+    def save(self, path: str | Path, title: str = "Linked map and embedding") -> Path:
         """Write a page that opens from the disk, without a network. Returns its path."""
         return write_page(path, title, f"<h1>{escape(title)}</h1>{self.to_html()}")
 
 
 def linked_view(
-    lonlat,
-    xy,
+    lonlat: ArrayLike,
+    xy: ArrayLike,
     color: dict | None = None,
-    hover=None,
+    hover: Sequence | None = None,
     titles: tuple[str, str] = ("Embedding", "Map"),
     alt: tuple[str, str] = ("", ""),
     units: dict | None = None,
     *,
     about: dict | None = None,
-    images=None,
-    image_rows=None,
-    simulated=(),
+    images: np.ndarray | Callable[[np.ndarray], np.ndarray] | None = None,
+    image_rows: ArrayLike | None = None,
+    simulated: Iterable[str] = (),
 ) -> LinkedView:
     """Places on an Equal Earth map and in a plane, selected together by a box, a lasso or the keyboard.
 
@@ -135,13 +138,13 @@ def linked_view(
     return LinkedView(data)
 
 
-def safe_json(data) -> str:
+def safe_json(data: Any) -> str:
     """JSON that can stand in a ``script`` element: ASCII alone, and no character that could end the element."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def write_page(path, title: str, body: str) -> Path:
+def write_page(path: str | Path, title: str, body: str) -> Path:
     """Write a page of its own (``body`` is trusted HTML) in one step, so that none is ever half-written."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -163,11 +166,11 @@ def write_page(path, title: str, body: str) -> Path:
     return path
 
 
-def _units(units) -> str:
+def _units(units: Any) -> str:
     return "" if units in (None, "1") else str(units)  # "1" is a number without units
 
 
-def _column(name: str, values, n: int, units: str) -> dict:
+def _column(name: str, values: np.ndarray, n: int, units: str) -> dict:
     values = values if isinstance(values, np.ndarray) else np.array(list(values), object)
     if values.shape != (n,):
         raise ValueError(f"color {name!r} has shape {values.shape} for {n} places")
@@ -177,11 +180,11 @@ def _column(name: str, values, n: int, units: str) -> dict:
     return _numbers(name, values, units) if numbers else _categories(name, values, units)
 
 
-def _is_number(value) -> bool:
+def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
 
 
-def _numbers(name: str, values, units: str) -> dict:
+def _numbers(name: str, values: Sequence | np.ndarray, units: str) -> dict:
     values = np.array([np.nan if v is None else v for v in values], np.float64)
     if np.isinf(values).any():
         raise ValueError(f"color {name!r}, row {np.flatnonzero(np.isinf(values))[0]}: infinite")
@@ -206,7 +209,7 @@ def _pack_numbers(values: np.ndarray, known: np.ndarray) -> dict:
     return {"type": "f4", "data": _pack(values, "<f4")}
 
 
-def _categories(name: str, values, units: str) -> dict:
+def _categories(name: str, values: np.ndarray, units: str) -> dict:
     labels = ["unknown" if v is None or v != v else str(v) for v in values.tolist()]
     names, codes, counts = np.unique(np.array(labels, object), return_inverse=True, return_counts=True)
     known = [i for i in np.argsort(-counts, kind="stable") if names[i] != "unknown"]
@@ -237,7 +240,7 @@ def shorten(text: str, characters: int) -> str:
     return text if len(text) <= characters else text[: characters - 1].rstrip() + "…"
 
 
-def _sprite(images, rows, n: int) -> dict:
+def _sprite(images: Any, rows: ArrayLike | None, n: int) -> dict:
     rows = np.asarray([] if rows is None else rows, np.int64)
     if rows.ndim != 1 or len(rows) == 0 or rows.min() < 0 or rows.max() >= n or len(np.unique(rows)) < len(rows):
         raise ValueError(f"image_rows must be different numbers from 0 to {n - 1}, one a picture and at least one")
@@ -260,7 +263,7 @@ def _sprite(images, rows, n: int) -> dict:
             "across": across, "count": len(taken), "total": len(rows)}  # fmt: skip
 
 
-def _pack(values, dtype: str) -> str:
+def _pack(values: ArrayLike, dtype: str) -> str:
     return base64.b64encode(np.asarray(values).astype(dtype).tobytes()).decode()
 
 

@@ -4,16 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from geonb._coords import check_lonlat
 from geonb.explore.linked import PALETTE
 
+if TYPE_CHECKING:
+    import ipyleaflet
+    import leafmap
+
+    from geonb.explore.layers import LayerImage
+
 MOST_POINTS = 20_000  # drawn by the browser one by one
 
 
-def live_map(lonlat, labels=None, *, color: str | Sequence[str] = PALETTE[0], tiles=(), height: str = "480px"):
+def live_map(
+    lonlat: ArrayLike,
+    labels: Sequence | None = None,
+    *,
+    color: str | Sequence[str] = PALETTE[0],
+    tiles: Sequence[tuple[str, str, str]] = (),
+    height: str = "480px",
+) -> leafmap.Map:
     """A leafmap map with places as points and the label of the place that was clicked below it.
 
     Args:
@@ -78,7 +93,7 @@ def live_map(lonlat, labels=None, *, color: str | Sequence[str] = PALETTE[0], ti
     return world
 
 
-def add_live_layer(world, image, opacity: float = 0.8):
+def add_live_layer(world: leafmap.Map, image: LayerImage, opacity: float = 0.8) -> ipyleaflet.ImageOverlay:
     """Lay a picture of a layer (:meth:`geonb.explore.layers.LandGrid.image`) over a leafmap map; returns the overlay.
 
     Give the overlay another ``url`` and ``name`` to repaint it.

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Sequence
 from functools import cache
 from html import escape
 from importlib.resources import files
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from geonb._coords import check_lonlat
 from geonb.explore.linked import PALETTE, safe_json
+
+if TYPE_CHECKING:
+    import folium
 
 POINTS = """
 {% macro script(this, kwargs) %}
@@ -30,7 +36,13 @@ POINTS = """
 SEA, LAND, SHORE = "#edf2f6", "#d3dae0", "#9aa6b1"
 
 
-def offline_map(center=(0.0, 20.0), zoom: int = 2, height: int = 420, alt: str = "Interactive map", tiles: bool = True):
+def offline_map(
+    center: tuple[float, float] = (0.0, 20.0),
+    zoom: int = 2,
+    height: int = 420,
+    alt: str = "Interactive map",
+    tiles: bool = True,
+) -> folium.Map:
     """A folium map over Natural Earth land that needs no network.
 
     Args:
@@ -65,7 +77,13 @@ def offline_map(center=(0.0, 20.0), zoom: int = 2, height: int = 420, alt: str =
     return world
 
 
-def add_points(world, lonlat, labels=None, color=None, radius: float = 5):
+def add_points(
+    world: folium.Map,
+    lonlat: ArrayLike,
+    labels: Sequence | None = None,
+    color: str | Sequence[str] | None = None,
+    radius: float = 5,
+) -> folium.Map:
     """Add places to a map as circles; returns the map.
 
     Args:
@@ -102,7 +120,7 @@ def _points_class():
 
         _template = Template(POINTS)
 
-        def __init__(self, points: str, radius: float):
+        def __init__(self, points: str, radius: float) -> None:
             super().__init__()
             self.points, self.radius = points, radius
 
@@ -127,7 +145,7 @@ def _map_class():
                     self._children.move_to_end(name)
             super().render(**kwargs)
 
-        def _repr_html_(self, **kwargs) -> str:
+        def _repr_html_(self, **kwargs: Any) -> str:
             page = escape(self.get_root().render(**kwargs))
             return (
                 f'<iframe title="{escape(self.alt)}" loading="lazy" srcdoc="{page}" width="100%" '

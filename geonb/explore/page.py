@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 import geonb
 from geonb.data.attribution import attribution
@@ -14,12 +16,15 @@ from geonb.data.store import PlaceStore
 from geonb.explore.linked import MODALITIES, TEXT_CHARACTERS, linked_view, shorten, write_page
 from geonb.explore.projection import project
 
+if TYPE_CHECKING:
+    from geonb.model import Model
+
 ALL_TEXT = 20_000_000  # characters in a page; with more texts each is cut shorter
 CLUSTERS = 8
 FIRST = ("climate", "continent", "country", "elevation_m")  # the first of these that the store has colours the page
 
 
-def explore_page(run, data, out, seed: int = 0, progress: bool = True) -> Path:
+def explore_page(run: str | Path, data: str | Path, out: str | Path, seed: int = 0, progress: bool = True) -> Path:
     """Embed every place of a store by its position and write a page to explore the embedding space.
 
     Args:
@@ -87,7 +92,7 @@ def _about(store: PlaceStore) -> dict[str, list] | None:
     if len(rows) == 0:
         return None
     characters = max(80, min(TEXT_CHARACTERS, ALL_TEXT // len(rows)))
-    about = {"text": [shorten(text, characters) for text in store.texts(rows)]}
+    about: dict[str, list] = {"text": [shorten(text, characters) for text in store.texts(rows)]}
     for name, column in (("url", "url"), ("license", "license"), ("creator", "source")):
         about[name] = store.text_column(column, rows)
     about |= {name: [None] * len(rows) for name in ("license_url", "changes")}
@@ -96,7 +101,7 @@ def _about(store: PlaceStore) -> dict[str, list] | None:
         i = position[credit["place_id"]]
         for name in ("license", "license_url", "creator", "changes"):
             about[name][i] = credit[name] or about[name][i]
-    spread = {}
+    spread: dict[str, list] = {}
     for name, values in about.items():
         spread[name] = [None] * len(store)
         for row, value in zip(rows.tolist(), values, strict=True):
@@ -104,7 +109,7 @@ def _about(store: PlaceStore) -> dict[str, list] | None:
     return spread
 
 
-def clusters(embeddings, count: int = CLUSTERS, seed: int = 0, steps: int = 25) -> np.ndarray:
+def clusters(embeddings: ArrayLike, count: int = CLUSTERS, seed: int = 0, steps: int = 25) -> np.ndarray:
     """Names of clusters, "cluster 1" the largest, of unit vectors (n, d): k-means by the cosine.
 
     Centres start by k-means++ (Arthur and Vassilvitskii, 2007) from the seed, on at most 20,000 of the vectors.
@@ -131,7 +136,7 @@ def clusters(embeddings, count: int = CLUSTERS, seed: int = 0, steps: int = 25) 
     return np.array([f"cluster {c + 1}" for c in rank], object)[nearest]
 
 
-def _body(run: Path, model, store: PlaceStore, seed: int, view: str) -> str:
+def _body(run: Path, model: Model, store: PlaceStore, seed: int, view: str) -> str:
     simulated = [m for m in MODALITIES if store.simulated(m)]
     notice = ""
     if simulated:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import warnings
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from geonb._coords import EARTH_RADIUS_KM, check_lonlat, unit_xyz
 from geonb.explore.linked import PALETTE, _asset, _land, _pack, safe_json, write_page
+
+if TYPE_CHECKING:
+    from geonb.model import Model
 
 CELLS_KM = 110.0  # 12,165 cells that are at least half land
 BUDGET = 1_500_000  # bytes of one model in the page, base64 included
@@ -38,7 +43,7 @@ class PlanetView:
             places and queries tried) and ``max_error`` (the largest difference of two similarities).
     """
 
-    def __init__(self, data: dict, models: list[dict]):
+    def __init__(self, data: dict, models: list[dict]) -> None:
         self.data, self.models = data, models
 
     def to_html(self) -> str:
@@ -52,7 +57,7 @@ class PlanetView:
     def _repr_html_(self) -> str:
         return self.to_html()
 
-    def save(self, path, title: str = "Ask the planet") -> Path:
+    def save(self, path: str | Path, title: str = "Ask the planet") -> Path:
         """Write a page that opens from the disk, without a network. Returns its path."""
         return write_page(path, title, f"<h1>{escape(title)}</h1>{self.to_html()}")
 
@@ -149,7 +154,13 @@ def planet_view(
     return PlanetView(data, [found for _, found in encoded])
 
 
-def ask_map(model, sentence: str | Sequence[str], *, progress: bool = False, **options) -> PlanetView:
+def ask_map(
+    model: Model | str | Path | Mapping[str, Model | str | Path],
+    sentence: str | Sequence[str],
+    *,
+    progress: bool = False,
+    **options: Any,
+) -> PlanetView:
     """Where on land one sentence, or each of a few, fits: the maps of :func:`planet_view` for words of your own.
 
     Args:
@@ -164,12 +175,16 @@ def ask_map(model, sentence: str | Sequence[str], *, progress: bool = False, **o
     if not isinstance(model, Mapping):
         model = _loaded(model)
         model = {model.manifest["architecture"]: model}
-    return planet_view(
-        model, **{"show": ("ask",), "queries": sentences, "query": sentences[0], "progress": progress} | options
-    )
+    asked: dict[str, Any] = {
+        "show": ("ask",),
+        "queries": sentences,
+        "query": sentences[0],
+        "progress": progress,
+    } | options
+    return planet_view(model, **asked)
 
 
-def zonal_kernel(degrees: int, angles, decay: float = 0.0) -> np.ndarray:
+def zonal_kernel(degrees: int, angles: ArrayLike, decay: float = 0.0) -> np.ndarray:
     """Cosine similarity of two positions ``angles`` (radians) apart under untrained spherical harmonics.
 
     By the addition theorem it depends on the angle alone: the sum of w_l² (2l + 1) P_l(cos angle) over the degrees
@@ -192,7 +207,7 @@ def _loaded(model):
     return model
 
 
-def _groups(queries) -> dict[str, list[str]]:
+def _groups(queries: Any) -> dict[str, list[str]]:
     if queries is None:
         return vocabulary()
     groups = queries if isinstance(queries, Mapping) else {"": queries}
@@ -222,7 +237,7 @@ def _cells(size_km: float) -> tuple[np.ndarray, np.ndarray]:
     return cells, np.stack([(west + east) / 2, middle], 1)
 
 
-def _names(lonlat, size_km: float) -> dict:
+def _names(lonlat: ArrayLike, size_km: float) -> dict:
     """What each cell is called: its country, and its largest town; where it has none, the nearest, if one is near."""
     from scipy.spatial import cKDTree
 
@@ -246,15 +261,15 @@ def _names(lonlat, size_km: float) -> dict:
             "countries": countries.tolist(), "country": _pack(country_of, "<u2")}  # fmt: skip
 
 
-def _simulated(models) -> list[str]:
-    found = {}
+def _simulated(models: Iterable[Model]) -> list[str]:
+    found: dict[str, bool] = {}
     for model in models:
         found |= {m: True for m, s in model.manifest.get("data", {}).get("simulated", {}).items() if s}
     names = {"location": "positions", "text": "texts", "image": "images"}
     return [names.get(m, m) for m in ("text", "image", "location") if m in found]
 
 
-def embed_queries(model, queries: Sequence[str]) -> np.ndarray:
+def embed_queries(model: Model, queries: Sequence[str]) -> np.ndarray:
     """Unit vectors (n, d) of queries; what the text backbone makes of them is kept for the next model that asks."""
     queries = list(queries)
     backbone = model.backbone("text")
@@ -279,8 +294,8 @@ def _compress(z: np.ndarray, words: np.ndarray | None, seed: int) -> tuple[dict,
         u = words.astype(np.float64) @ basis
         word_step = np.abs(u).max() / 127
         v = np.rint(u / word_step).astype(np.int8)
-    some = [] if words is None else np.random.default_rng(seed).choice(len(v), min(200, len(v)), replace=False)
-    truth = [] if words is None else words[some].astype(np.float64) @ z.T
+    some: Any = [] if words is None else np.random.default_rng(seed).choice(len(v), min(200, len(v)), replace=False)
+    truth: Any = [] if words is None else words[some].astype(np.float64) @ z.T
 
     def fidelity(k: int) -> tuple[float, float]:
         """Least rank correlation and largest error of similarities of cells, and of queries, with cells."""
@@ -296,7 +311,7 @@ def _compress(z: np.ndarray, words: np.ndarray | None, seed: int) -> tuple[dict,
     at = next((i for i, k in enumerate(sizes) if fidelity(k)[0] > 0.99), len(sizes) - 1)
     while True:
         k = sizes[at]
-        sent = {"vectors": _deflate(q[:, :k]), "words": None if words is None else _deflate(v[:, :k])}
+        sent: dict[str, Any] = {"vectors": _deflate(q[:, :k]), "words": None if words is None else _deflate(v[:, :k])}
         size = len(sent["vectors"]) + len(sent["words"] or "")
         if size <= BUDGET or at == 0:
             break
@@ -344,13 +359,13 @@ def _untrained(degrees: int, seed: int) -> list[float | None]:
     )
 
 
-def _checkerboard(embed, seed: int) -> np.ndarray:
+def _checkerboard(embed: Callable[[np.ndarray], np.ndarray], seed: int) -> np.ndarray:
     from geonb.evaluation.spatial import checkerboard_accuracy
 
     return checkerboard_accuracy(embed, SIZES_KM, seed=seed)
 
 
-def _scales(model, lonlat, seed: int) -> dict:
+def _scales(model: Model, lonlat: ArrayLike, seed: int) -> dict:
     """How a model's similarity falls with distance, and which checkerboards a probe of it can tell."""
     from geonb.data.sampling import land_points, on_land, points_around
     from geonb.evaluation.spatial import resolution_km, similarity_by_distance
@@ -368,7 +383,7 @@ def _scales(model, lonlat, seed: int) -> dict:
             "checker": _rounded(accuracy), "resolution": None if np.isnan(resolved) else round(resolved)}  # fmt: skip
 
 
-def half_width_km(km, similarity, level: float) -> float:
+def half_width_km(km: ArrayLike, similarity: ArrayLike, level: float) -> float:
     """The distance at which a curve first falls below ``level``, interpolated on a logarithmic axis; NaN if never."""
     known = ~np.isnan(similarity)
     x, y = np.log(np.asarray(km)[known]), np.asarray(similarity)[known]
@@ -379,5 +394,5 @@ def half_width_km(km, similarity, level: float) -> float:
     return float(np.exp(x[i - 1] + (y[i - 1] - level) / (y[i - 1] - y[i]) * (x[i] - x[i - 1])))
 
 
-def _rounded(values) -> list[float | None]:
+def _rounded(values: np.ndarray) -> list[float | None]:
     return [None if np.isnan(v) else round(float(v), 4) for v in values]

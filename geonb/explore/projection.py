@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
+
+if TYPE_CHECKING:
+    import torch
 
 EXACT = 20_000  # rows up to which all pairs are compared to find neighbours
 RECALL = 0.98  # of true neighbours that must be found beyond that, measured on CHECKED rows
@@ -84,11 +89,11 @@ class Projection:
         recall: share of true nearest neighbours that the search found, measured; 1 where all pairs were compared.
     """
 
-    def __init__(self, method: str, embeddings: np.ndarray, xy: np.ndarray, recall: float, fitted):
+    def __init__(self, method: str, embeddings: np.ndarray, xy: np.ndarray, recall: float, fitted: Any) -> None:
         self.method, self.xy, self.recall = method, xy, recall
         self._embeddings, self._fitted = embeddings, fitted
 
-    def transform(self, embeddings) -> np.ndarray:
+    def transform(self, embeddings: ArrayLike) -> np.ndarray:
         """New embeddings (m, d) -> float32 (m, 2) in the same plane; the plane itself does not move.
 
         Raises:
@@ -112,7 +117,7 @@ class Projection:
 
 
 def project(
-    embeddings,
+    embeddings: ArrayLike,
     method: str = "umap",
     seed: int = 0,
     neighbors: int = 15,
@@ -125,7 +130,7 @@ def project(
 
 
 def fit_projection(
-    embeddings,
+    embeddings: ArrayLike,
     method: str = "umap",
     seed: int = 0,
     neighbors: int = 15,
@@ -188,10 +193,10 @@ class _Search:
 
     _angular_trees = False
 
-    def __init__(self, z: np.ndarray):
+    def __init__(self, z: np.ndarray) -> None:
         self.z = z
 
-    def query(self, rows, k: int, epsilon: float) -> tuple[np.ndarray, np.ndarray]:
+    def query(self, rows: Any, k: int, epsilon: float) -> tuple[np.ndarray, np.ndarray]:
         import torch
 
         z, found = torch.from_numpy(self.z), []
@@ -201,7 +206,7 @@ class _Search:
         return indices.numpy().astype(np.int32), (1 - cosine).clamp(min=0).numpy()
 
 
-def nearest_by_cosine(embeddings, k: int, chunk: int = 2048, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def nearest_by_cosine(embeddings: ArrayLike, k: int, chunk: int = 2048, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """The k nearest rows of each row, itself first: indices int64 (n, k) and distances 1 - cosine, float32 (n, k).
 
     Up to 20,000 rows all pairs are compared, by matrix products. Of more, each row is compared with those of the
@@ -223,7 +228,7 @@ def nearest_by_cosine(embeddings, k: int, chunk: int = 2048, seed: int = 0) -> t
     return torch.cat(indices).numpy(), torch.cat(distances).numpy()
 
 
-def _nearest_by_cluster(z, k: int, chunk: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _nearest_by_cluster(z: Any, k: int, chunk: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     import torch
 
     n, clusters = len(z), int(np.sqrt(len(z)))
@@ -240,7 +245,7 @@ def _nearest_by_cluster(z, k: int, chunk: int, seed: int) -> tuple[np.ndarray, n
     rows = torch.randperm(n, generator=draw)[:CHECKED]
     truth = _neighbours(z, rows, k)
 
-    def search(queries, probes: int):
+    def search(queries: Any, probes: int) -> tuple[torch.Tensor, torch.Tensor]:
         indices, distances = torch.empty(len(queries), k, dtype=torch.long), torch.empty(len(queries), k)
         homes = own[queries]
         for home in homes.unique().tolist():
@@ -261,7 +266,7 @@ def _nearest_by_cluster(z, k: int, chunk: int, seed: int) -> tuple[np.ndarray, n
     return indices.numpy(), distances.numpy()
 
 
-def _neighbours(z, rows, k: int):
+def _neighbours(z: Any, rows: Any, k: int) -> torch.Tensor:
     """The exact k nearest (m, k) of some rows, each row itself first."""
     import torch
 
@@ -270,7 +275,7 @@ def _neighbours(z, rows, k: int):
     return cosine.topk(k, dim=1).indices
 
 
-def _share(truth, found) -> float:
+def _share(truth: Any, found: Any) -> float:
     return float((truth[:, :, None] == found[:, None, :]).any(2).double().mean())
 
 
@@ -281,7 +286,7 @@ def _recall(z: np.ndarray, indices: np.ndarray, seed: int) -> float:
     return _share(_neighbours(torch.from_numpy(z), rows, indices.shape[1]), torch.from_numpy(indices)[rows])
 
 
-def projection_scores(embeddings, xy, k: int = 15, rows: int = SCORED, seed: int = 0) -> Scores:
+def projection_scores(embeddings: ArrayLike, xy: ArrayLike, k: int = 15, rows: int = SCORED, seed: int = 0) -> Scores:
     """How much of the embeddings' neighbourhoods and distances a plane keeps.
 
     Args:
@@ -393,7 +398,7 @@ def align(xy: np.ndarray, to: np.ndarray) -> np.ndarray:
     return (xy - xy.mean(0)) @ (u @ v)
 
 
-def principal_axes(values, count: int) -> np.ndarray:
+def principal_axes(values: ArrayLike, count: int) -> np.ndarray:
     """The first principal directions (d, count); signs are fixed, so the result can be repeated."""
     z = np.asarray(values, np.float64)
     z = z - z.mean(0)
@@ -402,7 +407,7 @@ def principal_axes(values, count: int) -> np.ndarray:
     return axes * np.sign(axes[np.abs(axes).argmax(0), np.arange(axes.shape[1])])
 
 
-def principal_components(values, count: int) -> np.ndarray:
+def principal_components(values: ArrayLike, count: int) -> np.ndarray:
     """Scores (n, count) on the first principal components; signs are fixed, so the result can be repeated."""
     z = np.asarray(values, np.float64)
     return ((z - z.mean(0)) @ principal_axes(z, count)).astype(np.float32)
@@ -415,23 +420,23 @@ class Colours:
     Fit it once and use it for all parts of a map, or for two maps to be compared.
     """
 
-    def __init__(self, embeddings):
+    def __init__(self, embeddings: ArrayLike) -> None:
         z = np.asarray(embeddings, np.float64)
         self.mean, self.axes = z.mean(0), principal_axes(z, 3)
         self.low, self.high = np.percentile((z - self.mean) @ self.axes, [2, 98], axis=0)
 
-    def __call__(self, embeddings) -> np.ndarray:
+    def __call__(self, embeddings: ArrayLike) -> np.ndarray:
         """Embeddings (n, d) -> colours (n, 3) in [0, 1]."""
         scores = (np.asarray(embeddings, np.float64) - self.mean) @ self.axes
         return np.clip((scores - self.low) / np.maximum(self.high - self.low, 1e-12), 0, 1)
 
 
-def as_colours(embeddings) -> np.ndarray:
+def as_colours(embeddings: ArrayLike) -> np.ndarray:
     """Colours (n, 3) in [0, 1] of embeddings, by their own principal components; see :class:`Colours`."""
     return Colours(embeddings)(embeddings)
 
 
-def _unit(embeddings, least: int) -> np.ndarray:
+def _unit(embeddings: ArrayLike, least: int) -> np.ndarray:
     z = np.asarray(embeddings, np.float32)
     if z.ndim != 2 or len(z) < least or not np.isfinite(z).all():
         raise ValueError(f"give at least {least} finite embeddings of shape (n, d), not {z.shape}")

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from geonb.explore.figures import Figure
 
 PLACES = {"location": (0.5, 0.2), "text": (0.12, 0.8), "image": (0.88, 0.8)}
 
 
 def binding_diagram(
-    bound: list[tuple[str, str]], alt: str, never: list[tuple[str, str]] = (), fixed: tuple = (), note: str = ""
-):
+    bound: Sequence[tuple[str, str]], alt: str, never: Sequence[tuple[str, str]] = (), fixed: tuple = (), note: str = ""
+) -> Figure:
     """Modalities as boxes; solid lines are pairs that a loss binds, dashed lines pairs that none sees.
 
     Args:
@@ -41,7 +46,7 @@ def binding_diagram(
     return themed(fig, alt)
 
 
-def learning_curves(runs: dict[str, str | Path], alt: str = ""):
+def learning_curves(runs: dict[str, str | Path], alt: str = "") -> Figure:
     """Held-out InfoNCE of each modality against the step, one panel a run; a dot marks the weights that were kept.
 
     Args:

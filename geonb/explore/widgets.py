@@ -13,11 +13,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import ipywidgets as w
 import numpy as np
 
 from geonb._coords import check_lonlat
+
+if TYPE_CHECKING:
+    from geonb.data.store import PlaceStore
+    from geonb.explore.figures import Figure
+    from geonb.explore.linked import LinkedView
+    from geonb.model import Model
 
 WIDE = {"description_width": "initial"}
 NAMED = 8  # places listed for a question
@@ -40,7 +47,7 @@ class Space:
     model: object = None
 
 
-def space_of(source, data=None, name: str = "") -> Space:
+def space_of(source: Model | str | Path, data: PlaceStore | str | Path | None = None, name: str = "") -> Space:
     """Open a source of embeddings.
 
     Args:
@@ -96,8 +103,10 @@ class ProjectionWidget(w.VBox):
         view, xy: what is shown, a :class:`geonb.explore.linked.LinkedView` and its coordinates.
     """
 
-    def __init__(self, spaces: Mapping[str, Space], rows: int, k: int):
-        self.spaces, self.rows, self.k, self.view, self.xy = spaces, rows, k, None, None
+    def __init__(self, spaces: Mapping[str, Space], rows: int, k: int) -> None:
+        self.spaces, self.rows, self.k = spaces, rows, k
+        self.view: LinkedView | None = None
+        self.xy: np.ndarray | None = None
         self._near: dict = {}
         late = {"continuous_update": False, "style": WIDE}
         self.source = w.Dropdown(options=list(spaces), description="space", style=WIDE)
@@ -113,7 +122,7 @@ class ProjectionWidget(w.VBox):
         super().__init__([w.HBox(controls, layout=w.Layout(flex_flow="row wrap")), self.scores, self.picture])
         self._project()
 
-    def _project(self, _=None) -> None:
+    def _project(self, _: object = None) -> None:
         from geonb.explore.linked import linked_view
         from geonb.explore.projection import fit_projection, nearest_by_cosine
 
@@ -131,7 +140,7 @@ class ProjectionWidget(w.VBox):
             near = self._near[space.name]
         fitted = fit_projection(z, method, self.seed.value, self.neighbors.value, self.min_dist.value, near=near)
         self.xy, found = fitted.xy, fitted.scores(min(self.k, (len(z) - 1) // 2))
-        self.view = linked_view(
+        self.view = view = linked_view(
             space.lonlat[rows],
             fitted.xy,
             color={name: values[rows] for name, values in space.columns.items()},
@@ -140,13 +149,18 @@ class ProjectionWidget(w.VBox):
         )
         self.picture.outputs = (
             {"output_type": "display_data", "metadata": {},
-             "data": {"text/html": self.view.to_html(), "text/plain": str(found)}},
+             "data": {"text/html": view.to_html(), "text/plain": str(found)}},
         )  # fmt: skip
         shown = "" if len(rows) == n else f"{len(rows):,} of {n:,} places. "
         self.scores.value = f"{shown}{str(found)[0].upper()}{str(found)[1:]}"
 
 
-def projection_widget(sources, data=None, rows: int = 5000, k: int = 15) -> ProjectionWidget:
+def projection_widget(
+    sources: Model | str | Path | Space | Mapping[str, Model | str | Path | Space],
+    data: PlaceStore | str | Path | None = None,
+    rows: int = 5000,
+    k: int = 15,
+) -> ProjectionWidget:
     """A linked view of UMAP or PCA with live parameters, for one or more spaces.
 
     Args:
@@ -158,7 +172,10 @@ def projection_widget(sources, data=None, rows: int = 5000, k: int = 15) -> Proj
     return ProjectionWidget(_spaces(sources, data), rows, k)
 
 
-def _spaces(sources, data) -> dict[str, Space]:
+def _spaces(
+    sources: Model | str | Path | Space | Mapping[str, Model | str | Path | Space],
+    data: PlaceStore | str | Path | None,
+) -> dict[str, Space]:
     if not isinstance(sources, Mapping):
         one = sources if isinstance(sources, Space) else space_of(sources, data)
         return {one.name: one}
@@ -177,12 +194,12 @@ class PlanetWidget(w.VBox):
         map: the leafmap map. overlay: its painted layer. image: the :class:`geonb.explore.layers.LayerImage` painted.
     """
 
-    def __init__(self, models: Mapping, spaces: Mapping[str, Space], width: int):
+    def __init__(self, models: Mapping, spaces: Mapping[str, Space], width: int) -> None:
         import leafmap
 
         from geonb.explore.live import add_live_layer
 
-        self.models, self.spaces, self.width, self.image = models, spaces, width, None
+        self.models, self.spaces, self.width = models, spaces, width
         self._grids: dict = {}
         self._quiet = False
         degrees = {"step": 0.5, "style": WIDE, "layout": w.Layout(width="130px")}
@@ -214,7 +231,7 @@ class PlanetWidget(w.VBox):
         else:
             self.show.value = what  # which paints
 
-    def _clicked(self, **event) -> None:
+    def _clicked(self, **event: Any) -> None:
         if event.get("type") != "click":
             return
         lat, lon = event["coordinates"]
@@ -223,7 +240,7 @@ class PlanetWidget(w.VBox):
         self._quiet = False
         self._turn_to("place")
 
-    def paint(self, _=None) -> None:
+    def paint(self, _: object = None) -> None:
         """Paint what the controls say; done at every change of theirs."""
         from geonb.explore.layers import LandGrid, layer_of
 
@@ -245,7 +262,7 @@ class PlanetWidget(w.VBox):
             self.overlay.url, self.overlay.name = self.image.data_uri(), escape(self.image.title)
         self.best.children = () if what == "colours" else self._best(name, layer)
 
-    def _best(self, name: str, layer) -> tuple:
+    def _best(self, name: str, layer: Any) -> tuple:
         space = self.spaces.get(name)
         if space is None:
             return ()
@@ -257,7 +274,11 @@ class PlanetWidget(w.VBox):
         )
 
 
-def planet_widget(models, data=None, width: int = 480) -> PlanetWidget:
+def planet_widget(
+    models: Model | str | Path | Mapping[str, Model | str | Path],
+    data: PlaceStore | str | Path | None = None,
+    width: int = 480,
+) -> PlanetWidget:
     """A map that answers: click a place or type words, and see where on Earth a model finds it.
 
     Args:
@@ -287,9 +308,11 @@ class TrainingWidget(w.VBox):
         lines: what ``metrics.jsonl`` holds so far. finished: whether the run is.
     """
 
-    def __init__(self, run, seconds: float):
-        self.run, self.seconds, self.lines, self.finished = Path(run), seconds, [], False
-        self._read, self._stop, self._thread = 0, threading.Event(), None
+    def __init__(self, run: str | Path, seconds: float) -> None:
+        self.run, self.seconds, self.finished = Path(run), seconds, False
+        self.lines: list[dict] = []
+        self._read, self._stop = 0, threading.Event()
+        self._thread: threading.Thread | None = None
         self.message, self.picture = w.Label(), w.HTML()
         self.button = w.ToggleButton(False, description="follow", tooltip="read the run's metrics as they come")
         self.button.observe(lambda change: self.start() if change["new"] else self.stop(), "value")
@@ -352,7 +375,7 @@ class TrainingWidget(w.VBox):
         self.picture.value = _curves(self.lines, f"Training of {self.run.name} so far: {text}.").html
 
 
-def _curves(lines: list[dict], alt: str):
+def _curves(lines: list[dict], alt: str) -> Figure:
     from matplotlib.figure import Figure  # not of pyplot, which is for one thread alone
 
     from geonb.explore.figures import PALETTE, themed
@@ -371,7 +394,7 @@ def _curves(lines: list[dict], alt: str):
     return themed(fig, alt)
 
 
-def training_widget(run, seconds: float = 2.0, follow: bool = True) -> TrainingWidget:
+def training_widget(run: str | Path, seconds: float = 2.0, follow: bool = True) -> TrainingWidget:
     """Live curves of a run, from its ``metrics.jsonl``; the training may run in this kernel or elsewhere.
 
     Args:
