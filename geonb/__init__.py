@@ -4,10 +4,19 @@
 ``geonb.architectures``, ``geonb.training``, ``geonb.evaluation`` and ``geonb.explore``.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from geonb.model import Model
+
 __version__ = "0.1.0"
 
 
-def load(run, device: str = "cpu"):
+def load(run: str | Path, device: str = "cpu") -> Model:
     """Load a finished run folder; see :func:`geonb.model.load`."""
     from geonb.model import load as load_model
 

@@ -17,7 +17,9 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
     write_atomically(path, save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata))
 
 
-def save_checkpoint(path: Path, modules: dict[str, torch.nn.Module], optimizer, best: dict | None, state: dict) -> None:
+def save_checkpoint(
+    path: Path, modules: dict[str, torch.nn.Module], optimizer: torch.optim.Optimizer, best: dict | None, state: dict
+) -> None:
     """Everything a run needs to go on: modules by name, the optimiser, the best weights so far, and plain values."""
     tensors = {f"{name}.{k}": v for name, module in modules.items() for k, v in module.state_dict().items()}
     tensors |= {f"best.{k}": v for k, v in (best or {}).items()}
@@ -26,7 +28,9 @@ def save_checkpoint(path: Path, modules: dict[str, torch.nn.Module], optimizer, 
     save_tensors(path, tensors, {"state": json.dumps(state)})
 
 
-def load_checkpoint(path: Path, modules: dict[str, torch.nn.Module], optimizer) -> tuple[dict | None, dict]:
+def load_checkpoint(
+    path: Path, modules: dict[str, torch.nn.Module], optimizer: torch.optim.Optimizer
+) -> tuple[dict | None, dict]:
     """Put a checkpoint back in place; returns the best weights and the plain values."""
     with safe_open(path, "pt") as file:
         state = json.loads(file.metadata()["state"])

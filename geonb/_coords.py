@@ -6,11 +6,12 @@ Everywhere in GeoNB a position is ``(lon, lat)`` in degrees, EPSG:4326.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 EARTH_RADIUS_KM = 6371.0088  # mean radius R1 (Moritz, 2000, Geodetic Reference System 1980)
 
 
-def check_lonlat(lonlat, where: str = "") -> np.ndarray:
+def check_lonlat(lonlat: ArrayLike, where: str = "") -> np.ndarray:
     """Return positions as a float64 array (n, 2), or say which row is wrong and why.
 
     Args:
@@ -42,13 +43,13 @@ def check_lonlat(lonlat, where: str = "") -> np.ndarray:
     return points
 
 
-def unit_xyz(lonlat) -> np.ndarray:
+def unit_xyz(lonlat: ArrayLike) -> np.ndarray:
     """Unit vectors (n, 3) of positions (n, 2); Euclidean order equals great-circle order."""
     lon, lat = np.radians(np.asarray(lonlat, dtype=np.float64)).T
     return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], 1)
 
 
-def great_circle_km(a, b) -> np.ndarray:
+def great_circle_km(a: ArrayLike, b: ArrayLike) -> np.ndarray:
     """Great-circle distance in km between positions (..., 2) that broadcast (haversine formula)."""
     lon_a, lat_a = np.moveaxis(np.radians(np.asarray(a, dtype=np.float64)), -1, 0)
     lon_b, lat_b = np.moveaxis(np.radians(np.asarray(b, dtype=np.float64)), -1, 0)

@@ -10,7 +10,9 @@ many there are.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import combinations
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -48,7 +50,7 @@ class Architecture(nn.Module):
         self, location: nn.Module, heads: dict[str, nn.Module], *, location_learns: bool = True,
         exclude_km: float = 0.0, soft_km: float = 0.0, jitter_km: float = 0.0, shared_scale: bool = False,
         micro_batch: int = 0, chunk: int = 0,
-    ):  # fmt: skip
+    ) -> None:  # fmt: skip
         super().__init__()
         if not heads:
             raise ValueError("nothing to bind: give at least one modality besides location")
@@ -64,7 +66,8 @@ class Architecture(nn.Module):
         self.jitter_km, self.micro_batch, self.chunk = jitter_km, micro_batch, chunk
         self.log_scale = nn.ParameterDict({m: start_of_scale() for m in (["shared"] if shared_scale else self.heads)})
         self.active = self.heads
-        self.gather = alone  # training on several devices puts an all-gather with gradients here
+        # Training on several devices puts an all-gather with gradients here.
+        self.gather: Callable[[Tensor], Tensor] = alone
         self.generator = torch.Generator()  # of draws that all devices must share
 
     def train(self, mode: bool = True) -> Architecture:
@@ -173,7 +176,7 @@ class ImageBind(Architecture):
             ablation: with it the hub is no hub.
     """
 
-    def __init__(self, location: nn.Module, heads: dict[str, nn.Module], direct: float = 0.0, **options):
+    def __init__(self, location: nn.Module, heads: dict[str, nn.Module], direct: float = 0.0, **options: Any) -> None:
         super().__init__(location, heads, **options)
         self.direct, self.spokes = direct, list(combinations(heads, 2)) if direct else []
         if not self.shared_scale:
@@ -205,8 +208,8 @@ class Cyclic(Architecture):
 
     def __init__(
         self, location: nn.Module, heads: dict[str, nn.Module], cycles: int = 4, order: tuple[str, ...] | None = None,
-        replay: float = 0.0, location_learns: bool = False, **options,
-    ):  # fmt: skip
+        replay: float = 0.0, location_learns: bool = False, **options: Any,
+    ) -> None:  # fmt: skip
         super().__init__(location, heads, location_learns=location_learns, **options)
         self.order = self.heads if order is None else tuple(order)
         if sorted(self.order) != sorted(self.heads):
@@ -240,8 +243,8 @@ class Fused(Architecture):
 
     def __init__(
         self, location: nn.Module, heads: dict[str, nn.Module], form: str = "mean", anchors: str = "all",
-        shared_scale: bool = True, **options,
-    ):  # fmt: skip
+        shared_scale: bool = True, **options: Any,
+    ) -> None:  # fmt: skip
         if form not in ("mean", "logsumexp", "melt") or anchors not in ("all", "location"):
             raise ValueError(f"form is mean, logsumexp or melt, anchors all or location, not {form!r} and {anchors!r}")
         super().__init__(location, heads, shared_scale=shared_scale, **options)
@@ -315,7 +318,7 @@ class GeoCLIP(Architecture):
 
     binary = True
 
-    def __init__(self, location: nn.Module, heads: dict[str, nn.Module], queue: int = 1024, **options):
+    def __init__(self, location: nn.Module, heads: dict[str, nn.Module], queue: int = 1024, **options: Any) -> None:
         if queue < 0:
             raise ValueError(f"queue cannot be negative, but is {queue}")
         super().__init__(location, heads, **options)
@@ -355,8 +358,12 @@ class CSP(Architecture):
     binary = True
 
     def __init__(
-        self, location: nn.Module, heads: dict[str, nn.Module], temperatures: tuple[float, ...] | None = None, **options
-    ):
+        self,
+        location: nn.Module,
+        heads: dict[str, nn.Module],
+        temperatures: tuple[float, ...] | None = None,
+        **options: Any,
+    ) -> None:
         if temperatures is not None and (len(temperatures) != 3 or min(temperatures) <= 0):
             raise ValueError(f"temperatures are three positive numbers, not {temperatures}")
         super().__init__(location, heads, **options)

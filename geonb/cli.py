@@ -5,6 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from geonb.data.store import PlaceStore
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -97,7 +103,7 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _train(args) -> None:
+def _train(args: argparse.Namespace) -> None:
     import math
     from dataclasses import replace
 
@@ -116,7 +122,7 @@ def _train(args) -> None:
     print(f"{run}: done")
 
 
-def _extra(option: str, store):
+def _extra(option: str, store: PlaceStore) -> tuple[str, np.ndarray]:
     """A name, and the embeddings (places, d) of a file in the order of a store."""
     from geonb.inference import read_embeddings
 
@@ -126,7 +132,7 @@ def _extra(option: str, store):
     return name, read_embeddings(file, store)
 
 
-def _evaluate(args) -> None:
+def _evaluate(args: argparse.Namespace) -> None:
     from geonb.evaluation.suite import evaluate
     from geonb.explore import report_page
 
@@ -135,14 +141,14 @@ def _evaluate(args) -> None:
     print(report_page(results, args.out.with_suffix(".html")))
 
 
-def _embed(args) -> None:
+def _embed(args: argparse.Namespace) -> None:
     from geonb.inference import embed_table
 
     count = embed_table(args.model, args.points, args.out)
     print(f"{args.out}: {count:,} embeddings")
 
 
-def _ask(args) -> None:
+def _ask(args: argparse.Namespace) -> None:
     from geonb.inference import ask
 
     print(f"{'similarity':>10}  {'lon':>8} {'lat':>7}  place")
@@ -150,21 +156,21 @@ def _ask(args) -> None:
         print(f"{hit['similarity']:10.3f}  {hit['lon']:8.2f} {hit['lat']:7.2f}  {hit['title']}")
 
 
-def _export(args) -> None:
+def _export(args: argparse.Namespace) -> None:
     from geonb.explore import to_geotiff
 
     layer = "pca" if args.like is None and args.text is None else "similarity"
     print(to_geotiff(args.model, args.out, args.degrees, layer, place=args.like, text=args.text))
 
 
-def _explore(args) -> None:
+def _explore(args: argparse.Namespace) -> None:
     from geonb.explore import explore_page
 
     explore_page(args.model, args.data, args.out)
     print(args.out)
 
 
-def _doctor(args) -> int:
+def _doctor(args: argparse.Namespace) -> int:
     import json
 
     from geonb.doctor import as_dicts, examine, report

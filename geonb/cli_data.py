@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from geonb.data.store import PlaceStore
 
 
-def add_verbs(data) -> None:
+def add_verbs(data: Any) -> None:
     """Add the verbs to the subparsers of ``geonb data``."""
     p = data.add_parser("sample", help="the Atlas sample: real places and facts, simulated images")
     _out(p)
@@ -160,47 +164,47 @@ def _where(args):
     return points_around(PlaceStore.open(store).lonlat, int(per_place), float(max_km), args.seed)
 
 
-def _given(args, *names: str) -> dict:
+def _given(args: argparse.Namespace, *names: str) -> dict:
     """The options that were given, by name."""
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
-def _sample(args) -> None:
+def _sample(args: argparse.Namespace) -> None:
     from geonb.data.sources.atlas import make_atlas
 
     store = make_atlas(args.out, places=args.places, seed=args.seed)
     print(f"{store.path}: {len(store):,} places; facts are real, images simulated (see datacard.md)")
 
 
-def _wikipedia_table(args) -> None:
+def _wikipedia_table(args: argparse.Namespace) -> None:
     from geonb.data.sources.wikipedia_table import from_table
 
     options = _given(args, "lang", "snapshot", "bbox", "min_chars", "places_only", "limit", "workers")
     _done(from_table(args.out, args.source, **options))
 
 
-def _wikipedia_api(args) -> None:
+def _wikipedia_api(args: argparse.Namespace) -> None:
     from geonb.data.sources.wikipedia_api import from_api
 
     options = _given(args, "lang", "contact", "bbox", "text", "min_chars", "places_only", "max_requests")
     _done(from_api(args.out, **options))
 
 
-def _wikipedia_dumps(args) -> None:
+def _wikipedia_dumps(args: argparse.Namespace) -> None:
     from geonb.data.sources.wikipedia_dumps import from_dumps
 
     options = _given(args, "lang", "contact", "folder", "date", "text", "bbox", "min_chars", "places_only", "workers")
     _done(from_dumps(args.out, max_shards=args.shards, **options))
 
 
-def _sentinel2_stac(args) -> None:
+def _sentinel2_stac(args: argparse.Namespace) -> None:
     from geonb.data.sources.stac import from_stac
 
     options = _given(args, "catalogue", "size", "method", "workers")
     _done(from_stac(args.out, _where(args), period=tuple(args.period), **options))
 
 
-def _sentinel2_ee(args) -> None:
+def _sentinel2_ee(args: argparse.Namespace) -> None:
     from geonb.data.sources.earthengine import estimate, from_earthengine
 
     where, period = _where(args), tuple(args.period)
@@ -211,21 +215,21 @@ def _sentinel2_ee(args) -> None:
     _done(from_earthengine(args.out, where, period=period, **options))
 
 
-def _alphaearth(args) -> None:
+def _alphaearth(args: argparse.Namespace) -> None:
     from geonb.data.sources.alphaearth import add_alphaearth
 
     counts = add_alphaearth(args.store, args.out, args.year, footprint_m=args.footprint)
     print(f"{args.out}: " + ", ".join(f"{count:,} {what}" for what, count in counts.items()))
 
 
-def _published(args) -> None:
+def _published(args: argparse.Namespace) -> None:
     from geonb.data.sources import chipsets
 
     read = {"s2-100k": chipsets.from_s2_100k, "ssl4eo-s12": chipsets.from_ssl4eo, "major-tom": chipsets.from_major_tom}
     _done(read[args.set](args.out, args.folder, **_given(args, "size", "limit")))
 
 
-def _local(args) -> None:
+def _local(args: argparse.Namespace) -> None:
     from geonb.data.sources.local import make_real_store
 
     _done(
@@ -236,7 +240,7 @@ def _local(args) -> None:
     )  # fmt: skip
 
 
-def _labels(args) -> None:
+def _labels(args: argparse.Namespace) -> None:
     from geonb.data.sources.labels import TABLES, cache_folder, download_labels
 
     if args.list:
@@ -252,19 +256,19 @@ def _labels(args) -> None:
     print(f"all in {cache_folder()}")
 
 
-def _quality(args) -> None:
+def _quality(args: argparse.Namespace) -> None:
     from geonb.data.quality import quality
     from geonb.data.store import PlaceStore
 
     print(quality(PlaceStore.open(args.dir)))
 
 
-def _check(args) -> None:
+def _check(args: argparse.Namespace) -> None:
     from geonb.data.store import check_store
 
     print(check_store(args.dir))
 
 
-def _done(store) -> None:
+def _done(store: PlaceStore) -> None:
     counts = store.manifest["counts"]
     print(f"{store.path}: {len(store):,} places, {counts['texts']:,} texts, {counts['images']:,} images")

@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 from dataclasses import asdict, dataclass
+from datetime import date
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -75,6 +76,22 @@ def processor() -> str:
     lines = info.read_text().splitlines() if info.exists() else []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(named, platform.processor() or platform.machine())
+
+
+def provenance() -> dict:
+    """Date, machine and versions, to stand beside every figure that is kept. "device" is what runs are trained on."""
+    import torch
+
+    from geonb import __version__, workspace
+
+    return {
+        "date": date.today().isoformat(),
+        "device": workspace.gpu() or f"cpu, {cores()} cores, {platform.machine()}",
+        "cpu": processor(),
+        "cores": cores(),
+        "gpu": workspace.gpu(),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "geonb": __version__},
+    }
 
 
 def memory_gb() -> float:

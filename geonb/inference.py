@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from geonb.data.store import PlaceStore
 
 LON, LAT = ("lon", "longitude", "x"), ("lat", "latitude", "y")
 BATCH = 50_000  # rows held in memory at a time
@@ -87,7 +94,7 @@ def ask(run: str | Path, text: str, data: str | Path, top: int = 20) -> list[dic
     ]
 
 
-def _batches(path: Path):
+def _batches(path: Path) -> Iterator[pa.Table]:
     import pyarrow as pa
     import pyarrow.csv
     import pyarrow.parquet as pq
@@ -105,7 +112,7 @@ def _batches(path: Path):
             yield pa.Table.from_batches([batch])
 
 
-def positions(table, path: Path) -> np.ndarray:
+def positions(table: pa.Table, path: Path) -> np.ndarray:
     """Positions (n, 2) of an Arrow table, from the columns that :func:`embed_table` reads."""
     from geonb.data.store import points_from_wkb
 
@@ -136,7 +143,7 @@ def read_positions(path: str | Path) -> np.ndarray:
     return check_lonlat(np.concatenate(found), str(path))
 
 
-def read_embeddings(path: str | Path, store) -> np.ndarray:
+def read_embeddings(path: str | Path, store: PlaceStore) -> np.ndarray:
     """Embeddings float32 (places, d) of a Parquet file, by ``place_id``, in the order of a store; NaN where none.
 
     Args:

@@ -19,6 +19,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +28,7 @@ from torch.utils.checkpoint import checkpoint
 
 from geonb._coords import EARTH_RADIUS_KM
 
-Scale = Tensor | float
+Scale: TypeAlias = Tensor | float
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +57,7 @@ class Space:
     exclude_km: float = 0.0
     soft_km: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not (self.exclude_km >= 0 and self.soft_km >= 0):
             raise ValueError(f"distances are at least 0 km, not exclude_km={self.exclude_km}, soft_km={self.soft_km}")
         if self.exclude_km and self.soft_km:
@@ -117,12 +118,12 @@ class _Clamp(torch.autograd.Function):
     """min(x, maximum), where a gradient that pulls x down still passes above the maximum."""
 
     @staticmethod
-    def forward(ctx, x, maximum):
+    def forward(ctx: Any, x: Tensor, maximum: float) -> Tensor:
         ctx.save_for_backward(x > maximum)
         return x.clamp(max=maximum)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (above,) = ctx.saved_tensors
         return torch.where(above, gradient.clamp(min=0), gradient), None
 
@@ -136,11 +137,11 @@ def clamped_scale(log_scale: Tensor, maximum: float = 100.0) -> Tensor:
     return _Clamp.apply(log_scale, math.log(maximum)).exp()
 
 
-def _numbers(rows: slice, device) -> Tensor:
+def _numbers(rows: slice, device: torch.device) -> Tensor:
     return torch.arange(rows.start, rows.stop, device=device)
 
 
-def _set(values: Tensor | None, column: Tensor, value) -> Tensor | None:
+def _set(values: Tensor | None, column: Tensor, value: Any) -> Tensor | None:
     """``values`` (c, k) with ``value`` in one column (c,) of each row."""
     return None if values is None else values.scatter(1, column[:, None], value)
 
@@ -160,7 +161,7 @@ def _over_rows(block: Callable[[Tensor, slice], tuple], anchors: Tensor, chunk: 
     if chunk < 0:
         raise ValueError(f"chunk is a number of rows, 0 for all at once, not {chunk}")
 
-    def exact(part: Tensor, start: int):
+    def exact(part: Tensor, start: int) -> Tensor:
         with torch.autocast(part.device.type, enabled=False):
             return block(part, slice(start, start + len(part)))
 
@@ -308,7 +309,7 @@ def csp(
     everyone = torch.arange(n, device=location.device)
     within = None if space is None else space.keep(everyone)
     shared = elsewhere.ndim == 2
-    options = {}
+    options: dict[str, Any] = {}
     if shared and space is not None and space.candidates is not None:
         _spatial(space, n, n + len(elsewhere))
         away = space.keep(everyone, torch.arange(n, n + len(elsewhere), device=location.device))
@@ -380,11 +381,11 @@ def sigmoid(a: Tensor, b: Tensor, scale: Scale, bias: Scale, space: Space | None
 
     def block(part: Tensor, rows: slice) -> tuple:
         logits = scale * part @ b.T + bias
-        target = space.kernel(rows) if spatial else None
+        target = spatial["weight"](rows) if spatial else None
         target = torch.zeros_like(logits) if target is None else target.to(logits.dtype)
         target = _set(target, _numbers(rows, a.device), 1.0)
         loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-        out = space.excluded(rows) if spatial else None
+        out = spatial["left_out"](rows) if spatial else None
         return ((loss if out is None else loss.masked_fill(out, 0.0)).sum(),)
 
     return torch.stack(_over_rows(block, a, chunk)[0]).sum() / n
@@ -462,11 +463,11 @@ def _grouped(
     a, b, group_a = _float(a[has]), _float(b), group_a[has]
     space = None if space is None else space.keep(has, torch.arange(len(b), device=b.device))
 
-    def others(values: Tensor | None, rows: slice, value=False) -> Tensor | None:
+    def others(values: Tensor | None, rows: slice, value: bool = False) -> Tensor | None:
         return _set(values, has[rows], value) if itself else values
 
     def score(part: Tensor, rows: slice) -> Tensor:
-        if not (isinstance(scale, Tensor) and scale.ndim):
+        if kinds is None or not (isinstance(scale, Tensor) and scale.ndim):
             return scale * part @ b.T
         of_pairs, counts = scale[kinds[0][has[rows]]], torch.bincount(kinds[1], minlength=scale.shape[1])
         blocks = zip(of_pairs.split(1, dim=1), b.split(counts.tolist()), strict=True)  # candidates come by modality
@@ -521,7 +522,16 @@ def symile(
     return sum(_symile(*turn, scale, space, negatives == "all", generator, chunk) for turn in turns) / 3
 
 
-def _symile(a: Tensor, b: Tensor, c: Tensor, scale: Scale, space, everything: bool, generator, chunk: int) -> Tensor:
+def _symile(
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    scale: Scale,
+    space: Space | None,
+    everything: bool,
+    generator: torch.Generator | None,
+    chunk: int,
+) -> Tensor:
     n = len(a)
     spatial = _spatial(space, n, n)
     if everything:
@@ -541,11 +551,11 @@ def _symile(a: Tensor, b: Tensor, c: Tensor, scale: Scale, space, everything: bo
         return scale * (part @ product.T).scatter(1, own(rows)[:, None], mine)
 
     def left_out(rows: slice) -> Tensor | None:
-        near = space.near(rows) if spatial else None
+        near = space.near(rows) if spatial and space is not None else None
         return None if near is None else _set(near[:, p] & near[:, q], own(rows), False)
 
     def weight(rows: slice) -> Tensor | None:
-        kernel = space.kernel(rows) if spatial else None
+        kernel = spatial["weight"](rows) if spatial else None
         return None if kernel is None else _set(kernel[:, p] * kernel[:, q], own(rows), 1.0)
 
     return _softmax(a, score, chunk, left_out, weight, own)

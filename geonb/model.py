@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -30,13 +32,14 @@ class Model:
         dim: dimensions of the shared space.
     """
 
-    def __init__(self, architecture: Architecture, config: dict, manifest: dict, backbone_state: dict):
+    def __init__(self, architecture: Architecture, config: dict, manifest: dict, backbone_state: dict) -> None:
         self.architecture = architecture.eval()
         self.config, self.manifest = config, manifest
         self.modalities, self.dim = architecture.modalities, config["dim"]
-        self._state, self._backbones = backbone_state, {}
+        self._state = backbone_state
+        self._backbones: dict[str, Any] = {}
 
-    def backbone(self, modality: str):
+    def backbone(self, modality: str) -> Any:
         """The frozen backbone of "text" or "image", loaded on first use.
 
         Raises:
@@ -62,7 +65,7 @@ class Model:
             self._backbones[modality] = backbone
         return self._backbones[modality]
 
-    def embed_locations(self, lonlat, progress: bool = False) -> np.ndarray:
+    def embed_locations(self, lonlat: ArrayLike, progress: bool = False) -> np.ndarray:
         """Positions (n, 2), lon/lat degrees -> unit vectors float32 (n, dim). Raises ValueError as
         ``check_lonlat`` does."""
         return self._embed("location", check_lonlat(lonlat).astype(np.float32), progress)

@@ -24,6 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,8 +52,12 @@ VALIDATION_PLACES = 2048
 VALIDATION_IMAGES = 256  # where images are embedded from their pixels
 
 _HARMONICS = {"name": "spherical_harmonics", "degrees": 20, "decay": 1.0}
-_OURS = {"encoding": _HARMONICS, "network": {"name": "residual"}, "head": {"name": "residual", "hidden": 256}}
-ENCODERS = {
+_OURS: dict[str, dict] = {
+    "encoding": _HARMONICS,
+    "network": {"name": "residual"},
+    "head": {"name": "residual", "hidden": 256},
+}
+ENCODERS: dict[str, dict[str, dict]] = {
     "imagebind": _OURS,
     "cyclic": _OURS,
     "fused": _OURS,
@@ -126,7 +131,7 @@ class TrainConfig:
     nodes: int = 1
 
 
-def published(architecture: str, **changes) -> TrainConfig:
+def published(architecture: str, **changes: Any) -> TrainConfig:
     """The settings of a baseline's paper and code, where they are known; ``changes`` replace some of them.
 
     SatCLIP: 8,192 places a step, which its code accumulates from 16 batches of 512 that do not see each other. GeoCLIP:
@@ -241,6 +246,7 @@ def build(architecture: str, config: TrainConfig | dict, feature_dims: dict[str,
     def named(settings: dict) -> tuple[str, dict]:
         return settings["name"], {k: v for k, v in settings.items() if k != "name"}
 
+    assert config.encoding and config.network and config.head and config.modalities, "a resolved config"
     name, options = named(config.encoding)
     encoding = positional_encoding(name, **options)
     name, options = named(config.network)
@@ -298,6 +304,7 @@ def train(
             return out
     else:
         config = resolve(architecture, store, config or TrainConfig(), extra)
+    assert config.modalities is not None, "a resolved config"
 
     if rank_zero_only.rank == 0:  # before other processes start, which would wait for this one
         if not resume and out.exists() and any(out.iterdir()):
@@ -360,7 +367,17 @@ def on_first(fabric: Fabric, action: Callable) -> None:
         raise error
 
 
-def _finish(out, architecture, config, store, model, rows, backbones, described, state) -> None:
+def _finish(
+    out: Path,
+    architecture: str,
+    config: TrainConfig,
+    store: PlaceStore,
+    model: Architecture,
+    rows: Tensor,
+    backbones: dict,
+    described: dict,
+    state: dict,
+) -> None:
     """Write the weights, and last of all the manifest, which says that the run is whole."""
     weights = dict(state["best"])
     for m, backbone in backbones.items():
@@ -370,7 +387,7 @@ def _finish(out, architecture, config, store, model, rows, backbones, described,
     manifest = {
         "schema": RUN_SCHEMA,
         "architecture": architecture,
-        "modalities": list(config.modalities),
+        "modalities": list(config.modalities or ()),
         "backbones": described,
         "data": {
             "name": store.path.name,
@@ -399,7 +416,7 @@ def _finish(out, architecture, config, store, model, rows, backbones, described,
 class Observations:
     """What the batches are made of: positions, features in memory, and images read from the store when needed."""
 
-    def __init__(self, store: PlaceStore, feats: dict, extra: dict, modalities: list[str]):
+    def __init__(self, store: PlaceStore, feats: dict, extra: dict, modalities: list[str]) -> None:
         self.store, self.lonlat = store, torch.from_numpy(store.lonlat.astype(np.float32))
         self.values, self.present, self.modalities = {}, {}, modalities
         for m in modalities:
@@ -464,7 +481,8 @@ def _fit(
     wrapped, optimizer = fabric.setup(model, optimizer)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
     modules = {"model": model} | ({"ema": average} if average else {})
-    state, best = {"step": 0, "best_step": 0, "best_loss": math.inf, "wall_s": 0.0}, None
+    state: dict[str, Any] = {"step": 0, "best_step": 0, "best_loss": math.inf, "wall_s": 0.0}
+    best = None
     checkpoint, metrics = out / "checkpoints" / "last.safetensors", out / "metrics.jsonl"
     if checkpoint.exists():
         best, state = load_checkpoint(checkpoint, modules, optimizer)
@@ -535,7 +553,9 @@ def _fit(
     return state | {"best": best, "batch_size": batch_size, "device": str(fabric.device)}
 
 
-def _keep(out: Path, line: dict, modules: dict, optimizer, best: dict | None, state: dict) -> None:
+def _keep(
+    out: Path, line: dict, modules: dict, optimizer: torch.optim.Optimizer, best: dict | None, state: dict
+) -> None:
     """A line of metrics, and the checkpoint to go on from."""
     with (out / "metrics.jsonl").open("a") as file:
         file.write(json.dumps(line) + "\n")
@@ -543,7 +563,13 @@ def _keep(out: Path, line: dict, modules: dict, optimizer, best: dict | None, st
 
 
 def take_step(
-    fabric: Fabric, wrapped, model: Architecture, optimizer, batch: Batch, step: int, config: TrainConfig
+    fabric: Fabric,
+    wrapped: Any,
+    model: Architecture,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    step: int,
+    config: TrainConfig,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """One optimiser step on a device's share of a batch; returns the loss of the whole batch and its terms."""
     seed = mixed(config.seed, step)
@@ -697,7 +723,7 @@ def _not_finite(out: Path, step: int, kept: int, places: np.ndarray) -> Floating
     )
 
 
-def _backbones(store: PlaceStore, config: TrainConfig, init) -> dict:
+def _backbones(store: PlaceStore, config: TrainConfig, init: Any) -> dict:
     """The frozen backbone of each modality; a text backbone that must be fitted sees training texts alone."""
     backbones = {}
     if init is not None:

@@ -16,6 +16,7 @@ import shutil
 from dataclasses import asdict, replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,10 +25,15 @@ from geonb.data.store import PlaceStore
 from geonb.training import TrainConfig, hashes_of, read_config, resolve, train
 
 STORES = {"book": ("atlas", 8000), "workshop": ("workshop", 2000), "smoke": ("smoke", 700)}  # name, places
-WORKSHOP = {"steps": 200, "batch_size": 256}
-SMOKE = {"steps": 30, "batch_size": 128, "validate_every": 10, "backbones": {"text": "lsa", "image": "random_conv"}}
-FULL = {"steps": 4000, "batch_size": 2048, "validate_every": 100, "precision": "bf16-mixed"}
-WIDE = {  # location encoder of the three architectures; the baselines keep theirs
+WORKSHOP: dict[str, Any] = {"steps": 200, "batch_size": 256}
+SMOKE: dict[str, Any] = {
+    "steps": 30,
+    "batch_size": 128,
+    "validate_every": 10,
+    "backbones": {"text": "lsa", "image": "random_conv"},
+}
+FULL: dict[str, Any] = {"steps": 4000, "batch_size": 2048, "validate_every": 100, "precision": "bf16-mixed"}
+WIDE: dict[str, Any] = {  # location encoder of the three architectures; the baselines keep theirs
     "encoding": {"name": "spherical_harmonics", "degrees": 40, "decay": 1.0},
     "network": {"name": "residual", "hidden": 1024},
 }
@@ -94,7 +100,7 @@ def data() -> PlaceStore:
     return PlaceStore.open(path)
 
 
-def run(name: str, architecture: str | None = None, extra: dict | None = None, **changes) -> Path:
+def run(name: str, architecture: str | None = None, extra: dict | None = None, **changes: Any) -> Path:
     """The run ``runs/<store>/<name>``, trained if it is missing, unfinished, or of another config or data.
 
     Args:
