@@ -11,6 +11,7 @@ test: $(VENV)/.installed
 	sh scripts/install_chromium.sh
 	$(PY) -m ruff check .
 	$(PY) -m codespell_lib
+	$(PY) -m mypy
 	$(PY) -m pytest
 
 # Lines of geonb that the tests reach, without those of the book; fails below 90 %.

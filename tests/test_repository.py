@@ -1,5 +1,6 @@
 """Promises that the repository makes as a whole."""
 
+import os
 import re
 import subprocess
 import sys
@@ -82,6 +83,19 @@ def test_imports_stay_light(module, allowed):
     code = f"import {module}, sys; print(','.join(m for m in {sorted(heavy)!r} if m in sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert not loaded, f"import {module} also loads {loaded}"
+
+
+def test_a_type_checker_sees_the_types_of_the_package(tmp_path):
+    assert (ROOT / "geonb/py.typed").exists()  # without it, checkers take an installed package to have none
+    (tmp_path / "right.py").write_text("import geonb\nz = geonb.load('run').embed_locations([[2.35, 48.86]])\nz.shape\n")
+    (tmp_path / "wrong.py").write_text("import geonb\ngeonb.load(3).embed_locations\ngeonb.load('run').embed([])\n")
+    command = [sys.executable, "-m", "mypy", "--config-file", ROOT / "pyproject.toml", "--no-error-summary",
+               "--cache-dir", ROOT / ".mypy_cache", "right.py", "wrong.py"]  # fmt: skip
+    found = subprocess.run(command, cwd=tmp_path, env={**os.environ, "MYPYPATH": str(ROOT)}, capture_output=True, text=True)
+    said = found.stdout.splitlines()
+    assert len(said) == 2 and not found.stderr, found.stdout + found.stderr
+    assert said[0].startswith("wrong.py:2: error") and '"int"; expected "str | Path"' in said[0]
+    assert said[1].startswith("wrong.py:3: error") and "no attribute" in said[1]
 
 
 def tracked_text_files():
