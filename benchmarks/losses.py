@@ -19,9 +19,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from measuring import in_fresh_process, peak_mb, provenance, write
+from measuring import in_fresh_process, peak_mb, write
 from tqdm import tqdm
 
+from geonb.doctor import provenance
 from geonb.losses import Space, clamped_scale, info_nce, nt_xent_fused
 
 DIM = 256

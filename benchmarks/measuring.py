@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
-from datetime import date
 from pathlib import Path
 
 
@@ -42,23 +40,9 @@ def in_fresh_process(script: str, *arguments, threads: int = 1, timeout: int = 9
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def provenance() -> dict:
-    """Date, machine and versions, to stand beside every figure."""
-    import torch
-
-    import geonb
-    from geonb.doctor import cores, processor
-
-    return {
-        "date": date.today().isoformat(),
-        "cpu": processor(),
-        "cores": cores(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "geonb": geonb.__version__},
-    }
-
-
 def write(path: str | None, results: list[dict]) -> None:
     """The results and where they come from, as JSON; nothing for no path."""
     if path:
+        from geonb.doctor import provenance  # a peer that is measured alone does not load what we need
+
         Path(path).write_text(json.dumps(provenance() | {"results": results}, indent=1) + "\n")

@@ -185,9 +185,7 @@ def main() -> None:
         steps = options.steps if image == "random_conv" else max(2, options.steps // 4)
         row = in_fresh_process(__file__, "--case", name, "--steps", steps, threads=threads)
         results.append({"case": name, "threads": threads} | row)
-        shares = [
-            row["shares"].get(part, 0.0) for part in PARTS
-        ]
+        shares = [row["shares"].get(part, 0.0) for part in PARTS]
         print(f"{name:36}{row['batch_size']:6}{row['places_per_s']:10,.0f}{row['over_bare_pytorch']:+11.1%}  "
               + "  ".join(f"{share:6.1%}" for share in shares) + f" {row['peak_mb']:9,.0f}", flush=True)  # fmt: skip
         if "utilisation" in row:

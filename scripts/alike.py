@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-from datetime import date
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import geonb
 from geonb import workspace
 from geonb._coords import great_circle_km
 from geonb.data.store import PlaceStore
+from geonb.doctor import provenance
 from geonb.evaluation.spatial import alike_beyond
 from geonb.training import TrainConfig, train
 
@@ -72,10 +70,9 @@ def main() -> None:
             noise = rng.normal(size=(len(store), 64)).astype(np.float32)
             add("chance", seed, km, alike_beyond(noise, store.lonlat, km, K))
     written = {
-        "provenance": {"made_by": "scripts/alike.py", "date": str(date.today()), "device": device,
-                       "cores": os.cpu_count(), "data": {"name": store.path.name, "hash": store.data_hash,
-                       "places": len(store)}, "seeds": options.seeds, "steps": TrainConfig().steps, "k": K,
-                       "versions": {"geonb": geonb.__version__, "torch": torch.__version__},
+        "provenance": provenance() | {"made_by": "scripts/alike.py", "device": device,
+                       "data": {"name": store.path.name, "hash": store.data_hash, "places": len(store)},
+                       "seeds": options.seeds, "steps": TrainConfig().steps, "k": K,
                        "simulated": {m: store.simulated(m) for m in ("text", "image")}},
         "rows": rows,
     }  # fmt: skip

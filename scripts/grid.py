@@ -11,15 +11,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-from datetime import date
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from geonb import __version__, workspace
+from geonb import workspace
 from geonb.data.masking import leak_rate, mask_names, names_of
+from geonb.doctor import provenance
 from geonb.encoders.features import features
 from geonb.encoders.image import image_backbone
 from geonb.encoders.text import text_backbone
@@ -108,9 +106,8 @@ def main() -> None:
 
     scores = Scores(grid)
     runs = [row for row in scores.rows.values() if "training" in row]
-    provenance = {
+    made = provenance() | {
         "made_by": "scripts/grid.py",
-        "date": date.today().isoformat(),
         "data": {"name": store.path.name, "hash": store.data_hash, "places": len(store)},
         "simulated": {m: bool(store.simulated(m)) for m in ("text", "image")},
         "seeds": len(scores.seeds),
@@ -124,10 +121,8 @@ def main() -> None:
         "masking": told,
         "training_cpu_s": round(sum(row["training"]["wall_s"] for row in runs)),
         "evaluation_cpu_s": round(sum(row["evaluation_s"] for row in scores.rows.values())),
-        "device": f"cpu, {os.cpu_count()} cores, {platform.machine()}",
-        "versions": {"geonb": __version__, "torch": torch.__version__},
     }
-    content = {"provenance": provenance} | summarise(scores) | {"hypotheses": hypotheses(scores, ENCODERS)}
+    content = {"provenance": made} | summarise(scores) | {"hypotheses": hypotheses(scores, ENCODERS)}
     out = ROOT / "geonb" / "results" / "grid.json"
     out.write_text(json.dumps(rounded(content), indent=0, allow_nan=False) + "\n")
     print(out)

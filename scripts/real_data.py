@@ -16,17 +16,15 @@ import argparse
 import fnmatch
 import json
 import os
-import platform
-from datetime import date
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from geonb import __version__, load, workspace
+from geonb import load, workspace
 from geonb.data.masking import mask_names, names_of
 from geonb.data.sources.local import PROVENANCE, make_real_store, real_data
 from geonb.data.store import PlaceStore
+from geonb.doctor import provenance
 from geonb.encoders.features import features
 from geonb.encoders.image import image_backbone
 from geonb.evaluation.retrieval import retrieval
@@ -63,9 +61,9 @@ def main(argv: list[str] | None = None) -> dict:
     atlas_run = args.atlas_run or workspace.run("imagebind")
 
     result = {
-        "provenance": {
+        "provenance": provenance()
+        | {
             "made_by": "scripts/real_data.py",
-            "date": date.today().isoformat(),
             "sources": {p.name: _source(p.name) for p in found["csv"]} | {"patch_*.tif": _source("patch_1.tif")},
             "articles": len(articles),
             "descriptions": len(descriptions),
@@ -74,8 +72,6 @@ def main(argv: list[str] | None = None) -> dict:
             "seeds": args.seeds,
             "steps": args.steps,
             "batch_size": TrainConfig().batch_size,
-            "device": f"cpu, {os.cpu_count()} cores, {platform.machine()}",
-            "versions": {"geonb": __version__, "torch": torch.__version__},
         },
         "text": text_experiment(articles, descriptions, atlas_run, args),
         "image": image_experiment(tiles, tiles_as_found, atlas_run),

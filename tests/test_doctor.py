@@ -2,6 +2,7 @@
 
 import json
 import os
+from datetime import date
 
 import pytest
 import torch
@@ -74,6 +75,16 @@ def test_without_a_gpu_it_says_so_and_with_one_its_memory(home, monkeypatch):
 def test_little_memory_is_told(home, monkeypatch):
     monkeypatch.setattr(doctor, "memory_gb", lambda: 2.0)
     assert finding("memory").remedy.endswith("export GEONB_PROFILE=workshop")
+
+
+def test_where_a_figure_comes_from_names_the_device_that_runs_are_trained_on(home, monkeypatch):
+    monkeypatch.setattr(workspace, "gpu", lambda: None)
+    made = doctor.provenance()
+    assert made["device"].startswith(f"cpu, {made['cores']} cores") and made["gpu"] is None
+    assert date.fromisoformat(made["date"]) <= date.today()
+    assert made["versions"]["torch"] == torch.__version__ and made["versions"].keys() == {"python", "torch", "geonb"}
+    monkeypatch.setattr(workspace, "gpu", lambda: "A GPU")
+    assert doctor.provenance()["device"] == doctor.provenance()["gpu"] == "A GPU"
 
 
 def test_no_secret_is_printed(home, monkeypatch):
