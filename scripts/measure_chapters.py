@@ -1,9 +1,12 @@
 """Execute every chapter as a plain notebook, each in a fresh folder, and write what time and memory it took.
 
-    python scripts/measure_chapters.py --out geonb/results/workshop.json
+    python scripts/measure_chapters.py --out geonb/results/workshop.json --cores 2 --at-most-gb 4
 
 No chapter finds what another has made, so a time includes all data and runs that the chapter needs; in a workshop,
-where chapters share a folder, it is less. Memory and processor time are those of the kernel and its children.
+where chapters share a folder, it is less. Memory and processor time are those of the kernel and its children; memory
+is the sum of what each holds (RSS), looked at ten times a second, so that a page that two share counts twice. Disk is
+what lies in the folder at the end. No limit of memory is set: a chapter that needs more than ``--at-most-gb`` is named,
+and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ import psutil
 import yaml
 from nbclient import NotebookClient
 
-from geonb.doctor import cores, processor
+from geonb.doctor import cores, memory_gb, processor
 
 ROOT = Path(__file__).resolve().parent.parent
 EVERY = 0.1  # seconds between looks at a kernel
@@ -86,8 +89,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.json")
     parser.add_argument("--profile", default="workshop", help="GEONB_PROFILE of the chapters")
+    parser.add_argument("--cores", type=int, help="use this many; by default all that this process may use")
+    parser.add_argument("--at-most-gb", type=float, default=float("inf"), help="memory that no chapter may exceed")
     parser.add_argument("--only", nargs="*", metavar="NAME", help="as in 05_imagebind; the others stay as they are")
     args = parser.parse_args()
+    if args.cores:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores])
     listed = chapters()
     rows = json.loads(args.out.read_text())["chapters"] if args.only and args.out.exists() else {}
     for path in listed:
@@ -95,6 +102,8 @@ def main() -> int:
             continue
         with tempfile.TemporaryDirectory() as folder:
             rows[path.stem] = execute(path, Path(folder), {"GEONB_PROFILE": args.profile, "GEONB_PROGRESS": "0"})[1]
+            files = [file for file in Path(folder).rglob("*") if file.is_file()]
+            rows[path.stem]["disk_mb"] = round(sum(file.stat().st_size for file in files) / 1e6)
         rows[path.stem]["load"] = round(os.getloadavg()[0], 1)
         print(path.stem, rows[path.stem], flush=True)
         result = {
@@ -102,6 +111,7 @@ def main() -> int:
             "profile": args.profile,
             "cpu": processor(),
             "cores": cores(),
+            "memory_gb": round(memory_gb(), 1),
             "date": date.today().isoformat(),
             "versions": {name: version(name) for name in ("geonb", "torch", "numpy")},
             "note": "Each chapter alone in a fresh folder; what it needs is made within its time. Where load, the mean "
@@ -110,7 +120,9 @@ def main() -> int:
             "chapters": {path.stem: rows[path.stem] for path in listed if path.stem in rows},
         }
         args.out.write_text(json.dumps(result, indent=1) + "\n")
-    return 0
+    over = [name for name, row in rows.items() if row["peak_mb"] > 1000 * args.at_most_gb]
+    print(f"over {args.at_most_gb:g} GB: {', '.join(over) or 'no chapter'}")
+    return int(bool(over))
 
 
 if __name__ == "__main__":

@@ -136,3 +136,37 @@ def test_every_link_of_a_document_leads_to_a_file(name):
         assert target.exists(), f"{name}: no file {url}"
         if parts.fragment:
             assert parts.fragment in headings(target.read_text()), f"{name}: no heading {url}"
+
+
+# ---- the teaching guide
+
+
+def numbers(text: str, pattern: str) -> list[int]:
+    return sorted(map(int, re.findall(pattern, text, re.M)))
+
+
+def guide() -> str:
+    cells = nbformat.read(ROOT / "book" / "teaching.ipynb", 4).cells
+    return "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+
+
+def test_the_guide_sorts_every_exercise_of_every_chapter():
+    table = guide().partition("## Exercises by level")[2].partition("## ")[0]
+    rows = {row[1]: row[2] for row in re.finditer(r"^\| \[\d+\]\((\w+)\.ipynb\) \|(.+)\|$", table, re.M)}
+    chapters = sorted((ROOT / "book").glob("[0-9]*.ipynb"))
+    assert list(rows) == [path.stem for path in chapters]
+    for path in chapters:
+        prose = "\n\n".join(c.source for c in nbformat.read(path, 4).cells if c.cell_type == "markdown")
+        asked = prose.partition("## Exercises")[2].partition("\n## ")[0]
+        assert numbers(rows[path.stem], r"\*\*(\d+)\*\*") == numbers(asked, r"^(\d+)\. "), path.stem
+
+
+def test_the_minutes_of_the_guide_fill_the_time_it_names():
+    blocks = [numbers(part, r"^\| (\d+) \|") for part in re.split(r"minutes \|", guide())[1:]]
+    half, *days = (sum(block) for block in blocks)
+    assert half == 210 and len(days) == 2 and all(435 <= day <= 465 for day in days)
+
+
+def test_the_guide_gives_the_readme_s_link_to_the_hub():
+    link = r"https://YOUR\.HUB/\S+?ipynb"
+    assert re.search(link, guide())[0] == re.search(link, (ROOT / "README.md").read_text())[0]
