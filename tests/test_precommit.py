@@ -14,7 +14,7 @@ REPOS = {repo["repo"]: repo for repo in yaml.safe_load((ROOT / ".pre-commit-conf
 HOOKS = {hook["id"]: hook for repo in REPOS.values() for hook in repo["hooks"]}
 AMERICAN = re.compile(
     r"\b(color(s|ed|ing)?|neighbor(s|ing)?|behavior|favor(s|able|ite)?|gray|centers?|centered|kilometers?|labeled|"
-    r"modeling|catalogs?|(organ|normal|summar|visual|optim|general|standard|initial|recogn)iz(e|es|ed|ing|er))\b", re.I
+    r"modeling|catalogs?|(organi|normali|summari|visuali|optimi|generali|standardi|initiali|recogni)z(e|es|ed|ing|er))\b", re.I
 )  # fmt: skip
 
 
