@@ -13,13 +13,7 @@ from geonb.explore.layers import LandGrid, add_layer, error_colours, layer_of
 from geonb.explore.maps import offline_map
 
 rasterio = pytest.importorskip("rasterio")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_places_for_the_colours():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("geonb.explore.layers.FITTED", 2000)
-        yield
+pytestmark = pytest.mark.usefixtures("few_places_for_the_colours")
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import functools
 import http.server
-import shutil
 import threading
 from pathlib import Path
 
@@ -16,10 +15,7 @@ from geonb.explore.frames import projection_view
 from geonb.explore.projection import projection_scores, stability
 
 pytest.importorskip("umap")
-sync_api = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-             "--disable-component-update", "--disable-sync"]  # fmt: skip
+pytest.importorskip("playwright.sync_api")
 AXE = Path(__file__).parent.parent / "book" / "assets" / "axe.min.js"
 HINT = "willReadFrequently"  # Chromium's word on pixels that are read back often, as these tests do
 HOSTILE = "</script><img src=x onerror=window.hacked=1>"
@@ -40,16 +36,6 @@ def made(**options):
 @pytest.fixture(scope="module")
 def view():
     return made()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("no Chromium here: scripts/install_chromium.sh says how to get one")
-    with sync_api.sync_playwright() as play:
-        chromium = play.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from geonb.explore.maps import add_points, offline_map
 
 sync_api = pytest.importorskip("playwright.sync_api")
 expect = sync_api.expect
-from book.check_book import ARGUMENTS, CHROMIUM, barriers, served, set_theme  # noqa: E402
+from book.check_book import barriers, served, set_theme  # noqa: E402
 
 HOSTILE = [
     "<img src=x onerror=window.hacked=1>",
@@ -99,16 +99,6 @@ def inside(polygon: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 # ---- a page and what is done with it
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("no Chromium here: scripts/install_chromium.sh says how to get one")
-    with sync_api.sync_playwright() as play:
-        chromium = play.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

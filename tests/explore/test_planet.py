@@ -7,7 +7,6 @@ import functools
 import http.server
 import json
 import re
-import shutil
 import threading
 import zlib
 from pathlib import Path
@@ -26,9 +25,6 @@ from geonb.explore.planet import ask_map, half_width_km, planet_view, vocabulary
 from geonb.training import train
 
 sync_api = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-             "--disable-component-update", "--disable-sync"]  # fmt: skip
 AXE = Path(__file__).parents[1] / "book" / "assets" / "axe.min.js"
 HOSTILE = ["<img src=x onerror=window.hacked=1>", "</script><script>window.hacked=1</script>", "<!--<script>\u2028"]
 QUERIES = {"Ice": ["southern ice", "northern ice", "ice and lakes"], "Warm": ["tropical forest", "Forest roads", "déserts"]}
@@ -75,16 +71,6 @@ def view(runs):
 @pytest.fixture(scope="module")
 def plain():
     return planet_view({"one": Plain(), "two": Plain(seed=1)}, show=["like", "ask"], queries=QUERIES, cells_km=KM, progress=False)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("no Chromium here: scripts/install_chromium.sh says how to get one")
-    with sync_api.sync_playwright() as play:
-        chromium = play.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from geonb.explore import widgets  # noqa: E402
 from geonb.explore.layers import LandGrid, layer_of  # noqa: E402
 from geonb.explore.widgets import Space, planet_widget, projection_widget, space_of, training_widget  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("few_places_for_the_colours")
 HOSTILE = "<img src=x onerror=alert(1)>"
 
 
@@ -30,13 +31,6 @@ def no_markup_of(root, text):
     """The text stands in no widget that reads its value as HTML."""
     marked = (ipywidgets.HTML, ipywidgets.HTMLMath)
     return not any(text in str(x.value) for x in all_widgets(root) if isinstance(x, marked))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_places_for_the_colours():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("geonb.explore.layers.FITTED", 2000)
-        yield
 
 
 @pytest.fixture(scope="module")
