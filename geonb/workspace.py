@@ -39,11 +39,6 @@ WIDE: dict[str, Any] = {  # location encoder of the three architectures; the bas
 }
 
 
-def smoke() -> bool:
-    """Whether this is a check of the machinery (``GEONB_SMOKE=1``), not an experiment."""
-    return profile() == "smoke"
-
-
 def profile() -> str:
     """The size of everything: "book", "workshop" or "smoke".
 

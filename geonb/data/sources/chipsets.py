@@ -142,12 +142,11 @@ def from_s2_100k(
             skips.add("a compressed tar file; unpack it to a plain .tar first", _shown(path.name))
     if not entries and not skips.counts:
         raise ValueError(f"{folder}: neither GeoTIFFs nor tar files of them; give the folder that has the images")
-    known, stranger = [], 0
+    known = []
     for entry in entries:
         if entry.name in index:
             known.append(entry)
         else:
-            stranger += 1
             skips.add("a file that is not in the index", entry.where)
     skips.add("in the index, but its file is not here", n=len(index.keys() - {entry.name for entry in known}))
 

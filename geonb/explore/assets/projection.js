@@ -218,6 +218,7 @@ document.querySelectorAll(".gv:not([data-ready])").forEach((root) => {
   new MutationObserver(ask).observe(document.documentElement, { attributes: true, attributeFilter: ["data-theme", "theme"] });
   new MutationObserver(ask).observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "class"] });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", ask);
+  addEventListener("beforeprint", () => draw(performance.now())); // no frame comes between the page's change to light colours and paper
   paint();
   clear();
   choose();
