@@ -31,6 +31,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
+    """The parser of all commands; a parsed command has the function that carries it out as ``run``."""
     from geonb import __version__
     from geonb.cli_data import add_verbs
 

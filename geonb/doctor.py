@@ -43,6 +43,7 @@ def report(findings: list[Finding]) -> str:
 
 
 def as_dicts(findings: list[Finding]) -> list[dict]:
+    """The findings as JSON has them: the fields of each by name."""
     return [asdict(finding) for finding in findings]
 
 

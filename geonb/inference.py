@@ -113,7 +113,11 @@ def _batches(path: Path) -> Iterator[pa.Table]:
 
 
 def positions(table: pa.Table, path: Path) -> np.ndarray:
-    """Positions (n, 2) of an Arrow table, from the columns that :func:`embed_table` reads."""
+    """Positions (n, 2) of an Arrow table, from the columns that :func:`embed_table` reads.
+
+    Raises:
+        ValueError: no such columns, or not all numbers or WKB points; ``path`` is named as their file.
+    """
     from geonb.data.store import points_from_wkb
 
     names = {c.lower(): c for c in table.column_names}

@@ -1,0 +1,1 @@
+"""Places and what is known of them: sources, stores, sampling, splits, masking and checks."""

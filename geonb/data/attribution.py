@@ -100,7 +100,8 @@ def _of_store(store: PlaceStore, rows: ArrayLike | None) -> Iterator[pa.Table]:
 def credits(texts: pa.Table, places: pa.Table | dict[str, pa.Array], rows: np.ndarray) -> pa.Table:
     """The rows of :data:`SCHEMA` for texts (with ``place_id``, ``license``, ``revision``, ``url``, ``source``).
 
-    A text without licence or source has those of its place: ``rows`` of the columns of ``places``.
+    A text without licence or source has those of its place: ``rows`` (n,), one for each text, of the columns of
+    ``places``.
     """
     names = places.column_names if isinstance(places, pa.Table) else places
     index, nothing = pa.array(rows), pa.nulls(len(rows), pa.string())

@@ -188,7 +188,8 @@ class Http:
             sign: signs the address, and does so anew when the signature is refused (401, 403 or 409).
 
         Raises:
-            Unreadable: the file is not there, refused, or shorter. As :meth:`ask`.
+            Unreadable: the file is not there, refused, or shorter.
+            DownloadError: a new signature was refused too; else as for :meth:`ask`.
         """
         last = first + length - 1
 
@@ -268,7 +269,13 @@ class RemoteTiff:
         self.levels = [self.width / self.shape(level)[0] for level in range(len(self._images))]
 
     def read(self, col: int, row: int, width: int, height: int, level: int = 0) -> np.ndarray:
-        """A window (count, height, width), in pixels of a level and in the order of the file; it must lie inside."""
+        """A window (count, height, width), in pixels of a level and in the order of the file; it must lie inside.
+
+        Raises:
+            ValueError: a window that is empty or does not lie inside.
+            Unreadable: the file is damaged, or not there any more.
+            DownloadError: the file changed while it was read; else as for :meth:`Http.part`.
+        """
         from rasterio.windows import Window
 
         full_w, full_h = self.shape(level)
@@ -278,7 +285,15 @@ class RemoteTiff:
             return source.read(window=Window(col, row, width, height))
 
     def pixels(self, crs: str, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Columns and rows, counted from the corner of the first pixel, of positions; infinite where there are none."""
+        """Columns and rows (n,) of positions, counted from the first pixel's corner; infinite where there are none.
+
+        Args:
+            crs: of the positions, as "EPSG:4326".
+            x, y: coordinates (n,) in it, x eastward.
+
+        Raises:
+            Unreadable: the file does not say where it lies, or not so that it can be used.
+        """
         from rasterio._err import CPLE_BaseError
         from rasterio.errors import RasterioError
         from rasterio.warp import transform

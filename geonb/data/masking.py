@@ -66,6 +66,10 @@ def mask_names(
     Raises:
         ValueError: not as many lists of names as texts; a list of names that is a text; a token that could be a part
             of a word.
+
+    Example:
+        >>> mask_names(["Cologne lies on the Rhine; in German it is Köln."], [["Cologne", "Köln"]])
+        ['[place] lies on the Rhine; in German it is [place].']
     """
     names = _checked(texts, names)
     if not token.strip() or token != token.strip() or token[0].isalnum() or token[-1].isalnum():

@@ -121,6 +121,7 @@ def sql_dump(table: str, columns: str, rows: Iterable[Sequence], wiki: str = "te
 
 
 def page_row(page_id: int, title: str, namespace: int = 0, redirect: int = 0, latest: int = 0) -> tuple:
+    """A row of the table ``page``, its values in the order of its columns; ``latest`` is the page's last revision."""
     touched = "20260829071113"
     return (
         page_id, namespace, title.replace(" ", "_"), redirect, 0, 0.25 + page_id % 977 / 2000, touched, touched,
@@ -140,6 +141,7 @@ def tag_row(
     name: str | None = None,
     country: str | None = None,
 ) -> tuple:
+    """A row of the table ``geo_tags``, its values in the order of its columns; lon and lat in degrees."""
     tenths = [None if value is None else round(float(value) * 10) for value in (lat, lon)]
     return (tag_id, page_id, globe, primary, lat, lon, dim, kind, name, country, None, *tenths)
 
@@ -161,6 +163,7 @@ def document(article: dict, wiki: str = "testwiki", **more: Any) -> dict:
 
 
 def pair(page_id: int, value: dict) -> bytes:
+    """Two lines of the search index: the action that names a page, and its document."""
     lines = {"index": {"_id": page_id}}, value
     return b"".join(json.dumps(line, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n" for line in lines)
 

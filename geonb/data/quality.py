@@ -39,6 +39,7 @@ class Coverage:
 
     @property
     def share(self) -> float:
+        """The share of the cells that hold a place, 0 where there are no cells."""
         return self.held / self.cells if self.cells else 0.0
 
 

@@ -162,12 +162,25 @@ def true_color(images: np.ndarray) -> np.ndarray:
     """Red, green, blue = B4, B3, B2, as uint8 (n, H, W, 3).
 
     The stretch is fixed, so chips can be compared: value = 255 x reflectance^(1 / 2.2), white at 100 %.
+
+    Raises:
+        ValueError: images that are not integers (n, 12, H, W), H and W at least 16.
+
+    Example:
+        >>> chips = np.full((1, 12, 16, 16), 2000, np.uint16)  # reflectance 0.2 in every band
+        >>> chips[:, BANDS.index("B4")] = 5000  # and 0.5 in red
+        >>> picture = true_color(chips)
+        >>> picture.shape, picture[0, 0, 0].tolist()
+        ((1, 16, 16, 3), [186, 123, 123])
     """
     return _picture(images, ("B4", "B3", "B2"))
 
 
 def false_color(images: np.ndarray) -> np.ndarray:
-    """Colour infrared: red, green, blue = B8, B4, B3 (plants red, water black), stretched as `true_color`."""
+    """Colour infrared: red, green, blue = B8, B4, B3 (plants red, water black), stretched as `true_color`.
+
+    Chips (n, 12, H, W) become pictures uint8 (n, H, W, 3).
+    """
     return _picture(images, ("B8", "B4", "B3"))
 
 

@@ -47,6 +47,16 @@ def land_points(n: int, seed: int = 0, method: str = "random") -> np.ndarray:
 
     A Fibonacci lattice is made as dense as gives n points or a few more on land; of those the surplus is dropped
     at random.
+
+    Raises:
+        ValueError: an unknown method.
+
+    Example:
+        >>> points = land_points(1000)
+        >>> points.shape, bool(on_land(points).all())
+        ((1000, 2), True)
+        >>> points[:2].round(1).tolist()
+        [[112.8, 55.6], [38.4, 27.3]]
     """
     if method not in ("random", "fibonacci"):
         raise ValueError(f"unknown method {method!r}; choose random or fibonacci")
@@ -160,7 +170,7 @@ def land_share(cells: Sequence | np.ndarray, size_km: float, points: int = 100) 
 
 @cache
 def land_cells(size_km: float) -> np.ndarray:
-    """The equal-area cells of a size that are at least half land."""
+    """The equal-area cells of a size that are at least half land: their numbers (n,), in rising order."""
     cells = np.arange(cell_count(size_km))
     return cells[land_share(cells, size_km) >= 0.5]
 
@@ -177,6 +187,15 @@ def density_weights(lonlat: ArrayLike, size_km: float = 500.0) -> np.ndarray:
     """Sampling weights (n,), mean 1, that give each occupied equal-area cell of ``size_km`` the same total.
 
     Gazetteers and photographs crowd in Europe; sampling by these weights is even over the inhabited land instead.
+
+    Raises:
+        ValueError: a position out of range, or a size that is not positive.
+
+    Example:
+        Three places around Cologne share a cell, and together weigh as much as one in New York.
+
+        >>> density_weights([(7.0, 50.9), (7.1, 51.0), (6.9, 50.8), (-74.0, 40.7)]).round(2).tolist()
+        [0.67, 0.67, 0.67, 2.0]
     """
     _, cell, counts = np.unique(blocks(lonlat, size_km), return_inverse=True, return_counts=True)
     weights = 1.0 / counts[cell]
@@ -188,6 +207,9 @@ def weighted_sample(weights: ArrayLike, k: int, seed: int = 0) -> np.ndarray:
 
     By exponential keys: Efraimidis and Spirakis (2006), Weighted random sampling with a reservoir, Information
     Processing Letters 97, 181-185.
+
+    Raises:
+        ValueError: a weight that is negative or not finite, or fewer than k weights above 0.
     """
     weights = np.asarray(weights, dtype=np.float64)
     if (weights < 0).any() or not np.isfinite(weights).all():

@@ -87,7 +87,12 @@ class Shards:
         return out
 
     def read_into(self, out: np.ndarray, at: np.ndarray, rows: np.ndarray) -> None:
-        """As :meth:`read`, but the images become ``out[at]``; ``out`` is little-endian uint16."""
+        """As :meth:`read`, but the images become ``out[at]``.
+
+        Args:
+            out: little-endian uint16 (m, bands, H, W).
+            at: rows of ``out``, (k,). ``rows``: rows of the array, (k,), which may repeat.
+        """
         order = np.argsort(rows, kind="stable")
         workers = _workers(len(rows))
         # Always in threads of their own: on the main thread Blosc would keep threads that do not outlive a fork.

@@ -27,6 +27,12 @@ def blocks(lonlat: ArrayLike, size_km: float) -> np.ndarray:
 
     Raises:
         ValueError: a position out of range, or a size that is not positive.
+
+    Example:
+        Two places near Cologne lie in one cell, New York in another.
+
+        >>> blocks([(7.0, 50.9), (7.1, 51.0), (-74.0, 40.7)], size_km=500).tolist()
+        [1817, 1817, 1696]
     """
     lonlat = check_lonlat(lonlat)
     columns, edges = _grid(size_km)
@@ -48,9 +54,12 @@ def _grid(size_km: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def random_split(n: int, fractions: Sequence[float] = (0.7, 0.1, 0.2), seed: int = 0) -> np.ndarray:
-    """ "train", "val" or "test" for each of n places, at random whatever their position.
+    """ "train", "val" or "test" (n,) for each of n places, at random whatever their position.
 
     Use it beside :func:`blocked_split` to show how much a score owes to neighbours.
+
+    Raises:
+        ValueError: fractions of train, val and test that are not three, negative, or do not sum to 1.
     """
     fractions = _check_fractions(fractions)
     edges = np.round(np.cumsum(fractions) * n).astype(int)
@@ -65,7 +74,7 @@ def blocked_split(
     buffer_km: float = 50.0,
     seed: int = 0,
 ) -> np.ndarray:
-    """ "train", "val", "test" or "buffer" for each place: whole blocks go to one label, with a gap between labels.
+    """ "train", "val", "test" or "buffer" (n,) for each place: whole blocks go to one label, with a gap between labels.
 
     Blocks are dealt in random order, each to the label that still lacks most places. Then "val" places within
     ``buffer_km`` of a "test" place, and "train" places within it of a "val" or "test" place, become "buffer" and
@@ -78,7 +87,14 @@ def blocked_split(
         buffer_km: least great-circle distance between places of different labels.
 
     Raises:
-        ValueError: positions out of range, or fewer occupied blocks than labels.
+        ValueError: positions or fractions out of range, or fewer occupied blocks than labels.
+
+    Example:
+        >>> from geonb.data.sampling import land_points
+        >>> label = blocked_split(land_points(2000), size_km=500, buffer_km=50)
+        >>> names, counts = np.unique(label, return_counts=True)
+        >>> dict(zip(names.tolist(), counts.tolist()))
+        {'buffer': 4, 'test': 399, 'train': 1396, 'val': 201}
     """
     lonlat, fractions = check_lonlat(lonlat), _check_fractions(fractions)
     names, block, counts = np.unique(blocks(lonlat, size_km), return_inverse=True, return_counts=True)
@@ -116,7 +132,17 @@ def held_out_split(labels: ArrayLike, value: object, lonlat: ArrayLike, buffer_k
 
 
 def within(lonlat: Sequence | np.ndarray, others: Sequence | np.ndarray, km: float) -> np.ndarray:
-    """Which positions (n,) lie at most ``km`` from any of ``others``, along great circles."""
+    """Which positions (n,) lie at most ``km`` from any of ``others``, along great circles.
+
+    Raises:
+        ValueError: a negative distance.
+
+    Example:
+        The first place lies 22 km from the other, across the antimeridian.
+
+        >>> within([(179.9, 0), (0, 0)], [(-179.9, 0)], km=50).tolist()
+        [True, False]
+    """
     from scipy.spatial import KDTree
 
     if km < 0:
@@ -144,6 +170,9 @@ def correlogram(
     Returns:
         (bin centres in km, correlation, number of pairs), each (bins,); the correlation is NaN in empty bins.
         Of more than ``max_places`` places with a value a random sample is used.
+
+    Raises:
+        ValueError: positions out of range, not as many values, fewer than three that are known, or all equal.
     """
     lonlat, values = check_lonlat(lonlat), np.asarray(values)
     if len(values) != len(lonlat):
@@ -187,6 +216,9 @@ def correlation_range_km(
     nugget this is L, plus the first bin's centre). Dividing by the first bin leaves out the nugget, that is noise
     at single places. It is 0 when even that first bin's correlation is below 0.05, and ``max_km`` when the
     correlogram never falls that low.
+
+    Raises:
+        ValueError: no bin has 30 pairs of places, or as for :func:`correlogram`.
     """
     centre, rho, pairs = correlogram(lonlat, values, bin_km, max_km, seed=seed)
     use = pairs >= 30

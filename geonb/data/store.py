@@ -184,7 +184,11 @@ class PlaceStore:
         return [name for name in self.places.column_names if name != "geometry"]
 
     def column(self, name: str) -> np.ndarray:
-        """A column of the places (n,): float64 with NaN where missing, or objects (str) with None where missing."""
+        """A column of the places (n,): float64 with NaN where missing, or objects (str) with None where missing.
+
+        Raises:
+            StoreError: no such column; the message names those that there are.
+        """
         if name not in self.columns:
             raise StoreError(f"{self.path / 'places.parquet'}: no column {name!r}; there are {', '.join(self.columns)}")
         column = self.places[name]
@@ -193,7 +197,11 @@ class PlaceStore:
         return column.cast(pa.float64()).to_numpy().astype(np.float64)
 
     def has(self, modality: str) -> np.ndarray:
-        """Which places (n,) have a modality: "location" (all have), "text" or "image"."""
+        """Which places (n,) have a modality: "location" (all have), "text" or "image".
+
+        Raises:
+            StoreError: an unknown modality.
+        """
         if modality not in MODALITIES:
             raise StoreError(f"unknown modality {modality!r}; choose from {', '.join(MODALITIES)}")
         if modality == "location":
@@ -633,7 +641,15 @@ def _check_bands(where: str | Path, bands: Sequence[str] | None, count: int) -> 
 
 
 def check_scaling(where: str, images: np.ndarray, first: int) -> None:
-    """Refuse images that cannot be surface reflectance x 10000; ``first`` is the number of the first image."""
+    """Refuse images (n, bands, H, W) that cannot be surface reflectance x 10000.
+
+    Args:
+        where: what the images come from; it opens the error message.
+        images: integers, at least one image. ``first``: the number of the first, for the message.
+
+    Raises:
+        StoreError: an image that is all zero, or whose values are too low or too high; says which, and what to do.
+    """
     flat = images.reshape(len(images), -1)
     top, mean = flat.max(1), flat.mean(1, dtype=np.float64)
     for wrong, what in (

@@ -55,6 +55,7 @@ class Skips:
                 self.examples.setdefault(reason, str(example)[:200])
 
     def update(self, other: Skips) -> None:
+        """Add the counts of another; an example that is here already stays."""
         for reason, n in other.counts.items():
             self.add(reason, other.examples.get(reason, ""), n)
 
@@ -161,7 +162,7 @@ class Work:
         return table.replace_schema_metadata(metadata)
 
     def array(self, part: str, name: str) -> np.ndarray:
-        """An array of a part, mapped from the disk."""
+        """An array of a part, of the shape that it was kept with, mapped from the disk."""
         return self._read(part, lambda _: np.load(self._file(part, f".{name}.npy"), mmap_mode="r", allow_pickle=False))
 
     def skips(self, parts: Iterable[str]) -> Skips:

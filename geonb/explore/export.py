@@ -42,7 +42,8 @@ def to_geotiff(
         model: a run's folder, or a model of :func:`geonb.load`.
         path: the file; written whole or not at all.
         degrees: edge of a pixel. Pixels are areas, embedded at their centres.
-        layer, place, text: see :func:`geonb.explore.layers.layer_of`.
+        layer, place, text: see :func:`geonb.explore.layers.layer_of`; a function turns embeddings (n, d) into (n,) or
+            (n, bands) numbers.
         bounds: west, south, east, north; a whole number of pixels.
         land: leave the sea unknown, where no place was trained on.
 

@@ -44,6 +44,9 @@ def themed(fig: MatplotlibFigure, alt: str) -> Figure:
     Args:
         fig: closed after it is drawn.
         alt: what the figure says, for those who do not see it; required.
+
+    Raises:
+        ValueError: an empty ``alt``.
     """
     import matplotlib.pyplot as plt
 
@@ -120,6 +123,9 @@ def scatter_map(
         alt: what the map shows.
         size: area of a dot in points squared.
         limits: (low, high) of the colour bar; by default the 1st and 99th percentile.
+
+    Raises:
+        ValueError: positions out of range, not as many values as positions, or an empty ``alt``.
     """
     lonlat, values = check_lonlat(lonlat), np.asarray(values)
     if len(values) != len(lonlat):
@@ -214,6 +220,9 @@ def image_grid(
         images: uint8 (n, H, W, 3). ``captions``: n strings. ``columns``: at most this many side by side.
         alt: what the grid shows as a whole; each chip also has its caption as alt text.
         pixels: shown width of a chip.
+
+    Raises:
+        ValueError: not as many captions as images.
     """
     from PIL import Image
 

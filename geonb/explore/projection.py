@@ -51,6 +51,7 @@ class Scores:
         )
 
     def to_dict(self) -> dict:
+        """The attributes by name, for JSON."""
         return asdict(self)
 
 
@@ -393,7 +394,7 @@ def _disparity(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def align(xy: np.ndarray, to: np.ndarray) -> np.ndarray:
-    """A centred plane turned and mirrored, not scaled, so that it lies on another as well as it can."""
+    """A plane (n, 2), centred, turned and mirrored, not scaled, so that it lies on another (n, 2) as well as it can."""
     u, _, v = np.linalg.svd((xy - xy.mean(0)).T @ (to - to.mean(0)))
     return (xy - xy.mean(0)) @ (u @ v)
 

@@ -73,7 +73,7 @@ class AlphaEarthError(ValueError):
 
 
 def dequantised(q: np.ndarray) -> np.ndarray:
-    """float32 in [-1, 1] for int8 numbers, NaN for -128."""
+    """float32 in [-1, 1] for int8 numbers, NaN for -128; any shape, which is kept."""
     v = q.astype(np.float32) / 127.5
     return np.where(q == NO_DATA, np.float32(np.nan), np.sign(v) * v * v)
 
@@ -142,6 +142,7 @@ def add_alphaearth(
         {"embedded": ..., and the number left out by reason}.
 
     Raises:
+        ValueError: ``out`` is no .parquet file, or a year, footprint, address or number of workers out of range.
         WorkError: the network failed (what is finished is kept), the file is there, or another process makes it.
         AlphaEarthError: as for :func:`alphaearth`.
     """

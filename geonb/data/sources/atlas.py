@@ -100,7 +100,7 @@ def make_atlas(out: str | Path, places: int = 8000, seed: int = 0, progress: boo
 
 @cache
 def load_facts() -> tuple[dict[str, np.ndarray], dict[str, dict]]:
-    """The table of facts as columns (treat them as read-only), and the countries by their ISO 3166 code.
+    """The table of facts as columns (n,), to be treated as read-only, and the countries by their ISO 3166 code.
 
     Numbers are float64 with NaN, names are str with None; ``place_id``, ``size_class``, ``source`` and ``license``
     are added.

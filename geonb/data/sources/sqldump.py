@@ -59,7 +59,10 @@ def sql_blocks(
 ) -> Iterator[list[tuple[bytes, ...]]]:
     """Rows of a table, some thousand at a time, as they are written in the dump; :func:`sql_value` reads a value.
 
-    Arguments and errors are those of :func:`sql_rows`.
+    Arguments are those of :func:`sql_rows`.
+
+    Raises:
+        DamagedDump: the table or a column is not there; a statement is cut or cannot be read.
     """
     reader, usual = _Reader(stream, label), None
     while (line := reader.head()) is not None:
@@ -87,7 +90,11 @@ def sql_blocks(
 
 
 def sql_value(token: bytes) -> None | int | float | bytes:
-    """The value that is written in a dump; a string is bytes, as the dump does not say how it is encoded."""
+    """The value that is written in a dump; a string is bytes, as the dump does not say how it is encoded.
+
+    Raises:
+        DamagedDump: what is neither a string, NULL nor a number.
+    """
     token = token.removeprefix(b"_binary ")
     if token[:1] == b"'":
         return _ESCAPED.sub(_meaning, token[1:-1])

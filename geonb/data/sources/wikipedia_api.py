@@ -68,6 +68,7 @@ class Cell:
         return max(float(great_circle_km(self.centre, corner)) for corner in corners)
 
     def quarters(self) -> list[Cell]:
+        """The four cells, south before north and west before east, halved in degrees."""
         lon, lat = (self.west + self.east) / 2, (self.south + self.north) / 2
         return [
             Cell(west, south, east, north)

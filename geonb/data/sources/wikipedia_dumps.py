@@ -217,6 +217,11 @@ class File:
             raise
 
     def fetch(self) -> None:
+        """Download the file; needs ``url`` and ``turn``.
+
+        Raises:
+            DownloadError: no address gave it, or the file is not the one that ``sha1`` stands for.
+        """
         assert self.turn is not None, "a file with an address has one"
         with alone(self.turn):
             download([self.url], self.path, user_agent=self.agent, sha1=self.sha1, progress=self.progress)

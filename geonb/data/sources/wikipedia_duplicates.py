@@ -48,7 +48,7 @@ def templates(texts: Any) -> pa.Array:
 
 
 def signatures(texts: Any) -> np.ndarray:
-    """Signatures uint32 (n, `BANDS`) of texts (an Arrow column of str); zeros for one with no words but names."""
+    """Signatures uint32 (n, BANDS) of texts (an Arrow column of str); zeros for one with no words but names."""
     out = np.zeros((len(texts), BANDS), np.uint32)
     for start in range(0, len(texts), TEXTS_AT_ONCE):
         shingles, first, rows = _shingles(templates(texts.slice(start, TEXTS_AT_ONCE)))
@@ -62,6 +62,16 @@ def groups(signature: np.ndarray) -> np.ndarray:
 
     The order of the texts makes no difference to who is with whom, but for texts that share a number with more than
     `NEIGHBOURS` others: those are compared with the ones that share the next number too, first of all.
+
+    Args:
+        signature: of :func:`signatures`, uint32 (n, BANDS).
+
+    Example:
+        >>> stub = "{} is a village in {} District. Its population was {} in 2011."
+        >>> other = "A lighthouse on the northern cliffs, built after two ships ran aground there."
+        >>> texts = [stub.format("Foo", "Bar", "1,234"), stub.format("Baz", "Qux", "80"), other]
+        >>> groups(signatures(pa.array(texts))).tolist()
+        [0, 0, -1]
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components

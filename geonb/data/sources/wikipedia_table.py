@@ -162,6 +162,9 @@ def read_part(
         columns: role -> name of the column, for those that the file has.
         box: as in :func:`from_table`.
         filters: of it the longest text, which is not read into memory if it is longer, and whether classes matter.
+
+    Raises:
+        ValueError: the file cannot be read, its texts are too long for memory, or it changed while it was read.
     """
     used = {role: name for role, name in columns.items() if role != "classes" or filters.places_only}
     names = {role: '"' + name.replace('"', '""') + '"' for role, name in used.items()}
@@ -229,7 +232,11 @@ def _wanted(at: Mapping[str, str], box: Sequence[float] | None) -> list[tuple[st
 
 
 def checked_box(bbox: Sequence[float] | None) -> list[float] | None:
-    """A box as west, south, east, north in degrees; west > east where it crosses the antimeridian."""
+    """A box as west, south, east, north in degrees; west > east where it crosses the antimeridian; None stays None.
+
+    Raises:
+        ValueError: not four finite numbers, out of range, or empty.
+    """
     if bbox is None:
         return None
     if len(bbox) != 4:
