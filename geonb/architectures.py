@@ -78,6 +78,7 @@ class Architecture(nn.Module):
 
     @property
     def modalities(self) -> tuple[str, ...]:
+        """Names of all modalities, the location first."""
         return tuple(self.encoders)
 
     @property
@@ -91,7 +92,7 @@ class Architecture(nn.Module):
         return {frozenset(("location", m)) for m in self.heads}
 
     def scale(self, pair: str) -> Tensor:
-        """The learned inverse temperature of a pair, at most 100: "text" stands for location and text."""
+        """The learned inverse temperature of a pair, of shape (), at most 100: "text" stands for location and text."""
         return clamped_scale(self.log_scale["shared" if self.shared_scale else pair])
 
     def embed(self, modality: str, values: Tensor) -> Tensor:
@@ -119,7 +120,7 @@ class Architecture(nn.Module):
         return {}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Named terms, whose sum is minimised: over the rows of all devices."""
+        """Named terms, each of shape (), whose sum is minimised: over the rows of all devices."""
         lonlat, real = (self.gather(part) for part in batch["location"])
         shared = {}
         for name, positions in self.shared_views(lonlat[real]).items():
@@ -142,28 +143,34 @@ class Architecture(nn.Module):
         return embedded.new_zeros(len(values), embedded.shape[1]).index_put((rows,), embedded)
 
     def loss(self, z: dict[str, Tensor], has: dict[str, Tensor], lonlat: Tensor) -> dict[str, Tensor]:
-        """Named terms from embeddings (n, d) and presence (n,) of each view, and positions (n, 2)."""
+        """Named terms, each of shape (), from embeddings (n, d) and presence (n,) of each view, and positions (n, 2).
+
+        Raises:
+            TypeError: called on ``Architecture`` itself, which does not say how to bind.
+        """
         raise TypeError("Architecture does not say how to bind; use one of " + ", ".join(ARCHITECTURES))
 
     def space(self, anchors: Tensor, candidates: Tensor | None = None) -> Space | None:
-        """What distance means to the loss, None for nothing."""
+        """What the distance between anchors (n, 2) and candidates (k, 2), lon/lat degrees, means to the loss; None for
+        nothing."""
         if not self.exclude_km and not self.soft_km:
             return None
         return Space(anchors, candidates, exclude_km=self.exclude_km, soft_km=self.soft_km)
 
     def bind(self, a: str, b: str, z: dict, has: dict, lonlat: Tensor, pair: str) -> Tensor:
-        """Symmetric InfoNCE of two views over the places that have both."""
+        """Symmetric InfoNCE, of shape (), of two views (n, d) over the places that have both."""
         both = has[a] & has[b]
         return info_nce(z[a][both], z[b][both], self.scale(pair), self.space(lonlat[both]), chunk=self.chunk)
 
 
 def alone(tensor: Tensor) -> Tensor:
-    """The gather of a single device: nothing to add."""
+    """The gather of a single device: a tensor of any shape comes back as it is."""
     return tensor
 
 
 def start_of_scale() -> Tensor:
-    """Logarithm of the inverse temperature that training starts with, as in CLIP (Radford et al., 2021)."""
+    """Logarithm, of shape (), of the inverse temperature that training starts with, as in CLIP (Radford et al.,
+    2021)."""
     return torch.tensor(math.log(1 / 0.07))
 
 
@@ -230,7 +237,8 @@ class Cyclic(Architecture):
 
 
 class Fused(Architecture):
-    """One softmax over all modalities of all places of the batch, by the modified NT-Xent loss.
+    """One softmax over all modalities of all places of the batch, by the modified NT-Xent loss: that of SimCLR (Chen et
+    al., 2020, arXiv 2002.05709), with several positives an anchor as in SupCon (Khosla et al., 2020, arXiv 2004.11362).
 
     Args:
         form: "mean" or "logsumexp" over an anchor's positives, see :func:`geonb.losses.nt_xent_fused`; "melt" lets one
@@ -278,6 +286,8 @@ class Fused(Architecture):
         return {"fused": fused}
 
     def melt(self, embeddings: Tensor, present: Tensor, lonlat: Tensor) -> Tensor:
+        """The loss, of shape (), where one of the modalities that a place has, drawn anew, stands for it: embeddings
+        (m, n, d) and presence (m, n), the location first, and positions (n, 2)."""
         real = present[0]
         chance = torch.rand(int(real.sum()), len(self.heads), generator=self.generator).T.to(present.device)
         drawn = torch.zeros_like(real, dtype=torch.long)

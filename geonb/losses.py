@@ -50,6 +50,9 @@ class Space:
         anchors: (n, 2) lon/lat degrees of the anchors.
         candidates: (k, 2) of the candidates, the anchors' own first; None: the anchors themselves.
         exclude_km, soft_km: great-circle distances in km, at least 0, not both above 0.
+
+    Raises:
+        ValueError: a distance below 0, or both above 0.
     """
 
     anchors: Tensor
@@ -71,7 +74,8 @@ class Space:
         return Space(self.candidates, self.anchors, self.exclude_km, self.soft_km)
 
     def keep(self, rows: Tensor, columns: Tensor | None = None) -> Space:
-        """The anchors ``rows`` against the candidates ``columns`` (bool masks or indices; None: as ``rows``)."""
+        """The anchors ``rows`` against the candidates ``columns``: bool masks (n,) and (k,), or indices; None: as
+        ``rows``."""
         if columns is None and self.candidates is None:
             return Space(self.anchors[rows], None, self.exclude_km, self.soft_km)
         there = self.anchors if self.candidates is None else self.candidates
@@ -93,7 +97,7 @@ class Space:
         return self.chord(rows) <= _chord_of_km(self.exclude_km) if self.exclude_km else None
 
     def excluded(self, rows: slice) -> Tensor | None:
-        """As :meth:`near`, but each anchor's own candidate (the one of its number) is not excluded."""
+        """Bool (c, k) as :meth:`near`, but each anchor's own candidate (the one of its number) is not excluded."""
         return _set(self.near(rows), _numbers(rows, self.anchors.device), False)
 
     def kernel(self, rows: slice) -> Tensor | None:
@@ -257,6 +261,22 @@ def info_nce(
         b: (n, d), row i belongs to row i of ``a``. With ``symmetric=False`` further rows (k, d) may follow, which are
             negatives of all anchors, such as a queue; ``space`` then needs the positions of all k.
         scale: inverse temperature.
+
+    Raises:
+        ValueError: fewer targets than anchors, or more of them in a symmetric loss; or a ``space`` of other places.
+
+    Example:
+        Log n where no anchor can tell its target from the others, and nearly 0 where each is sure:
+
+        >>> import torch
+        >>> from geonb.losses import info_nce
+        >>> a = torch.eye(4)
+        >>> round(info_nce(a, a, scale=0.0).item(), 3)
+        1.386
+        >>> round(info_nce(a, a, scale=10.0).item(), 3)
+        0.0
+        >>> round(info_nce(a, a.roll(1, 0), scale=10.0).item(), 3)
+        10.0
     """
     n, k = len(a), len(b)
     if k < n or (symmetric and k > n):
@@ -370,6 +390,9 @@ def sigmoid(a: Tensor, b: Tensor, scale: Scale, bias: Scale, space: Space | None
         a: (n, d).
         b: (n, d), or (k, d) with further negatives after the first n.
         scale, bias: SigLIP starts them at 10 and -10.
+
+    Raises:
+        ValueError: fewer targets than anchors, or a ``space`` of other places.
     """
     n, k = len(a), len(b)
     if k < n:
@@ -436,6 +459,24 @@ def nt_xent_fused(
         present: bool (m, n).
         scale: inverse temperature, or (m, m), one for each pair of modalities (anchor's, candidate's).
         space: of the n places. Soft targets weigh a candidate by the distance of its place from the anchor's.
+
+    Raises:
+        ValueError: an unknown ``form`` or ``anchors``, or a ``space`` of other places.
+
+    Example:
+        Three modalities of four places, so an anchor has 11 candidates, two of them positive. A scale of 0 tells
+        nothing apart. The mean over positives never falls below log 2, as both cannot have all of the softmax; the sum
+        inside the logarithm does:
+
+        >>> import torch
+        >>> from geonb.losses import nt_xent_fused
+        >>> z, present = torch.eye(4).expand(3, 4, 4), torch.ones(3, 4, dtype=torch.bool)
+        >>> round(nt_xent_fused(z, present, scale=0.0).item(), 3)
+        2.398
+        >>> round(nt_xent_fused(z, present, scale=5.0).item(), 3)
+        0.723
+        >>> round(nt_xent_fused(z, present, scale=5.0, form="logsumexp").item(), 3)
+        0.03
     """
     if form not in ("mean", "logsumexp"):
         raise ValueError(f'form is "mean" or "logsumexp", not {form!r}')
@@ -512,6 +553,9 @@ def symile(
         negatives: "all" n^2 pairs of the others for each anchor (time n^3 d), or "shuffled": n pairs drawn anew for
             each anchor modality, as in the published code by default.
         generator: for the shuffling.
+
+    Raises:
+        ValueError: unknown ``negatives``, or a ``space`` of other places.
     """
     if negatives not in ("all", "shuffled"):
         raise ValueError(f'negatives are "all" or "shuffled", not {negatives!r}')
@@ -576,6 +620,9 @@ def gram(embeddings: Tensor, scale: Scale, space: Space | None = None, chunk: in
 
     Args:
         embeddings: (m, n, d), the anchor modality first. Places lacking a modality are left out by the caller.
+
+    Raises:
+        ValueError: fewer than two modalities, or a ``space`` of other places.
     """
     m, n, _ = embeddings.shape
     if m < 2:

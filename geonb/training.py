@@ -137,6 +137,9 @@ def published(architecture: str, **changes: Any) -> TrainConfig:
     SatCLIP: 8,192 places a step, which its code accumulates from 16 batches of 512 that do not see each other. GeoCLIP:
     optimiser and batch are not in its code and are those reported for it, with AdamW for Adam and a cosine for its
     steps down. CSP: its run on iNaturalist, with AdamW without decay, which is Adam.
+
+    Raises:
+        ValueError: not one of these three baselines.
     """
     configs = {
         "satclip": TrainConfig(
@@ -163,7 +166,8 @@ def published(architecture: str, **changes: Any) -> TrainConfig:
 def resolve(
     architecture: str, store: PlaceStore, config: TrainConfig, extra: dict[str, np.ndarray] | None = None
 ) -> TrainConfig:
-    """The config with every choice made and checked against the architecture, the store and further modalities.
+    """The config with every choice made and checked against the architecture, the store and further modalities
+    (``extra``: features (places, d) by name).
 
     Raises:
         ValueError: unknown architecture or modality, a modality that is not there, or senseless numbers.
@@ -225,9 +229,12 @@ def resolve(
 
 
 def split_of(store: PlaceStore, config: TrainConfig | dict) -> np.ndarray:
-    """"train", "val", "test" or "buffer" for each place: the split that the config asks for.
+    """An array (places,) of "train", "val", "test" or "buffer": the split that the config asks for.
 
     Pre-training sees "train", its early stopping "val"; "test" is for evaluation alone.
+
+    Raises:
+        ValueError: a kind of split that there is not.
     """
     options = dict(config["split"] if isinstance(config, dict) else config.split)
     kind = options.pop("kind")
@@ -434,7 +441,12 @@ class Observations:
         self.pixels = [m for m in modalities if m not in self.values]
 
     def batch(self, rows: Tensor, size: int | None = None) -> Batch:
-        """The batch of some rows of the store; with a ``size``, filled up by rows where nothing is present."""
+        """The batch of some rows (n,) of the store; with a ``size``, filled up by rows where nothing is present.
+
+        Returns:
+            A tuple (values, present) by modality. Values are positions (size, 2), features (size, d) or images
+            (size, 12, H, W), uint16 viewed as int16; present is bool (size,).
+        """
         size = len(rows) if size is None else size
         real = torch.arange(size) < len(rows)
         rows = torch.cat([rows, rows.new_zeros(size - len(rows))])
@@ -571,7 +583,8 @@ def take_step(
     step: int,
     config: TrainConfig,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """One optimiser step on a device's share of a batch; returns the loss of the whole batch and its terms."""
+    """One optimiser step on a device's share of a batch; returns the loss of the whole batch and its terms, each of
+    shape ()."""
     seed = mixed(config.seed, step)
     torch.manual_seed(mixed(seed, fabric.global_rank))  # dropout, alike after a resume, and different on each device
     model.train()
@@ -611,8 +624,9 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
 
 
 def batch_rows(rows: Tensor, step: int, batch_size: int, seed: int, cells: np.ndarray | None = None) -> Tensor:
-    """The rows of one step. Each epoch is a permutation that depends on the seed and the epoch alone, cut into batches
-    without its remainder; with ``cells`` (the cell of each row), every step draws cells, and a place in each."""
+    """The rows of one step, (b,) out of (n,) with b = ``batch_size``. Each epoch is a permutation that depends on the
+    seed and the epoch alone, cut into batches without its remainder; with ``cells`` (n,), the cell of each row, every
+    step draws cells, and a place in each."""
     if cells is not None:
         rng = np.random.default_rng((seed, step))
         order = rng.permutation(len(rows))
@@ -624,7 +638,7 @@ def batch_rows(rows: Tensor, step: int, batch_size: int, seed: int, cells: np.nd
 
 @lru_cache(maxsize=2)
 def permutation(n: int, seed: int) -> Tensor:
-    """The numbers below n in random order; that of the running epoch is kept."""
+    """The numbers below n in random order, int64 (n,); that of the running epoch is kept."""
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
 
 
@@ -679,7 +693,11 @@ def backward_transfer(lines: list[dict], model: Architecture) -> dict[str, float
 
 
 def read_config(run: Path) -> dict:
-    """The ``config.yaml`` of a run, as a dict; see :class:`TrainConfig`."""
+    """The ``config.yaml`` of a run, as a dict; see :class:`TrainConfig`.
+
+    Raises:
+        ValueError: the folder has none, so it is not a run.
+    """
     path = run / "config.yaml"
     try:
         config = yaml.safe_load(path.read_text())
@@ -710,7 +728,7 @@ def config_from_file(path: str | Path) -> TrainConfig:
 
 
 def hashes_of(extra: dict[str, np.ndarray] | None) -> dict[str, str]:
-    """What a run remembers of its extra modalities, to know them again."""
+    """What a run remembers of its extra modalities (places, d), to know them again: 16 hex digits each."""
     arrays = {m: np.ascontiguousarray(v, np.float32) for m, v in (extra or {}).items()}
     return {m: hashlib.sha256(v.tobytes()).hexdigest()[:16] for m, v in arrays.items()}
 
