@@ -1,0 +1,1 @@
+"""Encoders of positions, texts and images: fixed encodings, frozen backbones, and the networks on top of them."""

@@ -103,7 +103,7 @@ def legendre(degrees: int, x: Tensor, s: Tensor) -> Iterator[Tensor]:
     """Fully normalised associated Legendre functions, degree by degree: (l + 1, n) for orders 0..l.
 
     x and s are the cosine and sine of the colatitude; s may be negative, which continues the functions over the
-    whole circle.
+    whole circle. Both are (n,).
     """
     before, last = None, torch.full_like(x, math.sqrt(1 / (4 * math.pi)))[None]
     yield last
@@ -120,7 +120,8 @@ def legendre(degrees: int, x: Tensor, s: Tensor) -> Iterator[Tensor]:
 
 
 def empty(rows: int, columns: int, like: Tensor) -> Tensor:
-    """Uninitialised memory of the dtype and device of ``like``; NumPy asks for huge pages, which are touched sooner."""
+    """Uninitialised memory (rows, columns) of the dtype and device of ``like``; NumPy asks for huge pages, which are
+    touched sooner."""
     if like.device.type != "cpu":
         return like.new_empty(rows, columns)
     return torch.from_numpy(np.empty((rows, columns), dtype=str(like.dtype).removeprefix("torch.")))

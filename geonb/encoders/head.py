@@ -32,4 +32,5 @@ class Head(nn.Module):
         self.std.copy_(torch.where(spread > 1e-6, spread, torch.ones_like(spread)))
 
     def forward(self, features: Tensor) -> Tensor:
+        """(n, d_m) -> (n, dim), not normalised."""
         return self.network((features - self.mean) / self.std)

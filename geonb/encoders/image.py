@@ -103,7 +103,11 @@ class RandomConv:
 
 
 def image_backbone(name: str = "random_conv", **options: Any) -> RandomConv:
-    """The backbone of that name; options are those of its class (`RandomConv`: filters, seed)."""
+    """The backbone of that name; options are those of its class (`RandomConv`: filters, seed).
+
+    Raises:
+        ValueError: unknown name, or a senseless option.
+    """
     if name != "random_conv":
         raise ValueError(f"unknown image backbone {name!r}; there is 'random_conv'")
     return RandomConv(**options)

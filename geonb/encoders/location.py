@@ -63,6 +63,18 @@ def positional_encoding(name: str, **options: Any) -> PositionalEncoding:
 
     Raises:
         ValueError: unknown name (the message lists the known ones) or a senseless option.
+
+    Example:
+        Three degrees of harmonics are 9 features, and the unit vector is on the z axis at the north pole, whatever the
+        longitude:
+
+        >>> import torch
+        >>> from geonb.encoders.location import positional_encoding
+        >>> positional_encoding("spherical_harmonics", degrees=3).dim
+        9
+        >>> pole = torch.tensor([[12.0, 90.0]])
+        >>> positional_encoding("cartesian3d")(pole).abs().round(decimals=3)
+        tensor([[0., 0., 1.]])
     """
     if name not in ENCODINGS:
         raise ValueError(f"unknown positional encoding {name!r}; choose one of {', '.join(ENCODINGS)}")
@@ -85,6 +97,14 @@ class LocationEncoder(nn.Module):
 
     Positions are encoded in the precision they come in, and cast to the network's after it. Without gradients the
     points pass through in chunks, so the features of all of them are never in memory at once.
+
+    Example:
+        >>> import torch
+        >>> from geonb.encoders.location import LocationEncoder, network, positional_encoding
+        >>> encoding = positional_encoding("spherical_harmonics", degrees=10)
+        >>> encoder = LocationEncoder(encoding, network("residual", encoding.dim, 64))
+        >>> encoder(torch.tensor([[2.35, 48.86], [139.69, 35.69]])).shape  # Paris and Tokyo: longitude first
+        torch.Size([2, 64])
     """
 
     def __init__(self, encoding: PositionalEncoding, net: nn.Module) -> None:
@@ -92,6 +112,7 @@ class LocationEncoder(nn.Module):
         self.encoding, self.network = encoding, net
 
     def forward(self, lonlat: Tensor) -> Tensor:
+        """(n, 2) lon/lat degrees -> (n, dim), of the dtype of the network, not normalised."""
         size = CHUNK if lonlat.device.type == "cpu" else CHUNK_ELSEWHERE
         if torch.is_grad_enabled() or len(lonlat) <= size:
             return self._embed(lonlat)

@@ -14,6 +14,7 @@ class Linear(nn.Linear):
     library, MKL, is half as fast on processors that are not Intel's."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., dim_in) -> (..., dim): a linear map."""
         if torch.is_grad_enabled() or not onednn_takes(x, self.weight):
             return super().forward(x)
         y = F.linear(self.weight.to_mkldnn(), x).to_dense().T  # the long side is not copied this way round
@@ -21,7 +22,7 @@ class Linear(nn.Linear):
 
 
 def onednn_takes(x: Tensor, weight: Tensor) -> bool:
-    """Whether a product is one for oneDNN: many rows in single precision, on a processor."""
+    """Whether x (n, d) times weight (k, d) is a product for oneDNN: many rows in single precision, on a processor."""
     return (
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
@@ -47,6 +48,7 @@ class Siren(nn.Module):
                 nn.init.uniform_(parameter, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(n, dim_in) -> (n, dim)."""
         for i, layer in enumerate(self.hidden):
             x = torch.sin((self.w0 if i == 0 else 1.0) * self.dropout(layer(x)))
         return self.last(x)
@@ -72,6 +74,7 @@ class Residual(nn.Module):
         nn.init.zeros_(self.mlp[-1].bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(n, dim_in) -> (n, dim)."""
         return self.linear(x) + self.mlp(x)
 
 
@@ -91,6 +94,7 @@ class Capsules(nn.Module):
             self.capsules.append(nn.Sequential(*hidden_layers, Linear(sizes[-1], dim)))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(n, dim_in) -> (n, dim)."""
         return sum(capsule(part) for capsule, part in zip(self.capsules, x.split(self.widths, 1), strict=True))
 
 
@@ -114,6 +118,7 @@ class FeedForward(nn.Module):
             nn.init.xavier_uniform_(layer.weight)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(n, dim_in) -> (n, dim)."""
         return self.layers(x)
 
 

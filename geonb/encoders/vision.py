@@ -26,6 +26,7 @@ class Standardise(nn.Module):
         self.register_buffer("spread", torch.from_numpy(ROOT_SPREAD)[:, None, None], persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Integers (n, 12, H, W), reflectance x 10,000 -> (n, 12, H, W) of mean about 0 and spread about 1."""
         numbers = images.to(torch.int32) & 0xFFFF  # unsigned numbers of 16 bits, also where they come as signed ones
         return ((numbers.to(self.centre.dtype) / SCALE).sqrt() - self.centre) / self.spread
 
@@ -43,6 +44,7 @@ class Block(nn.Module):
         self.skip = nn.Identity() if same else nn.Conv2d(width_in, width, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(n, width_in, H, W) -> (n, width, H / stride, W / stride), rounded up."""
         return F.relu(self.skip(x) + self.body(x))
 
 
@@ -77,13 +79,15 @@ class ViTSmall(nn.Module):
         self.last = nn.Linear(self.width, dim)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Integers (n, 12, H, W), reflectance x 10,000, at least a patch high and wide -> (n, dim)."""
         x = self.patches(self.standardise(images))
         positions = sine_positions(x.shape[-2], x.shape[-1], self.width).to(x)
         return self.last(self.layers(x.flatten(2).transpose(1, 2) + positions).mean(1))
 
 
 def sine_positions(rows: int, columns: int, width: int) -> Tensor:
-    """(rows * columns, width): sines and cosines of the row, then of the column, at geometric frequencies."""
+    """Float32 (p, width) for p = rows * columns: sines and cosines of the row, then of the column, at geometric
+    frequencies."""
     frequencies = torch.exp(torch.arange(width // 4) * (-math.log(10_000) / (width // 4)))
     y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     angles = [axis.flatten()[:, None] * frequencies for axis in (y, x)]
