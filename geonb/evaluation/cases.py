@@ -70,11 +70,12 @@ class Case:
         return np.any([test for _, test in self.folds], 0)
 
     def truth(self) -> np.ndarray:
-        """Targets of the tested places, str or float64."""
+        """Targets (t,) of the tested places, str or float64."""
         return self.y[self.test].astype(str if self.task.kind == "classification" else np.float64)
 
     def score(self, predictions: np.ndarray, weights: np.ndarray | None = None) -> Any:
-        """R² or accuracy of predictions for the tested places, pooled over folds; weights as in ``probes.score``."""
+        """R² or accuracy of predictions (t,) for the tested places, pooled over folds; weights as in
+        :func:`geonb.evaluation.probes.score`."""
         return score(self.truth(), predictions, self.task.kind, weights)
 
 
@@ -131,6 +132,9 @@ class Predictor:
         lonlat: positions (n, 2). They place the inner folds of cross-validation, and are a feature of the references
             that say so, and of nothing else.
         representation: (n, d), or None for a reference.
+
+    Raises:
+        ValueError: neither a representation nor a reference's name, or not a row for each place.
     """
 
     def __init__(self, name: str, lonlat: np.ndarray, representation: np.ndarray | None = None) -> None:
@@ -146,7 +150,7 @@ class Predictor:
         self._fitted: dict[tuple[bytes, float], RidgeProbe] = {}
 
     def predict(self, case: Case) -> tuple[np.ndarray, float]:
-        """(Predictions for the tested places in their order, the mean penalty that was chosen)."""
+        """(Predictions (t,) for the tested places in their order, the mean penalty that was chosen)."""
         y, kind = case.y, case.task.kind
         predicted = np.empty(len(y), object if kind == "classification" else np.float64)
         penalties = []

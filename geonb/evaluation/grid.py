@@ -84,6 +84,7 @@ class Cell:
 
     @property
     def name(self) -> str:
+        """What tells the cell from all others, and is the name of its run folder."""
         parts = [self.architecture, "+".join(self.bound), self.encoder, self.variant, f"seed {self.seed}"]
         return "-".join(p for p in parts if p).replace(" ", "_")
 
@@ -110,6 +111,7 @@ class Grid:
     backbones: dict = field(default_factory=lambda: {"text": "auto", "image": "random_conv"})
 
     def split(self, seed: int) -> dict:
+        """The split of a seed's runs, as :class:`geonb.training.TrainConfig` takes it."""
         return {"kind": "blocked", "size_km": self.size_km, "buffer_km": self.buffer_km, "seed": seed}
 
 

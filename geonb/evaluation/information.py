@@ -12,6 +12,12 @@ def effective_rank(embeddings: ArrayLike) -> float:
     """RankMe (Garrido et al., 2023): exp of the entropy of the normalised singular values of (n, d) embeddings.
 
     Between 1 (all on a line) and d (spread evenly over all directions).
+
+    Example:
+        >>> import numpy as np
+        >>> from geonb.evaluation.information import effective_rank
+        >>> round(effective_rank(np.eye(5)), 3), round(effective_rank(np.ones((5, 3))), 3)
+        (5.0, 1.0)
     """
     z = np.asarray(embeddings, np.float64)
     squared = np.linalg.eigvalsh(z.T @ z if z.shape[0] > z.shape[1] else z @ z.T)
@@ -58,6 +64,15 @@ def two_nn(x: ArrayLike, discard: float = 0.1) -> float:
 
     Raises:
         ValueError: fewer than 10 different rows.
+
+    Example:
+        A plane is a plane, however many coordinates it is given in:
+
+        >>> import numpy as np
+        >>> from geonb.evaluation.information import two_nn
+        >>> u, v = np.random.default_rng(0).random((2, 1000))
+        >>> round(two_nn(np.stack([u, v, u + v, u - v], 1)))
+        2
     """
     (first, second) = _neighbour_distances(_distinct(x, 10), 2).T
     ratios = np.sort(second / first)
@@ -124,7 +139,8 @@ def info_nce_bound(a: ArrayLike, b: ArrayLike, batch: int = 256, draws: int = 20
 
 def neighbour_overlap(a: ArrayLike, b: ArrayLike, k: int = 10) -> float:
     """Share of each row's k nearest neighbours (Euclidean) that two representations (n, d1), (n, d2) of the same places
-    have in common, from 0 to 1; chance is k / (n - 1)."""
+    have in common, from 0 to 1; chance is k / (n - 1). A plain count of what Venna and Kaski (2001) ask of a
+    projection, that it preserves neighbourhoods."""
     near = [_neighbours(np.asarray(x, np.float64), k)[1] for x in (a, b)]
     return float(np.mean([len(np.intersect1d(p, q)) / k for p, q in zip(*near, strict=True)]))
 

@@ -61,7 +61,8 @@ def score(truth: np.ndarray, predictions: np.ndarray, kind: str, weights: np.nda
 
 
 def balanced_accuracy(truth: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None = None) -> Any:
-    """Mean over classes of the share of each that is predicted right; weights as in :func:`score`.
+    """Mean over classes of the share of each that is predicted right, truth and predictions (n,); weights as in
+    :func:`score`.
 
     A class without weight keeps its share among all places: if it were left out, draws would favour the large
     classes, which are easier, and an interval could lie above its value.
@@ -106,7 +107,16 @@ class RidgeProbe:
 
     def probe(self, train_y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray, kind: str) -> Probe:
         """Fit to ``train_y`` (n,), predict and score the test places. Predicted numbers stay within those of training,
-        beyond which a linear probe knows nothing and says much."""
+        beyond which a linear probe knows nothing and says much.
+
+        Args:
+            train_y: labels (n,) of the training places.
+            test_x, test_y: representation (t, d) and labels (t,) of the test places.
+            kind: "regression" or "classification".
+
+        Raises:
+            ValueError: an unknown kind, shapes that do not match, or a representation that is not finite.
+        """
         test_x = _finite(test_x, "the representation of test places")
         if test_x.shape[1] != len(self.mean):
             raise ValueError(f"fitted to {len(self.mean)} features, tested with {test_x.shape[1]}")
@@ -151,6 +161,21 @@ def linear_probe(
     """Ridge regression, or ridge classification on one-hot targets, from a representation (n, d).
 
     See :class:`RidgeProbe`; ``train_lonlat`` (n, 2) places the inner folds, it is not a feature.
+
+    Raises:
+        ValueError: as :class:`RidgeProbe` and its method ``probe``.
+
+    Example:
+        A target that is linear in the representation but for noise of a hundredth of its variance:
+
+        >>> import numpy as np
+        >>> from geonb.evaluation.probes import linear_probe
+        >>> rng = np.random.default_rng(0)
+        >>> lonlat, x = rng.uniform((-180, -60), (180, 60), (500, 2)), rng.standard_normal((500, 4))
+        >>> y = x @ [5, 5, 5, 5] + rng.standard_normal(500)
+        >>> found = linear_probe(x[:400], y[:400], x[400:], y[400:], "regression", lonlat[:400])
+        >>> found.predictions.shape, round(found.score, 1)
+        ((100,), 1.0)
     """
     return RidgeProbe(train_x, train_lonlat).probe(train_y, test_x, test_y, kind)
 
@@ -163,7 +188,10 @@ def neighbours_probe(
     kind: str,
     fold_km: float = FOLD_KM,
 ) -> Probe:
-    """k nearest training places on the sphere, weighted by 1 / distance; the reference that only looks around."""
+    """k nearest training places on the sphere, weighted by 1 / distance; the reference that only looks around.
+
+    Positions are (n, 2) and (t, 2) degrees, labels (n,) and (t,); k is chosen as the penalty of :class:`RidgeProbe`.
+    """
     classes, y = _encoded(train_y, kind)
     xyz, fold = unit_xyz(train_lonlat), _folds(train_lonlat, fold_km)
     losses = np.zeros(len(NEIGHBOURS))
@@ -184,7 +212,7 @@ def kriging_probe(
     noise (Rasmussen and Williams, 2006, ch. 2, 4, 5). Range and noise have the largest marginal likelihood on at most
     500 training places, among :data:`KRIGING_KM` and :data:`KRIGING_NOISE`; each test place is predicted from its 64
     nearest training places. Classes are kriged as one-hot numbers with one covariance, and the largest wins.
-    ``penalty`` is the noise variance over the signal's.
+    ``penalty`` is the noise variance over the signal's. Positions are (n, 2) and (t, 2) degrees, labels (n,) and (t,).
     """
     classes, y = _encoded(train_y, kind)
     xyz, query = unit_xyz(train_lonlat), unit_xyz(test_lonlat)
@@ -240,7 +268,8 @@ def embedding_neighbours_probe(
 def logistic_probe(
     train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray, train_lonlat: np.ndarray
 ) -> Probe:
-    """Multinomial logistic regression by L-BFGS; its penalty chosen as that of :class:`RidgeProbe`, from fewer."""
+    """Multinomial logistic regression by L-BFGS from a representation (n, d); its penalty chosen as that of
+    :class:`RidgeProbe`, from fewer."""
     from sklearn.linear_model import LogisticRegression
 
     return _tuned(
@@ -258,7 +287,8 @@ def mlp_probe(
     train_lonlat: np.ndarray,
     seed: int = 0,
 ) -> Probe:
-    """A perceptron with two hidden layers of 64 on standardised features, and a penalty chosen as in the others."""
+    """A perceptron with two hidden layers of 64 on standardised features (n, d), and a penalty chosen as in the
+    others."""
     from sklearn.neural_network import MLPClassifier, MLPRegressor
 
     kinds = {"classification": MLPClassifier, "regression": MLPRegressor}
@@ -326,7 +356,7 @@ def _votes(x: np.ndarray, y: np.ndarray, query: np.ndarray, ks: Sequence) -> lis
 
 
 def constant_probe(train_y: np.ndarray, test_y: np.ndarray, kind: str) -> Probe:
-    """The training places' mean, or their most frequent class."""
+    """The training places' mean, or their most frequent class, from labels (n,) alone; scored on labels (t,)."""
     classes, y = _encoded(train_y, kind)
     return _probe(np.repeat(y.mean(0)[None], len(test_y), 0), test_y, classes, kind, 0.0)
 

@@ -48,7 +48,11 @@ class Protocol:
     fold_km: float = 500.0
 
     def check(self, lonlat: np.ndarray) -> None:
-        """Raise ValueError if a place is in two roles of a fold, tested twice, or nearer to training than allowed."""
+        """Check the folds, given the positions (n, 2) of all places in degrees.
+
+        Raises:
+            ValueError: a place is in two roles of a fold, tested twice, or nearer to training than allowed.
+        """
         tested = np.zeros(len(lonlat), int)
         for i, (train, test) in enumerate(self.folds):
             both = train & test
@@ -74,7 +78,7 @@ class Protocol:
 
 
 def random_protocol(split: np.ndarray, seed: int = 0) -> Protocol:
-    """80/20 at random among the places that pre-training has seen (``split`` "train")."""
+    """80/20 at random among the places that pre-training has seen (``split`` (n,) is "train")."""
     order = np.random.default_rng(seed).permutation(np.flatnonzero(split == "train"))
     cut = int(0.8 * len(order))
     return Protocol("random", ((_mask(order[:cut], len(split)), _mask(order[cut:], len(split))),))
@@ -83,14 +87,22 @@ def random_protocol(split: np.ndarray, seed: int = 0) -> Protocol:
 def blocked_protocol(
     split: np.ndarray, buffer_km: float = 50.0, size_km: float = 500.0, name: str = "blocked"
 ) -> Protocol:
-    """Labels of pre-training's places, tested on the places that it has held out, in blocks of ``size_km``."""
+    """Labels of pre-training's places (``split`` (n,) is "train"), tested on the places that it has held out, in blocks
+    of ``size_km``."""
     return Protocol(name, ((split == "train", split == "test"),), buffer_km, size_km)
 
 
 def continents_protocol(
     split: np.ndarray, lonlat: np.ndarray, continents: np.ndarray, buffer_km: float = REGION_BUFFER_KM
 ) -> Protocol:
-    """Leave one continent out: every continent with 50 places or more that pre-training has seen is a fold."""
+    """Leave one continent out: every continent with 50 places or more that pre-training has seen is a fold.
+
+    Args:
+        split: "train" and other names (n,), see :func:`geonb.training.split_of`.
+        lonlat: positions (n, 2), degrees.
+        continents: names (n,), None where unknown.
+        buffer_km: training places nearer than this to a test place are left out.
+    """
     seen, continents = split == "train", np.asarray(continents, object)
     names, counts = np.unique(continents[seen & (continents != None)].astype(str), return_counts=True)  # noqa: E711
     folds = tuple(_region(seen, continents == name, lonlat, buffer_km) for name in names[counts >= 50])
@@ -100,7 +112,8 @@ def continents_protocol(
 def bands_protocol(
     split: np.ndarray, lonlat: np.ndarray, degrees: float = BAND_DEGREES, buffer_km: float = REGION_BUFFER_KM
 ) -> Protocol:
-    """Leave one band of longitude out, 360 / ``degrees`` of them from the antimeridian eastward."""
+    """Leave one band of longitude out, 360 / ``degrees`` of them from the antimeridian eastward; ``split`` (n,) and
+    ``lonlat`` (n, 2) as in :func:`continents_protocol`."""
     lonlat = np.asarray(lonlat, np.float64)
     band = np.floor((lonlat[:, 0] + 180) % 360 / degrees).astype(int)
     seen = split == "train"

@@ -33,6 +33,16 @@ def retrieval(
 
     Raises:
         ValueError: shapes that do not match, fewer than 2 places, or a row that is not a unit vector.
+
+    Example:
+        Paris and Berlin are taken for each other, Moscow and Tokyo are found:
+
+        >>> import numpy as np
+        >>> from geonb.evaluation.retrieval import retrieval
+        >>> lonlat = [(2.35, 48.86), (13.40, 52.52), (37.62, 55.76), (139.69, 35.69)]
+        >>> found = retrieval(np.eye(4), np.eye(4)[[1, 0, 2, 3]], lonlat, ks=(1,))
+        >>> found["recall@1"], found["chance@1"], found["within_750_km"], found["within_2500_km"]
+        (0.5, 0.25, 0.5, 1.0)
     """
     queries, gallery = np.asarray(queries, np.float32), np.asarray(gallery, np.float32)
     lonlat = np.asarray(lonlat, np.float64)

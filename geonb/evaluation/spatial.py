@@ -22,6 +22,16 @@ def morans_i(values: ArrayLike, lonlat: ArrayLike, k: int = 8) -> float:
 
     Raises:
         ValueError: no more than k places, or values that are all the same or not finite.
+
+    Example:
+        Latitude knows its neighbours, noise does not:
+
+        >>> import numpy as np
+        >>> from geonb.evaluation.spatial import morans_i
+        >>> rng = np.random.default_rng(0)
+        >>> lonlat = rng.uniform((-180, -60), (180, 60), (2000, 2))
+        >>> round(morans_i(lonlat[:, 1], lonlat), 1), abs(round(morans_i(rng.random(2000), lonlat), 1))
+        (1.0, 0.0)
     """
     deviation, neighbours = _moran_terms(values, lonlat, k)
     return _moran(deviation, neighbours)
@@ -30,7 +40,8 @@ def morans_i(values: ArrayLike, lonlat: ArrayLike, k: int = 8) -> float:
 def morans_i_test(
     values: ArrayLike, lonlat: ArrayLike, k: int = 8, permutations: int = 99, seed: int = 0
 ) -> tuple[float, float]:
-    """Moran's I, and how many standard deviations it lies above that of the same values shuffled over the places."""
+    """Moran's I (Moran, 1950) of values (n,) at positions (n, 2), and how many standard deviations it lies above
+    that of the same values shuffled over the places."""
     deviation, neighbours = _moran_terms(values, lonlat, k)
     rng = np.random.default_rng(seed)
     shuffled = [_moran(rng.permutation(deviation), neighbours) for _ in range(permutations)]
@@ -66,7 +77,8 @@ def block_bootstrap(
     seed: int = 0,
     level: float = 0.95,
 ) -> tuple[float, float]:
-    """A percentile interval for a statistic of places, by resampling whole spatial blocks with replacement.
+    """A percentile interval for a statistic of places, by resampling whole spatial blocks with replacement: near places
+    are not independent, which is why Roberts et al. (2017) cross-validate by blocks.
 
     Args:
         lonlat: positions (n, 2).
@@ -99,7 +111,8 @@ def similarity_by_distance(
     pairs: int = 200_000,
     seed: int = 0,
 ) -> np.ndarray:
-    """Mean cosine similarity of pairs of places, by the great-circle distance between them.
+    """Mean cosine similarity of pairs of places, by the great-circle distance between them: how far the law of Tobler
+    (1970), that near things are more related than distant ones, holds in a space.
 
     Args:
         embeddings: unit vectors (n, d).
@@ -165,7 +178,8 @@ def checkerboard(lonlat: ArrayLike, size_km: float) -> np.ndarray:
     """0 or 1 for each position (n, 2): the colour of its square on a sphere chequered with squares of ``size_km``.
 
     Rows are ``size_km`` high; each has an even number of squares, as wide as they are high in its middle, so colours
-    alternate across the antimeridian too.
+    alternate across the antimeridian too. A chequered sphere is the toy problem of Rußwurm et al. (2024, arXiv
+    2310.06743); the squares are ours.
 
     Raises:
         ValueError: squares larger than a quarter of the way around the Earth, or not larger than 0.
@@ -184,7 +198,8 @@ def checkerboard(lonlat: ArrayLike, size_km: float) -> np.ndarray:
 def checkerboard_accuracy(
     embed: Callable[[np.ndarray], np.ndarray], sizes_km: Sequence | np.ndarray, n: int = 4000, seed: int = 0
 ) -> np.ndarray:
-    """Accuracy (s,) with which a linear probe of an embedding tells the colours of checkerboards of each size.
+    """Accuracy (s,) with which a linear probe of an embedding tells the colours of checkerboards of each size: after
+    the toy problem of Rußwurm et al. (2024, arXiv 2310.06743), with our own squares, see :func:`checkerboard`.
 
     It asks what patterns an embedding can hold at all, not whether it extrapolates, so 80 % of ``n`` points on land
     train and the others test at random. Chance is .5.
@@ -209,7 +224,11 @@ def checkerboard_accuracy(
 
 def resolution_km(sizes_km: ArrayLike, accuracies: ArrayLike, level: float = 0.75) -> float:
     """The smallest square that is told with accuracy ``level``, as are all larger ones, between sizes interpolated on a
-    logarithmic axis; NaN if not even the largest is."""
+    logarithmic axis; NaN if not even the largest is. A measure of this book.
+
+    Args:
+        sizes_km, accuracies: (s,), as :func:`checkerboard_accuracy` takes and gives them.
+    """
     order = np.argsort(sizes_km)[::-1]
     size, accuracy = np.log(np.asarray(sizes_km, np.float64)[order]), np.asarray(accuracies, np.float64)[order]
     if accuracy[0] < level:
@@ -223,7 +242,8 @@ def resolution_km(sizes_km: ArrayLike, accuracies: ArrayLike, level: float = 0.7
 
 
 def alike_beyond(embeddings: ArrayLike, lonlat: ArrayLike, min_km: float, k: int = 50, chunk: int = 1024) -> np.ndarray:
-    """Rows (n, k) of the k places that each place's embedding is most alike among those at least ``min_km`` away.
+    """Rows (n, k) of the k places that each place's embedding is most alike among those at least ``min_km`` away; a
+    measure of this book.
 
     Near places are alike to any smooth location encoder, whatever it was bound to. What it was taught beyond that shows
     in which *far* places it takes for alike.
@@ -252,7 +272,8 @@ def alike_beyond(embeddings: ArrayLike, lonlat: ArrayLike, min_km: float, k: int
 
 
 def density(lonlat: ArrayLike, has: ArrayLike, radius_km: float = 250.0) -> np.ndarray:
-    """How many places that have something (a text, say: ``has``, bool (n,)) lie within a radius of each place."""
+    """How many places that have something (a text, say: ``has``, bool (n,)) lie within a radius of each of all
+    the places at positions (n, 2); int64 (n,)."""
     xyz, chord = unit_xyz(lonlat), 2 * np.sin(min(radius_km / EARTH_RADIUS_KM, np.pi) / 2)
     has = np.asarray(has, bool)
     if not has.any():
@@ -275,7 +296,8 @@ def quantile_groups(values: ArrayLike, groups: int = 4) -> np.ndarray:
 def by_group(
     values: ArrayLike, groups: ArrayLike, lonlat: ArrayLike, size_km: float = 500.0, least: int = 20, seed: int = 0
 ) -> list[dict]:
-    """The mean of values (n,) (errors, or hits) in each group of places (n,), with its 95 % interval by blocks.
+    """The mean of values (n,) (errors, or hits) in each group of places (n,), with its 95 % interval by blocks
+    (:func:`block_bootstrap`).
 
     Returns:
         Dicts with ``group``, ``mean``, ``low``, ``high``, ``n`` and ``enough``, lowest mean first; groups of fewer than

@@ -37,6 +37,9 @@ class Scores:
         rows: the lines of the grid by (group, seed).
         groups: in the order of the grid. ``seeds``: those for which every group is done.
         cases: by (seed, task, protocol).
+
+    Raises:
+        ValueError: no seed has all its cells.
     """
 
     def __init__(self, grid: Grid, draws: int = DRAWS) -> None:
@@ -76,6 +79,7 @@ class Scores:
         self._scored: dict[tuple, np.ndarray] = {}
 
     def has(self, task: str, protocol: str) -> bool:
+        """Whether a task has enough labelled places under a protocol, with every seed."""
         return all((s, task, protocol) in self.cases for s in self.seeds)
 
     def probe(self, group: Group, task: str, protocol: str) -> np.ndarray:

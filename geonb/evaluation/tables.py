@@ -53,6 +53,9 @@ def probe_table(results: dict, split: str, errors: bool = False) -> Table:
 
     Args:
         errors: balanced accuracy in place of accuracy, and the mean absolute error in place of R².
+
+    Raises:
+        ValueError: no probes under that protocol; the message lists those there are.
     """
 
     rows = [r for r in results["probes"] if r["split"] == split]
@@ -88,7 +91,11 @@ def probe_table(results: dict, split: str, errors: bool = False) -> Table:
 
 
 def retrieval_table(results: dict, query: str, target: str) -> Table:
-    """Retrieval in one direction: recall at 1, 5, 10 and the median error, beside chance."""
+    """Retrieval in one direction: recall at 1, 5, 10 and the median error, beside chance.
+
+    Raises:
+        ValueError: no retrieval in that direction.
+    """
 
     rows = [r for r in results["retrieval"] if (r["query"], r["target"]) == (query, target)]
     if not rows:
@@ -149,6 +156,9 @@ def grid_table(grid: dict, protocol: str, encoder: str = "degree 20") -> Table:
     own, and the reference rows; mean over seeds with its interval.
 
     "★" marks the best of a column; "≈" those whose paired difference to it is none, its interval holding 0.
+
+    Raises:
+        ValueError: no probes under that protocol with that encoder.
     """
     rows = [r for r in grid["probes"] if r["protocol"] == protocol and r["encoder"] in ("", "own", encoder)]
     if not rows:
@@ -171,7 +181,11 @@ def grid_table(grid: dict, protocol: str, encoder: str = "degree 20") -> Table:
 
 
 def grid_retrieval_table(grid: dict, query: str, target: str, encoder: str = "degree 20") -> Table:
-    """Retrieval of a grid in one direction, by every route and with and without place names; mean over seeds."""
+    """Retrieval of a grid in one direction, by every route and with and without place names; mean over seeds.
+
+    Raises:
+        ValueError: no retrieval in that direction with that encoder.
+    """
     rows = [r for r in grid["retrieval"] if (r["query"], r["target"]) == (query, target) and r["encoder"] == encoder]
     if not rows:
         raise ValueError(f"no retrieval from {query} to {target} with {encoder!r} in these results")

@@ -34,7 +34,7 @@ class Task:
     known_by: tuple[str, ...] = ()
 
     def target(self, values: np.ndarray) -> np.ndarray:
-        """The column as the probe sees it: numbers (NaN where unknown), or str (None where unknown)."""
+        """The column (n,) as the probe sees it: numbers (NaN where unknown), or str (None where unknown)."""
         if self.kind == "classification":
             return np.array([str(v) if v else None for v in values], object)
         values = np.asarray(values, np.float64)
