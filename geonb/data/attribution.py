@@ -68,7 +68,9 @@ def attribution(store: PlaceStore, rows: ArrayLike | None = None) -> pa.Table:
 
 
 def write_attribution(store: PlaceStore, path: str | Path, rows: ArrayLike | None = None) -> int:
-    """Write :func:`attribution` as a Parquet file, to go with what was made of the texts; returns its rows.
+    """Write :func:`attribution` as a Parquet file, to go with what was made of the texts; returns how many rows it has.
+
+    ``rows`` are those of the store, as for :func:`attribution`.
 
     Raises:
         OSError: the file cannot be written; none is left in half.

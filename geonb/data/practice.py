@@ -46,6 +46,9 @@ PLANTED = [  # title, lon, lat, text: one of each kind that is to be left out, a
 def articles(store: PlaceStore, rows: ArrayLike | None = None) -> list[dict]:
     """The articles of a store (some rows, or all), with page ids and links that were made up, and the planted ones.
 
+    Args:
+        rows: numbers (k,) of rows that have a text; by default all of these.
+
     Returns:
         A dict each: page_id, title, lon, lat, text, qid, revision, links, type, country (code or None).
     """

@@ -167,6 +167,12 @@ def correlogram(
     For numbers, the mean product of standardised values over the pairs in a bin. For classes, the share of pairs
     in the bin with equal class, rescaled so that 0 is the share among all pairs and 1 is always.
 
+    Args:
+        lonlat: positions (n, 2), degrees.
+        values: (n,) numbers, NaN where not known, or classes, None where not known.
+        bin_km: width of the bins. ``max_km``: pairs farther apart are left out.
+        max_places: see below. ``seed``: of the sample.
+
     Returns:
         (bin centres in km, correlation, number of pairs), each (bins,); the correlation is NaN in empty bins.
         Of more than ``max_places`` places with a value a random sample is used.
@@ -215,7 +221,7 @@ def correlation_range_km(
     with 30 pairs or more, interpolated between bin centres (for an exponential correlation exp(-h/L) without
     nugget this is L, plus the first bin's centre). Dividing by the first bin leaves out the nugget, that is noise
     at single places. It is 0 when even that first bin's correlation is below 0.05, and ``max_km`` when the
-    correlogram never falls that low.
+    correlogram never falls that low. Arguments are those of :func:`correlogram`: positions (n, 2) and values (n,).
 
     Raises:
         ValueError: no bin has 30 pairs of places, or as for :func:`correlogram`.

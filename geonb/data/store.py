@@ -214,15 +214,28 @@ class PlaceStore:
         return bool(self.manifest["simulated"].get(modality, False))
 
     def texts(self, rows: ArrayLike) -> list[str]:
-        """The texts of places, by row of the store."""
+        """The texts of places, one for each row of the store (numbers, or a mask).
+
+        Raises:
+            StoreError: a row without text.
+        """
         return self.text_column("text", rows)
 
     def text_facts(self, rows: ArrayLike) -> list[list[str]]:
-        """The names of the facts that each text mentions; an empty list where that is not known."""
+        """The names of the facts that each text mentions, a list for each row; an empty one where that is not known.
+
+        Raises:
+            StoreError: a row without text.
+        """
         return [facts or [] for facts in self.text_column("facts", rows)]
 
     def text_column(self, name: str, rows: ArrayLike) -> list:
-        """A column of ``texts.parquet`` (``lang``, ``license``, ``revision``, ``url``, ...) for rows of the store."""
+        """A column of ``texts.parquet`` (``lang``, ``license``, ``revision``, ``url``, ...), a value for each row of
+        the store (numbers, or a mask); None where it is missing.
+
+        Raises:
+            StoreError: a row without text.
+        """
         taken = self._rows(self._text_row, rows, "text")
         return self._texts.take(name, taken) if self._texts is not None and len(taken) else []
 
@@ -253,7 +266,11 @@ class PlaceStore:
             ) from error
 
     def image_dates(self, rows: ArrayLike) -> list[str]:
-        """Acquisition dates (ISO 8601, or ``""`` where not known) of the images of places, by row of the store."""
+        """Acquisition dates (ISO 8601, or ``""`` where not known) of images, one for each row of the store.
+
+        Raises:
+            StoreError: a row without image.
+        """
         return [self.dates[i] for i in self._rows(self._image_row, rows, "image")]
 
     def _rows(self, table_row: np.ndarray, rows: ArrayLike, modality: str) -> np.ndarray:

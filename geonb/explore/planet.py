@@ -384,7 +384,12 @@ def _scales(model: Model, lonlat: ArrayLike, seed: int) -> dict:
 
 
 def half_width_km(km: ArrayLike, similarity: ArrayLike, level: float) -> float:
-    """The distance at which a curve first falls below ``level``, interpolated on a logarithmic axis; NaN if never."""
+    """The distance at which a curve first falls below ``level``, interpolated on a logarithmic axis; NaN if never.
+
+    Args:
+        km: distances (n,) above 0, in rising order.
+        similarity: the curve there, (n,); NaN is left out.
+    """
     known = ~np.isnan(similarity)
     x, y = np.log(np.asarray(km)[known]), np.asarray(similarity)[known]
     below = np.flatnonzero(y < level)
