@@ -165,6 +165,7 @@ def collect(
         notes: for the data card: what was not checked, or is special about the route.
 
     Raises:
+        ValueError: a limit below 1.
         WorkError: no article is left, or as in :class:`geonb.data.work.Work`.
     """
     filters = filters or ArticleFilter()
