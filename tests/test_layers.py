@@ -1,5 +1,6 @@
-"""The package keeps its layers, and its drawing shows what the code imports."""
+"""The package keeps its layers, its drawing shows what the code imports, and the API reference lists all modules."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -78,3 +79,12 @@ def test_a_new_import_and_a_new_module_show_in_the_drawing(small):
     small("novelty", "")
     with pytest.raises(ValueError, match="novelty has no layer"):
         geonb_package.drawing(package)
+
+
+def test_every_module_of_the_package_is_in_the_api_reference():
+    pages = "\n".join(page.read_text("utf-8") for page in sorted((ROOT / "book").glob("api*.md")))
+    listed = re.findall(r"^## (\S+)\n\n```{eval-rst}\n\.\. automodule:: \1\n", pages, re.M)
+    public = {m for m in geonb_package.modules(PACKAGE) if not any(part.startswith("_") for part in m.split("."))}
+    packages = {"geonb.data", "geonb.data.sources", "geonb.encoders", "geonb.evaluation"}
+    commands = {"geonb.cli", "geonb.cli_data"}  # `geonb --help` is their reference
+    assert sorted(listed) == sorted(public - packages - commands)

@@ -6,16 +6,14 @@ import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from geonb._coords import check_lonlat
 from geonb.explore.linked import PALETTE, _asset, _pack, safe_json, write_page
-
-if TYPE_CHECKING:
-    from geonb.explore.projection import Scores, Stability
+from geonb.explore.projection import Scores, Stability
 
 MISSING = "#9aa0a6"
 

@@ -1,10 +1,8 @@
 """Wikipedia's geotagged articles into a place store: what the three routes to them have in common.
 
-========================================  ================================================================
-:mod:`geonb.data.sources.wikipedia_table`  a ready table in Parquet: the quickest, for a region or the planet
-:mod:`geonb.data.sources.wikipedia_dumps`  the dumps of a wiki: any language, newest texts, the whole planet
-:mod:`geonb.data.sources.wikipedia_api`    the Action API: an area of the size of a workshop
-========================================  ================================================================
+- :mod:`geonb.data.sources.wikipedia_table`: a ready table in Parquet, the quickest, for a region or the planet
+- :mod:`geonb.data.sources.wikipedia_dumps`: the dumps of a wiki: any language, newest texts, the whole planet
+- :mod:`geonb.data.sources.wikipedia_api`: the Action API, for an area of the size of a workshop
 
 A route makes tables of articles (:data:`ARTICLES`), a part at a time; :func:`collect` checks every row, counts what it
 leaves out and why, marks near-duplicates, and writes the store. It can be stopped at any moment
