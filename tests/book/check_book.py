@@ -31,7 +31,6 @@ PAPER = {"width": 718, "height": 1047}  # A4 less margins, at 96 dots an inch
 THEME_OWNS = {  # rule of axe -> parts of selectors that the theme writes, not the book
     "label-content-name-mismatch": ("search-button", "navbar", "sidebar", "header"),
     "aria-required-children": (".citation-list",),
-    "summary-name": (".has-children",),
 }
 
 
@@ -151,7 +150,7 @@ SCROLL = """async () => { // frames that load lazily must come into view once
 }"""
 READY = """async () => {
   if (window.MathJax && MathJax.startup) await MathJax.startup.promise;
-  if (document.querySelector(":is(.gp, .gv):not([data-ready='1'])")) return false;
+  if (document.querySelector(":is(div.gp, div.gv):not([data-ready='1'])")) return false;
   const frames = [...document.querySelectorAll("iframe")].map((f) => f.contentDocument);
   return frames.every((d) => d && d.readyState === "complete" && d.body.childElementCount);
 }"""
@@ -212,7 +211,7 @@ def blank_maps(page: Page) -> list[str]:
         const drawn = [...view.querySelectorAll(".gl-base")];
         if (drawn.length !== 2 || !drawn.every(inked)) blank.push("linked view " + view.textContent.trim().slice(0, 60));
       }
-      for (const [kind, pictures, least] of [[".gp", ".gp-base", 1], [".gv", "canvas", 3]]) {
+      for (const [kind, pictures, least] of [["div.gp", ".gp-base", 1], ["div.gv", "canvas", 3]]) {
         for (const view of document.querySelectorAll(kind)) {
           const drawn = [...view.querySelectorAll(pictures)].filter((c) => c.checkVisibility());
           if (drawn.length < least || !drawn.every(inked)) blank.push(view.getAttribute("aria-label"));

@@ -14,8 +14,7 @@ from geonb.explore.linked import linked_view, write_page
 from geonb.explore.maps import offline_map
 
 TOC = yaml.safe_load((Path(__file__).resolve().parents[2] / "_toc.yml").read_text())
-ENTRIES = [chapter for part in TOC["parts"] for chapter in part["chapters"]]
-PAGES = [TOC["root"], *(page["file"] for entry in ENTRIES for page in (entry, *entry.get("sections", [])))]
+PAGES = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"])]
 
 
 @pytest.fixture(scope="module")
