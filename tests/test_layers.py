@@ -87,4 +87,5 @@ def test_every_module_of_the_package_is_in_the_api_reference():
     public = {m for m in geonb_package.modules(PACKAGE) if not any(part.startswith("_") for part in m.split("."))}
     packages = {"geonb.data", "geonb.data.sources", "geonb.encoders", "geonb.evaluation"}
     commands = {"geonb.cli", "geonb.cli_data"}  # `geonb --help` is their reference
-    assert sorted(listed) == sorted(public - packages - commands)
+    assert set(listed) == public - packages - commands
+    assert len(listed) == len(set(listed)), "a module is listed twice"
