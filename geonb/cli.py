@@ -137,6 +137,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     from geonb.evaluation.suite import evaluate
     from geonb.explore import report_page
 
+    if args.out.suffix != ".json":
+        raise ValueError(f"--out {args.out}: give a name that ends in .json; the page lies beside it, as .html")
     results = evaluate(args.runs, args.data, out=args.out)
     print(args.out)
     print(report_page(results, args.out.with_suffix(".html")))
@@ -152,8 +154,9 @@ def _embed(args: argparse.Namespace) -> None:
 def _ask(args: argparse.Namespace) -> None:
     from geonb.inference import ask
 
-    print(f"{'similarity':>10}  {'lon':>8} {'lat':>7}  place")
-    for hit in ask(args.model, args.text, args.data, args.top):
+    hits = ask(args.model, args.text, args.data, args.top)
+    print(f"{'cosine':>10}  {'lon, °':>8} {'lat, °':>7}  place")
+    for hit in hits:
         print(f"{hit['similarity']:10.3f}  {hit['lon']:8.2f} {hit['lat']:7.2f}  {hit['title']}")
 
 

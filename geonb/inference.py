@@ -74,8 +74,12 @@ def ask(run: str | Path, text: str, data: str | Path, top: int = 20) -> list[dic
         ``top`` dicts with ``similarity`` (cosine), ``lon``, ``lat`` (degrees), ``place_id`` and ``title``, best first.
 
     Raises:
-        ValueError: an empty text, or a run without text.
+        ValueError: an empty text, ``top`` below 1, or a run without text.
     """
+    if not text.strip():
+        raise ValueError("the text is empty; write what to look for")
+    if top < 1:
+        raise ValueError(f"top must be at least 1, not {top}")
     from geonb.data.store import PlaceStore
     from geonb.model import load
 

@@ -71,7 +71,13 @@ class Model:
         return self._embed("location", check_lonlat(lonlat).astype(np.float32), progress)
 
     def embed_texts(self, texts: list[str], progress: bool = False) -> np.ndarray:
-        """n texts -> unit vectors float32 (n, dim)."""
+        """n texts -> unit vectors float32 (n, dim).
+
+        Raises:
+            ValueError: one text instead of a list, or what the backbone says of a text.
+        """
+        if isinstance(texts, str):
+            raise ValueError(f"give a list of texts: [{texts[:40]!r}]")
         return self.embed_features("text", self.backbone("text").encode(list(texts), progress=progress))
 
     def embed_images(self, images: np.ndarray, progress: bool = False, harmonised: bool = False) -> np.ndarray:

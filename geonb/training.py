@@ -234,10 +234,13 @@ def split_of(store: PlaceStore, config: TrainConfig | dict) -> np.ndarray:
     Pre-training sees "train", its early stopping "val"; "test" is for evaluation alone.
 
     Raises:
-        ValueError: a kind of split that there is not.
+        ValueError: a kind of split that there is not, or an option that its kind does not have.
     """
     options = dict(config["split"] if isinstance(config, dict) else config.split)
     kind = options.pop("kind")
+    known = {"blocked": {"size_km", "buffer_km", "fractions", "seed"}, "random": {"fractions", "seed"}}
+    if kind in known and (strange := options.keys() - known[kind]):
+        raise ValueError(f"a {kind} split has no {min(strange)}; choose from {', '.join(sorted(known[kind]))}")
     if kind == "blocked":
         return blocked_split(store.lonlat, **options)
     if kind == "random":
@@ -711,7 +714,7 @@ def config_from_file(path: str | Path) -> TrainConfig:
     """A config from a YAML file that holds some fields of :class:`TrainConfig`.
 
     Raises:
-        ValueError: not a mapping, or a field that there is not.
+        ValueError: not a mapping, a field that there is not, or no number where one is needed.
     """
     given = yaml.safe_load(Path(path).read_text())
     known = [f.name for f in fields(TrainConfig)]
@@ -720,8 +723,12 @@ def config_from_file(path: str | Path) -> TrainConfig:
         raise ValueError(f"{path}: {sorted(unknown)[0]} is not a field of the config; choose from {', '.join(known)}")
     plain = TrainConfig()
     for k, v in given.items():
-        if isinstance(getattr(plain, k), float):
-            given[k] = float(v)  # YAML takes 1e-4 for a text
+        wanted = type(getattr(plain, k))
+        if wanted in (int, float):
+            try:
+                given[k] = wanted(v)  # YAML takes 1e-4 for a text
+            except (TypeError, ValueError):
+                raise ValueError(f"{path}: {k} must be a number, not {v!r}") from None
         elif isinstance(v, list):
             given[k] = tuple(v)
     return TrainConfig(**given)

@@ -121,13 +121,26 @@ def test_train_evaluate_and_check_from_the_command_line(world, tmp_path, capsys)
             "learning_rate is not a field",
         ),
         (["ask", "{tmp}", "rice", "--data", "{world}"], "no config.yaml"),
-        (["ask", "{trained}", "  ", "--data", "{world}"], "empty"),
+        (
+            ["train", "fused", "--data", "{world}", "--out", "{tmp}/x", "--config", "{tmp}/word.yaml"],
+            "word.yaml: steps must be a number, not 'five'",
+        ),
+        (
+            ["train", "fused", "--data", "{world}", "--out", "{tmp}/x", "--config", "{tmp}/split.yaml"],
+            "a blocked split has no size; choose from buffer_km, fractions, seed, size_km",
+        ),
+        (["train", "fused", "--data", "{trained}", "--out", "{tmp}/x"], "this is a trained run, not a place store"),
+        (["ask", "{trained}", "  ", "--data", "{world}"], "the text is empty; write what to look for"),
+        (["ask", "{trained}", "ice", "--data", "{world}", "--top", "-3"], "top must be at least 1, not -3"),
+        (["evaluate", "{trained}", "--data", "{world}", "--out", "{tmp}/page.html"], "ends in .json"),
         (["embed", "{trained}", "--points", "{tmp}/no.csv", "--out", "{tmp}/e.parquet"], "no such file"),
         (["data", "check", "{tmp}"], "manifest.json"),
     ],
 )
 def test_bad_requests_end_with_one_line_and_status_2(arguments, message, world, trained, tmp_path, capsys):
     (tmp_path / "bad.yaml").write_text("learning_rate: 0.1\n")
+    (tmp_path / "word.yaml").write_text("steps: five\n")
+    (tmp_path / "split.yaml").write_text("split: {kind: blocked, size: 30}\n")
     filled = [a.format(world=world.path, tmp=tmp_path, trained=trained) for a in arguments]
     assert run(*filled) == 2
     error = capsys.readouterr().err

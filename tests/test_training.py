@@ -233,6 +233,8 @@ def test_a_model_refuses_what_it_cannot_embed(trained, world):
         model.embed_locations([[48.0, 151.0]])
     with pytest.raises(ValueError, match="text 1"):
         model.embed_texts(["fine", "  "])
+    with pytest.raises(ValueError, match=r"a list of texts: \['snow'\]"):
+        model.embed_texts("snow")
     good = world.images(np.flatnonzero(world.has("image"))[:2])
     for images, message in (
         (good[:, :3], "12"),

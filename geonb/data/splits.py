@@ -100,7 +100,8 @@ def blocked_split(
     names, block, counts = np.unique(blocks(lonlat, size_km), return_inverse=True, return_counts=True)
     if len(names) < np.count_nonzero(fractions):
         raise ValueError(
-            f"the places fill only {len(names)} blocks of {size_km:g} km; choose smaller blocks or a random split"
+            f"the places fill only {len(names)} blocks of {size_km:g} km; choose smaller blocks or a random split, "
+            "in a config's split: {kind: blocked, size_km: 30, buffer_km: 3} or {kind: random}"
         )
     lacks = fractions * len(lonlat)
     owner = np.empty(len(names), dtype=np.int64)

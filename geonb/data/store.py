@@ -422,7 +422,9 @@ def _remedy(path: Path) -> str:
 def _read_manifest(path: Path) -> dict:
     file = path / "manifest.json"
     if not path.is_dir():
-        raise StoreError(f"{path}: no such place store; make one, e.g. geonb data sample --out {path}")
+        raise StoreError(f"{path}: no such place store; check the path, or make one: see geonb data --help")
+    if (path / "config.yaml").is_file():
+        raise StoreError(f"{path}: this is a trained run, not a place store; give the folder of the data")
     if not file.is_file():
         raise StoreError(f"{file}: missing, so {path} is no place store or not a whole one; {_remedy(path)}")
     try:

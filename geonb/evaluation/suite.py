@@ -116,6 +116,10 @@ def evaluate(
     protocols.append(bands_protocol(split, store.lonlat))
     if "continent" in store.columns:
         protocols.append(continents_protocol(split, store.lonlat, store.column("continent")))
+    holds_out = {p.name: any(train.any() and test.any() for train, test in p.folds) for p in protocols}
+    why = "the places lie too close together for a part of the Earth to be held out"
+    results["skipped"] += [{"protocol": name, "why": why} for name, does in holds_out.items() if not does]
+    protocols = [p for p in protocols if holds_out[p.name]]
     for protocol in protocols:
         protocol.check(store.lonlat)
         nearest = protocol.nearest_label_km(store.lonlat)

@@ -153,6 +153,26 @@ def test_what_a_store_lacks_is_skipped_and_said(world, trained, tmp_path, monkey
     assert "Trained on other data" in retrieval_table(found, "text", "location").caption
 
 
+def test_a_store_of_one_region_is_evaluated_without_the_protocols_that_hold_out_the_rest_of_the_earth(
+    world, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(suite, "TASKS", WORLD_TASKS)
+    rows = np.flatnonzero(world.has("text"))
+    lonlat = world.lonlat[rows] / [60, 90] + [9, 47]  # 6 degrees by 2
+    region = write_store(
+        tmp_path / "region",
+        places={"place_id": world.place_id[rows], "lon": lonlat[:, 0], "lat": lonlat[:, 1],
+                "warmth": world.column("warmth")[rows], "continent": ["Europe"] * len(rows)},
+        texts={"place_id": world.place_id[rows], "text": world.texts(rows)}, images=None, image_rows=None,
+        facts={}, simulated={"location": True, "text": True, "image": False},
+    )  # fmt: skip
+    small = replace(SMALL, split={"kind": "blocked", "size_km": 60.0, "buffer_km": 0.0})
+    found = evaluate([train("imagebind", region, tmp_path / "run", small, progress=False)], region, progress=False)
+    assert {s["protocol"] for s in found["skipped"] if "protocol" in s} == {"bands", "continents"}
+    assert {p["split"] for p in found["protocols"]} == {"random", "blocked"}
+    assert {r["split"] for r in found["probes"]} == {"random", "blocked"}
+
+
 def test_constant_labels_are_skipped_and_said(world):
     protocol = Protocol("random", ((np.arange(len(world)) < 200, np.arange(len(world)) >= 200),))
     skipped = []
