@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache, partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -238,14 +239,13 @@ def split_of(store: PlaceStore, config: TrainConfig | dict) -> np.ndarray:
     """
     options = dict(config["split"] if isinstance(config, dict) else config.split)
     kind = options.pop("kind")
-    known = {"blocked": {"size_km", "buffer_km", "fractions", "seed"}, "random": {"fractions", "seed"}}
-    if kind in known and (strange := options.keys() - known[kind]):
-        raise ValueError(f"a {kind} split has no {min(strange)}; choose from {', '.join(sorted(known[kind]))}")
-    if kind == "blocked":
-        return blocked_split(store.lonlat, **options)
-    if kind == "random":
-        return random_split(len(store), **options)
-    raise ValueError(f"unknown split {kind!r}; choose blocked or random")
+    if kind not in ("blocked", "random"):
+        raise ValueError(f"unknown split {kind!r}; choose blocked or random")
+    make: Callable[..., np.ndarray] = blocked_split if kind == "blocked" else random_split
+    known = sorted(list(signature(make).parameters)[1:])  # the first is what is split
+    if strange := options.keys() - set(known):
+        raise ValueError(f"a {kind} split has no {min(strange)}; choose from {', '.join(known)}")
+    return make(store.lonlat if kind == "blocked" else len(store), **options)
 
 
 def build(architecture: str, config: TrainConfig | dict, feature_dims: dict[str, int]) -> Architecture:
@@ -726,9 +726,12 @@ def config_from_file(path: str | Path) -> TrainConfig:
         wanted = type(getattr(plain, k))
         if wanted in (int, float):
             try:
-                given[k] = wanted(v)  # YAML takes 1e-4 for a text
+                number = float(v)  # YAML takes 1e-4 for a text
             except (TypeError, ValueError):
                 raise ValueError(f"{path}: {k} must be a number, not {v!r}") from None
+            if wanted is int and not number.is_integer():
+                raise ValueError(f"{path}: {k} must be a whole number, not {v!r}")
+            given[k] = wanted(number)
         elif isinstance(v, list):
             given[k] = tuple(v)
     return TrainConfig(**given)

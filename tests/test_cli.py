@@ -126,6 +126,10 @@ def test_train_evaluate_and_check_from_the_command_line(world, tmp_path, capsys)
             "word.yaml: steps must be a number, not 'five'",
         ),
         (
+            ["train", "fused", "--data", "{world}", "--out", "{tmp}/x", "--config", "{tmp}/half.yaml"],
+            "half.yaml: steps must be a whole number, not 2.5",
+        ),
+        (
             ["train", "fused", "--data", "{world}", "--out", "{tmp}/x", "--config", "{tmp}/split.yaml"],
             "a blocked split has no size; choose from buffer_km, fractions, seed, size_km",
         ),
@@ -140,6 +144,7 @@ def test_train_evaluate_and_check_from_the_command_line(world, tmp_path, capsys)
 def test_bad_requests_end_with_one_line_and_status_2(arguments, message, world, trained, tmp_path, capsys):
     (tmp_path / "bad.yaml").write_text("learning_rate: 0.1\n")
     (tmp_path / "word.yaml").write_text("steps: five\n")
+    (tmp_path / "half.yaml").write_text("steps: 2.5\n")
     (tmp_path / "split.yaml").write_text("split: {kind: blocked, size: 30}\n")
     filled = [a.format(world=world.path, tmp=tmp_path, trained=trained) for a in arguments]
     assert run(*filled) == 2
