@@ -18,8 +18,6 @@ import sys
 import tempfile
 import threading
 import time
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 
 import nbformat
@@ -27,7 +25,7 @@ import psutil
 import yaml
 from nbclient import NotebookClient
 
-from geonb.doctor import cores, memory_gb, processor
+from geonb.doctor import memory_gb, provenance
 
 ROOT = Path(__file__).resolve().parent.parent
 EVERY = 0.1  # seconds between looks at a kernel
@@ -106,22 +104,19 @@ def main() -> int:
             rows[path.stem]["disk_mb"] = round(sum(file.stat().st_size for file in files) / 1e6)
         rows[path.stem]["load"] = round(os.getloadavg()[0], 1)
         print(path.stem, rows[path.stem], flush=True)
-        result = {
+        result = provenance() | {
             "made_by": "scripts/measure_chapters.py",
             "profile": args.profile,
-            "cpu": processor(),
-            "cores": cores(),
             "memory_gb": round(memory_gb(), 1),
-            "date": date.today().isoformat(),
-            "versions": {name: version(name) for name in ("geonb", "torch", "numpy")},
             "note": "Each chapter alone in a fresh folder; what it needs is made within its time. Where load, the mean "
-            "number of running processes in its last minute, is above cores, other work was running, and s is longer "
-            "than it would have been; cpu_s, the processor time, is not.",
+            "number of running processes in its last minute, is above cores, other work was running, and s and cpu_s are "
+            "longer than they would have been: threads that wait for each other use the processor too.",
             "chapters": {path.stem: rows[path.stem] for path in listed if path.stem in rows},
         }
         args.out.write_text(json.dumps(result, indent=1) + "\n")
     over = [name for name, row in rows.items() if row["peak_mb"] > 1000 * args.at_most_gb]
-    print(f"over {args.at_most_gb:g} GB: {', '.join(over) or 'no chapter'}")
+    if over:
+        print(f"over {args.at_most_gb:g} GB: {', '.join(over)}")
     return int(bool(over))
 
 
