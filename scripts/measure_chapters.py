@@ -109,8 +109,8 @@ def main() -> int:
             "profile": args.profile,
             "memory_gb": round(memory_gb(), 1),
             "note": "Each chapter alone in a fresh folder; what it needs is made within its time. Where load, the mean "
-            "number of running processes in its last minute, is above cores, other work was running, and s and cpu_s are "
-            "longer than they would have been: threads that wait for each other use the processor too.",
+            "number of running processes in its last minute, is above cores, other work was running, and s and cpu_s "
+            "are longer than they would have been: threads that wait for each other use the processor too.",
             "chapters": {path.stem: rows[path.stem] for path in listed if path.stem in rows},
         }
         args.out.write_text(json.dumps(result, indent=1) + "\n")
