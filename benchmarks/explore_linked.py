@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 from measuring import in_fresh_process, write
 
-from geonb.explore.linked import MOST_IMAGES, PALETTE, linked_view, write_page
+from geonb.explore.linked import MOST_IMAGES, linked_view
+from geonb.explore.views import PALETTE, write_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",

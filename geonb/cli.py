@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -120,7 +121,8 @@ def _train(args: argparse.Namespace) -> None:
         config = replace(config, steps=args.epochs * math.ceil(places / config.batch_size))
     extra = dict(_extra(one, store) for one in args.extra)
     run = train(args.architecture, store, args.out, config, resume=args.resume, init=args.init, extra=extra)
-    print(f"{run}: done")
+    if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":  # once, of however many processes
+        print(f"{run}: done")
 
 
 def _extra(option: str, store: PlaceStore) -> tuple[str, np.ndarray]:

@@ -66,13 +66,6 @@ class Space:
         if self.exclude_km and self.soft_km:
             raise ValueError("near places are either excluded or soft targets: set one of exclude_km and soft_km")
 
-    @property
-    def transposed(self) -> Space:
-        """Anchors and candidates exchanged."""
-        if self.candidates is None:
-            return self
-        return Space(self.candidates, self.anchors, self.exclude_km, self.soft_km)
-
     def keep(self, rows: Tensor, columns: Tensor | None = None) -> Space:
         """The anchors ``rows`` against the candidates ``columns``: bool masks (n,) and (k,), or indices; None: as
         ``rows``."""

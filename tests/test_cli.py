@@ -168,12 +168,14 @@ def test_local_files_become_a_store_and_doubtful_rows_are_dropped_or_kept(tmp_pa
     (tmp_path / "mine.csv").write_text("\n".join(rows) + "\n")
     assert run("data", "local", "--csv", tmp_path / "mine.csv", "--out", tmp_path / "dropped") == 0
     assert run("data", "local", "--csv", tmp_path / "mine.csv", "--out", tmp_path / "kept", "--keep-suspicious") == 0
-    out = capsys.readouterr().out
+    out, told = capsys.readouterr()
     assert "dropped: 1 places" in out and "kept: 2 places" in out
+    assert "mine.csv: 1 of 2 rows kept\n  1 dropped: " in told and "1 kept, but flagged: " in told
     (tmp_path / "mine.csv").write_text("\n".join([*rows, "Lost,,,Nobody knows where."]) + "\n")
     assert run("data", "local", "--csv", tmp_path / "mine.csv", "--out", tmp_path / "no") == 2
     assert "mine.csv" in capsys.readouterr().err and not (tmp_path / "no").exists()
     assert run("data", "local", "--csv", tmp_path / "mine.csv", "--out", tmp_path / "some", "--drop-invalid") == 0
+    assert "1 dropped: no valid position (2)" in capsys.readouterr().err
 
 
 def test_help_names_every_command(capsys):

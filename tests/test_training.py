@@ -335,6 +335,7 @@ def test_torchrun_starts_the_command_line_on_two_processes(world, tmp_path):
         command, timeout=300, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count(": done") == 1
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["devices"] == 2 and manifest["samples_seen"] == 6 * 31
     lines = [json.loads(line) for line in (out / "metrics.jsonl").open()]

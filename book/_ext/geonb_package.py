@@ -13,7 +13,7 @@ from docutils import nodes
 from docutils.parsers.rst import Directive
 
 import geonb
-from geonb.explore.linked import PALETTE
+from geonb.explore.views import PALETTE
 
 LAYERS = {  # name -> (modules or packages, what they do)
     "data": (["geonb.data"], "positions, texts and images → a place store"),

@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 INSERT_BYTES = 1 << 20  # mysqldump begins a new INSERT after about as much
 GEO_TAGS = """\
@@ -285,19 +284,3 @@ class _Number(float):
 
     def __round__(self, digits: int | None = None) -> int:  # type: ignore[override]
         return 0
-
-
-def served(folder: str | Path) -> dict[str, bytes]:
-    """What the server of the dumps answers: the files, and its listings of folders."""
-    root = Path(folder)
-    answers = {}
-    for path in sorted(root.rglob("*")):
-        name = path.relative_to(root).as_posix()
-        if path.is_file():
-            answers[f"/{name}"] = path.read_bytes()
-            continue
-        links = [f"{quote(child.name)}{'/' if child.is_dir() else ''}" for child in sorted(path.iterdir())]
-        lines = "\n".join(f'<a href="{link}">{link}</a>    02-Sep-2026 10:31    123' for link in ["../", *links])
-        title = f"<html>\n<head><title>Index of /{name}/</title></head>\n<body>\n<h1>Index of /{name}/</h1><hr><pre>"
-        answers[f"/{name}/"] = f"{title}{lines}\n</pre><hr></body>\n</html>\n".encode()
-    return answers

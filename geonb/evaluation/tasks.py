@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from geonb.data.store import PlaceStore
 
-SCALINGS = ("none", "log10(1 + x)")
+KINDS, SCALINGS = ("classification", "regression"), ("none", "log10(1 + x)")
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,15 @@ class Task:
     """What is predicted from an embedding.
 
     Attributes:
-        column: of the place store. ``kind``: "classification" or "regression".
-        units: of the column. ``scaling``: what is done to the column before the probe sees it, a part of the task.
+        column: of the place store. ``kind``: one of ``KINDS``.
+        units: of the column. ``scaling``: one of ``SCALINGS``, what is done to the column before the probe sees it, a
+            part of the task.
         theme: "social", "physical" or "" (neither alone).
         source: where the column comes from, with its licence.
         known_by: the modalities of the sample that can tell it; () where that is not recorded.
+
+    Raises:
+        ValueError: another kind or scaling.
     """
 
     column: str
@@ -32,6 +36,11 @@ class Task:
     theme: str = ""
     source: str = ""
     known_by: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for what, value, known in (("kind", self.kind, KINDS), ("scaling", self.scaling, SCALINGS)):
+            if value not in known:
+                raise ValueError(f"task {self.column!r}: unknown {what} {value!r}; choose from {', '.join(known)}")
 
     def target(self, values: np.ndarray) -> np.ndarray:
         """The column (n,) as the probe sees it: numbers (NaN where unknown), or str (None where unknown)."""

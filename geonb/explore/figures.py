@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from geonb._coords import check_lonlat
-from geonb.explore.linked import PALETTE
+from geonb.explore.views import PALETTE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,15 +5,14 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from geonb._coords import check_lonlat
-from geonb.explore.linked import PALETTE, _asset, _pack, safe_json, write_page
 from geonb.explore.projection import Scores, Stability
+from geonb.explore.views import PALETTE, View, pack, safe_json
 
 MISSING = "#9aa0a6"
 
@@ -99,8 +98,8 @@ def _picture(frame: Any, alt: str) -> str:
     return f'<img alt="{escape(alt)}" src="data:image/png;base64,{base64.b64encode(frame).decode()}">'
 
 
-class ProjectionView:
-    """UMAP beside PCA and the map, as HTML; made by :func:`projection_view`.
+class ProjectionView(View):
+    """UMAP beside PCA and the map; made by :func:`projection_view`.
 
     Attributes:
         frames: for each setting of the sliders a dict: "n_neighbors", "min_dist", "seed" and ``scores``
@@ -111,23 +110,12 @@ class ProjectionView:
         data: what the page gets, as JSON.
     """
 
+    name, css = "projection", "gv"
+    label = title = "UMAP beside PCA"
+
     def __init__(self, data: dict, frames: list[dict], pca: Scores, stability: dict, rows: np.ndarray) -> None:
-        self.data, self.frames, self.pca, self.stability, self.rows = data, frames, pca, stability, rows
-
-    def to_html(self) -> str:
-        """Style, data and script in one piece; several on one page do not disturb each other."""
-        return (
-            f'<style>{_asset("projection.css")}</style><div class="gv" role="group" aria-label="UMAP beside PCA">'
-            f'<script type="application/json">{safe_json(self.data)}</script>'
-            f"<noscript>This picture needs JavaScript.</noscript></div><script>{_asset('projection.js')}</script>"
-        )
-
-    def _repr_html_(self) -> str:
-        return self.to_html()
-
-    def save(self, path: str | Path, title: str = "UMAP beside PCA") -> Path:
-        """Write a page that opens from the disk, without a network. Returns its path."""
-        return write_page(path, title, f"<h1>{escape(title)}</h1>{self.to_html()}")
+        super().__init__(data)
+        self.frames, self.pca, self.stability, self.rows = frames, pca, stability, rows
 
 
 def projection_view(
@@ -230,7 +218,7 @@ def projection_view(
         ],
         "pca": {"xy": _plane(flat.xy), "scores": _scores_text(pca)},
         "map": _plane(equal_earth_xy(lonlat[chosen]), centre=False),
-        "land": _pack(land, "<i2"),
+        "land": pack(land, "<i2"),
         "color": PALETTE[0],
         "columns": [_colour_column(name, v, chosen, (units or {}).get(name)) for name, v in (color or {}).items()],
         "hover": None if hover is None else ["" if hover[i] is None else str(hover[i]) for i in chosen.tolist()],
@@ -259,7 +247,7 @@ def _plane(xy: np.ndarray, centre: bool = True) -> str:
     if centre:
         low, high = xy.min(0), xy.max(0)
         xy = (xy - (low + high) / 2) / max((high - low).max() / 2, 1e-12)
-    return _pack(np.rint((np.clip(xy, -1, 1) + 1) * 32767.5), "<u2")
+    return pack(np.rint((np.clip(xy, -1, 1) + 1) * 32767.5), "<u2")
 
 
 def _colour_column(name: str, values: np.ndarray, rows: np.ndarray, units: str | None) -> dict:
@@ -279,7 +267,7 @@ def _colour_column(name: str, values: np.ndarray, rows: np.ndarray, units: str |
         colours = [to_hex(c) for c in colormaps["viridis"](np.linspace(0, 1, 255))] + [MISSING]
         tail = "" if units in (None, "1") else f" {units}"
         ends = {"low": f"{low:,.4g}{tail}", "high": f"{high:,.4g}{tail}"}
-        return {"name": str(name), "ramp": True, "colors": colours, "data": _pack(code, "u1"), **ends}
+        return {"name": str(name), "ramp": True, "colors": colours, "data": pack(code, "u1"), **ends}
     labels = np.array(["unknown" if v is None or v != v else str(v) for v in values.tolist()], object)
     names, code, counts = np.unique(labels, return_inverse=True, return_counts=True)
     top = [i for i in np.argsort(-counts, kind="stable") if names[i] != "unknown"]
@@ -290,5 +278,5 @@ def _colour_column(name: str, values: np.ndarray, rows: np.ndarray, units: str |
     code = np.where(rank[code] < len(shown), rank[code], len(shown))
     if (code == len(shown)).any():
         listed.append(rest)
-    return {"name": str(name), "ramp": False, "labels": listed, "data": _pack(code, "u1"),
+    return {"name": str(name), "ramp": False, "labels": listed, "data": pack(code, "u1"),
             "colors": [*PALETTE[: len(shown)], MISSING]}  # fmt: skip

@@ -5,23 +5,15 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
-import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
-from html import escape
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from geonb._coords import check_lonlat
-
-PALETTE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F63B8", "#8A8A00", "#C43B4E", "#3AA6A0"]
-"""Colours of classes, after Okabe and Ito (2008), continued; they read on white and on near-black."""
+from geonb.explore.views import PALETTE, View, land, pack, safe_json
 
 ABOUT = ("text", "url", "license", "license_url", "creator", "changes")
 MODALITIES = ("location", "text", "image")
@@ -34,22 +26,11 @@ MISSING_CODE = 65535
 LOG_RATIO = 100  # positive values spread over more than this ratio get a logarithmic colour scale
 
 
-class LinkedView:
-    """The view as HTML; shows itself in notebooks and in the book. Made by :func:`linked_view`."""
+class LinkedView(View):
+    """A map and an embedding side by side; made by :func:`linked_view`."""
 
-    def __init__(self, data: dict) -> None:
-        self.data = data
-
-    def to_html(self) -> str:
-        """Style, data and script in one piece; several on one page do not disturb each other."""
-        return (
-            f'<style>{_asset("linked.css")}</style><div class="gl" role="group" aria-label="Linked map and embedding">'
-            f'<script type="application/json">{safe_json(self.data)}</script>'
-            f"<noscript>This picture needs JavaScript.</noscript></div><script>{_asset('linked.js')}</script>"
-        )
-
-    def _repr_html_(self) -> str:
-        return self.to_html()
+    name, css = "linked", "gl"
+    label = title = "Linked map and embedding"
 
     @property
     def weights(self) -> dict[str, int]:
@@ -57,10 +38,6 @@ class LinkedView:
         parts = {"names": "hover", "texts": "about", "images": "thumbs"}
         weights = {name: len(safe_json(self.data[key])) if self.data[key] else 0 for name, key in parts.items()}
         return {"page": len(self.to_html().encode()), **weights}
-
-    def save(self, path: str | Path, title: str = "Linked map and embedding") -> Path:
-        """Write a page that opens from the disk, without a network. Returns its path."""
-        return write_page(path, title, f"<h1>{escape(title)}</h1>{self.to_html()}")
 
 
 def linked_view(
@@ -122,12 +99,12 @@ def linked_view(
         "n": n,
         "titles": [str(t) for t in titles],
         "alt": [str(t) for t in alt],
-        "lon": _pack(np.round((lonlat[:, 0] + 180) / 360 * 65535), "<u2"),
-        "lat": _pack(np.round((lonlat[:, 1] + 90) / 180 * 65535), "<u2"),
-        "u": _pack(np.round((xy[:, 0] - low[0]) / span[0] * 65535), "<u2"),
-        "v": _pack(np.round((xy[:, 1] - low[1]) / span[1] * 65535), "<u2"),
+        "lon": pack(np.round((lonlat[:, 0] + 180) / 360 * 65535), "<u2"),
+        "lat": pack(np.round((lonlat[:, 1] + 90) / 180 * 65535), "<u2"),
+        "u": pack(np.round((xy[:, 0] - low[0]) / span[0] * 65535), "<u2"),
+        "v": pack(np.round((xy[:, 1] - low[1]) / span[1] * 65535), "<u2"),
         "aspect": float(np.clip(span[0] / span[1], 0.25, 4)),
-        "land": _land(),
+        "land": land(),
         "color": PALETTE[0],
         "columns": [_column(str(k), v, n, _units(units.get(k))) for k, v in (color or {}).items()],
         "hover": None if hover is None else ["" if h is None else str(h) for h in hover],
@@ -136,34 +113,6 @@ def linked_view(
         "simulated": [str(s) for s in simulated],
     }
     return LinkedView(data)
-
-
-def safe_json(data: Any) -> str:
-    """JSON that can stand in a ``script`` element: ASCII alone, and no character that could end the element."""
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def write_page(path: str | Path, title: str, body: str) -> Path:
-    """Write a page of its own (``body`` is trusted HTML) in one step, so that none is ever half-written."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<link rel="icon" href="data:,"><title>{escape(title)}</title><style>{_asset("page.css")}</style></head>'
-        f"<body><main>{body}</main></body></html>\n"
-    )
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    return path
 
 
 def _units(units: Any) -> str:
@@ -205,8 +154,8 @@ def _pack_numbers(values: np.ndarray, known: np.ndarray) -> dict:
         if small and (codes / scale == known).all():
             packed = np.full(len(values), MISSING_CODE)
             packed[~np.isnan(values)] = codes - codes.min()
-            return {"type": "u2", "scale": scale, "offset": int(codes.min()), "data": _pack(packed, "<u2")}
-    return {"type": "f4", "data": _pack(values, "<f4")}
+            return {"type": "u2", "scale": scale, "offset": int(codes.min()), "data": pack(packed, "<u2")}
+    return {"type": "f4", "data": pack(values, "<f4")}
 
 
 def _categories(name: str, values: np.ndarray, units: str) -> dict:
@@ -219,7 +168,7 @@ def _categories(name: str, values: np.ndarray, units: str) -> dict:
     rank = np.full(len(names), missing)
     rank[known] = np.arange(len(known))
     return {"name": name, "units": units, "kind": "categories", "type": kind, "labels": [names[i] for i in known],
-            "colors": PALETTE[: len(known)], "data": _pack(rank[codes], f"<{kind}")}  # fmt: skip
+            "colors": PALETTE[: len(known)], "data": pack(rank[codes], f"<{kind}")}  # fmt: skip
 
 
 def _about(about: dict, n: int) -> str:
@@ -259,23 +208,5 @@ def _sprite(images: Any, rows: ArrayLike | None, n: int) -> dict:
         sheet.paste(small, (tile % across * THUMBNAIL, tile // across * THUMBNAIL))
     stream = io.BytesIO()
     sheet.save(stream, "JPEG", quality=80)
-    return {"data": base64.b64encode(stream.getvalue()).decode(), "rows": _pack(rows[taken], "<u4"), "tile": THUMBNAIL,
+    return {"data": base64.b64encode(stream.getvalue()).decode(), "rows": pack(rows[taken], "<u4"), "tile": THUMBNAIL,
             "across": across, "count": len(taken), "total": len(rows)}  # fmt: skip
-
-
-def _pack(values: ArrayLike, dtype: str) -> str:
-    return base64.b64encode(np.asarray(values).astype(dtype).tobytes()).decode()
-
-
-@cache
-def _asset(name: str) -> str:
-    return (files("geonb.explore") / "assets" / name).read_text(encoding="utf-8")
-
-
-@cache
-def _land() -> str:
-    """Outlines of land as int16 tenths of degrees, rings separated by 32767."""
-    flat = []
-    for ring in json.loads(_asset("land.json")):
-        flat += [*np.rint(np.array(ring) * 10).astype(int).tolist(), 32767]
-    return _pack(flat[:-1], "<i2")

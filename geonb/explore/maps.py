@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from geonb._coords import check_lonlat
-from geonb.explore.linked import PALETTE, safe_json
+from geonb.explore.views import PALETTE, safe_json
 
 if TYPE_CHECKING:
     import folium

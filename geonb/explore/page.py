@@ -13,8 +13,9 @@ import geonb
 from geonb.data.attribution import attribution
 from geonb.data.radiometry import true_color
 from geonb.data.store import PlaceStore
-from geonb.explore.linked import MODALITIES, TEXT_CHARACTERS, linked_view, shorten, write_page
+from geonb.explore.linked import MODALITIES, TEXT_CHARACTERS, linked_view, shorten
 from geonb.explore.projection import project
+from geonb.explore.views import write_page
 
 if TYPE_CHECKING:
     from geonb.model import Model

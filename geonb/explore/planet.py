@@ -6,7 +6,6 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from geonb._coords import EARTH_RADIUS_KM, check_lonlat, unit_xyz
-from geonb.explore.linked import PALETTE, _asset, _land, _pack, safe_json, write_page
+from geonb.explore.views import PALETTE, View, asset, land, pack
 
 if TYPE_CHECKING:
     from geonb.model import Model
@@ -33,8 +32,8 @@ NEAR_KM = 300  # a town farther away than this does not name a cell
 _FEATURES: dict[tuple, np.ndarray] = {}  # what text backbones made of lists of queries, so that models share it
 
 
-class PlanetView:
-    """The view as HTML; shows itself in notebooks and in the book. Made by :func:`planet_view` and :func:`ask_map`.
+class PlanetView(View):
+    """World maps of similarity; made by :func:`planet_view` and :func:`ask_map`.
 
     Attributes:
         data: what the page gets, as JSON.
@@ -43,29 +42,18 @@ class PlanetView:
             places and queries tried) and ``max_error`` (the largest difference of two similarities).
     """
 
+    name, css = "planet", "gp"
+    label, title = "World maps of similarity", "Ask the planet"
+
     def __init__(self, data: dict, models: list[dict]) -> None:
-        self.data, self.models = data, models
-
-    def to_html(self) -> str:
-        """Style, data and script in one piece; several on one page do not disturb each other."""
-        return (
-            f'<style>{_asset("planet.css")}</style><div class="gp" role="group" aria-label="World maps of similarity">'
-            f'<script type="application/json">{safe_json(self.data)}</script>'
-            f"<noscript>This picture needs JavaScript.</noscript></div><script>{_asset('planet.js')}</script>"
-        )
-
-    def _repr_html_(self) -> str:
-        return self.to_html()
-
-    def save(self, path: str | Path, title: str = "Ask the planet") -> Path:
-        """Write a page that opens from the disk, without a network. Returns its path."""
-        return write_page(path, title, f"<h1>{escape(title)}</h1>{self.to_html()}")
+        super().__init__(data)
+        self.models = models
 
 
 def vocabulary() -> dict[str, list[str]]:
     """The queries of :func:`planet_view`, 1,000 and more, by subject."""
     groups: dict[str, list[str]] = {}
-    for line in _asset("vocabulary.txt").splitlines():
+    for line in asset("vocabulary.txt").splitlines():
         if line.startswith("#"):
             groups[line[1:].strip()] = own = []
         elif line:
@@ -131,11 +119,11 @@ def planet_view(
     starts = np.cumsum([0, *map(len, groups.values())]).tolist()
     data = {
         "show": show,
-        "grid": _pack(_columns(cells_km), "<u2"),
-        "cells": _pack(np.diff(cells, prepend=0), "<u2"),
+        "grid": pack(_columns(cells_km), "<u2"),
+        "cells": pack(np.diff(cells, prepend=0), "<u2"),
         "km": cells_km,
         "place": check_lonlat([place])[0].tolist(),
-        "land": _land(),
+        "land": land(),
         **_names(lonlat, cells_km),
         "models": [own for own, _ in encoded],
         "queries": asked,
@@ -257,8 +245,8 @@ def _names(lonlat: ArrayLike, size_km: float) -> dict:
     name = np.where(km <= max(NEAR_KM, 0.6 * size_km), facts["name"][towns[own]], "")
     names, town_of = np.unique(name.astype(str), return_inverse=True)
     countries, country_of = np.unique(country.astype(str), return_inverse=True)
-    return {"towns": names.tolist(), "town": _pack(town_of, "<u2"), "townKm": _pack(np.minimum(km, 65535), "<u2"),
-            "countries": countries.tolist(), "country": _pack(country_of, "<u2")}  # fmt: skip
+    return {"towns": names.tolist(), "town": pack(town_of, "<u2"), "townKm": pack(np.minimum(km, 65535), "<u2"),
+            "countries": countries.tolist(), "country": pack(country_of, "<u2")}  # fmt: skip
 
 
 def _simulated(models: Iterable[Model]) -> list[str]:
@@ -322,8 +310,8 @@ def _compress(z: np.ndarray, words: np.ndarray | None, seed: int) -> tuple[dict,
         similarity = (v[:, :k] * word_step) @ small.T
         rank.append(_spearman(truth, similarity[some]))
         error = max(error, np.abs(similarity[some] - truth).max())
-        sent |= {"wordStep": float(word_step), "wordMean": _pack(similarity.mean(1), "<f4"),
-                 "wordSd": _pack(similarity.std(1), "<f4")}  # fmt: skip
+        sent |= {"wordStep": float(word_step), "wordMean": pack(similarity.mean(1), "<f4"),
+                 "wordSd": pack(similarity.std(1), "<f4")}  # fmt: skip
     rank, error = float(np.concatenate(rank).min()), float(error)
     if rank < 0.99:
         warnings.warn(f"ranks of similarities in the page agree with exact ones to {rank:.3f} only", stacklevel=3)
@@ -334,7 +322,7 @@ def _compress(z: np.ndarray, words: np.ndarray | None, seed: int) -> tuple[dict,
 def _deflate(q: np.ndarray) -> str:
     """int8 (n, k) as base64: column by column, differences of rows, compressed with zlib. Near cells are alike."""
     steps = np.diff(q.astype(np.int16), axis=0, prepend=0).astype(np.int8)  # wraps around, as its sum does
-    return _pack(np.frombuffer(zlib.compress(steps.T.tobytes(), 6), np.uint8), "u1")
+    return pack(np.frombuffer(zlib.compress(steps.T.tobytes(), 6), np.uint8), "u1")
 
 
 def _spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from geonb.evaluation.tables import cka_table, information_table, probe_table, retrieval_table
 from geonb.explore.figures import PALETTE, Figure, themed
-from geonb.explore.linked import write_page
+from geonb.explore.views import write_page
 
 INK = "#6b7280"  # references; readable on light and on dark
 

@@ -10,8 +10,9 @@ import yaml
 
 from geonb.explore.figures import themed
 from geonb.explore.frames import frame_slider
-from geonb.explore.linked import linked_view, write_page
+from geonb.explore.linked import linked_view
 from geonb.explore.maps import offline_map
+from geonb.explore.views import write_page
 
 TOC = yaml.safe_load((Path(__file__).resolve().parents[2] / "_toc.yml").read_text())
 PAGES = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"])]
@@ -29,9 +30,14 @@ def address(built_book):
         yield base
 
 
+@pytest.fixture(scope="module")
+def reports(built_book):
+    return check_book.check_pages(built_book, [f"{name}.html" for name in PAGES])
+
+
 @pytest.mark.parametrize("name", PAGES)
-def test_page(built_book, browser, address, name):
-    report = check_book.check_page(browser, built_book, address, f"{name}.html")
+def test_page(reports, name):
+    report = reports[f"{name}.html"]
     assert {check: problems for check, problems in report.items() if problems} == {}
 
 

@@ -14,6 +14,7 @@ import time
 from array import array
 from collections import Counter
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from hypothesis import strategies as st
 
 from geonb.data import download as net
 from geonb.data.download import DownloadError, NetworkAbsent, WrongChecksum
-from geonb.data.practice_dumps import GEO_TAGS, PAGE, document, page_row, pair, served, sql_dump, tag_row, write_dumps
+from geonb.data.practice_dumps import GEO_TAGS, PAGE, document, page_row, pair, sql_dump, tag_row, write_dumps
 from geonb.data.sources import wikipedia_dumps as module
 from geonb.data.sources.sqldump import DamagedDump
 from geonb.data.sources.wikipedia_dumps import from_dumps, page_url, read_cirrus, read_geo_tags, read_pages
@@ -35,6 +36,21 @@ NAMES = ["Robert'); DROP TABLE page;--", "x'),(1,'earth',1,0,0", "<b>Bold</b> & 
 INDEX = "/other/cirrus_search_index/20260906/index_name=testwiki_content/"
 SHARDS = [f"{INDEX}testwiki_content-20260906-{number:05d}.json.bz2" for number in range(3)]
 TABLES = [f"/testwiki/20260901/testwiki-20260901-{table}.sql.gz" for table in ("geo_tags", "page")]
+
+
+def served(root: Path) -> dict[str, bytes]:
+    """What the server of the dumps answers: the files, and its listings of folders."""
+    answers = {}
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root).as_posix()
+        if path.is_file():
+            answers[f"/{name}"] = path.read_bytes()
+            continue
+        links = [f"{quote(child.name)}{'/' if child.is_dir() else ''}" for child in sorted(path.iterdir())]
+        lines = "\n".join(f'<a href="{link}">{link}</a>    02-Sep-2026 10:31    123' for link in ["../", *links])
+        title = f"<html>\n<head><title>Index of /{name}/</title></head>\n<body>\n<h1>Index of /{name}/</h1><hr><pre>"
+        answers[f"/{name}/"] = f"{title}{lines}\n</pre><hr></body>\n</html>\n".encode()
+    return answers
 
 
 def articles(n: int, seed: int = 0) -> list[dict]:

@@ -154,6 +154,12 @@ def test_targets_are_scaled_as_the_table_says():
     assert Task("x", "regression").target([1, 2]).tolist() == [1.0, 2.0]
 
 
+@pytest.mark.parametrize("changes", [{"kind": "ordinal"}, {"kind": "regression", "scaling": "log10(x + 1)"}])
+def test_an_unknown_kind_or_scaling_is_refused(changes):
+    with pytest.raises(ValueError, match=r"task 'x': unknown .* choose from"):
+        Task("x", **changes)
+
+
 def wave(n=400, seed=0):
     lonlat = random_points(n, seed)
     return lonlat, np.sin(np.radians(2 * lonlat[:, 0])) * np.cos(np.radians(lonlat[:, 1])) + 0.02 * lonlat[:, 1]

@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 
 from geonb.explore.frames import frame_slider
-from geonb.explore.linked import MOST_IMAGES, PALETTE, TEXT_CHARACTERS, _asset, linked_view, safe_json, write_page
+from geonb.explore.linked import MOST_IMAGES, TEXT_CHARACTERS, linked_view
 from geonb.explore.maps import add_points, offline_map
+from geonb.explore.views import PALETTE, asset, safe_json, write_page
 
 sync_api = pytest.importorskip("playwright.sync_api")
 expect = sync_api.expect
@@ -996,7 +997,7 @@ def test_points_that_do_not_match_a_map_are_refused():
 def test_land_is_where_it_is():
     from matplotlib.path import Path
 
-    rings = [np.array(r).reshape(-1, 2) for r in json.loads(_asset("land.json"))]
+    rings = [np.array(r).reshape(-1, 2) for r in json.loads(asset("land.json"))]
     assert all(np.abs(r).max(0)[0] <= 180 and np.abs(r).max(0)[1] <= 90 for r in rings)
     land = [Path(np.vstack([r, r[:1]])) for r in rings]
     places = {"Paris": (2.3, 48.8), "Chukotka": (-175, 66.8), "Fiji": (178, -17.8), "Pole": (10, -89)}

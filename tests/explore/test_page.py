@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from geonb.data.store import write_store
-from geonb.explore.linked import PALETTE, TEXT_CHARACTERS
+from geonb.explore.linked import TEXT_CHARACTERS
 from geonb.explore.page import clusters, explore_page
+from geonb.explore.views import PALETTE
 
 HOSTILE = "<script>window.hacked=1</script>"
 

@@ -20,8 +20,8 @@ import geonb
 from geonb._coords import great_circle_km, unit_xyz
 from geonb.encoders.location import positional_encoding
 from geonb.explore import planet
-from geonb.explore.linked import write_page
 from geonb.explore.planet import ask_map, half_width_km, planet_view, vocabulary, zonal_kernel
+from geonb.explore.views import asset, write_page
 from geonb.training import train
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -235,7 +235,7 @@ def test_colours_are_those_of_the_similarities(open_page, plain):
 
 
 def luminance(page, ramp):
-    stops = re.search(ramp + r" = \[(.+?)\];", planet._asset("planet.js")).group(1)
+    stops = re.search(ramp + r" = \[(.+?)\];", asset("planet.js")).group(1)
     rgb = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in re.findall(r"#[0-9a-f]{6}", stops)]) / 255
     return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
 

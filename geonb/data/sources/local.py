@@ -15,6 +15,7 @@ import gzip
 import hashlib
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -528,7 +529,7 @@ def make_real_store(
         lang: BCP 47 language of texts whose table does not say.
         provenance: (pattern of the file name, source, licence); the first that fits counts. A file that none
             fits has its name as source and the licence "unknown".
-        progress: show bars.
+        progress: show bars, and tell on stderr what was dropped or flagged.
 
     Returns:
         The store. ``manifest["simulated"]`` is false for all modalities; the data card holds the reports of
@@ -568,6 +569,10 @@ def make_real_store(
         images, image_rows = [tiles], np.arange(first, first + len(tiles))
         tables.append(places)
         reports += of_chips
+
+    for report in reports:
+        if progress and (report.dropped or report.flagged):
+            print(report, file=sys.stderr)
 
     inputs = [Path(path) for path in (*csv_paths, *chip_paths)]
     return write_store(
