@@ -144,12 +144,12 @@ def committed(name: str) -> dict:
     return json.loads((files("geonb") / "results" / f"{name}.json").read_text())
 
 
-def prepare() -> None:
-    """Everything the book shows, step by step; what is there already is kept."""
+def prepare() -> list[Path]:
+    """Everything the book shows, step by step; what is there already is kept. Returns the folders of its runs."""
     store = data()
     print(f"{store.path}: {len(store):,} places")
-    for name in ARCHITECTURES:
-        run(name)
+    runs = [run(name) for name in ARCHITECTURES]
     for modality in ("text", "image"):  # chapter 10 compares what position is bound to
-        run(f"imagebind-{modality}", "imagebind", modalities=("location", modality))
+        runs.append(run(f"imagebind-{modality}", "imagebind", modalities=("location", modality)))
     results()
+    return runs

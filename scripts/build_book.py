@@ -19,26 +19,25 @@ from geonb import workspace
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def fingerprint() -> str:
-    """A hash of everything besides its own code that a chapter's output depends on."""
+def fingerprint(runs: list[Path]) -> str:
+    """A hash of everything besides its own code that a chapter's output depends on; not of runs that chapters train."""
     digest = hashlib.sha256()
     versions = sorted(f"{d.metadata['Name']}=={d.version}" for d in distributions())
     digest.update("\n".join(versions).encode())
-    runs = ROOT / "runs" / workspace.data().path.name
-    files = [*ROOT.glob("geonb/**/*"), *runs.glob("*/manifest.json"), runs / "results.json"]
+    files = [*ROOT.glob("geonb/**/*"), *(run / "manifest.json" for run in runs), runs[0].parent / "results.json"]
     for path in sorted(p for p in files if p.is_file() and "__pycache__" not in p.parts):
-        digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+        digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
 
 
 def main() -> int:
     started = time.monotonic()
-    workspace.prepare()
+    runs = workspace.prepare()
     print(f"data, runs and results are there ({time.monotonic() - started:.0f} s)")
 
     cache = ROOT / "_build" / ".jupyter_cache"
     stamp = cache / "geonb-fingerprint"
-    current = fingerprint()
+    current = fingerprint(runs)
     if not stamp.exists() or stamp.read_text() != current:
         shutil.rmtree(cache, ignore_errors=True)
     jupyter_book = Path(sys.executable).with_name("jupyter-book")

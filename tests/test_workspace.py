@@ -2,6 +2,7 @@ import json
 import os
 
 import pytest
+from scripts_of import script
 from world import SMALL, make_world
 
 from geonb import workspace
@@ -118,6 +119,16 @@ def test_everything_of_the_book_is_made_once(counted, home, capsys):
     workspace.prepare()
     assert made == {name: (home / "runs" / "mine" / name / "manifest.json").stat().st_mtime_ns for name in made}
     assert counted == [sorted(ARCHITECTURES)]
+
+
+def test_chapters_are_executed_anew_for_the_books_runs_and_not_for_their_own(counted, home):
+    fingerprint, runs = script("build_book").fingerprint, workspace.prepare()
+    before, own = fingerprint(runs), runs[0].with_name("of-a-chapter")
+    own.mkdir()
+    (own / "manifest.json").write_text("{}")
+    assert fingerprint(runs) == fingerprint(workspace.prepare()) == before
+    (runs[0] / "manifest.json").write_text("{}")
+    assert fingerprint(runs) != before
 
 
 def test_results_are_made_anew_when_a_run_or_the_schema_changed(counted, home):
