@@ -10,14 +10,13 @@ import re
 from collections.abc import Sequence
 from functools import cache
 from html import escape
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from geonb._coords import check_lonlat
-from geonb.explore.views import PALETTE
+from geonb.explore.views import PALETTE, asset
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,7 +71,7 @@ def themed(fig: MatplotlibFigure, alt: str) -> Figure:
 @cache
 def land_rings() -> list[np.ndarray]:
     """Outlines of land, each (k, 2) lon/lat degrees (Natural Earth 1:110m, public domain)."""
-    rings = json.loads((files("geonb.explore") / "assets/land.json").read_text())
+    rings = json.loads(asset("land.json"))
     return [np.array(ring, np.float64).reshape(-1, 2) for ring in rings]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from geonb._coords import check_lonlat
-from geonb.explore.views import PALETTE, safe_json
+from geonb.explore.views import PALETTE, asset, safe_json
 
 if TYPE_CHECKING:
     import folium
@@ -162,7 +162,7 @@ def _data_uri(name: str, mime: str) -> str:
 
 @cache
 def _land() -> dict:
-    rings = json.loads((files("geonb.explore") / "assets/land.json").read_text(encoding="utf-8"))
+    rings = json.loads(asset("land.json"))
     polygons = []
     for ring in rings:
         points = np.array(ring).reshape(-1, 2).tolist()
