@@ -203,6 +203,12 @@ def raw_maths(page: Page) -> list[str]:
       .filter((e) => e.matches("mjx-merror") || !e.querySelector("mjx-container")).map((e) => e.textContent.slice(0, 80))""")
 
 
+def raw_tables(page: Page) -> list[str]:
+    """Tables of Markdown that stand there as they were written."""
+    texts = page.locator("main p").all_inner_texts()
+    return [text.strip()[:80] for text in texts if re.search(r"\|\s*:?-{3,}:?\s*\|", text)]
+
+
 def blank_maps(page: Page) -> list[str]:
     """Web maps and views to explore with on which nothing is drawn."""
     return page.evaluate("""() => {
@@ -385,8 +391,8 @@ def printed(page: Page) -> int:
 
 
 CHECKS = [
-    failed_cells, bad_outline, unnamed_pictures, raw_maths, blank_maps, dead_brushes, dead_sliders, illegible_figures,
-    too_wide_for_a_phone, barriers,
+    failed_cells, bad_outline, unnamed_pictures, raw_maths, raw_tables, blank_maps, dead_brushes, dead_sliders,
+    illegible_figures, too_wide_for_a_phone, barriers,
 ]  # fmt: skip
 
 

@@ -113,6 +113,7 @@ FAULTS = {
     "bad_outline": lambda html: html + "<h1>Another</h1>",
     "unnamed_pictures": lambda html: html + '<svg width="40" height="40"><rect width="40" height="40"/></svg>',
     "raw_maths": lambda html: html + '<span class="math">\\(x^2\\)</span>',
+    "raw_tables": lambda html: html + "<p>| what it is | a page |\n|---|---|</p>",
     "blank_maps": lambda html: html.replace("L.geoJson(", "(() => ({addTo() {}, addData() {}}))("),
     "dead_brushes": lambda html: html.replace("top.onpointermove =", "top.onsomething ="),
     "dead_sliders": lambda html: html.replace("input.oninput = show", "input.onsomething = show"),
