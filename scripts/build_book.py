@@ -1,7 +1,7 @@
 """Make what the book shows (data, runs, results), execute the chapters, and build ``_build/html``.
 
-Each step keeps what is there. Jupyter Book's cache of executed chapters looks at their code alone, so it is
-dropped here when the package, its versions or the results have changed.
+Each step keeps what is there. Jupyter Book's cache of executed chapters looks at their code alone, and Sphinx reads
+again only pages whose text changed; so both start afresh when the package, its versions or the results have changed.
 """
 
 from __future__ import annotations
@@ -35,17 +35,19 @@ def main() -> int:
     runs = workspace.prepare()
     print(f"data, runs and results are there ({time.monotonic() - started:.0f} s)")
 
-    cache = ROOT / "_build" / ".jupyter_cache"
-    stamp = cache / "geonb-fingerprint"
+    cache, read, stamp = (ROOT / "_build" / name for name in (".jupyter_cache", ".doctrees", ".fingerprint"))
     current = fingerprint(runs)
     if not stamp.exists() or stamp.read_text() != current:
         shutil.rmtree(cache, ignore_errors=True)
+        shutil.rmtree(read, ignore_errors=True)
+        stamp.parent.mkdir(exist_ok=True)
+        stamp.write_text(current)
     jupyter_book = Path(sys.executable).with_name("jupyter-book")
     built = subprocess.run([jupyter_book, "build", ".", "-W", "--keep-going"], cwd=ROOT)
     if built.returncode == 0:
-        cache.mkdir(exist_ok=True)
-        stamp.write_text(current)
         print(f"{ROOT / '_build/html/index.html'} ({time.monotonic() - started:.0f} s in all)")
+    else:
+        shutil.rmtree(read, ignore_errors=True)  # or the next build would not warn of pages that it does not read again
     return built.returncode
 
 

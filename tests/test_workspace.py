@@ -1,5 +1,6 @@
 import json
 import os
+import subprocess
 
 import pytest
 from scripts_of import script
@@ -129,6 +130,25 @@ def test_chapters_are_executed_anew_for_the_books_runs_and_not_for_their_own(cou
     assert fingerprint(runs) == fingerprint(workspace.prepare()) == before
     (runs[0] / "manifest.json").write_text("{}")
     assert fingerprint(runs) != before
+
+
+def test_a_build_keeps_chapters_and_pages_only_while_what_they_use_is_the_same(counted, home, monkeypatch):
+    build, finds, ends = script("build_book"), [], iter([0, 0, 1, 0, 0])
+    chapters, pages = home / "_build" / ".jupyter_cache" / "one", home / "_build" / ".doctrees" / "one"
+
+    def jupyter_book(command, cwd):
+        finds.append((chapters.exists(), pages.exists()))
+        for made in (chapters, pages):
+            made.mkdir(parents=True, exist_ok=True)
+        return subprocess.CompletedProcess(command, next(ends))
+
+    monkeypatch.setattr(build, "ROOT", home)
+    monkeypatch.setattr(build.subprocess, "run", jupyter_book)
+    returned = [build.main() for _ in range(4)]  # the third fails: its chapters stay, its pages are read again
+    manifest = workspace.prepare()[0] / "manifest.json"
+    manifest.write_text(manifest.read_text() + " ")
+    assert [*returned, build.main()] == [0, 0, 1, 0, 0]
+    assert finds == [(False, False), (True, True), (True, True), (True, False), (False, False)]
 
 
 def test_results_are_made_anew_when_a_run_or_the_schema_changed(counted, home):
