@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,19 @@ RECALL = 0.98  # of true neighbours that must be found beyond that, measured on 
 CHECKED = 500
 SCORED = 1_000  # rows whose neighbours are compared exactly for the scores
 INITS = ("pca", "random")
+
+
+@contextmanager
+def _threads_kept() -> Iterator[None]:
+    """Numba, on which UMAP runs, sets the threads of OpenMP for all of the process, PyTorch with it. Afterwards
+    they are put back: what is trained after a picture must not differ, in the last digits, for the picture's sake."""
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)
@@ -94,6 +108,7 @@ class Projection:
         self.method, self.xy, self.recall = method, xy, recall
         self._embeddings, self._fitted = embeddings, fitted
 
+    @_threads_kept()
     def transform(self, embeddings: ArrayLike) -> np.ndarray:
         """New embeddings (m, d) -> float32 (m, 2) in the same plane; the plane itself does not move.
 
@@ -130,6 +145,7 @@ def project(
     return fit_projection(embeddings, method, seed, neighbors, min_dist, init, epochs).xy
 
 
+@_threads_kept()
 def fit_projection(
     embeddings: ArrayLike,
     method: str = "umap",

@@ -83,6 +83,18 @@ def test_the_same_in_another_process_whatever_its_threads():
     assert not np.array_equal(here, project(clusters(), seed=6, epochs=60))
 
 
+def test_a_picture_leaves_the_threads_of_torch_as_they_were():
+    script = (
+        "import sys; sys.path.insert(0, 'tests/explore'); from test_projection import clusters; import torch;"
+        "from geonb.explore.projection import fit_projection; z = clusters(); torch.set_num_threads(1);"
+        "fitted = fit_projection(z, epochs=20); said = [torch.get_num_threads()]; fitted.transform(z[:9] + .1);"
+        "print(said + [torch.get_num_threads()])"
+    )
+    environment = os.environ | {"NUMBA_NUM_THREADS": "2"}
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
+    assert said.stdout.strip() == "[1, 1]"
+
+
 def test_only_directions_count():
     z = clusters()
     lengths = np.random.default_rng(0).uniform(0.5, 3, (300, 1))
