@@ -18,7 +18,7 @@ from geonb import workspace
 from geonb._coords import great_circle_km
 from geonb.data.store import PlaceStore
 from geonb.doctor import provenance
-from geonb.evaluation.spatial import alike_beyond
+from geonb.evaluation.spatial import alike_beyond, share_alike
 from geonb.training import TrainConfig, train
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,15 +33,6 @@ KM, K = (250.0, 500.0, 1000.0, 2000.0, 3500.0, 5000.0), 50
 LABELS = ("language", "climate")
 
 
-def shares(labels: dict, near: np.ndarray) -> dict[str, float]:
-    """Of the alike places, the share with the place's own label; the unlabelled are left out."""
-    found = {}
-    for name, values in labels.items():
-        known = values != ""
-        found[name] = float(np.mean((values[near] == values[:, None])[known]))
-    return found
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5)
@@ -54,7 +45,7 @@ def main() -> None:
     def add(bound: str, seed: int, km: float, near: np.ndarray) -> None:
         away = great_circle_km(np.repeat(store.lonlat, K, 0), store.lonlat[near.ravel()])
         rows.append({"bound": bound, "seed": seed, "beyond_km": km, "median_km": float(np.median(away))}
-                    | shares(labels, near))  # fmt: skip
+                    | {name: float(np.nanmean(share_alike(near, own))) for name, own in labels.items()})  # fmt: skip
 
     for seed in range(options.seeds):
         rng = np.random.default_rng(seed)

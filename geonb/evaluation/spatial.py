@@ -271,6 +271,19 @@ def alike_beyond(embeddings: ArrayLike, lonlat: ArrayLike, min_km: float, k: int
     return found
 
 
+def share_alike(rows: ArrayLike, labels: ArrayLike) -> np.ndarray:
+    """Share of each place's alike places, ``rows`` (n, k) of :func:`alike_beyond`, that have its own label; float64
+    (n,) of 0 to 1, NaN where the label, a string, is empty. A measure of this book.
+
+    Raises:
+        ValueError: not one label for each row.
+    """
+    rows, labels = np.asarray(rows), np.asarray(labels, str)
+    if len(rows) != len(labels):
+        raise ValueError(f"{len(rows)} rows of alike places and {len(labels)} labels; give one label for each place")
+    return np.where(labels != "", np.mean(labels[rows] == labels[:, None], axis=1), np.nan)
+
+
 def density(lonlat: ArrayLike, has: ArrayLike, radius_km: float = 250.0) -> np.ndarray:
     """How many places that have something (a text, say: ``has``, bool (n,)) lie within a radius of each of all
     the places at positions (n, 2); int64 (n,)."""

@@ -18,6 +18,7 @@ from geonb.evaluation.spatial import (
     morans_i,
     quantile_groups,
     resolution_km,
+    share_alike,
     similarity_by_distance,
     variogram,
 )
@@ -139,6 +140,14 @@ def test_of_a_smooth_embedding_the_alike_lie_on_the_rim():
     found = alike_beyond(unit_xyz(lonlat), lonlat, 2000, k=5)  # similarity falls with distance, and knows nothing else
     km = great_circle_km(np.repeat(lonlat, 5, 0), lonlat[found.ravel()])
     assert km.min() >= 2000 and np.median(km) < 2200
+
+
+def test_the_alike_with_the_same_label_are_counted():
+    labels = ["fr", "de", "", "fr"]
+    shares = share_alike([[3, 1], [2, 3], [0, 1], [0, 2]], labels)
+    np.testing.assert_array_equal(shares, [0.5, 0, np.nan, 0.5])
+    with pytest.raises(ValueError, match="2 rows of alike places and 4 labels"):
+        share_alike([[0, 1], [1, 0]], labels)
 
 
 def test_too_few_places_far_enough_are_said():
