@@ -90,7 +90,8 @@ def data() -> PlaceStore:
     if not path.exists():
         from geonb.data.sources.atlas import make_atlas
 
-        print(f"Making the Atlas sample in {path}: real places and facts, simulated images.")
+        took = "about a minute" if places > 2000 else "some seconds"
+        print(f"Making the Atlas sample in {path}, {took}: real places and facts, texts written from them, simulated images.")
         return make_atlas(path, places=places)
     return PlaceStore.open(path)
 

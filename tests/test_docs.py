@@ -10,6 +10,7 @@ from unittest.mock import patch
 from urllib.parse import urlsplit
 
 import nbformat
+import numpy as np
 import pytest
 
 from geonb.architectures import ARCHITECTURES
@@ -72,8 +73,9 @@ def test_the_worked_examples_run(tmp_path, monkeypatch, capsys):
     nbformat.validate(notebook)
     assert notebook.cells[0] == nbformat.read(ROOT / "book" / "intro.ipynb", 4).cells[0]
     code = [cell.source for cell in notebook.cells[1:] if cell.cell_type == "code"]
-    exec(compile("\n".join(code), chapter.name, "exec"), {})
-    assert re.fullmatch(r"half of the places lie below \d+ m\n", capsys.readouterr().out)
+    told: dict = {}
+    exec(compile("\n".join(code), chapter.name, "exec"), told)
+    assert 0 <= np.median(told["height"]) < 2000
 
 
 # ---- commands
@@ -126,7 +128,7 @@ def tracked() -> list[str]:
 
 @pytest.mark.parametrize("name", [n for n in tracked() if n.endswith(".md") and "/" not in n] + DOCUMENTS[1:])
 def test_every_link_of_a_document_leads_to_a_file(name):
-    text = (ROOT / name).read_text()
+    text = re.sub(r"^```.*?^```$", "", (ROOT / name).read_text(), flags=re.M | re.S)
     for url in re.findall(r"\]\(([^)\s]+)\)", text):
         parts = urlsplit(url)
         if parts.scheme:

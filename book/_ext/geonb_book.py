@@ -10,8 +10,8 @@ Repairs, so that pages load without errors and without a network:
 
 Markdown that a chapter's author writes, chosen so that it reads well in plain Jupyter and Colab too:
 
-- ``**Time to run:** <a id="time"></a>measured when the book is built.`` The words after the anchor give way to the
-  seconds that the chapter took in this build.
+- ``**Time to run:** <a id="time"></a>measured when the book is built...`` The words after the anchor give way to the
+  seconds that the chapter took in this build, and alone in the workshop's profile.
 - ``<a id="fig-name"></a>**Figure.** Caption.`` in the paragraph below a code cell makes that cell's last picture a
   numbered figure; ``[figure](#fig-name)`` becomes "Figure 9.2".
 - ``<a id="eq-name"></a>`` in a line of its own above ``$$`` numbers the equation; ``[equation](#eq-name)`` becomes
@@ -120,7 +120,8 @@ class Anchors(SphinxTransform):
 
 
 def time_to_run(env) -> str:
-    """What the chapter took in this build, or, executed elsewhere, what its metadata say ({"seconds", "device"})."""
+    """What the chapter took in this build, or, executed elsewhere, what its metadata say ({"seconds", "device"}); and
+    what it took alone, in the workshop's profile, from the committed measurement."""
     from geonb import workspace
 
     executed = getattr(env, "nb_metadata", {}).get(env.docname, {}).get("exec_data") or {}
@@ -135,7 +136,12 @@ def time_to_run(env) -> str:
     device = device or this_device()
     small = "" if workspace.profile() == "book" else f" with the {workspace.profile()} profile"
     gpu = "" if "GPU" in device else " Not measured on a GPU."
-    return f"{took}{small} on {device}, when this page was built and the runs that all chapters share were there.{gpu}"
+    shared = f"{took}{small} on {device}, when this page was built and the runs that all chapters share were there."
+    measured = workspace.committed("workshop")
+    if alone := measured["chapters"].get(path.stem):
+        smaller = f"{alone['s']:.0f} s on {measured['cores']} CPU cores"
+        shared += f" From nothing, with the smaller data and runs of a workshop: {smaller}."
+    return shared + gpu
 
 
 def this_device() -> str:

@@ -1,11 +1,12 @@
-"""The bibliography and the pages name the same papers."""
+"""The bibliography, the pages and the docstrings name the same papers."""
 
 import json
 import re
 from pathlib import Path
 
 BOOK = Path(__file__).parents[2] / "book"
-PAPER = re.compile(r"https?://(?:arxiv\.org/abs|doi\.org|openaccess\.thecvf\.com|www\.mmds\.org)[^\s)>\"]*")
+PAPER = re.compile(r"https?://(?:arxiv\.org/abs|doi\.org|openaccess\.thecvf\.com|papers\.nips\.cc|www\.mmds\.org)[^\s)>\"]*")
+NUMBER = re.compile(r"\b(arXiv|doi)[:\s]\s*(\d{4}\.\d{4,5}|10\.[^\s,\")]+)")
 BIBLIOGRAPHY = BOOK / "bibliography.md"
 
 
@@ -18,9 +19,13 @@ def prose(path: Path) -> str:
 
 
 def cited() -> dict[str, str]:
-    """The papers that pages other than the bibliography link to, with the page that does."""
+    """The papers that pages other than the bibliography link to or the package names by number, with where."""
     pages = [p for p in [*BOOK.glob("*.ipynb"), *BOOK.glob("*.md")] if p != BIBLIOGRAPHY]
-    return {link: page.name for page in sorted(pages) for link in PAPER.findall(prose(page))}
+    links = {link: page.name for page in sorted(pages) for link in PAPER.findall(prose(page))}
+    for module in sorted((BOOK.parent / "geonb").rglob("*.py")):
+        for kind, number in NUMBER.findall(module.read_text("utf-8")):
+            links[f"https://{'arxiv.org/abs' if kind == 'arXiv' else 'doi.org'}/{number}"] = module.name
+    return links
 
 
 def test_every_paper_of_a_page_is_in_the_bibliography():
@@ -34,7 +39,7 @@ def test_every_entry_is_linked_from_a_page_and_there_once():
     listed = PAPER.findall(BIBLIOGRAPHY.read_text("utf-8"))
     assert len(listed) == len(set(listed))
     unused = set(listed) - cited().keys()
-    assert not unused, f"no page links to {unused}"
+    assert not unused, f"no page and no docstring refers to {unused}"
 
 
 def test_entries_are_in_alphabetical_order():

@@ -9,6 +9,7 @@ import ast
 import json
 import re
 from functools import lru_cache
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ BOOK = Path(__file__).resolve().parents[2] / "book"
 PATHS = {path.stem: path for path in sorted(BOOK.glob("[0-9][0-9]_*.ipynb"))}
 OPENING = ("**After this chapter you can**", "**You need**", '**Time to run:** <a id="time"></a>')
 FOLDED = {"remove-cell", "hide-input", "hide-cell", "remove-input"}  # the reader does not see the code at first
-LINES = 25  # of code in one piece that a reader sees
+LINES, WIDTH = 25, 120  # of code in one piece that a reader sees
 SOLUTION = re.compile(r"# Exercise (\d+): \S")
 WITHOUT_EQUATION = {"02_data": "it opens files and looks at them; nothing in it is computed by a formula"}
 
@@ -106,6 +107,8 @@ def test_code_that_is_seen_is_short(stem):
     seen = [code.splitlines() for code, tags in chapter(stem).code if not tags & FOLDED]
     long = {lines[0]: len(lines) for lines in seen if len(lines) > LINES}
     assert not long, f"cells of more than {LINES} lines: {long}"
+    wide = [line for lines in seen for line in lines if len(line) > WIDTH]
+    assert not wide, f"lines of more than {WIDTH} characters: {wide}"
 
 
 def alts_without_words(code: str) -> list[str]:
@@ -165,6 +168,21 @@ def test_names_of_figures_and_equations_are_unique_in_the_book():
     assert sorted(names) == sorted(set(names))
 
 
+def test_the_worked_example_of_a_chapter_has_the_frame(tmp_path, monkeypatch):
+    contributing = (BOOK.parent / "CONTRIBUTING.md").read_text("utf-8")
+    example = next(block for block in re.findall(r"^```python\n(.*?)^```$", contributing, re.M | re.S) if "20_heights" in block)
+    (tmp_path / "book").mkdir()
+    (tmp_path / "book" / "intro.ipynb").write_text((BOOK / "intro.ipynb").read_text("utf-8"), "utf-8")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "CONTRIBUTING.md", "exec"), {})
+    made = Chapter(json.loads((tmp_path / "book" / "20_heights.ipynb").read_text("utf-8"))["cells"])
+    monkeypatch.setitem(globals(), "chapter", lambda _: made)
+    checks = [check for name, check in globals().items() if name.startswith("test_") and list(signature(check).parameters) == ["stem"]]
+    assert len(checks) > 8
+    for check in checks:
+        check("20_heights")
+
+
 # ---- the checks can fail: a chapter as it should be, and one fault at a time
 
 
@@ -200,6 +218,7 @@ FAULTS = {
     "a solution without a name": ("# Exercise 2: how", "print()", test_each_exercise_has_a_hidden_solution),
     "no reason": (": the why", "", test_all_further_reading_says_why),
     "long code": ("import sys", "import sys\n" * 26, test_code_that_is_seen_is_short),
+    "wide code": ("'A line.')", "'A line.')" + " " * 99 + "# wide", test_code_that_is_seen_is_short),
     "no alt": ("themed(fig, 'A line.')", "themed(fig)", test_every_figure_has_alt_text),
     "an empty alt": ("'A line.'", "''", test_every_figure_has_alt_text),
     "a bare formula": ('<a id="eq-a"></a>\n\n', "", test_its_mathematics_is_a_numbered_equation),
@@ -217,6 +236,8 @@ def test_a_fault_in_a_chapter_is_found(fault, monkeypatch):
     old, new, check = FAULTS[fault]
     for stem, (before, after) in {"sound": ("", ""), "faulty": (old, new)}.items():
         cells = [cell | {"source": cell["source"].replace(before, after, 1)} if before else cell for cell in SOUND]
+        if fault == "wide code":
+            cells[2] = cells[2] | {"metadata": {"tags": []}}
         if fault == "long code":
             cells[0] = cells[0] | {"metadata": {"tags": [] if stem == "faulty" else ["remove-cell"]}}
         made = Chapter(cells)

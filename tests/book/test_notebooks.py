@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
 LISTED = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"])]
 CHAPTERS = sorted((ROOT / "book").glob("*.ipynb"))
+PRINTED = 40  # lines of the package's code in one piece: about a screen
 REPOSITORY = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
 
 
@@ -45,7 +46,7 @@ def test_it_is_a_valid_notebook_with_normal_metadata(notebook):
 
 def test_nothing_is_left_from_a_run(notebook):
     for cell in notebook["cells"]:
-        assert set(cell["metadata"]) <= {"tags"}
+        assert cell["metadata"] == script("chapter_cells").metadata(cell["metadata"].get("tags", []))
         if cell["cell_type"] == "code":
             assert cell["outputs"] == [] and cell["execution_count"] is None
 
@@ -53,7 +54,7 @@ def test_nothing_is_left_from_a_run(notebook):
 def test_the_first_cell_is_what_the_script_writes_and_readers_do_not_see_it(notebook, request):
     first = notebook["cells"][0]
     assert first["cell_type"] == "code" and first["metadata"] == {"tags": ["remove-cell"]}
-    assert source(first) == script("install_cells").cell(request.node.callspec.params["notebook"].stem)
+    assert source(first) == script("chapter_cells").cell(request.node.callspec.params["notebook"].stem)
     assert f"git+{REPOSITORY}" in source(first)
     assert not any("%pip" in source(cell) for cell in notebook["cells"][1:])
 
@@ -62,7 +63,7 @@ def test_on_colab_the_first_cell_keeps_the_torch_that_is_there(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "google.colab", object())
     commands = []
-    code = re.sub(r"%pip (.*)", r"pip('''\1''')", script("install_cells").cell("05_imagebind"))
+    code = re.sub(r"%pip (.*)", r"pip('''\1''')", script("chapter_cells").cell("05_imagebind"))
     exec(code, {"pip": lambda command: commands.append(command)})
     assert Path("colab.txt").read_text() == f"torch=={version('torch')}\n"
     assert commands == [f'install -q -c colab.txt "geonb[text,evaluate,explore] @ git+{REPOSITORY}"']
@@ -81,6 +82,9 @@ def test_a_chapter_runs_alone_in_a_fresh_folder(executed, name):
         raise executed[name]
     notebook, _ = executed[name]
     assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip())
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    code = [text for output in outputs if (text := output.get("data", {}).get("text/markdown", "")).startswith("```")]
+    assert max((len(text.splitlines()) for text in code), default=0) <= PRINTED, "more code is printed than fits a screen"
 
 
 def test_the_package_has_every_file_that_the_repository_has(package):

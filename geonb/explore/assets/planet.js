@@ -714,5 +714,5 @@
     root.dataset.ready = "1";
   }
 
-  document.querySelectorAll(".gp:not([data-ready])").forEach(mount);
+  document.querySelectorAll("div.gp:not([data-ready])").forEach(mount);
 })();

@@ -1,6 +1,7 @@
-"""Write the first cell of every chapter, which installs the package on Colab. Its address is in ``_config.yml`` alone.
+"""Write into every chapter what all have alike: the first cell, which installs the package on Colab from the address
+in ``_config.yml``, and the metadata by which Jupyter and Colab fold what the book folds.
 
-    python scripts/install_cells.py            # write; with --check only say which cells differ
+    python scripts/chapter_cells.py            # write; with --check only say which chapters differ
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ if "google.colab" in sys.modules:  # elsewhere the package is there already
     Path("colab.txt").write_text(f"torch=={{version('torch')}}\\n")  # Colab's own torch stays as it is
     %pip install -q -c colab.txt "geonb[{extras}] @ git+{repository}"
 """
+FOLDED = {  # tag of Jupyter Book -> the same for JupyterLab and for Colab
+    "hide-input": {"jupyter": {"source_hidden": True}, "cellView": "form"},
+    "hide-cell": {"jupyter": {"source_hidden": True, "outputs_hidden": True}, "cellView": "form"},
+}
 
 
 def cell(chapter: str) -> str:
@@ -32,16 +37,27 @@ def cell(chapter: str) -> str:
     return CELL.format(extras=EXTRAS + MORE.get(chapter, ""), repository=repository).rstrip("\n")
 
 
+def metadata(tags: list[str]) -> dict:
+    """The metadata of a cell with these tags."""
+    folded: dict = {}
+    for tag in tags:
+        folded |= FOLDED.get(tag, {})
+    return {"tags": tags} | folded if tags else {}
+
+
 def main(check: bool) -> int:
     differ = []
     for path in sorted((ROOT / "book").glob("*.ipynb")):
-        notebook = json.loads(path.read_text("utf-8"))
-        lines = cell(path.stem).splitlines(keepends=True)
-        if notebook["cells"][0]["source"] != lines:
+        before = path.read_text("utf-8")
+        notebook = json.loads(before)
+        notebook["cells"][0]["source"] = cell(path.stem).splitlines(keepends=True)
+        for each in notebook["cells"]:
+            each["metadata"] = metadata(each["metadata"].get("tags", []))
+        after = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+        if after != before:
             differ.append(path.name)
-            notebook["cells"][0]["source"] = lines
             if not check:
-                path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", "utf-8")
+                path.write_text(after, "utf-8")
     for name in differ:
         print(f"{name}: {'not what this script writes' if check else 'written'}")
     return int(check and bool(differ))

@@ -1,0 +1,33 @@
+"""Code as chapters show it: what runs is whole, docstrings are not there."""
+
+import ast
+import inspect
+import textwrap
+
+import pytest
+
+from geonb import architectures, losses
+from geonb.explore.code import plain_source, show_source
+from geonb.training import take_step
+
+THINGS = [
+    *(kind for _, kind in inspect.getmembers(architectures, inspect.isclass) if kind.__module__ == architectures.__name__),
+    *(function for _, function in inspect.getmembers(losses, inspect.isfunction) if function.__module__ == losses.__name__),
+    losses.Space, losses.Space.near, take_step,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("thing", THINGS, ids=lambda thing: thing.__qualname__)
+def test_it_is_the_code_without_its_docstrings(thing):
+    whole = ast.parse(textwrap.dedent(inspect.getsource(thing)))
+    for node in ast.walk(whole):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None and len(node.body) > 1:
+            del node.body[0]
+    shown = plain_source(thing)
+    assert ast.dump(ast.parse(shown)) == ast.dump(whole)
+    assert shown.count("# fmt") == inspect.getsource(thing).count("# fmt"), "comments stay"
+
+
+def test_a_block_names_the_class_of_a_method():
+    shown = show_source(losses.Space.near, take_step).data
+    assert shown.startswith("```python\n# Space.near\ndef near(") and "\n\ndef take_step(" in shown and shown.endswith("\n```")
