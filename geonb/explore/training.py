@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from geonb.explore.figures import Figure
 
-PLACES = {"location": (0.5, 0.2), "text": (0.12, 0.8), "image": (0.88, 0.8)}
-
 
 def binding_diagram(
     bound: Sequence[tuple[str, str]], alt: str, never: Sequence[tuple[str, str]] = (), fixed: tuple = (), note: str = ""
 ) -> Figure:
-    """Modalities as boxes; solid lines are pairs that a loss binds, dashed lines pairs that none sees.
+    """Modalities as boxes, location below the others; solid lines are pairs that a loss binds, dashed lines pairs that
+    none sees.
 
     Args:
-        bound, never: pairs of "location", "text", "image".
+        bound, never: pairs of modalities by name, such as ("location", "text").
         alt: what the figure says, for those who do not see it.
         fixed: modalities whose trainable half is frozen.
         note: a few words beside each bound line, or "" for none.
@@ -28,17 +27,20 @@ def binding_diagram(
 
     from geonb.explore.figures import PALETTE, themed
 
+    others = [m for m in dict.fromkeys(m for pair in (*bound, *never) for m in pair) if m != "location"]
+    step = 0.76 / max(1, len(others) - 1)
+    places = {"location": (0.5, 0.2)} | {m: (0.12 + step * i, 0.8) for i, m in enumerate(others)}
     fig, ax = plt.subplots(figsize=(4.8, 2.1))
     ax.set(xlim=(0, 1), ylim=(0, 1))
     ax.axis("off")
     solid, dashed = {"color": PALETTE[0], "lw": 3}, {"color": "#888888", "lw": 1.5, "ls": (0, (4, 4))}
     for a, b in [*bound, *never]:
-        (x0, y0), (x1, y1) = PLACES[a], PLACES[b]
+        (x0, y0), (x1, y1) = places[a], places[b]
         ax.plot([x0, x1], [y0, y1], zorder=1, **(solid if (a, b) in bound else dashed))
         if (a, b) in bound:
             side = 0.09 if x1 > x0 else -0.09
             ax.text((x0 + x1) / 2 + side, (y0 + y1) / 2 - 0.04, note, ha="center")
-    for name, (x, y) in PLACES.items():
+    for name, (x, y) in places.items():
         label = f"{name}\n(fixed)" if name in fixed else name
         colour = "#f6f1e3" if name in fixed else "#dcebf5"
         box = {"boxstyle": "round,pad=0.6", "fc": colour, "ec": PALETTE[0], "lw": 1.5}
