@@ -298,6 +298,8 @@ class RemoteTiff:
         from rasterio.errors import RasterioError
         from rasterio.warp import transform
 
+        if self.crs is None or self.transform.is_degenerate:
+            raise Unreadable("it does not say where it lies (no reference system, or pixels without an area)")
         try:
             if f"EPSG:{self.crs.to_epsg()}" != crs:
                 x, y = map(np.array, transform(crs, self.crs, x.tolist(), y.tolist()))

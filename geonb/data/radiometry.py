@@ -87,6 +87,11 @@ def check_images(
         )
     if images.min() < 0:
         raise ValueError(f"images have negative values (lowest {images.min()}); use images.clip(0)")
+    if images.max() > 65_535:
+        raise ValueError(
+            f"images have values above 65,535 (highest {images.max()}), which uint16 does not hold; use "
+            "images.clip(0, 65_535)"
+        )
     empty = (images == 0).all(1).mean((1, 2))
     filled = (images >= 65_000).any(1).mean((1, 2))
     for share, what in ((empty, "0"), (filled, "65,000 or more (a fill value)")):

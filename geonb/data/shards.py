@@ -179,6 +179,8 @@ def _decode(data: bytes, out: np.ndarray, what: str) -> None:
         raise ValueError(f"{what}: its checksum (CRC-32C) differs")
     if len(body) < 16 or struct.unpack_from("<I", body.data, 4)[0] != out.nbytes:
         raise ValueError(f"{what}: it does not hold {out.nbytes} bytes")
+    if struct.unpack_from("<I", body.data, 12)[0] != len(body):  # Blosc would read on behind the end
+        raise ValueError(f"{what}: it says another length than its {len(body)} bytes")
     blosc.decompress(body, out)
 
 

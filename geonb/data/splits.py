@@ -87,7 +87,8 @@ def blocked_split(
         buffer_km: least great-circle distance between places of different labels.
 
     Raises:
-        ValueError: positions or fractions out of range, or fewer occupied blocks than labels.
+        ValueError: positions or fractions out of range, fewer occupied blocks than labels, or a label that gets no
+            place because few blocks hold nearly all.
 
     Example:
         >>> from geonb.data.sampling import land_points
@@ -98,16 +99,23 @@ def blocked_split(
     """
     lonlat, fractions = check_lonlat(lonlat), _check_fractions(fractions)
     names, block, counts = np.unique(blocks(lonlat, size_km), return_inverse=True, return_counts=True)
+    advice = (
+        "choose smaller blocks or a random split, in a config's split: {kind: blocked, size_km: 30, buffer_km: 3} or "
+        "{kind: random}"
+    )
     if len(names) < np.count_nonzero(fractions):
-        raise ValueError(
-            f"the places fill only {len(names)} blocks of {size_km:g} km; choose smaller blocks or a random split, "
-            "in a config's split: {kind: blocked, size_km: 30, buffer_km: 3} or {kind: random}"
-        )
+        raise ValueError(f"the places fill only {len(names)} blocks of {size_km:g} km; {advice}")
     lacks = fractions * len(lonlat)
     owner = np.empty(len(names), dtype=np.int64)
     for i in np.random.default_rng(seed).permutation(len(names)):
         owner[i] = np.argmax(lacks)
         lacks[owner[i]] -= counts[i]
+    without = [name for i, name in enumerate(LABELS) if fractions[i] > 0 and i not in owner]
+    if without:
+        raise ValueError(
+            f"no place is left for {' and '.join(without)}: a single block of {size_km:g} km holds {counts.max():,} of "
+            f"{len(lonlat):,} places; {advice}"
+        )
     label = np.array(LABELS, dtype="<U6")[owner[block]]
     val, test = label == "val", label == "test"
     label[val & within(lonlat, lonlat[test], buffer_km)] = "buffer"

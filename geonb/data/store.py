@@ -827,7 +827,8 @@ def _lists(values: Any, length: int) -> pa.Array | pa.ChunkedArray:
 
 
 def _text_or_none(value: Any) -> str | None:
-    return None if value is None else str(value)
+    """None for None, NaN and pandas' NaT and NA: the last three do not equal themselves."""
+    return None if value is None or str(value == value) in ("False", "<NA>") else str(value)
 
 
 def _bytes(values: Any) -> int:

@@ -13,6 +13,7 @@ often the work was stopped: the same plan, begun on the same day, gives the same
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import glob
 import json
@@ -34,6 +35,7 @@ from geonb.data.store import PlaceStore
 
 FORMAT = 1
 _TAKEN = "{}: exists already; remove it or choose another folder"
+_OWN = re.compile(r"(plan\.json|wanted\.arrow|lock|parts|downloads|found|api)(\.partial)?")  # in the work's folder
 _PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
 
 
@@ -100,8 +102,8 @@ class Work:
         date: the day it was begun (UTC, ISO 8601).
 
     Raises:
-        WorkError: on entering: another process works here; the work that is there was begun with another plan; or the
-            store is there already.
+        WorkError: on entering: another process works here; the work that is there was begun with another plan; the
+            folder holds what no work put there; or the store is there already.
     """
 
     def __init__(self, out: str | Path, plan: dict) -> None:
@@ -112,12 +114,13 @@ class Work:
         self._lock: Any = None
 
     def __enter__(self) -> Work:
+        self._check_folder()
         self._lock = self._locked()
         try:
             self._take_plan(self.folder / "plan.json")
         except BaseException:
             if not (self.folder / "plan.json").exists():
-                shutil.rmtree(self.folder, ignore_errors=True)
+                self._remove()
             self._lock.close()
             raise
         return self
@@ -174,8 +177,14 @@ class Work:
         return total
 
     def path(self, name: str) -> Path:
-        """A file of the caller's own in the work's folder, such as a download; its folder is made."""
+        """A file of the caller's own in the work's folder, such as a download; its folder is made.
+
+        Raises:
+            ValueError: a name that leaves the folder, or whose first part is not in ``_OWN``: it would not be removed.
+        """
         _check_name(name)
+        if not _OWN.fullmatch(name.split("/")[0]):
+            raise ValueError(f"{name!r} is no name in the work's folder; add its first part to _OWN")
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
@@ -183,7 +192,40 @@ class Work:
     def finish(self) -> None:
         """The store is whole: remove the folder."""
         (self.folder / "plan.json").unlink(missing_ok=True)  # first: without it, what is left is no work
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._remove()
+
+    def _check_folder(self) -> None:
+        """Refuse a folder of someone else's, which would be removed in the end: ours has a plan, or what is left of it.
+
+        What a process leaves that is killed in the first or the last moment has a lock.
+        """
+        try:
+            names = sorted(os.listdir(self.folder))
+        except FileNotFoundError:
+            return
+        if "plan.json" in names:
+            return
+        strange = [name for name in names if not _OWN.fullmatch(name)]
+        if strange or (names and "lock" not in names):
+            raise WorkError(
+                f"{self.folder} is where unfinished work would lie, but it holds {(strange or names)[0]!r}, which no "
+                "such work put there; move or remove that folder, or choose another name for the store"
+            )
+
+    def _clear(self) -> None:
+        """Remove all but the lock."""
+        for path in self.folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != "lock":
+                path.unlink(missing_ok=True)
+
+    def _remove(self) -> None:
+        """Remove the folder, the lock last; it stays where something in it cannot be removed."""
+        with contextlib.suppress(OSError):
+            self._clear()
+            (self.folder / "lock").unlink(missing_ok=True)
+            self.folder.rmdir()
 
     def _file(self, part: str, ending: str) -> Path:
         _check_name(part)
@@ -232,6 +274,7 @@ class Work:
         if not file.exists():
             if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
                 raise WorkError(_TAKEN.format(self.out))
+            self._clear()  # parts without a plan may be of any
             today = datetime.now(UTC).date().isoformat()
             text = json.dumps({"format": FORMAT, "begun": today, "plan": self.plan}, indent=1, ensure_ascii=False)
             write_atomically(file, text.encode())

@@ -358,6 +358,21 @@ def test_a_fault_that_stays_keeps_what_is_finished(bucket, places, tmp_path):
         read(bucket, places.lonlat)
 
 
+def test_what_is_finished_under_another_index_is_not_taken(bucket, places, tmp_path):
+    paths = sorted(bucket.truth)
+    bucket.server.tricks = {f"/annual/{paths[-1]}": [{"status": 500}] * 6}
+    first, second = tmp_path / "first.parquet", tmp_path / "second.parquet"
+    first.write_bytes(bucket.files["/annual/aef_index.parquet"])
+    with pytest.raises(WorkError, match="HTTP 500"):
+        add(bucket, places, tmp_path / "a.parquet", index=first, workers=1)
+    pq.write_table(pq.read_table(first).slice(1), second)
+    with pytest.raises(WorkError, match="index_sha256: begun with"):
+        add(bucket, places, tmp_path / "a.parquet", index=second)
+    assert add(bucket, places, tmp_path / "a.parquet", index=first)["embedded"] == 15
+    with pytest.raises(AlphaEarthError, match="absent.parquet: the index cannot be read"):
+        add(bucket, places, tmp_path / "b.parquet", index=tmp_path / "absent.parquet")
+
+
 def test_killed_it_goes_on_to_the_same_bytes(bucket, places, tmp_path):
     add(bucket, places, tmp_path / "a.parquet")
     last = list(bucket.truth)[-1]
@@ -424,7 +439,8 @@ def test_a_path_of_another_kind_leads_nowhere(bucket, path, caplog):
                for request in bucket.server.seen)  # fmt: skip
 
 
-@pytest.mark.parametrize("bounds", [{"wgs84_north": float("nan")}, {"wgs84_south": -90.0}, {"wgs84_north": 1e300}])
+@pytest.mark.parametrize("bounds", [{"wgs84_north": float("nan")}, {"wgs84_south": -90.0}, {"wgs84_north": 1e300},
+                                    {"wgs84_west": None}, {"wgs84_east": float("inf")}])  # fmt: skip
 def test_bounds_of_another_kind_are_left_out(bucket, bounds, caplog):
     path = bucket.tile(32631, 600_000, 5_000_000, seed=1)
     bucket.tile(32631, 500_000, 5_000_000, **bounds)

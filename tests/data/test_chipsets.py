@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import lzma
+import re
 import shutil
 import tarfile
 import threading
 import warnings
 import zipfile
+import zlib
 
 import numpy as np
 import pyarrow as pa
@@ -647,6 +650,39 @@ def test_hostile_zarr_files_run_nothing_and_are_counted(tmp_path, monkeypatch):
     assert store.place_id.tolist() == ["ssl4eo-ok"] and not ran
     assert sum(left_out(store).values()) == len(bad)
     assert left_out(store)["a Zarr array that is not of plain numbers"] == 2
+
+
+def test_a_chunk_that_says_another_length_than_it_has_is_not_unpacked(tmp_path):
+    values, clouds, names = ssl4eo_11(1)
+    good = zarr_zip(values, clouds, names, many=False)
+    bad = {
+        "short": rewritten(good, lambda n, d: d[:200] if re.fullmatch(r"bands/\d.*", n) else d),
+        "long": rewritten(good, lambda n, d: d + b"x" if re.fullmatch(r"bands/\d.*", n) else d),
+    }
+    write_tar(tmp_path / "set/a.tar", [(f"{name}.zarr.zip", data) for name, data in [*bad.items(), ("ok", good)]])
+    store = from_ssl4eo(tmp_path / "store", tmp_path / "set", size=40, progress=False)
+    assert store.place_id.tolist() == ["ssl4eo-ok"]
+    assert left_out(store) == {"a Zarr chunk of another size than it should have": 2}
+
+
+@pytest.mark.parametrize("error", [EOFError, OverflowError, lzma.LZMAError, zlib.error, IndexError])
+def test_whatever_a_damaged_zip_file_raises_leaves_out_that_file_alone(tmp_path, monkeypatch, error):
+    values, clouds, names = ssl4eo_11(1)
+    good, read = zarr_zip(values, clouds, names, many=False), zipfile.ZipFile.read
+
+    def fails(self, name, *more):
+        if self.comment == b"bad":
+            raise error("damaged")
+        return read(self, name, *more)
+
+    bad = io.BytesIO(good)
+    with zipfile.ZipFile(bad, "a") as archive:
+        archive.comment = b"bad"
+    monkeypatch.setattr(zipfile.ZipFile, "read", fails)
+    write_tar(tmp_path / "set/a.tar", [("bad.zarr.zip", bad.getvalue()), ("ok.zarr.zip", good)])
+    store = from_ssl4eo(tmp_path / "store", tmp_path / "set", size=40, progress=False)
+    assert store.place_id.tolist() == ["ssl4eo-ok"]
+    assert left_out(store) == {"a .zarr.zip that is damaged or of another layout": 1}
 
 
 def test_damaged_zarr_files_are_read_or_counted(tmp_path):

@@ -136,6 +136,17 @@ def test_noise_in_a_file_never_does_more_than_make_it_unreadable():
     assert refused > 10
 
 
+@pytest.mark.parametrize("wrong", [{"crs": None}, {"transform": Affine(0, 0, 5e5, 0, -10, 4e6)}])
+def test_a_file_that_does_not_say_where_it_lies_is_unreadable(wrong):
+    content, _ = write(LAYOUTS["tiles"])
+    with serve({"/a.tif": content}) as server:
+        tiff = RemoteTiff(Http(), f"{server.url}/a.tif")
+        for name, value in wrong.items():
+            setattr(tiff, name, value)
+        with pytest.raises(Unreadable, match="does not say where it lies"):
+            tiff.pixels("EPSG:4326", np.array([9.0]), np.array([50.0]))
+
+
 def test_a_file_that_changes_while_it_is_read_is_not_put_together_from_both():
     old, _ = write(LAYOUTS["tiles"])
     new, _ = write(LAYOUTS["tiles"], seed=9)

@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 
 from geonb.data import download
+from geonb.data.download import DownloadError
 from geonb.data.sources import labels
 from geonb.data.sources.labels import (
     LOCK,
@@ -477,6 +478,33 @@ def test_the_first_copy_is_trusted_and_a_changed_one_refused(server, tmp_path, c
         load(table, tmp_path)
     (cache / LOCK).unlink()  # trusted anew
     assert load(table, tmp_path, points=[[5, 5]]).known.all()
+
+
+def test_a_folder_that_can_only_be_read_serves_files_with_a_known_checksum(server, tmp_path, monkeypatch, caplog):
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    data = elevations()
+    table = served(server, "elevation", data, sha256=hashlib.sha256(data).hexdigest())
+    (cache / table.file).write_bytes(data)
+
+    def refused(path, *_):
+        raise DownloadError(f"{path} cannot be written (Read-only file system); choose another folder")
+
+    def elsewhere(**options):
+        assert options["dir"] is None
+        return temporary(**options)
+
+    temporary = labels.tempfile.TemporaryDirectory
+    monkeypatch.setattr(labels, "alone", refused)
+    monkeypatch.setattr(labels.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(labels.tempfile, "TemporaryDirectory", elsewhere)
+    assert load(table, tmp_path, points=[[5, 5]]).known.all()
+    assert "its checksum is right, but was not kept" in caplog.text and list(cache.iterdir()) == [cache / table.file]
+    unknown = replace(table, sha256="")
+    with pytest.raises(LabelError, match="Read-only file system(.|\n)*No checksum is published"):
+        load(unknown, tmp_path, points=[[5, 5]])
+    monkeypatch.setattr(labels, "TABLES", {"elevation": unknown})
+    assert "Read-only" in download_labels(cache=cache, progress=False)["elevation"]
 
 
 def test_records_that_do_not_agree_or_cannot_be_read_are_refused(server, tmp_path):

@@ -44,10 +44,12 @@ def write_chip(path, pixels=None, crs="EPSG:32631", seed=0, descriptions=None, n
     if pixels is None:
         pixels = np.random.default_rng(seed).integers(200, 4000, (12, 130, 128)).astype(np.uint16)
     size = options.get("size", 10.0)
-    transform = from_origin(500_000 - 64 * size, 64 * size, size, options.get("height", size))
+    transform = options.get("transform") or from_origin(
+        500_000 - 64 * size, 64 * size, size, options.get("height", size)
+    )
     profile = {
         "driver": "GTiff", "count": pixels.shape[0], "height": pixels.shape[1], "width": pixels.shape[2],
-        "dtype": pixels.dtype, "crs": crs, "transform": transform, "nodata": nodata,
+        "dtype": pixels.dtype, "crs": crs, "transform": transform, "nodata": nodata, **options.get("layout", {}),
     }
     with rasterio.open(path, "w", **profile) as target:
         target.write(pixels)
@@ -69,6 +71,17 @@ def test_a_clean_table_is_read_whole(tmp_path, name):
     assert places["text"][1] == GOOD[1][-1]
     assert places["text"][3] == "The capital of Uganda."
     np.testing.assert_array_equal(places["population"], [9_000_000, np.nan, np.nan, 1_600_000])
+
+
+def test_a_column_with_the_name_of_another_is_kept_under_a_name_of_its_own(tmp_path):
+    header = ["longitude", "latitude", "description", "row", "text", "lon", "file_row"]
+    path = write_csv(tmp_path / "a.csv", [[1.5, 2.5, "A description.", "R1", "A text.", 99, "other"]], header)
+    places, _ = read_places_csv(path, text_column="description")
+    assert {name: values[0] for name, values in places.items()} == {
+        "lon": 1.5, "lat": 2.5, "title": "", "text": "A description.", "row": 0, "position_flag": None,
+        "coordinate_precision_km": places["coordinate_precision_km"][0],
+        "file_file_row": "R1", "file_text": "A text.", "file_lon": 99, "file_row": "other",
+    }  # fmt: skip
 
 
 def test_what_is_dropped_is_reported_with_its_row(tmp_path):
@@ -136,6 +149,14 @@ def test_tables_that_are_no_tables_raise_with_the_file(tmp_path):
     (tmp_path / "cut.csv.gz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="cut.csv.gz: cannot be read"):
         read_places_csv(tmp_path / "cut.csv.gz")
+    broken = bytearray(gzip.compress(b"title,longitude,latitude,text"))
+    broken[10] |= 6  # a block of a kind that deflate does not have
+    (tmp_path / "broken.csv.gz").write_bytes(broken)
+    with pytest.raises(ValueError, match="broken.csv.gz: cannot be read .*is the file whole"):
+        read_places_csv(tmp_path / "broken.csv.gz")
+    (tmp_path / "twice.csv").write_text("title,longitude,latitude,text,kind, kind\na,1,2,x,b,c\n")
+    with pytest.raises(ValueError, match="twice.csv: two columns are named 'kind'; rename one"):
+        read_places_csv(tmp_path / "twice.csv")
     with pytest.raises(ValueError, match="no column abstract for text; the columns are title"):
         read_places_csv(write_csv(tmp_path / "ok.csv", GOOD), text_column="abstract")
     with pytest.raises(ValueError, match="no column longitude or lon or lng"):
@@ -236,6 +257,8 @@ def test_tiles_without_data_are_dropped_and_reported(tmp_path):
         ({"crs": None}, "no coordinate reference system"),
         ({"crs": "EPSG:4326", "size": 0.0001}, "in degrees"),
         ({"height": 20.0}, "not square"),
+        ({"transform": (10.0, 0.0, 5e5, 0.0, 10.0, 0.0)}, "north up; resample it with gdalwarp"),  # south to north
+        ({"transform": (-10.0, 0.0, 5e5, 0.0, -10.0, 0.0)}, "north up; resample it with gdalwarp"),
         ({"descriptions": BANDS[::-1]}, "its bands are named B12 B11"),
     ],
 )
@@ -243,6 +266,27 @@ def test_wrong_chips_raise_with_the_file_and_the_remedy(tmp_path, change, messag
     path, _ = write_chip(tmp_path / "wrong.tif", **change)
     with pytest.raises(ValueError, match=rf"wrong\.tif: .*{message}"):
         read_geotiff_chips([path])
+
+
+@pytest.mark.parametrize("layout", [{"driver": "COG"}, {"BIGTIFF": "YES"}, {"tiled": True, "compress": "deflate"}])
+def test_every_kind_of_geotiff_is_read(tmp_path, layout):
+    plain, _ = write_chip(tmp_path / "plain.tif")
+    other, _ = write_chip(tmp_path / "other.tif", layout=layout)
+    np.testing.assert_array_equal(read_geotiff_chips([other])[0], read_geotiff_chips([plain])[0])
+
+
+def test_another_format_under_the_name_of_a_geotiff_is_not_followed(tmp_path):
+    elsewhere, _ = write_chip(tmp_path / "elsewhere.tif")
+    bands = "".join(
+        f'<VRTRasterBand dataType="UInt16" band="{i}"><SimpleSource><SourceFilename>{elsewhere}</SourceFilename>'
+        f"<SourceBand>{i}</SourceBand></SimpleSource></VRTRasterBand>" for i in range(1, 13)
+    )  # fmt: skip
+    (tmp_path / "patch_0.tif").write_text(
+        '<VRTDataset rasterXSize="128" rasterYSize="130"><SRS>EPSG:32631</SRS>'
+        f"<GeoTransform>500000,10,0,0,0,-10</GeoTransform>{bands}</VRTDataset>"
+    )
+    with pytest.raises(ValueError, match="patch_0.tif: cannot be read as a GeoTIFF"):
+        read_geotiff_chips([tmp_path / "patch_0.tif"])
 
 
 def test_band_names_in_either_spelling_are_accepted(tmp_path):

@@ -37,6 +37,7 @@ def test_good_chips_pass(chips):
         (lambda x: (x / 40).clip(0, 255).astype(np.uint8), "8-bit"),
         (lambda x: (x / 40).clip(0, 255).astype(np.uint16), "8-bit"),
         (lambda x: x.astype(np.int32) - 2000, "negative"),
+        (lambda x: np.where(np.arange(64) < 1, 70_000, x.astype(np.int32)), r"above 65,535 \(highest 70000\).*clip"),
         (lambda x: x * (np.arange(8) != 5)[:, None, None, None].astype(np.uint16), "image 5: 100%"),
         (lambda x: np.where(np.arange(64) < 20, 0, x).astype(np.uint16), "image 0: 31%"),
         (lambda x: np.where(np.arange(64) < 20, 65535, x).astype(np.uint16), "fill value"),

@@ -154,6 +154,13 @@ def test_an_image_of_another_size_is_refused(folder, images):
         reader.read(np.array([0]))
 
 
+def test_an_image_that_says_another_length_than_it_has_is_refused(images):
+    body = shards._encode(images[0])[:-4]
+    for other in (body[:100], body + b"x"):
+        with pytest.raises(ValueError, match=f"image 0: it says another length than its {len(other)} bytes"):
+            shards._decode(other + shards._crc32c(other), np.empty_like(images[0]), "image 0")
+
+
 def test_a_shard_cut_short_or_lost_is_noticed(folder):
     file = folder / "c/1/0/0/0"
     file.write_bytes(file.read_bytes()[:50])

@@ -231,6 +231,9 @@ def test_bad_input_is_named():
         simulate_sentinel2({**table, "lat": np.zeros(2)})
     with pytest.raises(ValueError, match="row 1.*'Ocean'"):
         simulate_sentinel2({**table, "climate": np.array(["Af", "Ocean", "Af"])})
+    for short in ("BW", "BXh", "C", "Cx", "Ex", "E", "Zz", ""):
+        with pytest.raises(ValueError, match=f"row 2: '{short}' is no"):
+            simulate_sentinel2({**table, "climate": np.array(["Af", "D", short])})
     with pytest.raises(ValueError, match="at least 16"):
         simulate_sentinel2(table, size=8)
 

@@ -144,6 +144,16 @@ def test_too_few_blocks_and_wrong_sizes_are_refused():
         blocks([[361, 0]], 100)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_label_without_a_place_is_refused(seed):
+    city = np.random.default_rng(0).uniform((13.0, 52.0), (13.9, 52.9), (500, 2))
+    lonlat = np.concatenate([city, [(60, 0), (-120, 0), (-100, 20), (140, -30)]])
+    advice = "holds 500 of 504 places; choose smaller blocks or a random split"
+    with pytest.raises(ValueError, match=f"no place is left for val.*: a single block of 500 km {advice}"):
+        blocked_split(lonlat, seed=seed)
+    assert {"train", "val", "test"} <= set(blocked_split(lonlat, 30, buffer_km=3, seed=seed))  # as is advised
+
+
 def field(lonlat, length_km, seed=0, waves=2000):
     """A Gaussian field with correlation exp(-h^2 / (2 length^2)) for distances far below the Earth's radius."""
     rng = np.random.default_rng(seed)

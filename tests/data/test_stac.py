@@ -310,7 +310,8 @@ def test_stac_1_1_writes_the_offset_elsewhere(sky):
     assert declared_offset(item, sky.catalogue) == (0, "raster:bands")
 
 
-@pytest.mark.parametrize("raster", [(0.0001, -0.2), (0.0002, -0.1), (0, -0.1), ("1", "x"), (float("nan"), -0.1)])
+@pytest.mark.parametrize("raster", [(0.0001, -0.2), (0.0002, -0.1), (0, -0.1), ("1", "x"), (float("nan"), -0.1),
+                                    (0.0001, -1e308), (0.0001, -(10**400))])  # fmt: skip
 def test_an_offset_or_scale_of_another_kind_is_not_guessed_at(sky, raster):
     item = sky.scene("one", raster=raster)
     with pytest.raises(stac.UnclearOffset):
@@ -701,7 +702,7 @@ def test_items_of_any_shape_do_no_harm(sky):
     good["bbox"] = [5.0, 46.0, 6.0, 48.0]
     for n, damage in enumerate(
         [{"properties": None}, {"assets": []}, {"properties": {"datetime": "never"}}, {"properties": {"datetime": None}},
-         {"assets": {"scl": {"href": 1}}}, {"geometry": {"coordinates": [[[float("nan")]]]}, "assets": {}}]
+         {"properties": good["properties"] | {"datetime": "0001-01-01T00:00:00+14:00"}}, {"assets": {"scl": {"href": 1}}}, {"geometry": {"coordinates": [[[float("nan")]]]}, "assets": {}}]
     ):  # fmt: skip
         bad = json.loads(json.dumps(good)) | {"id": f"bad{n}"} | damage
         sky.items.append(bad)
@@ -712,7 +713,13 @@ def test_items_of_any_shape_do_no_harm(sky):
         else ordinary(request)
     )
     [chip] = fetch(sky)
-    assert chip.columns["item"] == "good" and chip.columns["refused"] == 9
+    assert chip.columns["item"] == "good" and chip.columns["refused"] == 10
+
+
+def test_a_cloud_cover_beyond_all_numbers_is_taken_as_not_told(sky):
+    item = sky.scene("one")
+    item["properties"]["eo:cloud_cover"] = 10**400
+    assert stac._scene(item, sky.catalogue).cloud == 100
 
 
 def test_a_position_that_is_none_is_refused_before_anything_is_asked(sky):
@@ -769,7 +776,7 @@ def test_a_tile_that_would_fill_the_memory_is_not_unpacked(sky):
     assert fetch(sky) == [stac.BROKEN]
 
 
-@pytest.mark.parametrize("wrong", [{"metres": 30}, {"epsg": 4326}, {"kind": np.int16}])
+@pytest.mark.parametrize("wrong", [{"metres": 30}, {"epsg": 4326}, {"kind": np.int16}, {"epsg": 2263}])
 def test_pixels_of_another_kind_are_not_taken_for_sentinel_2(sky, wrong):
     sky.scene("one")
     _, (west, north, metres) = sky.truth["one"]["B2"]

@@ -446,6 +446,18 @@ def test_places_may_be_arrow_columns(written, tmp_path):
     assert write_store(tmp_path / "s", **given_).manifest == written.manifest
 
 
+def test_what_pandas_lacks_is_missing_and_not_a_word(tmp_path):
+    pd = pytest.importorskip("pandas")
+    climate, title = pd.Series(["Cfb", np.nan], dtype=object), pd.array(["here", pd.NA], dtype="string")
+    places = {"place_id": ["a", "b"], "lon": [0.0, 1.0], "lat": [0.0, 1.0], "climate": climate, "title": title}
+    lang = pd.Series(["en", pd.NaT], dtype=object)
+    store = write_store(tmp_path / "s", places=places, texts={"place_id": ["a", "b"], "text": ["x", "y"], "lang": lang})
+    assert store.column("climate").tolist() == ["Cfb", None] and store.column("title").tolist() == ["here", None]
+    assert pq.read_table(store.path / "texts.parquet")["lang"].to_pylist() == ["en", None]
+    with pytest.raises(StoreError, match="texts: row 1"):
+        write_store(tmp_path / "t", places=places, texts={"place_id": ["a", "b"], "text": ["x", np.nan]})
+
+
 def test_texts_come_in_the_order_asked_for_and_only_their_row_groups_are_read(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "TEXTS_PER_GROUP", 5)
     texts = many_texts()

@@ -67,6 +67,11 @@ def test_classes_of_wikidata():
     assert set(NO_PLACE_CLASSES.values()) == {"a person", "an event", "a list", "a thing"}
 
 
+@pytest.mark.parametrize("text", ["Foo is a  \nMore", "Foo (Bar) was the \u00a0\nMore", "Foo is a (see note)  ", "Foo is an \u00a0"])
+def test_a_sentence_that_ends_before_its_noun_tells_nothing(text):
+    assert why_no_place("Foo", text) == ""
+
+
 @given(st.text(max_size=300), st.text(max_size=900), st.sampled_from([None, "city", "event"]))
 def test_any_text_gets_an_answer(title, text, kind):
     assert why_no_place(title, text, kind) in ("", "a person", "an event", "a list", "a thing")

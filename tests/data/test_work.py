@@ -197,6 +197,44 @@ def test_what_a_store_that_was_cut_short_left_behind_is_removed(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["store", "store2.partial-123"]
 
 
+@pytest.mark.parametrize("there", ["thesis.txt", "parts/chapter.txt", "lock.txt"])
+def test_a_folder_of_the_users_own_is_refused_and_left_alone(tmp_path, there):
+    mine = tmp_path / "store.work" / there
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    for _ in range(2):
+        with pytest.raises(WorkError, match=f"store.work .*holds '{there.split('/')[0]}'.*move or remove"):
+            acquire(tmp_path / "store", PLAN, lambda work: pytest.fail("built"))
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "x").touch()
+    with pytest.raises(WorkError):
+        Work(tmp_path / "store", PLAN).__enter__()
+    assert tree(tmp_path / "store.work") == {there: b"mine"}
+
+
+def test_parts_whose_plan_is_gone_are_of_no_other_plan(tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    with Work(tmp_path / "store", PLAN) as work:
+        work.put("chips/0", pa.table({"x": [2023]}))
+        work.path("downloads/a").write_text("old")
+        with monkeypatch.context() as patch:
+            patch.setattr(module.shutil, "rmtree", lambda *_, **__: (_ for _ in ()).throw(Killed))
+            with pytest.raises(Killed):
+                work.finish()
+    assert (tmp_path / "store.work/parts/chips/0.parquet").exists() and not (tmp_path / "store.work/plan.json").exists()
+    with Work(tmp_path / "store", PLAN | {"year": 2024}) as work:
+        assert not work.done("chips/0") and not work.path("downloads/a").exists()
+        work.finish()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_would_not_be_cleared_away_has_no_place_in_the_folder(tmp_path):
+    with Work(tmp_path / "store", PLAN) as work, pytest.raises(ValueError, match="'other/a' is no name"):
+        work.path("other/a")
+
+
 def test_a_lock_taken_on_a_folder_that_was_just_removed_is_taken_anew(tmp_path, monkeypatch):
     import fcntl
 

@@ -28,6 +28,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -143,7 +144,8 @@ def add_alphaearth(
 
     Raises:
         ValueError: ``out`` is no .parquet file, or a year, footprint, address or number of workers out of range.
-        WorkError: the network failed (what is finished is kept), the file is there, or another process makes it.
+        WorkError: the network failed (what is finished is kept), the file is there, another process makes it, or what
+            is unfinished was begun with another plan or index.
         AlphaEarthError: as for :func:`alphaearth`.
     """
     store = store if isinstance(store, PlaceStore) else PlaceStore.open(store)
@@ -155,16 +157,14 @@ def add_alphaearth(
         "source": "alphaearth", "base_url": base_url, "year": year, "footprint_m": footprint_m, "places": len(store),
         "data_hash": store.data_hash,
     }  # fmt: skip
-    with Work(out, plan) as work:
-        try:
-            found = _index(index, base_url, cache, progress)
+    with _goes_on():
+        found = _index(index, base_url, cache, progress)
+        digest = _sha256(found)
+    with Work(out, plan | {"index_sha256": digest}) as work:
+        with _goes_on():
             vectors, why = _embed(
                 store.lonlat, year, found, base_url, footprint_m, workers, progress, partial(_kept, work)
             )
-        except AlphaEarthError:
-            raise
-        except (ValueError, OSError) as error:
-            raise WorkError(f"{error}\nWhat is finished is kept; the same command goes on from there") from error
         left_out = dict(sorted(Counter(why[why != ""].tolist()).items()))
         rows = np.flatnonzero(why == "")
         if not len(rows):
@@ -172,6 +172,17 @@ def add_alphaearth(
         _write(out, store, vectors, rows, plan | {"left_out": left_out})
         work.finish()
     return {"embedded": len(rows)} | left_out
+
+
+@contextmanager
+def _goes_on() -> Iterator[None]:
+    """Errors of the network and the disk become a WorkError."""
+    try:
+        yield
+    except AlphaEarthError:
+        raise
+    except (ValueError, OSError) as error:
+        raise WorkError(f"{error}\nWhat is finished is kept; the same command goes on from there") from error
 
 
 def _check(year: int, footprint_m: float, base_url: str, workers: int) -> None:
@@ -223,6 +234,14 @@ def _index(index: str | Path | None, base_url: str, cache: str | Path | None, pr
     return path
 
 
+def _sha256(index: Path) -> str:
+    try:
+        with index.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise AlphaEarthError(f"{index}: the index cannot be read ({plain(error)}); get it anew") from error
+
+
 class _Tiles:
     """The tiles of a year, and which of them may hold a position."""
 
@@ -243,7 +262,8 @@ class _Tiles:
             found = [_PATH.fullmatch(str(name)) for name in table["path"].to_pylist()]
         except (pa.ArrowException, OSError) as error:
             raise AlphaEarthError(f"{path}: cannot be read as Parquet ({plain(error)}); get it anew") from error
-        fit = (box[:, 3] - box[:, 1] <= MAX_TILE_DEGREES) & np.array([match is not None for match in found], bool)
+        fit = np.array([match is not None for match in found], bool) & np.isfinite(box).all(1)
+        fit &= box[:, 3] - box[:, 1] <= MAX_TILE_DEGREES
         if not fit.any():
             raise AlphaEarthError(
                 f"{path}: no usable tile of {year} among {len(table):,} rows; is another year, or another index, meant?"

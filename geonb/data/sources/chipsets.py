@@ -26,6 +26,7 @@ import csv
 import hashlib
 import io
 import json
+import lzma
 import math
 import os
 import re
@@ -883,7 +884,8 @@ class _Zarr:
                 return np.full(about["chunks"], about["fill"], about["dtype"])
             data = self._bytes(key, MAX_CHUNK)
             if about["blosc"]:
-                if len(data) < 16 or int.from_bytes(data[4:8], "little") != about["size"]:
+                sizes = [int.from_bytes(data[at : at + 4], "little") for at in (4, 12)]  # unpacked, and packed
+                if len(data) < 16 or sizes != [about["size"], len(data)]:
                     raise _Unfit("a Zarr chunk of another size than it should have", key)
                 data = Blosc().decode(data)
             if len(data) != about["size"]:
@@ -897,7 +899,10 @@ class _Zarr:
         return self._zip.read(name)
 
 
-_BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, zipfile.BadZipFile, zlib.error)
+_BROKEN = (
+    OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError,
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError,
+)  # fmt: skip
 
 
 @contextmanager

@@ -370,13 +370,21 @@ def fetch(name: str | Table, cache: str | Path | None = None, progress: bool = T
     if not expected:
         if reason := _wrong_head(path, path.suffix):
             raise LabelError(f"{path} is {reason}; remove it and try again")
+    if not _agrees(folder, table.file, digest):
+        try:
+            _record(folder, table, path, digest)
+        except (DownloadError, OSError) as error:  # a folder that can only be read, say
+            if not expected:
+                raise LabelError(
+                    f"{error}\nNo checksum is published for {path}, so that of its first copy must be kept beside it"
+                ) from error
+            _log.warning("%s: its checksum is right, but was not kept beside it: %s", path, error)
+    if not expected:
         _log.warning(
             "%s: no checksum is published for it, so this first copy is trusted; its SHA-256 %s is now in %s, and "
             "any later copy must match",
             path, digest, folder / LOCK,
         )  # fmt: skip
-    if not _agrees(folder, table.file, digest):
-        _record(folder, table, path, digest)
     return path, digest
 
 
@@ -642,12 +650,15 @@ def _read_california(table: Table, path: Path) -> tuple[np.ndarray, np.ndarray]:
 def _unpacked(table: Table, path: Path, members: dict[str, str], optional: tuple[str, ...] = ()) -> Iterator[Path]:
     """Members of a zip file as files of a folder of their own, which is removed afterwards.
 
+    It lies beside the zip file, or among the system's temporary files where nothing can be written there.
+
     Args:
         members: name in the archive, without folders -> name in the folder. Nothing else is unpacked, and no name
             from the archive becomes a path.
         optional: endings of members that may be missing.
     """
-    with tempfile.TemporaryDirectory(prefix=".unpacked-", dir=path.parent) as name:
+    beside = path.parent if os.access(path.parent, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix=".unpacked-", dir=beside) as name:
         folder = Path(name)
         try:
             if members:

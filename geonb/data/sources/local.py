@@ -16,6 +16,7 @@ import hashlib
 import os
 import re
 import sys
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -145,8 +146,8 @@ def read_places_csv(
         counted from 0 below the header), "coordinate_precision_km" (step of the coarsest usual grid, whole
         degrees to 1e-5 degrees, on which both coordinates lie, along a meridian), "position_flag" (why a row
         was flagged, or None), "country" and "continent" where known, and every other column under its own
-        name (float64 where all its values are numbers; missing values are NaN or None). Tags such as <em>
-        are taken out of titles and texts.
+        name (float64 where all its values are numbers; missing values are NaN or None); one that has the
+        name of a column above gets "file_" before it. Tags such as <em> are taken out of titles and texts.
 
     Raises:
         ValueError: naming the file, and the row where it is a row's fault.
@@ -211,9 +212,12 @@ def read_places_csv(
         if name in role:
             places[name] = _objects([value or None for value in values])[kept]
     for name in header:
-        if name and name not in role.values() and name not in places:
+        if name and name not in role.values():
             values = [rows[row][index[name]].strip() for row in kept]
-            places[name] = _objects([v or None for v in values]) if name in NAMES else _typed(values)
+            own = name
+            while own in places or (own != name and own in header):
+                own = f"file_{own}"
+            places[own] = _objects([v or None for v in values]) if name in NAMES else _typed(values)
     return places, report
 
 
@@ -287,7 +291,7 @@ def _read_table(path: Path) -> tuple[list[str], list[list[str]]]:
             header, *rows = [row for row in csv.reader(file) if row] or [[]]
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path}: cannot be read ({error}); is the file whole?") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 ({error}); save the table as UTF-8") from error
@@ -295,6 +299,9 @@ def _read_table(path: Path) -> tuple[list[str], list[list[str]]]:
         raise ValueError(f"{path}: not a CSV table ({error})") from error
     finally:
         csv.field_size_limit(limit)
+    header = [name.strip() for name in header]
+    if twice := [name for name in header if name and header.count(name) > 1]:
+        raise ValueError(f"{path}: two columns are named {twice[0]!r}; rename one of them")
     if not rows:
         raise ValueError(f"{path}: the table has no rows; it needs a header and at least one row")
     for number, row in enumerate(rows):
@@ -302,7 +309,7 @@ def _read_table(path: Path) -> tuple[list[str], list[list[str]]]:
             raise ValueError(
                 f"{path}: row {number} has {len(row)} fields, the header {len(header)}; is a quote missing?"
             )
-    return [name.strip() for name in header], rows
+    return header, rows
 
 
 def _roles(path: Path, header: list[str], text_column: str, columns: Mapping[str, str]) -> dict[str, str]:
@@ -373,7 +380,7 @@ def read_geotiff_chips(
     """Cut Sentinel-2 L2A GeoTIFFs into square tiles, each with the position of its centre.
 
     Files have 12 bands (`BANDS`, in that order), uint16 reflectance x 10,000, a projected reference system
-    in metres (UTM), square pixels, and one pixel size among them. Tiles are cut from the upper left corner;
+    in metres (UTM), square pixels, north up, and one pixel size among them. Tiles are cut from the upper left corner;
     what is left over at the right and the bottom, and tiles with a pixel without data (the file's own
     value, or 0 in all bands), are dropped and reported.
 
@@ -428,7 +435,8 @@ def _read_chip(
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     try:
-        with rasterio.open(path) as source:
+        # By name of the driver: other formats may refer to files and addresses elsewhere.
+        with rasterio.open(path, driver="GTiff") as source:
             _check_chip(path, source, tile)
             pixels = source.read()
             transform, crs, nodata = source.transform, source.crs, source.nodata
@@ -480,7 +488,7 @@ def _check_chip(path: Path, source: Any, tile: int) -> None:
         wrong = "no coordinate reference system, so its tiles have no position; export it with one"
     elif not source.crs.is_projected:
         wrong = f"{source.crs} is in degrees; reproject it to UTM"
-    elif b or d or not np.isclose(abs(a), abs(e)):
+    elif b or d or not a > 0 > e or not np.isclose(a, -e):
         wrong = "pixels are not square and north up; resample it with gdalwarp"
     elif min(source.height, source.width) < tile:
         wrong = f"{source.width} x {source.height} pixels, smaller than a tile of {tile}"

@@ -190,7 +190,7 @@ class _Place:
 
 def _place(row: dict, number: int) -> _Place:
     climate = str(row["climate"])
-    if climate[:1] not in "ABCDE" or climate[:2] in ("B", "E", ""):
+    if not _temperature_class(climate):
         raise ValueError(f"row {number}: {climate!r} is no Köppen-Geiger class such as 'BWh' or 'Cfb'")
     lon, lat = float(row["lon"]), float(row["lat"])
     return _Place(
@@ -250,11 +250,15 @@ def _greenness(climate: str, season: float) -> float:
     return float(np.clip(0.35 + 0.75 * season, 0.02, 1))
 
 
+def _temperature_class(climate: str) -> str:
+    """The key of a climate class in `_TEMPERATURE`; "" where there is none."""
+    if climate[:1] == "D":
+        return "D" + climate[-1] if climate[-1] in "abcd" else "Db"
+    return next((climate[:n] for n in (3, 2, 1) if climate[:n] in _TEMPERATURE), "")
+
+
 def _temperature(climate: str, season: float) -> float:
-    key = climate
-    if climate[0] == "D":
-        key = "D" + climate[-1] if climate[-1] in "abcd" else "Db"
-    mean, half_range = next(_TEMPERATURE[key[:n]] for n in (3, 2, 1) if key[:n] in _TEMPERATURE or n == 1)
+    mean, half_range = _TEMPERATURE[_temperature_class(climate)]
     return mean + half_range * season
 
 

@@ -207,7 +207,8 @@ def _baseline(properties: Mapping) -> str:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is a number, finite and not beyond all reason: arithmetic with it does not overflow."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e100
 
 
 def seen_offset(dn: np.ndarray, scl: np.ndarray | None = None) -> int | None:
@@ -291,14 +292,15 @@ def _scene(item: Any, catalogue: Catalogue) -> _Scene | None:
         properties, assets, name = item["properties"], item["assets"], item["id"]
         hrefs = [assets[asset]["href"] for asset in catalogue.assets.values()]
         time = datetime.fromisoformat(properties["datetime"].replace("Z", "+00:00"))
+        utc = time.astimezone(UTC)
         cloud = properties.get("eo:cloud_cover")
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return None
     if not (isinstance(name, str) and _ID.fullmatch(name) and time.tzinfo and all(map(allowed, hrefs))):
         return None
     cloud = float(cloud) if _number(cloud) and 0 <= cloud <= 100 else 100.0
     platform = re.sub(r"[^A-Za-z0-9-]", "", str(properties.get("platform", "")))[:40]
-    return _Scene(name, time.astimezone(UTC), platform, _baseline(properties), cloud, item)
+    return _Scene(name, utc, platform, _baseline(properties), cloud, item)
 
 
 def _acquisitions(scenes: Sequence[_Scene]) -> list[list[_Scene]]:
@@ -443,6 +445,9 @@ def _checked(tiff: RemoteTiff, band: str) -> RemoteTiff:
     kind = "uint8" if band == "SCL" else "uint16"
     if tiff.count != 1 or tiff.dtype != kind or tiff.crs is None or not tiff.crs.is_projected:
         raise Unreadable(f"{band} has {tiff.count} bands of {tiff.dtype} in {tiff.crs}")
+    unit, metres_each = tiff.crs.linear_units_factor
+    if metres_each != 1:
+        raise Unreadable(f"{band} is in {plain(unit)}, not in metres")
     if b or d or not any(np.allclose([abs(a), abs(e)], metres, rtol=0.01) for metres in (10, 20, 60)):
         raise Unreadable(f"{band} has pixels of {a:g} x {e:g} m")
     return tiff

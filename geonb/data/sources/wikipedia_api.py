@@ -124,7 +124,8 @@ def from_api(
         text: "intro" (up to the first heading) or "full" (20 times as many requests).
         min_chars, max_chars, places_only: see :class:`geonb.data.sources.wikipedia.ArticleFilter`.
         limit: only the first so many articles, by page id.
-        max_requests: more are not sent. A higher number, or a smaller area, goes on.
+        max_requests: of the search, and again of the texts (answers that come in pieces count once): what needs more
+            is refused. A higher number, or a smaller area, goes on.
         endpoint: of the service, else that of the language.
         simulated: whether the texts are, as those of :mod:`geonb.data.practice`; the store and its card say so.
 

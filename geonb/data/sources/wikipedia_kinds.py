@@ -121,7 +121,7 @@ def why_no_place(title: str, text: str, kind: str | None = None, lang: str = "en
     assert first is not None, "it matches any text"
     sentence = first[0]
     found = _IS.search(sentence)
-    noun = found[1].split()[-1].lower() if found else ""
+    noun = (found[1].split() or [""])[-1].lower() if found else ""
     if noun in _NO_PLACES or not found:
         return _NO_PLACES.get(noun, "")
     before = start[: max(0, start.find(found[1])) or None]
