@@ -22,7 +22,7 @@ SHAPE = re.compile(
     r"\((?:\w+|\.\.\.)(?:, ?[\w.·*+ ]+)*,?\)|\(\.\.\., \w+\)|shape|\b(?:one|row|value|number|vector|index)s? (?:a|each|per|for each|of each)\b"
 )
 SOURCE = re.compile(r"\b(?:19\d|20[0-3])\d\b|arXiv \d{4}\.\d{5}|\b(?:our own|ours|of this book)\b")
-HELPERS = {"weighted_median", "density", "quantile_groups", "by_group"}  # beside measures: they count and group
+HELPERS = {"weighted_median", "density", "quantile_groups", "by_group", "finite_or_none"}  # beside measures: they count and group
 EXAMPLES = [m for m in MODULES if ">>> " in Path(importlib.util.find_spec(m).origin).read_text("utf-8")]
 
 

@@ -50,9 +50,10 @@ def modality_gap(a: ArrayLike, b: ArrayLike) -> float:
 
 def linear_cka(a: np.ndarray, b: np.ndarray) -> float:
     """Linear centred kernel alignment of two representations (n, d1), (n, d2) of the same places
-    (Kornblith et al., 2019, eq. 3): 0 unrelated, 1 equal up to rotation and scale."""
+    (Kornblith et al., 2019, eq. 3): 0 unrelated, 1 equal up to rotation and scale; NaN where one is constant."""
     a, b = (np.asarray(x, np.float64) - np.mean(x, 0, dtype=np.float64) for x in (a, b))
-    return float(np.square(a.T @ b).sum() / (np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b)))
+    spread = np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b)
+    return float(np.square(a.T @ b).sum() / spread) if spread else float("nan")
 
 
 def two_nn(x: ArrayLike, discard: float = 0.1) -> float:

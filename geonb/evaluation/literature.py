@@ -22,8 +22,8 @@ from geonb.data.splits import blocked_split, correlation_range_km
 from geonb.evaluation.probes import RidgeProbe, constant_probe, kriging_probe, neighbours_probe, raw_coordinates, score
 from geonb.evaluation.probes import untrained_encoding as untrained
 from geonb.evaluation.protocols import Protocol
-from geonb.evaluation.spatial import block_bootstrap
-from geonb.evaluation.tables import Table
+from geonb.evaluation.spatial import block_bootstrap, finite_or_none
+from geonb.evaluation.tables import Table, interval_text
 from geonb.evaluation.tasks import Task
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ def evaluate_labels(subjects: dict, labels: Labels, protocol: str, seed: int = 0
         protocol: one of :data:`PROTOCOLS`. RANGE's split has seed 42 whatever ``seed`` is.
 
     Returns:
-        A row for each representation: value (accuracy or R²), its interval, sizes, and what the labels are.
+        A row for each representation: value (accuracy or R²), its interval (None where the test places fill too
+        few blocks for one), sizes, and what the labels are.
 
     Raises:
         ValueError: an unknown protocol, fewer than 100 known labels, or embeddings of the wrong shape.
@@ -75,7 +76,8 @@ def evaluate_labels(subjects: dict, labels: Labels, protocol: str, seed: int = 0
         rows.append({
             "representation": name, "task": labels.name, "protocol": protocol,
             "metric": "accuracy" if labels.kind == "classification" else "R²",
-            "value": float(score(y[test], predicted, labels.kind)), "low": low, "high": high,
+            "value": float(score(y[test], predicted, labels.kind)), "low": finite_or_none(low),
+            "high": finite_or_none(high),
             "n_train": int(train.sum()), "n_test": int(test.sum()), "units": labels.units, "scaling": labels.scaling,
             "source": labels.source, "licence": labels.licence, "sha256": labels.sha256,
         })  # fmt: skip
@@ -96,7 +98,7 @@ def labels_table(rows: list[dict]) -> Table:
     table: dict[str, dict[str, str]] = {}
     for r in rows:
         column = f"{r['task']} ({r['metric']})"
-        table.setdefault(r["representation"], {})[column] = f"{r['value']:.3f} [{r['low']:.3f}, {r['high']:.3f}]"
+        table.setdefault(r["representation"], {})[column] = f"{r['value']:.3f}{interval_text(r['low'], r['high'], 3)}"
     sources = "; ".join(dict.fromkeys(f"{r['task']}: {r['source']} ({r['licence']})" for r in rows))
     scaled = "; ".join(dict.fromkeys(f"{r['task']}: {r['scaling']}" for r in rows if r["scaling"] != "none"))
     caption = f"Protocol of {protocols.pop()}. {sources}." + (f" Targets scaled ({scaled})." if scaled else "")

@@ -195,8 +195,10 @@ def neighbours_probe(
     classes, y = _encoded(train_y, kind)
     xyz, fold = unit_xyz(train_lonlat), _folds(train_lonlat, fold_km)
     losses = np.zeros(len(NEIGHBOURS))
-    for f in range(FOLDS):
+    for f in np.unique(fold):
         out = fold == f
+        if out.all():
+            continue
         for i, k in enumerate(NEIGHBOURS):
             losses[i] += _loss(_look_around(xyz[~out], y[~out], xyz[out], k), y[out], kind)
     k = NEIGHBOURS[losses.argmin()]
@@ -257,8 +259,10 @@ def embedding_neighbours_probe(
     classes, y = _encoded(train_y, kind)
     train_x, test_x = (_unit(_finite(x, "the representation")) for x in (train_x, test_x))
     fold, losses = _folds(train_lonlat), np.zeros(len(NEIGHBOURS))
-    for f in range(FOLDS):
+    for f in np.unique(fold):
         out = fold == f
+        if out.all():
+            continue
         for i, predicted in enumerate(_votes(train_x[~out], y[~out], train_x[out], NEIGHBOURS)):
             losses[i] += _loss(predicted, y[out], kind)
     k = NEIGHBOURS[losses.argmin()]
@@ -387,8 +391,10 @@ def _encoded(y: np.ndarray, kind: str) -> tuple[np.ndarray | None, np.ndarray]:
 
 
 def _folds(lonlat: np.ndarray, fold_km: float = FOLD_KM) -> np.ndarray:
-    """Fold number (n,): whole spatial blocks, dealt out at random."""
+    """Fold number (n,): whole spatial blocks, dealt out at random; of a single block, its places."""
     cells, index = np.unique(blocks(lonlat, fold_km), return_inverse=True)
+    if len(cells) == 1:
+        cells = index = np.arange(len(index))
     deal = np.random.default_rng(0).permutation(len(cells)) % FOLDS
     return deal[index]
 

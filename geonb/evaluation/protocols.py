@@ -135,14 +135,14 @@ def block_km(store: PlaceStore, tasks: dict[str, Task], most_km: float = 1500.0)
     """(Block size in km, correlation range of each task in km): blocks no smaller than any measured range.
 
     Ranges beyond ``most_km`` do not count: blocks of that size are continents, for which there is a protocol of its
-    own. The size is rounded up to 100 km.
+    own. The size is rounded up to 100 km, and never less, below which no range is measured.
     """
     ranges = {}
     for name, task in tasks.items():
         with contextlib.suppress(ValueError):  # constant, or known at too few places to be measured
             ranges[name] = correlation_range_km(store.lonlat, task.target(store.column(task.column)))
     counted = [r for r in ranges.values() if r <= most_km]
-    return (float(np.ceil(max(counted) / 100) * 100) if counted else 500.0), ranges
+    return (max(100.0, float(np.ceil(max(counted) / 100) * 100)) if counted else 500.0), ranges
 
 
 def _region(seen: Any, region: Any, lonlat: np.ndarray, buffer_km: float) -> tuple[np.ndarray, np.ndarray]:

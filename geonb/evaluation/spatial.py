@@ -12,6 +12,7 @@ from geonb._coords import EARTH_RADIUS_KM, check_lonlat, unit_xyz
 from geonb.data.splits import blocks
 
 DRAWN_AT_ONCE = 4_000_000  # weights (draws x places) of the bootstrap held at a time; bounds the memory
+MIN_BLOCKS = 6  # blocks without which there is no interval
 
 
 def morans_i(values: ArrayLike, lonlat: ArrayLike, k: int = 8) -> float:
@@ -86,15 +87,24 @@ def block_bootstrap(
         size_km: blocks should be no smaller than the correlation range of what is measured.
 
     Returns:
-        (low, high).
+        (low, high); NaN where the places fill fewer than :data:`MIN_BLOCKS` blocks. All of b independent values lie on
+        one side of their median with probability 2^(1 - b), which is above 5 % up to 5 blocks: not even their whole
+        range would be a 95 % interval, and of one block every draw is the sample itself.
     """
     _, block = np.unique(blocks(lonlat, size_km), return_inverse=True)
     count = block.max() + 1
+    if count < MIN_BLOCKS:
+        return float("nan"), float("nan")
     drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
     step = max(1, DRAWN_AT_ONCE // len(block))
     values = [statistic(drawn[i : i + step][:, block].astype(np.float64)) for i in range(0, draws, step)]
     low, high = np.nanquantile(np.concatenate(values), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def finite_or_none(value: float) -> float | None:
+    """None where a number is not finite, which JSON has no word for."""
+    return float(value) if np.isfinite(value) else None
 
 
 def weighted_median(values: ArrayLike, weights: np.ndarray) -> np.ndarray:
@@ -314,7 +324,8 @@ def by_group(
 
     Returns:
         Dicts with ``group``, ``mean``, ``low``, ``high``, ``n`` and ``enough``, lowest mean first; groups of fewer than
-        ``least`` places come last: their means are accidents, and none of them is the worst or best region.
+        ``least`` places, or of too few blocks for an interval, come last: their means are accidents, and none of them
+        is the worst or best region.
     """
     values, groups, lonlat = np.asarray(values, np.float64), np.asarray(groups, object), np.asarray(lonlat)
     rows = []
@@ -323,5 +334,5 @@ def by_group(
         low, high = block_bootstrap(lonlat[own], lambda w, v=values[own]: w @ v / w.sum(1), size_km, seed=seed)
         n = int(own.sum())
         row = {"group": group, "mean": float(values[own].mean()), "low": low, "high": high, "n": n}
-        rows.append(row | {"enough": n >= least})
+        rows.append(row | {"enough": n >= least and not np.isnan(low)})
     return sorted(rows, key=lambda r: (not r["enough"], r["mean"]))

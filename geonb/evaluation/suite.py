@@ -21,7 +21,7 @@ from geonb.evaluation.information import alignment, effective_rank, linear_cka, 
 from geonb.evaluation.probes import balanced_accuracy, score
 from geonb.evaluation.protocols import bands_protocol, block_km, blocked_protocol, continents_protocol, random_protocol
 from geonb.evaluation.retrieval import RADII_KM, retrieval
-from geonb.evaluation.spatial import block_bootstrap, morans_i_test, weighted_median
+from geonb.evaluation.spatial import block_bootstrap, finite_or_none, morans_i_test, weighted_median
 from geonb.evaluation.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ def evaluate(
     positions (n, 2), lon/lat degrees, and returns vectors (n, d).
 
     The protocols of :mod:`geonb.evaluation.protocols`: random, blocked, continents and bands, never mixed in one table.
-    "blocked" is called "held-out" for runs whose own split is not blocked, where it is no test of extrapolation.
+    "blocked" is called "held-out" for runs whose own split is not blocked, and for embeddings of places that fill too
+    few blocks, where it is no test of extrapolation.
     Location embeddings are probed as they are; no coordinates are appended. Retrieval is among the held-out places
     that have both modalities.
 
@@ -62,7 +63,8 @@ def evaluate(
 
     Returns:
         {"schema", "created", "versions", "data", "training", "probes", "retrieval", "information", "skipped"}; each
-        table is a list of flat rows.
+        table is a list of flat rows. A number that is not defined is None: an interval of places that fill too few
+        blocks (:func:`geonb.evaluation.spatial.block_bootstrap`), or the CKA with a constant embedding.
 
     Raises:
         ValueError: nothing to evaluate, two of one name, a run that did not finish, runs with different splits, or
@@ -82,7 +84,15 @@ def evaluate(
     size_km, ranges = block_km(store, tasks)
     config: dict[str, Any] = {"kind": "blocked", "size_km": size_km, "buffer_km": 50.0, "seed": seed}
     config = json.loads(splits.pop()) if splits else config
-    split = split_of(store, {"split": config})
+    skipped: list[dict[str, str]] = []
+    try:
+        split = split_of(store, {"split": config})
+    except ValueError:
+        if models:
+            raise
+        skipped.append({"protocol": "blocked", "why": f"too few blocks of {size_km:g} km hold places; drawn at random"})
+        config = {"kind": "random", "seed": seed}
+        split = split_of(store, {"split": config})
 
     results: dict[str, Any] = {
         "schema": SCHEMA,
@@ -102,7 +112,7 @@ def evaluate(
         "probes": [],
         "retrieval": [],
         "information": [],
-        "skipped": [],
+        "skipped": skipped,
     }
     for name, task in TASKS.items():
         if name not in tasks:
@@ -154,7 +164,7 @@ def evaluate(
         rank = effective_rank(vectors[split == "test"])
         results["information"].append({"run": name, "measure": "effective rank, location", "value": rank})
     for a, b in permutations(location, 2):
-        cka = linear_cka(location[a][split == "test"], location[b][split == "test"])
+        cka = finite_or_none(linear_cka(location[a][split == "test"], location[b][split == "test"]))
         results["information"].append({"run": a, "measure": f"CKA with {b}", "value": cka})
 
     if out is not None:
@@ -229,7 +239,7 @@ def _read_embeddings(path: Path, store: PlaceStore) -> np.ndarray:
     except ValueError as error:
         raise ValueError(f"{path}: the embeddings are not all of one length ({error})") from None
     if "place_id" in table.column_names:
-        rows = {place: i for i, place in enumerate(table["place_id"].to_pylist())}
+        rows = {str(place): i for i, place in enumerate(table["place_id"].to_pylist())}
         found = np.array([rows.get(place, -1) for place in store.place_id])
     else:
         lonlat = check_lonlat(positions(table, path), str(path))
@@ -278,7 +288,7 @@ def _probe_row(predictor: Predictor, case: Case, predictions: np.ndarray, penalt
     truth, lonlat = case.truth(), predictor.lonlat[case.test]
 
     def interval(statistic):
-        return block_bootstrap(lonlat, statistic, BLOCK_KM, seed=seed)
+        return [finite_or_none(end) for end in block_bootstrap(lonlat, statistic, BLOCK_KM, seed=seed)]
 
     low, high = interval(lambda w: score(truth, predictions, kind, w))
     row = {
@@ -309,7 +319,7 @@ def _probe_row(predictor: Predictor, case: Case, predictions: np.ndarray, penalt
     residual = truth - predictions
     size = np.abs(residual)
     low, high = interval(lambda w: w @ size / w.sum(1))
-    measurable = len(residual) > 8 and np.ptp(residual) > 0
+    measurable = len(residual) > 9 and np.ptp(residual) > 0  # of 9, each has all others as its 8 neighbours
     moran, z = morans_i_test(residual, lonlat, seed=seed) if measurable else (None, None)
     return row | {
         "target_units": case.task.target_units,
@@ -339,7 +349,8 @@ def _retrieval_rows(
         row = {"run": name, "query": query, "target": target, "split": held_out}
         row |= {"trained": frozenset((query, target)) in model.architecture.pairs} | {k: found[k] for k in keep}
         for metric, statistic in statistics.items():
-            row[f"{metric}_low"], row[f"{metric}_high"] = block_bootstrap(lonlat, statistic, BLOCK_KM, seed=seed)
+            ends = block_bootstrap(lonlat, statistic, BLOCK_KM, seed=seed)
+            row[f"{metric}_low"], row[f"{metric}_high"] = map(finite_or_none, ends)
         rows.append(row)
     return rows
 

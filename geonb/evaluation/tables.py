@@ -76,7 +76,7 @@ def probe_table(results: dict, split: str, errors: bool = False) -> Table:
         marks = _marks(values)
         for name, (value, low, high, _) in values.items():
             digits = 2 if abs(value) < 10 else 0
-            table[name][column] = f"{value:,.{digits}f} [{low:,.{digits}f}, {high:,.{digits}f}]{marks[name]}"
+            table[name][column] = f"{value:,.{digits}f}{interval_text(low, high, digits)}{marks[name]}"
     tests = sorted({r["n_test"] for r in rows})
     scaled = sorted({f"{r['task']}: {r['scaling']}" for r in rows if r["scaling"] != "none"})
     rare = sorted({f"{r['task']} {r['n_test_left_out']:,}" for r in rows if r.get("n_test_left_out")})
@@ -84,6 +84,7 @@ def probe_table(results: dict, split: str, errors: bool = False) -> Table:
         f"Linear probes (ridge regression, ridge classifier), {PROTOCOLS[split]}; {_span(tests)} test places"
         f"{_nearest(results, split)}. "
         f"{_data(results)} {MARKS} for places drawn by blocks of 500 km."
+        + (NO_INTERVAL if any(r["low"] is None for r in rows) else "")
         + (f" Targets scaled ({'; '.join(scaled)})." if scaled else "")
         + (f" Test places left out, their class too rare to train on: {', '.join(rare)}." if rare else "")
     )
@@ -103,14 +104,16 @@ def retrieval_table(results: dict, query: str, target: str) -> Table:
     marks = _marks({r["run"]: (r["recall@10"], r["recall@10_low"], r["recall@10_high"], 1) for r in rows})
     table = {}
     for r in rows:
+        recall = interval_text(r["recall@10_low"], r["recall@10_high"], 3) or " –"
         table[r["run"]] = _effort(results, r["run"]) | {
             "trained pair": "yes" if r["trained"] else "never",
             **{f"recall@{k}": f"{r[f'recall@{k}']:.3f}" for k in (1, 5, 10)},
-            "recall@10, 95 %": f"[{r['recall@10_low']:.3f}, {r['recall@10_high']:.3f}]{marks[r['run']]}",
+            "recall@10, 95 %": recall[1:] + marks[r["run"]],
             "median error": f"{r['median_km']:,.0f} km",
         }
         if "median_km_low" in r:  # results written before 0.1.0 have no such interval
-            table[r["run"]]["median error, 95 %"] = f"[{r['median_km_low']:,.0f}, {r['median_km_high']:,.0f}] km"
+            error = interval_text(r["median_km_low"], r["median_km_high"], 0)
+            table[r["run"]]["median error, 95 %"] = f"{error[1:]} km" if error else "–"
     first = rows[0]
     table["chance"] = {
         **{f"recall@{k}": f"{first[f'chance@{k}']:.3f}" for k in (1, 5, 10)},
@@ -120,6 +123,7 @@ def retrieval_table(results: dict, query: str, target: str) -> Table:
     caption = (
         f"From {query} to {target} among {first['n']:,} {held_out} (the gallery). {_data(results)} "
         f"{MARKS} for queries drawn by blocks of 500 km, the gallery as it is."
+        + (NO_INTERVAL if any(r["recall@10_low"] is None for r in rows) else "")
     )
     return Table(_frame(table), caption)
 
@@ -142,7 +146,8 @@ def cka_table(results: dict) -> Table:
     table = {run: _effort(results, run) | {other: "1.00" for other in runs if other == run} for run in runs}
     for r in results["information"]:
         if r["measure"].startswith("CKA with "):
-            table[r["run"]][r["measure"].removeprefix("CKA with ")] = f"{r['value']:.2f}"
+            value = "–" if r["value"] is None else f"{r['value']:.2f}"  # not defined for a constant embedding
+            table[r["run"]][r["measure"].removeprefix("CKA with ")] = value
     frame = _frame(table)
     caption = (
         f"Linear CKA between location embeddings (0 unrelated, 1 equal up to rotation and scale), on "
@@ -155,7 +160,8 @@ def grid_table(grid: dict, protocol: str, encoder: str = "degree 20") -> Table:
     """Probes of a grid (``scripts/grid.py``) under one protocol: the runs with one location encoder, those with their
     own, and the reference rows; mean over seeds with its interval.
 
-    "★" marks the best of a column; "≈" those whose paired difference to it is none, its interval holding 0.
+    "★" marks the best of the whole grid, whatever its encoder, so that a column has none where another encoder is best;
+    "≈" those whose paired difference to it is none, its interval holding 0.
 
     Raises:
         ValueError: no probes under that protocol with that encoder.
@@ -173,9 +179,8 @@ def grid_table(grid: dict, protocol: str, encoder: str = "degree 20") -> Table:
     caption = (
         f"Linear probes, {PROTOCOLS[protocol]}. Location encoder of the runs: {encoder}, or their own where it says "
         f"so; mean over {made['seeds']} seeds, each with its own held-out blocks of {made['block_km']:,.0f} km. "
-        "★ best of the column; ≈ the paired difference to it is none (its interval holds 0). "
-        "Brackets: 95 % over seeds and blocks. "
-        + _made(made)
+        "★ the best of the whole grid, all encoders; ≈ the paired difference to it is none (its interval holds 0); "
+        "no ★ in a column whose best has another encoder. Brackets: 95 % over seeds and blocks. " + _made(made)
     )
     return Table(_frame(table), caption)
 
@@ -237,16 +242,25 @@ def _made(made: dict) -> str:
 
 
 MARKS = "★ best of the column, ≈ interval overlaps the best's. Brackets: 95 % intervals by bootstrap"
+NO_INTERVAL = " The places fill too few blocks for an interval."
+
+
+def interval_text(low: float | None, high: float | None, digits: int) -> str:
+    """The interval in brackets after a space, or "" where there is none."""
+    return "" if low is None or high is None else f" [{low:,.{digits}f}, {high:,.{digits}f}]"
 
 
 def _marks(values: dict[str, tuple]) -> dict[str, str]:
-    """A mark for each name, from (value, low, high, sign); sign -1 where less is better."""
+    """A mark for each name, from (value, low, high, sign); sign -1 where less is better, low and high None where there
+    is no interval."""
     best = max(values, key=lambda name: values[name][3] * values[name][0])
     _, best_low, best_high, _ = values[best]
     return {
-        name: " ★" if name == best else " ≈" if high >= best_low and low <= best_high else ""
+        name: " ★" if name == best
+        else " ≈" if None not in (low, high, best_low, best_high) and high >= best_low and low <= best_high
+        else ""
         for name, (_, low, high, _) in values.items()
-    }
+    }  # fmt: skip
 
 
 def _frame(table: dict[str, dict[str, str]]) -> pd.DataFrame:

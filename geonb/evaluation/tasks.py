@@ -43,9 +43,10 @@ class Task:
                 raise ValueError(f"task {self.column!r}: unknown {what} {value!r}; choose from {', '.join(known)}")
 
     def target(self, values: np.ndarray) -> np.ndarray:
-        """The column (n,) as the probe sees it: numbers (NaN where unknown), or str (None where unknown)."""
+        """The column (n,) as the probe sees it: numbers (NaN where unknown), or str (None where it is None, NaN or
+        empty; 0 and False are classes)."""
         if self.kind == "classification":
-            return np.array([str(v) if v else None for v in values], object)
+            return np.array([None if v is None or v != v or v == "" else str(v) for v in values], object)
         values = np.asarray(values, np.float64)
         return np.log10(1 + values) if self.scaling == "log10(1 + x)" else values
 

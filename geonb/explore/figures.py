@@ -117,7 +117,8 @@ def scatter_map(
 
     Args:
         lonlat: positions (n, 2), degrees.
-        values: (n,) numbers (NaN is grey), (n,) class names (the nine most frequent get a colour), or (n, 3) in [0, 1].
+        values: (n,) numbers (NaN is grey), (n,) class names or booleans (the nine most frequent get a colour; None, NaN
+            and "" are grey), or (n, 3) in [0, 1].
         title, units: shown above the map and beside the colour bar.
         alt: what the map shows.
         size: area of a dot in points squared.
@@ -134,23 +135,26 @@ def scatter_map(
     dots: dict[str, Any] = {"s": size, "lw": 0, "rasterized": True}
     if values.ndim == 2:
         ax.scatter(x, y, c=values, **dots)
-    elif values.dtype.kind in "fiub":
+    elif values.dtype.kind in "fiu":
         known = np.isfinite(values)
-        low, high = limits or np.percentile(values[known], [1, 99])
         ax.scatter(x[~known], y[~known], c=MISSING, **dots)
-        drawn = ax.scatter(x[known], y[known], c=values[known], cmap="viridis", vmin=low, vmax=high, **dots)
-        bar = fig.colorbar(drawn, ax=ax, orientation="horizontal", shrink=0.45, pad=0.02, aspect=30, extend="both")
-        bar.set_label(units)
-        bar.outline.set_visible(False)
+        if known.any():
+            low, high = limits or np.percentile(values[known], [1, 99])
+            drawn = ax.scatter(x[known], y[known], c=values[known], cmap="viridis", vmin=low, vmax=high, **dots)
+            bar = fig.colorbar(drawn, ax=ax, orientation="horizontal", shrink=0.45, pad=0.02, aspect=30, extend="both")
+            bar.set_label(units)
+            bar.outline.set_visible(False)
     else:
-        names, counts = np.unique(values.astype(str), return_counts=True)
+        known = np.array([v is not None and v == v and v != "" for v in values], bool)
+        classes = values.astype(str)
+        names, counts = np.unique(classes[known], return_counts=True)
         shown = names[np.argsort(-counts, kind="stable")][: len(PALETTE) - 1]
         for colour, name in zip(PALETTE, shown, strict=False):
-            own = values == name
+            own = known & (classes == name)
             ax.scatter(x[own], y[own], c=colour, label=str(name), **dots)
-        rest = ~np.isin(values.astype(str), shown)
-        if rest.any():
-            ax.scatter(x[rest], y[rest], c=MISSING, label="other", **dots)
+        for grey, name in ((known & ~np.isin(classes, shown), "other"), (~known, "unknown")):
+            if grey.any():
+                ax.scatter(x[grey], y[grey], c=MISSING, label=name, **dots)
         compact = {"fontsize": 7, "markerscale": 4, "handletextpad": 0.1, "columnspacing": 0.8, "frameon": False}
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0.02), ncols=5, **compact)
     ax.set_title(title, fontsize=10)

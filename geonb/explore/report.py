@@ -55,7 +55,8 @@ def probe_figure(results: dict, split: str) -> Figure:
             if name in own:
                 r = own[name]
                 color = INK if r["is_reference"] else PALETTE[0]
-                ax.plot([max(r["low"], low), max(r["high"], low)], [y, y], color=color, linewidth=1.5)
+                if r["low"] is not None:
+                    ax.plot([max(r["low"], low), max(r["high"], low)], [y, y], color=color, linewidth=1.5)
                 if r["value"] >= low:
                     ax.plot(r["value"], y, "o", color=color, markersize=4)
                 else:

@@ -76,6 +76,7 @@ def space_of(source: Model | str | Path, data: PlaceStore | str | Path | None = 
 
 def _from_table(path: Path, name: str) -> Space:
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     from geonb.inference import positions
@@ -85,9 +86,9 @@ def _from_table(path: Path, name: str) -> Space:
     if kind is None or not (pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind)):
         raise ValueError(f"{path}: no column 'embedding' with a list of numbers; make one with `geonb embed`")
     rows = table["embedding"].combine_chunks()
+    if rows.null_count or len(pc.unique(pc.list_value_length(rows))) != 1:
+        raise ValueError(f"{path}: embeddings are missing or of different lengths; give every row one")
     z = rows.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
-    if rows.null_count or not len(rows) or len(z) % len(rows):
-        raise ValueError(f"{path}: embeddings are missing or of different lengths")
     scalar = [f.name for f in table.schema if pa.types.is_primitive(f.type) or pa.types.is_string(f.type)]
     columns = {c: np.array(table[c].to_pylist(), object) for c in scalar if c != "title"}
     titles = [t or "unnamed" for t in table["title"].to_pylist()] if "title" in table.column_names else None
@@ -126,7 +127,8 @@ class ProjectionWidget(w.VBox):
         from geonb.explore.linked import linked_view
         from geonb.explore.projection import fit_projection, nearest_by_cosine
 
-        space, method = self.spaces[self.source.value], self.method.value
+        chosen, method = self.source.value, self.method.value
+        space = self.spaces[chosen]
         self.neighbors.disabled = self.min_dist.disabled = self.seed.disabled = method == "pca"
         self.scores.value = "projecting …"
         n = len(space.z)
@@ -135,9 +137,9 @@ class ProjectionWidget(w.VBox):
         near = None
         if method == "umap":
             most = min(self.neighbors.max, len(z) - 1)
-            if space.name not in self._near:  # looked for once, for any number of neighbours
-                self._near[space.name] = nearest_by_cosine(z, most)
-            near = self._near[space.name]
+            if chosen not in self._near:  # looked for once, for any number of neighbours
+                self._near[chosen] = nearest_by_cosine(z, most)
+            near = self._near[chosen]
         fitted = fit_projection(z, method, self.seed.value, self.neighbors.value, self.min_dist.value, near=near)
         self.xy, found = fitted.xy, fitted.scores(min(self.k, (len(z) - 1) // 2))
         self.view = view = linked_view(

@@ -144,6 +144,21 @@ def test_the_summary_is_paired_and_can_be_shown(done):
     assert sorted(set(labels))[:3] == [10, 30, 100] and max(labels) > 200
 
 
+def test_a_column_without_a_star_is_explained():
+    made = {"seeds": 2, "block_km": 500.0, "steps": 6, "batch_size": 64, "date": "2026-01-01", "made_by": "a test",
+            "device": "cpu", "data": {"places": 500}}  # fmt: skip
+    best, other = ({"value": v, "low": v, "high": v} for v in (0.0, 0.1))
+    row = {"protocol": "random", "architecture": "imagebind", "bound": ["text"], "variant": "", "task": "climate",
+           "metric": "accuracy", "value": 0.5, "low": 0.4, "high": 0.6}  # fmt: skip
+    rows = [row | {"encoder": "degree 10", "behind_best": best}, row | {"encoder": "degree 20", "behind_best": other}]
+    grid = {"probes": rows, "provenance": made}
+    assert "★" in grid_table(grid, "random", "degree 10").frame.iloc[0, 0]
+    table = grid_table(grid, "random", "degree 20")
+    assert list(table.frame["climate (accuracy)"]) == ["0.50 [0.40, 0.60]"]
+    assert "★ the best of the whole grid, all encoders" in table.caption
+    assert "no ★ in a column whose best has another encoder" in table.caption
+
+
 class Known:
     """Scores whose truth is known: every group has a level, every seed and draw some noise."""
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -37,6 +39,14 @@ def test_two_protocols_never_share_a_table():
     rows = evaluate_labels({}, labels(), "RANGE") + evaluate_labels({}, labels(), "SatCLIP")
     with pytest.raises(ValueError, match="cannot share a table: RANGE, SatCLIP"):
         labels_table(rows)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_positions_of_one_block_have_no_interval():
+    world = labels()
+    rows = evaluate_labels({}, replace(world, lonlat=[8, 48] + world.lonlat / 1000), "RANGE")
+    assert {(r["low"], r["high"]) for r in rows} == {(None, None)}
+    assert not labels_table(rows).frame.iloc[:, 0].str.contains("[", regex=False).any()
 
 
 def test_bad_input_is_refused():

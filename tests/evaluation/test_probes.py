@@ -72,6 +72,19 @@ def test_neighbours_find_a_smooth_field_and_nothing_in_noise():
     assert neighbours_probe(lonlat[:2000], noise[:2000], lonlat[2000:], noise[2000:], "regression").score < 0.05
 
 
+def test_training_places_of_one_block_are_dealt_out_one_by_one():
+    rng = np.random.default_rng(0)
+    city = rng.uniform((13.3, 52.4), (13.5, 52.6), (200, 2))
+    assert len(np.unique(probes.blocks(city, probes.FOLD_KM))) == 1
+    noise, x = rng.normal(size=200), rng.normal(size=(200, 5))
+    known = noise[:150], noise[150:], "regression"
+    around = neighbours_probe(city[:150], known[0], city[150:], *known[1:])
+    alike = probes.embedding_neighbours_probe(x[:150], known[0], x[150:], *known[1:], city[:150])
+    assert around.penalty == alike.penalty == max(probes.NEIGHBOURS)  # of noise, the mean of many is the best guess
+    assert neighbours_probe(city[:1], [2.0], city[1:3], [2.0, 3.0], "regression").predictions.tolist() == [2.0, 2.0]
+    assert probes.embedding_neighbours_probe(x[:1], ["a"], x[1:3], ["a", "b"], "classification", city[:1]).score == 0.5
+
+
 def test_one_neighbour_is_the_label_next_door_even_across_the_antimeridian():
     train, labels = (
         np.array([[179.9, 0.0], [0.0, 0.0], [-90.0, 40.0], [90.0, 40.0]] * 6),
@@ -148,6 +161,9 @@ def test_a_representation_that_cannot_be_probed_is_refused_by_row():
 def test_targets_are_scaled_as_the_table_says():
     assert TASKS["log-population"].target(np.array([0.0, 99.0, np.nan]))[:2].tolist() == [0.0, 2.0]
     assert TASKS["country"].target(np.array(["France", None, ""], object)).tolist() == ["France", None, None]
+    classes = Task("x", "classification")
+    assert classes.target(np.array([0, 1])).tolist() == ["0", "1"]
+    assert classes.target(np.array([False, True, np.nan], object)).tolist() == ["False", "True", None]
     with pytest.raises(ValueError, match="classification or regression"):
         constant_probe([1.0], [1.0], "ranking")
     assert TASKS["log-population"].target_units == "log10(1 + inhabitants)" and TASKS["elevation"].target_units == "m"

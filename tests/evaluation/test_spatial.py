@@ -11,6 +11,7 @@ from geonb.evaluation.probes import untrained_encoding
 from geonb.evaluation.spatial import (
     _moran_terms,
     alike_beyond,
+    block_bootstrap,
     by_group,
     checkerboard,
     checkerboard_accuracy,
@@ -120,7 +121,16 @@ def test_groups_are_of_like_size_and_the_worst_is_no_accident():
     errors = rng.normal(size=500) + 3 * (regions == "east") - 100 * (regions == "tiny")
     rows = by_group(errors, regions, lonlat)
     assert [r["group"] for r in rows] == ["west", "east", "tiny"] and not rows[-1]["enough"]
-    assert all(r["low"] <= r["mean"] <= r["high"] for r in rows) and sum(r["n"] for r in rows) == 496
+    assert all(r["low"] <= r["mean"] <= r["high"] for r in rows[:2]) and sum(r["n"] for r in rows) == 496
+
+
+def test_places_of_too_few_blocks_have_no_interval_and_are_no_worst_region():
+    rng = np.random.default_rng(0)
+    city, values = rng.uniform((13.3, 52.4), (13.5, 52.6), (500, 2)), rng.random(500)
+    assert np.isnan(block_bootstrap(city, lambda w: w @ values / w.sum(1))).all()
+    world = np.concatenate([city, random_points(300, 4)])
+    rows = by_group([*values - 10, *np.ones(300)], ["city"] * 500 + ["world"] * 300, world)
+    assert [(r["group"], r["enough"], np.isnan(r["low"])) for r in rows] == [("world", True, False), ("city", False, True)]
 
 
 @pytest.mark.parametrize("chunk", [7, 1024])

@@ -173,12 +173,59 @@ def test_a_store_of_one_region_is_evaluated_without_the_protocols_that_hold_out_
     assert {r["split"] for r in found["probes"]} == {"random", "blocked"}
 
 
+def test_what_is_not_defined_is_none_in_the_results_and_a_dash_in_tables(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(suite, "TASKS", WORLD_TASKS)
+    rng, n = np.random.default_rng(0), len(world)
+    lonlat = rng.uniform((10.0, 48.0), (12.0, 49.0), (n, 2))  # one block of 500 km
+    region = write_store(
+        tmp_path / "region",
+        places={"place_id": world.place_id, "lon": lonlat[:, 0], "lat": lonlat[:, 1], "warmth": rng.normal(size=n),
+                "zone": world.column("zone")},
+    )  # fmt: skip
+    subjects = {"noise": rng.normal(size=(n, 4)), "collapsed": np.ones((n, 4))}
+    found = evaluate(subjects, region, tmp_path / "results.json", progress=False)
+    assert json.loads((tmp_path / "results.json").read_text()) == found
+    assert {p["split"] for p in found["protocols"]} == {"random", "held-out"}  # too few blocks to hold any out
+    assert "too few blocks of 100 km" in found["skipped"][0]["why"] and found["data"]["split"]["kind"] == "random"
+    assert found["probes"] and {(r["low"], r["high"]) for r in found["probes"]} == {(None, None)}
+    for errors in (False, True):
+        frame = probe_table(found, "random", errors).frame
+        assert not any("[" in v or "≈" in v for c in frame for v in frame[c])
+    assert "too few blocks for an interval" in probe_table(found, "random").caption
+    assert cka_table(found).frame.loc["collapsed", "noise"] == "–"
+
+
+def test_retrieval_without_an_interval_is_shown(results):
+    bare = [{k: None if k.endswith(("_low", "_high")) else v for k, v in r.items()} for r in results["retrieval"]]
+    table = retrieval_table(results | {"retrieval": bare}, "image", "location")
+    row = table.frame.loc["imagebind"]
+    assert "too few blocks for an interval" in table.caption
+    assert row["recall@10, 95 %"].rstrip(" ★") == row["median error, 95 %"] == "–"
+
+
+def test_place_ids_may_be_numbers_in_a_table_of_embeddings(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    store = write_store(tmp_path / "s", places={"place_id": ["0", "1"], "lon": [0.0, 1.0], "lat": [0.0, 1.0]})
+    pq.write_table(pa.table({"place_id": [1, 0], "embedding": [[1.0, 2.0], [3.0, 4.0]]}), tmp_path / "p.parquet")
+    assert suite._read_embeddings(tmp_path / "p.parquet", store).tolist() == [[3, 4], [1, 2]]
+
+
 def test_constant_labels_are_skipped_and_said(world):
     protocol = Protocol("random", ((np.arange(len(world)) < 200, np.arange(len(world)) >= 200),))
     skipped = []
     task = {"constant": Task("constant", "regression")}
     assert make_cases(lambda name: np.ones(len(world)), task, [protocol], skipped) == []
     assert "all the same" in skipped[0]["why"]
+
+
+def test_residuals_of_nine_places_are_all_neighbours_and_have_no_moran(world):
+    rows = np.arange(len(world))
+    protocol = Protocol("random", ((rows < 200, rows >= len(world) - 9),))
+    case = make_cases(world.column, {"warmth": WORLD_TASKS["warmth"]}, [protocol], [])[0]
+    predictor = cases.Predictor("latitude", world.lonlat, world.lonlat[:, 1:])
+    assert suite._probe_rows(predictor, [case], 0)[0]["morans_i_z"] is None
 
 
 def test_runs_that_cannot_be_told_apart_or_did_not_finish_are_refused(world, trained, tmp_path):

@@ -53,6 +53,26 @@ def test_missing_numbers_are_drawn_grey_not_dropped():
     values = np.arange(30.0)
     values[:10] = np.nan
     assert "<image" in scatter_map(random_points(30), values, "t", "m", "x").html
+    unknown = scatter_map(random_points(30), np.full(30, np.nan), "t", "metres", "x").html
+    assert unknown.count("<image") == 1 and "metres" not in unknown  # dots, and no colour bar
+
+
+@pytest.mark.parametrize("missing", [None, np.nan, ""])
+def test_places_of_unknown_class_are_drawn_grey_and_called_unknown(missing, monkeypatch):
+    from matplotlib.axes import Axes
+
+    drawn, scatter = {}, Axes.scatter
+
+    def spy(ax, x, y, label, **options):
+        drawn[label] = len(x)
+        return scatter(ax, x, y, label=label, **options)
+
+    monkeypatch.setattr(Axes, "scatter", spy)
+    html = scatter_map(random_points(30), np.array(["a"] * 20 + [missing] * 10, object), "t", "", "x").html
+    assert drawn == {"a": 20, "unknown": 10} and ">unknown<" in html and ">None<" not in html
+    drawn.clear()
+    scatter_map(random_points(30), np.arange(30) < 12, "t", "", "x")
+    assert drawn == {"False": 18, "True": 12}
 
 
 def test_a_coverage_map_says_what_it_shows_and_draws_land_without_places():

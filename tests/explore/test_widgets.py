@@ -102,6 +102,24 @@ def test_several_spaces_are_chosen_by_name():
     assert not np.array_equal(first, widget.xy) and "two" in widget.view.data["titles"][0]
 
 
+def test_spaces_of_the_same_name_have_neighbours_of_their_own():
+    rng = np.random.default_rng(0)
+    lonlat, before, after = rng.uniform(-80, 80, (40, 2)), *rng.normal(size=(2, 40, 8)).astype(np.float32)
+    widget = projection_widget({"before": Space("run", lonlat, before), "after": Space("run", lonlat, after)})
+    widget.source.value = "after"
+    np.testing.assert_array_equal(widget.xy, projection_widget(Space("run", lonlat, after)).xy)
+
+
+def test_ragged_embeddings_are_refused(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    ragged = pa.table({"lon": [0.0, 1.0], "lat": [0.0, 1.0], "embedding": [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0, 7.0, 8.0]]})
+    pq.write_table(ragged, tmp_path / "ragged.parquet")
+    with pytest.raises(ValueError, match="of different lengths"):
+        space_of(tmp_path / "ragged.parquet")
+
+
 def test_a_click_a_position_and_words_paint_what_they_say(trained, world, model):
     widget = planet_widget({"mine": trained}, world, width=60)
     grid = LandGrid(model, 60)
