@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -31,10 +31,17 @@ def save_checkpoint(
 def load_checkpoint(
     path: Path, modules: dict[str, torch.nn.Module], optimizer: torch.optim.Optimizer
 ) -> tuple[dict | None, dict]:
-    """Put a checkpoint back in place; returns the best weights and the plain values."""
-    with safe_open(path, "pt") as file:
-        state = json.loads(file.metadata()["state"])
-        tensors = {k: file.get_tensor(k) for k in file.keys()}
+    """Put a checkpoint back in place; returns the best weights and the plain values.
+
+    Raises:
+        ValueError: a damaged file.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            state = json.loads(file.metadata()["state"])
+            tensors = {k: file.get_tensor(k) for k in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{path}: damaged ({error}); delete it, and --resume takes the run from its start") from None
 
     def part(name: str) -> dict:
         return {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}

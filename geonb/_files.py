@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ def write_atomically(path: Path, data: bytes | Callable[[BinaryIO], object]) -> 
         data: its bytes, or a function that writes them into an open file.
 
     Raises:
-        OSError: no space, or no permission; the message says that the last good file is kept.
+        OSError: no space, no folder or no permission; the message says whether the last good file is kept.
     """
     partial = path.with_name(path.name + ".partial")
     try:
@@ -30,4 +31,5 @@ def write_atomically(path: Path, data: bytes | Callable[[BinaryIO], object]) -> 
         if not isinstance(error, OSError):
             raise
         kept = "the one before it is kept" if path.exists() else "nothing was kept"
-        raise OSError(error.errno, f"{path} could not be written ({error.strerror}); {kept}; free some space") from None
+        advice = "; free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        raise OSError(error.errno, f"{path} could not be written ({error.strerror}); {kept}{advice}") from None

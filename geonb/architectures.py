@@ -225,9 +225,13 @@ class Cyclic(Architecture):
             raise ValueError(f"need cycles >= 1 and replay in [0, 1), not {cycles} and {replay}")
         self.cycles, self.replay, self.phases = cycles, replay, cycles * len(heads)
 
+    def turn(self, progress: float) -> str:
+        """Whose turn it is after a share ``progress`` of the steps, in [0, 1)."""
+        return self.order[self.phase(progress) % len(self.order)]
+
     def begin_step(self, progress: float, seed: int) -> None:
         super().begin_step(progress, seed)
-        turn = self.order[self.phase(progress) % len(self.order)]
+        turn = self.turn(progress)
         others = [m for m in self.order if m != turn]
         chance, which = torch.rand(2, generator=self.generator).tolist()
         self.active = (others[int(which * len(others))],) if others and chance < self.replay else (turn,)

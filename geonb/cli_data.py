@@ -156,7 +156,9 @@ def _where(args):
         return PlaceStore.open(args.store)
     if args.points:
         return read_positions(args.points)
-    if args.land:
+    if args.land is not None:
+        if args.land < 1:
+            raise ValueError(f"--land {args.land}: give a number of points, 1 or more")
         return land_points(args.land, args.seed)
     if args.like:
         return density_points(PlaceStore.open(args.like[0]).lonlat, int(args.like[1]), args.seed)

@@ -119,12 +119,16 @@ def _extras() -> list[Finding]:
 
 def _credentials() -> list[Finding]:
     contact = bool(os.environ.get("GEONB_CONTACT", "").strip())
+    project = bool(os.environ.get("GEONB_EE_PROJECT", "").strip())
     engine = (Path.home() / ".config" / "earthengine" / "credentials").exists()
     return [
         Finding("contact", "ok", "set") if contact else Finding(
             "contact", "missing", "Wikimedia asks for one", "export GEONB_CONTACT=you@your.domain"),
         Finding("Earth Engine", "ok", "credentials found, not tried") if engine else Finding(
             "Earth Engine", "missing", "no credentials", "earthengine authenticate"),
+        Finding("Earth Engine project", "ok", "set") if project else Finding(
+            "Earth Engine project", "missing", "none but what the credentials may name",
+            "export GEONB_EE_PROJECT=ID, of a Cloud project registered for Earth Engine"),
     ]  # fmt: skip
 
 
@@ -148,9 +152,11 @@ def _store(home: Path) -> Finding:
     from geonb.data.store import PlaceStore
 
     try:
-        path = Path(os.environ.get("GEONB_DATA") or home / "data" / workspace.STORES[workspace.profile()][0])
+        name, places = workspace.STORES[workspace.profile()]
+        path = Path(os.environ.get("GEONB_DATA") or home / "data" / name)
         if not path.exists() and not os.environ.get("GEONB_DATA"):
-            return Finding("data", "missing", f"{path}; made by the first chapter", f"geonb data sample --out {path}")
+            remedy = f"geonb data sample --out {path} --places {places}"
+            return Finding("data", "missing", f"{path}; made by the first chapter", remedy)
         store = PlaceStore.open(path)
         runs = sorted(p.parent.name for p in (home / "runs" / path.name).glob("*/manifest.json"))
         return Finding("data", "ok", f"{path}, {len(store):,} places; runs: {', '.join(runs) or 'none yet'}")

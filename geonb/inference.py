@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 LON, LAT = ("lon", "longitude", "x"), ("lat", "latitude", "y")
 BATCH = 50_000  # rows held in memory at a time
+NUMBERS = {  # how they are written in a CSV column of that type: without leading zeros, and so short that they fit
+    "int64": r"^(0|-?[1-9]\d{0,17})$",
+    "float64": r"^-?((0|[1-9]\d{0,14})(\.\d*)?|\.\d+)([eE][-+]?\d{1,3})?$",
+}
 
 
 def embed_table(run: str | Path, points: str | Path, out: str | Path, progress: bool = True) -> int:
@@ -25,8 +29,13 @@ def embed_table(run: str | Path, points: str | Path, out: str | Path, progress: 
     float32. Rows are streamed, so a table of any length fits. Positions come from the columns ``lon``/``lat``
     (or ``longitude``/``latitude``, ``x``/``y``), or else from a ``geometry`` column of WKB points.
 
+    A CSV file is read twice: a column is one of numbers if each of its fields, in the whole file, is a number without
+    leading zeros or stands for a missing one (empty, NA, NaN, ...). Any other column, such as one of codes like 01001,
+    of dates or of words, is text as it stands in the file.
+
     Raises:
-        ValueError: no position columns, or a position that is missing or out of range, with file and row.
+        ValueError: a file that cannot be read, no position columns, or a position that is missing or out of range, with
+            file and row.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -74,7 +83,7 @@ def ask(run: str | Path, text: str, data: str | Path, top: int = 20) -> list[dic
         ``top`` dicts with ``similarity`` (cosine), ``lon``, ``lat`` (degrees), ``place_id`` and ``title``, best first.
 
     Raises:
-        ValueError: an empty text, ``top`` below 1, or a run without text.
+        ValueError: an empty text, ``top`` below 1, a run without text, or a text of which its backbone knows no word.
     """
     if not text.strip():
         raise ValueError("the text is empty; write what to look for")
@@ -84,7 +93,10 @@ def ask(run: str | Path, text: str, data: str | Path, top: int = 20) -> list[dic
     from geonb.model import load
 
     model, store = load(run), PlaceStore.open(data)
-    similarity = model.embed_locations(store.lonlat) @ model.embed_texts([text])[0]
+    words = model.backbone("text").encode([text])
+    if not words.any():  # of lsa alone; the encoder would make the same vector of all such texts
+        raise ValueError(f"no word of {text!r} occurs in the training texts of {run}; ask in other words")
+    similarity = model.embed_locations(store.lonlat) @ model.embed_features("text", words)[0]
     titles = store.column("title")
     return [
         {
@@ -105,34 +117,72 @@ def _batches(path: Path) -> Iterator[pa.Table]:
 
     if not path.exists():
         raise ValueError(f"{path}: no such file")
-    if path.suffix == ".csv":
-        batches = pa.csv.open_csv(path, read_options=pa.csv.ReadOptions(block_size=1 << 22))
-    elif path.suffix == ".parquet":
-        batches = pq.ParquetFile(path).iter_batches(BATCH)
-    else:
+    if path.suffix not in (".csv", ".parquet"):
         raise ValueError(f"{path}: give a .csv or .parquet file")
-    for batch in batches:
-        if batch.num_rows:
-            yield pa.Table.from_batches([batch])
+    try:
+        if path.suffix == ".csv":
+            batches = _open_csv(path, _column_types(path))
+        else:
+            batches = pq.ParquetFile(path).iter_batches(BATCH)
+        for batch in batches:
+            if batch.num_rows:
+                yield pa.Table.from_batches([batch])
+    except pa.ArrowException as error:
+        raise ValueError(f"{path}: cannot be read ({error}); a table must be whole, and a CSV in UTF-8") from None
+
+
+def _open_csv(path: Path, types: dict[str, pa.DataType] | None = None) -> pa.RecordBatchReader:
+    import pyarrow as pa
+    import pyarrow.csv
+
+    options = pa.csv.ConvertOptions(column_types=types)
+    return pa.csv.open_csv(path, read_options=pa.csv.ReadOptions(block_size=1 << 22), convert_options=options)
+
+
+def _column_types(path: Path) -> dict[str, pa.DataType]:
+    """The type of each column of a CSV file, from all its rows, see :func:`embed_table`."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.csv
+
+    names = _open_csv(path).schema.names
+    fits = {name: list(NUMBERS) for name in names}  # what all fields so far are
+    missing = pa.array(pa.csv.ConvertOptions().null_values)
+    for batch in _open_csv(path, dict.fromkeys(names, pa.string())):
+        for name, column in zip(names, batch.columns, strict=True):
+            fields = column.filter(pc.invert(pc.is_in(column, value_set=missing)))
+            fits[name] = [
+                kind for kind in fits[name]
+                if pc.all(pc.match_substring_regex(fields, NUMBERS[kind]), min_count=0).as_py()
+            ]  # fmt: skip
+    return {name: pa.type_for_alias([*kinds, "string"][0]) for name, kinds in fits.items()}
 
 
 def positions(table: pa.Table, path: Path) -> np.ndarray:
     """Positions (n, 2) of an Arrow table, from the columns that :func:`embed_table` reads.
 
     Raises:
-        ValueError: no such columns, or not all numbers or WKB points; ``path`` is named as their file.
+        ValueError: no such columns or two of a name, or not all numbers or WKB points; ``path`` is named as their file.
     """
+    import pyarrow as pa
+
     from geonb.data.store import points_from_wkb
 
-    names = {c.lower(): c for c in table.column_names}
-    lon, lat = (next((names[c] for c in wanted if c in names), None) for wanted in (LON, LAT))
+    lower = [c.lower() for c in table.column_names]
+    lon, lat = (next((c for c in wanted if c in lower), None) for wanted in (LON, LAT))
+    used = (lon, lat) if lon and lat else ("geometry",)
+    if twice := [c for c in used if lower.count(c) > 1]:
+        raise ValueError(f"{path}: {lower.count(twice[0])} columns are named {twice[0]}; keep one")
     if lon and lat:
         try:
-            return np.stack([table[c].cast("float64").to_numpy() for c in (lon, lat)], 1)
-        except ValueError as error:
+            return np.stack([table[lower.index(c)].cast("float64").to_numpy() for c in (lon, lat)], 1)
+        except (ValueError, pa.ArrowException) as error:
             raise ValueError(f"{path}: columns {lon}, {lat} are not all numbers ({error})") from None
-    if "geometry" in names:
-        return points_from_wkb(table[names["geometry"]])
+    if "geometry" in lower:
+        try:
+            return points_from_wkb(table[lower.index("geometry")])
+        except (ValueError, pa.ArrowException) as error:
+            raise ValueError(f"{path}: geometry is not all WKB points ({error})") from None
     raise ValueError(f"{path}: no position columns; name them lon and lat (degrees), or give WKB points as geometry")
 
 
@@ -160,7 +210,7 @@ def read_embeddings(path: str | Path, store: PlaceStore) -> np.ndarray:
         store: a :class:`geonb.data.store.PlaceStore`.
 
     Raises:
-        ValueError: no such file or columns, vectors of unequal length, or no place of the store in it.
+        ValueError: no such file or columns, vectors that are none or of unequal length, or no place of the store in it.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -170,6 +220,9 @@ def read_embeddings(path: str | Path, store: PlaceStore) -> np.ndarray:
         table = pq.read_table(path, columns=["place_id", "embedding"])
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{path}: cannot be read ({error}); it needs columns place_id and embedding") from None
+    kind = table.schema.field("embedding").type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+        raise ValueError(f"{path}: the column embedding must hold lists of numbers, not {kind}")
     vectors = [np.asarray(vector, np.float32) for vector in table["embedding"].to_pylist() if vector is not None]
     if len(vectors) != len(table) or len({len(vector) for vector in vectors}) != 1:
         raise ValueError(f"{path}: embeddings are missing or of unequal length")

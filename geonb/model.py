@@ -98,8 +98,22 @@ class Model:
         return self.config["backbones"].get(modality) in VISION
 
     def embed_features(self, modality: str, features: np.ndarray, progress: bool = False) -> np.ndarray:
-        """Cached backbone features (n, d_m) -> unit vectors float32 (n, dim)."""
-        return self._embed(modality, np.asarray(features, dtype=np.float32), progress)
+        """Cached backbone features (n, d_m) -> unit vectors float32 (n, dim).
+
+        Raises:
+            ValueError: a modality whose features this run does not take, or features of another shape.
+        """
+        known = self.manifest["backbones"].get(modality, {})
+        if "dim" not in known:
+            takes = [m for m, backbone in self.manifest["backbones"].items() if "dim" in backbone]
+            has = f"of {', '.join(takes)} alone" if takes else "of none"
+            raise ValueError(f"this run takes features {has}, not of {modality!r}; see embed_locations, embed_images")
+        features = np.asarray(features, dtype=np.float32)
+        if features.ndim != 2 or features.shape[1] != known["dim"]:
+            raise ValueError(
+                f"features of {modality!r} must have shape (n, {known['dim']}), a row each, not {features.shape}"
+            )
+        return self._embed(modality, features, progress)
 
     @torch.inference_mode()
     def _embed(self, modality: str, values: np.ndarray, progress: bool) -> np.ndarray:

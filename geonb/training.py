@@ -16,11 +16,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache, partial
 from inspect import signature
@@ -86,7 +88,7 @@ class TrainConfig:
         encoding, network: location encoder, each ``{"name": ..., **options}``.
         head: network on the features of every other modality, ``{"name": ..., **options}``.
         options: of the architecture, see its class in :mod:`geonb.architectures`.
-        backbones: per modality, by name; "resnet18" and "vit_small" train an image encoder end to end.
+        backbones: of "text" and "image", by name; "resnet18" and "vit_small" train an image encoder end to end.
         steps: optimiser steps. ``batch_size``: places per step, over all devices.
         stratify_km: at most one place of each equal-area cell of this size in a batch, cells drawn alike whatever their
             density; 0 takes places in random order, each at most once an epoch.
@@ -164,6 +166,34 @@ def published(architecture: str, **changes: Any) -> TrainConfig:
     return replace(configs[architecture], **changes)
 
 
+LISTS = {"modalities": "[location, text]", "betas": "[0.9, 0.98]", "loggers": "[csv]"}
+MAPPINGS = {
+    "encoding": "{name: grid}",
+    "network": "{name: residual}",
+    "head": "{name: linear}",
+    "options": "{exclude_km: 10}",
+    "backbones": "{text: lsa}",
+    "split": "{kind: blocked, size_km: 500}",
+}
+
+
+def check_kinds(config: TrainConfig) -> None:
+    """See that what should be a list, a mapping, or a mapping with a name is one.
+
+    Raises:
+        ValueError: a field that is not; the message shows one that is.
+    """
+    for name, example in (LISTS | MAPPINGS).items():
+        value = getattr(config, name)
+        if value is None and name in ("modalities", "encoding", "network", "head"):
+            continue
+        if not isinstance(value, (list, tuple) if name in LISTS else dict):
+            what = "list" if name in LISTS else "mapping"
+            raise ValueError(f"{name} must be a {what} such as {example}, not {value!r}")
+        if "name:" in example and value and "name" not in value:
+            raise ValueError(f"{name} needs a name, as in {example}; it is {value!r}")
+
+
 def resolve(
     architecture: str, store: PlaceStore, config: TrainConfig, extra: dict[str, np.ndarray] | None = None
 ) -> TrainConfig:
@@ -175,6 +205,7 @@ def resolve(
     """
     if architecture not in ARCHITECTURES:
         raise ValueError(f"unknown architecture {architecture!r}; choose one of {', '.join(ARCHITECTURES)}")
+    check_kinds(config)
     extra = extra or {}
     for name, values in extra.items():
         if name in BACKBONES or not name.isidentifier() or np.ndim(values) != 2 or len(values) != len(store):
@@ -200,8 +231,8 @@ def resolve(
     if missing or len(modalities) < 2:
         what = f"no {missing[0]}" if missing else "neither text nor image"
         raise ValueError(f"{store.path}: the store has {what}, but location, {', '.join(available)}")
-    if config.steps < 1 or config.batch_size < 2:
-        raise ValueError("steps must be at least 1 and batch_size at least 2")
+    if min(config.steps, config.validate_every, config.dim) < 1 or config.batch_size < 2:
+        raise ValueError("steps, validate_every and dim must be at least 1, and batch_size at least 2")
     if config.schedule not in ("cosine", "constant"):
         raise ValueError(f"unknown schedule {config.schedule!r}; choose cosine or constant")
     if not 0 <= config.ema < 1 or config.stratify_km < 0 or (config.patience is not None and config.patience < 1):
@@ -213,6 +244,8 @@ def resolve(
         )
     if config.patience and issubclass(ARCHITECTURES[architecture], Cyclic):
         raise ValueError("patience would stop cyclic training in the middle of a phase; leave it at None")
+    if strange := set(config.backbones) - set(BACKBONES):
+        raise ValueError(f"backbones has {min(strange)!r}, which is none of {', '.join(BACKBONES)}")
     backbones = TrainConfig().backbones | config.backbones
     if backbones["text"] in VISION:
         raise ValueError(f"{backbones['text']!r} is a backbone for images, not for text")
@@ -235,21 +268,26 @@ def split_of(store: PlaceStore, config: TrainConfig | dict) -> np.ndarray:
     Pre-training sees "train", its early stopping "val"; "test" is for evaluation alone.
 
     Raises:
-        ValueError: a kind of split that there is not, or an option that its kind does not have.
+        ValueError: a kind of split that there is not, or an option that its kind does not have, or of a wrong type.
     """
     options = dict(config["split"] if isinstance(config, dict) else config.split)
-    kind = options.pop("kind")
+    kind = options.pop("kind", None)
     if kind not in ("blocked", "random"):
-        raise ValueError(f"unknown split {kind!r}; choose blocked or random")
+        raise ValueError(f"unknown split {kind!r}; its kind is blocked or random")
     make: Callable[..., np.ndarray] = blocked_split if kind == "blocked" else random_split
     known = sorted(list(signature(make).parameters)[1:])  # the first is what is split
     if strange := options.keys() - set(known):
         raise ValueError(f"a {kind} split has no {min(strange)}; choose from {', '.join(known)}")
-    return make(store.lonlat if kind == "blocked" else len(store), **options)
+    with _part("split"):
+        return make(store.lonlat if kind == "blocked" else len(store), **options)
 
 
 def build(architecture: str, config: TrainConfig | dict, feature_dims: dict[str, int]) -> Architecture:
-    """A freshly initialised architecture from a resolved config; ``feature_dims`` tells each backbone's width."""
+    """A freshly initialised architecture from a resolved config; ``feature_dims`` tells each backbone's width.
+
+    Raises:
+        ValueError: an encoding, network or option that there is not, or one of a wrong type.
+    """
     config = TrainConfig(**config) if isinstance(config, dict) else config
     torch.manual_seed(config.seed)
 
@@ -258,17 +296,30 @@ def build(architecture: str, config: TrainConfig | dict, feature_dims: dict[str,
 
     assert config.encoding and config.network and config.head and config.modalities, "a resolved config"
     name, options = named(config.encoding)
-    encoding = positional_encoding(name, **options)
+    with _part("encoding"):
+        encoding = positional_encoding(name, **options)
     name, options = named(config.network)
-    location = LocationEncoder(encoding, network(name, encoding.dim, config.dim, **options))
+    with _part("network"):
+        location = LocationEncoder(encoding, network(name, encoding.dim, config.dim, **options))
     name, options = named(config.head)
     heads = {}
     for m in config.modalities[1:]:
         if config.backbones.get(m) in VISION:
             heads[m] = VISION[config.backbones[m]](config.dim)
         else:
-            heads[m] = Head(feature_dims[m], config.dim, name, **options)
-    return ARCHITECTURES[architecture](location, heads, **config.options)
+            with _part("head"):
+                heads[m] = Head(feature_dims[m], config.dim, name, **options)
+    with _part("options"):
+        return ARCHITECTURES[architecture](location, heads, **config.options)
+
+
+@contextmanager
+def _part(field: str) -> Iterator[None]:
+    """Names the field of the config that a constructor could not take."""
+    try:
+        yield
+    except TypeError as error:
+        raise ValueError(f"{field}: {error}; look for a misspelt option, or one of a wrong type") from error
 
 
 def train(
@@ -296,7 +347,9 @@ def train(
         The run folder.
 
     Raises:
-        ValueError: see :func:`resolve`; or ``out`` already holds a run and ``resume`` is False.
+        ValueError: see :func:`resolve` and :func:`build`; ``out`` already holds a run and ``resume`` is False; a
+            modality at fewer than two places to train or to validate on, or one whose turn never comes; or a run to go
+            on from or to start from that is damaged, elsewhere, or of another text backbone.
         FloatingPointError: a loss that is not finite; the message names the step and the places of its batch.
         KeyboardInterrupt: passed on; the run can be resumed.
     """
@@ -312,6 +365,11 @@ def train(
         config = TrainConfig(**stored)
         if (out / "manifest.json").exists() and (out / "model.safetensors").exists():
             return out
+        if init and not Path(init).exists():
+            raise ValueError(
+                f"{out}: this run was started from {init}, which is not there; put it back, resume from the folder in "
+                "which the run was started, or train anew"
+            )
     else:
         config = resolve(architecture, store, config or TrainConfig(), extra)
     assert config.modalities is not None, "a resolved config"
@@ -336,11 +394,27 @@ def train(
             f"{store.path}: {len(rows)} places to train on and {len(val_rows)} to validate on are too few; "
             "add places, or choose a smaller block size or another split"
         )
+    for m, present in observed.present.items():
+        counts = int(present[rows].sum()), int(present[val_rows].sum())
+        if min(counts) < 2:
+            raise ValueError(
+                f"{store.path}: {counts[0]} places to train on and {counts[1]} to validate on have {m!r}, which needs "
+                "2 of each; add places that have it, choose another split, or leave it out of modalities"
+            )
     generator = torch.Generator().manual_seed(config.seed)
     kept = VALIDATION_IMAGES if observed.pixels else VALIDATION_PLACES
-    val_rows = val_rows[torch.randperm(len(val_rows), generator=generator)[:kept]].sort().values
+    drawn = val_rows[torch.randperm(len(val_rows), generator=generator)[:kept]]
+    scarce = [p for p in observed.present.values() if p[drawn].sum() < 2]  # judged on their first places of all
+    val_rows = torch.cat([drawn, *(val_rows[p[val_rows]][:kept] for p in scarce)]).unique()
 
     model = build(architecture, config, {m: v.shape[1] for m, v in observed.values.items()})
+    if isinstance(model, Cyclic):
+        idle = set(model.heads) - {model.turn(step / config.steps) for step in range(config.steps)}
+        if idle:
+            raise ValueError(
+                f"{config.steps} steps for {model.phases} phases never come to {min(idle)!r}; "
+                f"take {model.phases} steps or more, or fewer cycles"
+            )
     for m, values in observed.values.items():
         model.encoders[m].standardise_by(values[rows[observed.present[m][rows]]])
     if init is not None and not (out / "checkpoints" / "last.safetensors").exists():
@@ -662,8 +736,9 @@ def learning_rate(step: int, config: TrainConfig) -> float:
 
 @torch.no_grad()
 def validate(model: Architecture, batch: Batch) -> dict[str, float]:
-    """Location-modality InfoNCE on held-out places, at the model's own temperature: a yardstick that every
-    architecture has, whatever it minimises (nats)."""
+    """Location-modality InfoNCE on held-out places: a yardstick that every architecture has, whatever it minimises
+    (nats). The temperature is the one that the model learns; where the loss has fixed ones (``temperatures`` of
+    :class:`geonb.architectures.CSP`), that is the one of the start, 0.07."""
     model.eval()
     losses = {}
     for m in model.heads:
@@ -714,9 +789,12 @@ def config_from_file(path: str | Path) -> TrainConfig:
     """A config from a YAML file that holds some fields of :class:`TrainConfig`.
 
     Raises:
-        ValueError: not a mapping, a field that there is not, or no number where one is needed.
+        ValueError: not YAML, not a mapping, a field that there is not, or one of a wrong kind.
     """
-    given = yaml.safe_load(Path(path).read_text())
+    try:
+        given = _numbers(yaml.safe_load(Path(path).read_text()))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())}); look there") from None
     known = [f.name for f in fields(TrainConfig)]
     unknown = set(given) - set(known) if isinstance(given, dict) else {"no fields at all"}
     if unknown:
@@ -726,15 +804,34 @@ def config_from_file(path: str | Path) -> TrainConfig:
         wanted = type(getattr(plain, k))
         if wanted in (int, float):
             try:
-                number = float(v)  # YAML takes 1e-4 for a text
+                number = float(v)
             except (TypeError, ValueError):
                 raise ValueError(f"{path}: {k} must be a number, not {v!r}") from None
+            if not math.isfinite(number):
+                raise ValueError(f"{path}: {k} must be a finite number, not {v!r}")
             if wanted is int and not number.is_integer():
                 raise ValueError(f"{path}: {k} must be a whole number, not {v!r}")
             given[k] = wanted(number)
         elif isinstance(v, list):
             given[k] = tuple(v)
-    return TrainConfig(**given)
+    config = TrainConfig(**given)
+    try:
+        check_kinds(config)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return config
+
+
+def _numbers(value: Any) -> Any:
+    """What YAML says, with numbers such as 1e-4, which it takes for texts, as numbers."""
+    if isinstance(value, dict):
+        return {k: _numbers(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_numbers(v) for v in value]
+    if isinstance(value, str) and re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+", value):
+        number = float(value)
+        return int(number) if number.is_integer() else number
+    return value
 
 
 def hashes_of(extra: dict[str, np.ndarray] | None) -> dict[str, str]:
@@ -760,6 +857,12 @@ def _backbones(store: PlaceStore, config: TrainConfig, init: Any) -> dict:
         start = load(init)
         shared = [m for m in config.backbones if m in start.modalities and config.backbones[m] not in VISION]
         backbones = {m: start.backbone(m) for m in shared}
+        for m, backbone in backbones.items():
+            if config.backbones[m] not in ("auto", backbone.name):
+                raise ValueError(
+                    f"{init}: its {m} backbone is {backbone.name}, not {config.backbones[m]}; "
+                    f"write backbones: {{{m}: {backbone.name}}}, or start without this run"
+                )
     for m, name in config.backbones.items():
         if m in backbones or name in VISION:
             continue

@@ -91,7 +91,7 @@ def data() -> PlaceStore:
         from geonb.data.sources.atlas import make_atlas
 
         took = "about a minute" if places > 2000 else "some seconds"
-        print(f"Making the Atlas sample in {path}, {took}: real places and facts, texts written from them, simulated images.")
+        print(f"Making the Atlas sample in {path} ({took}): real places and facts, simulated texts and images.")
         return make_atlas(path, places=places)
     return PlaceStore.open(path)
 

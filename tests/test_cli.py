@@ -11,6 +11,8 @@ from world import make_world
 import geonb
 from geonb import inference
 from geonb.cli import main
+from geonb.encoders import text
+from geonb.training import config_from_file
 
 
 @pytest.fixture
@@ -62,6 +64,12 @@ def test_embed_reads_back_its_own_output_in_several_batches(trained, points, tmp
         ("name,lon,lat\na,10,\n", "row 0: position (10.0, nan) is not finite"),
         ("name,lon,lat\na,ten,20\n", "not all numbers"),
         ("name,place\na,b\n", "no position columns; name them lon and lat"),
+        ("lon,lat,lon\n1,2,3\n", "2 columns are named lon; keep one"),
+        ("Lon,lat,lon\n1,2,3\n", "2 columns are named lon; keep one"),
+        ("lon,lat\n2020-01-01,2020-01-02\n", "not all numbers"),
+        ("geometry\nPOINT (1 2)\n", "geometry is not all WKB points"),
+        ("lon,lat\n1,2\n3\n", "cannot be read"),
+        ("", "cannot be read"),
         ("lon,lat\n", "no rows"),
     ],
 )
@@ -71,6 +79,28 @@ def test_embed_refuses_bad_tables_and_leaves_nothing(content, message, trained, 
     error = capsys.readouterr().err
     assert message in error and "bad.csv" in error and error.count("\n") == 1
     assert [p.name for p in tmp_path.iterdir()] == ["bad.csv"]
+
+
+def test_the_columns_of_a_csv_come_out_as_they_went_in(trained, tmp_path):
+    filler = "x" * 200_000  # 30 rows of it are more than is read at a time
+    rows = [f"0{n:04d},{n},{n}.5,{10**20 + n},{filler},10,20," for n in range(29)]
+    (tmp_path / "p.csv").write_text("\n".join(["fips,count,half,id,text,lon,lat,note", *rows, f"56045,,NA,7,{filler},10,20,seen"]))
+    assert run("embed", trained, "--points", tmp_path / "p.csv", "--out", tmp_path / "e.parquet") == 0
+    table = pq.read_table(tmp_path / "e.parquet")
+    assert table["fips"].to_pylist() == [*(f"0{n:04d}" for n in range(29)), "56045"]
+    assert table["note"].to_pylist() == [""] * 29 + ["seen"]
+    assert table["count"].to_pylist() == [*range(29), None]
+    assert table["half"].to_pylist() == [*(n + 0.5 for n in range(29)), None]
+    assert table["id"].to_pylist() == [*(str(10**20 + n) for n in range(29)), "7"]
+
+
+def test_numbers_in_a_config_may_be_written_with_an_exponent_at_any_depth(tmp_path):
+    (tmp_path / "c.yaml").write_text(
+        "lr: 1e-4\noptions: {exclude_km: 1e1, queue: 1e3}\nsplit: {kind: blocked, size_km: 1.5e3}\nbetas: [0.9, 1e-1]\n"
+    )
+    config = config_from_file(tmp_path / "c.yaml")
+    assert (config.lr, config.betas, config.split["size_km"]) == (1e-4, (0.9, 0.1), 1500)
+    assert config.options == {"exclude_km": 10, "queue": 1000} and isinstance(config.options["queue"], int)
 
 
 def test_ask_lists_places_best_first(trained, world, capsys):
@@ -134,6 +164,20 @@ def test_train_evaluate_and_check_from_the_command_line(world, tmp_path, capsys)
             "a blocked split has no size; choose from buffer_km, fractions, seed, size_km",
         ),
         (["train", "fused", "--data", "{trained}", "--out", "{tmp}/x"], "this is a trained run, not a place store"),
+        (
+            ["train", "fused", "--data", "{world}", "--out", "{tmp}/x", "--epochs", "1", "--config", "{tmp}/text.yaml"],
+            "text.yaml: split must be a mapping such as {kind: blocked, size_km: 500}, not 'blocked'",
+        ),
+        (["train", "fused", "--data", "{world}", "--out", "{tmp}/x", "--config", "{tmp}/tab.yaml"], "tab.yaml: not YAML"),
+        (
+            ["train", "fused", "--data", "{world}", "--out", "{tmp}/x", "--config", "{tmp}/nan.yaml"],
+            "nan.yaml: lr must be a finite number",
+        ),
+        (["ask", "{trained}", "xyzzy qwrtp", "--data", "{world}"], "no word of 'xyzzy qwrtp' occurs in the training texts"),
+        (
+            ["data", "sentinel2", "stac", "--land", "0", "--period", "2024-05-01", "2024-09-01", "--out", "{tmp}/x"],
+            "--land 0: give a number of points",
+        ),
         (["ask", "{trained}", "  ", "--data", "{world}"], "the text is empty; write what to look for"),
         (["ask", "{trained}", "ice", "--data", "{world}", "--top", "-3"], "top must be at least 1, not -3"),
         (["evaluate", "{trained}", "--data", "{world}", "--out", "{tmp}/page.html"], "ends in .json"),
@@ -146,6 +190,9 @@ def test_bad_requests_end_with_one_line_and_status_2(arguments, message, world, 
     (tmp_path / "word.yaml").write_text("steps: five\n")
     (tmp_path / "half.yaml").write_text("steps: 2.5\n")
     (tmp_path / "split.yaml").write_text("split: {kind: blocked, size: 30}\n")
+    (tmp_path / "text.yaml").write_text("split: blocked\n")
+    (tmp_path / "tab.yaml").write_text("options:\n\texclude_km: 3\n")
+    (tmp_path / "nan.yaml").write_text("lr: nan\n")
     filled = [a.format(world=world.path, tmp=tmp_path, trained=trained) for a in arguments]
     assert run(*filled) == 2
     error = capsys.readouterr().err
@@ -222,6 +269,21 @@ def test_a_run_is_trained_with_embeddings_from_a_file_as_one_more_modality(world
     assert "aef" in geonb.load(tmp_path / "r").modalities
     found = inference.read_embeddings(file, world)
     assert np.isnan(found[half:]).all() and np.allclose(found[half - 1], vectors[0].as_py())
+
+
+def test_a_column_embedding_of_single_numbers_is_told(world, tmp_path):
+    pq.write_table(pa.table({"place_id": ["p0"], "embedding": [1.0]}), tmp_path / "e.parquet")
+    with pytest.raises(ValueError, match="e.parquet: the column embedding must hold lists of numbers, not double"):
+        inference.read_embeddings(tmp_path / "e.parquet", world)
+
+
+def test_damaged_weights_of_a_text_backbone_end_with_one_line(world, tmp_path, capsys, monkeypatch):
+    (tmp_path / "model.safetensors").write_bytes(b"not the weights")
+    monkeypatch.setattr(text, "_minilm_folder", lambda download=False: tmp_path)
+    (tmp_path / "c.yaml").write_text("backbones: {text: minilm}\n")
+    arguments = ["train", "fused", "--data", world.path, "--out", tmp_path / "r", "--config", tmp_path / "c.yaml"]
+    assert run(*arguments) == 2
+    assert "delete them and install the model again" in capsys.readouterr().err and not (tmp_path / "r").exists()
 
 
 @pytest.mark.parametrize(

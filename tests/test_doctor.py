@@ -72,6 +72,20 @@ def test_without_a_gpu_it_says_so_and_with_one_its_memory(home, monkeypatch):
     assert finding("GPU").state == "ok" and "A GPU, 80 GB" in finding("GPU").found
 
 
+@pytest.mark.parametrize("profile, places", [("book", 8000), ("workshop", 2000)])
+def test_a_store_that_is_missing_is_made_as_large_as_the_profile_wants_it(home, monkeypatch, profile, places):
+    monkeypatch.setenv("GEONB_PROFILE", profile)
+    found = finding("data")
+    assert found.state == "missing" and found.remedy.endswith(f" --places {places}")
+
+
+def test_a_project_for_earth_engine_is_looked_for_beside_its_credentials(home, monkeypatch):
+    found = finding("Earth Engine project")
+    assert found.state == "missing" and found.remedy.startswith("export GEONB_EE_PROJECT=")
+    monkeypatch.setenv("GEONB_EE_PROJECT", "mine")
+    assert finding("Earth Engine project").state == "ok"
+
+
 def test_little_memory_is_told(home, monkeypatch):
     monkeypatch.setattr(doctor, "memory_gb", lambda: 2.0)
     assert finding("memory").remedy.endswith("export GEONB_PROFILE=workshop")

@@ -17,6 +17,7 @@ from world import SMALL, make_world
 
 import geonb
 from geonb import training
+from geonb._files import write_atomically
 from geonb.architectures import ARCHITECTURES
 from geonb.data.splits import blocks
 from geonb.training import TrainConfig, backward_transfer, batch_rows, learning_rate, published, split_of, train
@@ -144,6 +145,28 @@ def test_a_run_can_start_from_another_and_from_its_text_backbone(world, trained,
     assert 0 < moved < 0.2 * start["encoders.text.network.linear.weight"].abs().mean()
     with pytest.raises(ValueError, match="cannot start from this run"):
         train("imagebind", other, tmp_path / "no", replace(config, dim=16), init=trained, progress=False)
+    with pytest.raises(ValueError, match="its text backbone is lsa, not minilm; write backbones: {text: lsa}"):
+        minilm = replace(config, backbones={"text": "minilm"})
+        train("imagebind", other, tmp_path / "no", minilm, init=trained, progress=False)
+    auto = replace(config, backbones={"text": "auto"}, steps=1)
+    again = train("imagebind", other, tmp_path / "auto", auto, init=trained, progress=False)
+    assert torch.equal(start["backbone.text.lsa.idf"], weights(again)["backbone.text.lsa.idf"])
+
+
+def test_a_run_that_cannot_go_on_says_why(trained, world, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "run")
+    (run / "manifest.json").unlink()
+    config, checkpoint = run / "config.yaml", run / "checkpoints" / "last.safetensors"
+    as_it_was = config.read_text()
+    config.write_text(as_it_was.replace("init: null", "init: runs/gone"))
+    with pytest.raises(ValueError, match="was started from runs/gone, which is not there; put it back"):
+        train("imagebind", world, run, resume=True, progress=False)
+    config.write_text(as_it_was)
+    checkpoint.write_bytes(checkpoint.read_bytes()[:500])
+    with pytest.raises(ValueError, match="last.safetensors: damaged .*delete it"):
+        train("imagebind", world, run, resume=True, progress=False)
+    checkpoint.unlink()
+    assert same(weights(trained), weights(train("imagebind", world, run, resume=True, progress=False)))
 
 
 def test_each_epoch_sees_every_place_once():
@@ -167,7 +190,7 @@ def test_learning_rate_warms_up_and_ends_near_zero():
         ("fused", {"modalities": ("location", "sound")}, "unknown modality 'sound'; choose from location, text, image"),
         ("fused", {"modalities": ("text", "image")}, "must contain location"),
         ("satclip", {"modalities": ("location", "text", "image")}, "binds location with one modality"),
-        ("fused", {"steps": 0}, "steps must be at least 1"),
+        ("fused", {"steps": 0}, "steps, validate_every and dim must be at least 1"),
         ("fused", {"split": {"kind": "blocks"}}, "unknown split 'blocks'"),
         ("fused", {"encoding": {"name": "sh"}}, "unknown positional encoding"),
         ("fused", {"backbones": {"text": "resnet18"}}, "a backbone for images"),
@@ -175,12 +198,48 @@ def test_learning_rate_warms_up_and_ends_near_zero():
         ("fused", {"schedule": "linear"}, "unknown schedule"),
         ("fused", {"loggers": ("wandb",)}, "unknown loggers"),
         ("geoclip", {"options": {"queue": -1}}, "queue cannot be negative"),
+        ("fused", {"validate_every": 0}, "validate_every and dim must be at least 1"),
+        ("fused", {"dim": 0}, "validate_every and dim must be at least 1"),
+        ("fused", {"backbones": {"images": "resnet18"}}, "has 'images', which is none of text, image"),
+        ("fused", {"split": {"size_km": 1500.0}}, "its kind is blocked or random"),
+        ("fused", {"split": {"kind": "blocked", "size_km": "far"}}, "split: .*wrong type"),
+        ("fused", {"encoding": {"degrees": 3}}, r"encoding needs a name, as in \{name: grid\}"),
+        ("fused", {"encoding": "grid"}, r"encoding must be a mapping such as \{name: grid\}, not 'grid'"),
+        ("fused", {"encoding": {"name": "grid", "scale": 3}}, "encoding: .*'scale'.*misspelt option"),
+        ("fused", {"network": {"name": "residual", "neurons": 3}}, "network: .*'neurons'.*misspelt option"),
+        ("fused", {"head": {"name": "residual", "neurons": 3}}, "head: .*'neurons'.*misspelt option"),
+        ("fused", {"options": {"excude_km": 3}}, "options: .*'excude_km'.*misspelt option"),
+        ("fused", {"loggers": "csv"}, r"loggers must be a list such as \[csv\], not 'csv'"),
+        ("fused", {"options": None}, "options must be a mapping"),
+        ("cyclic", {"steps": 8, "options": {"cycles": 8}}, "8 steps for 16 phases never come to 'image'; take 16 steps"),
     ],
 )
 def test_senseless_requests_are_refused_before_anything_is_written(architecture, changes, message, world, tmp_path):
     with pytest.raises(ValueError, match=message):
         train(architecture, world, tmp_path / "run", replace(SMALL, **changes), progress=False)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("train_places", "val_places"), [(0, 5), (1, 5), (5, 0), (5, 1)])
+def test_a_modality_that_is_too_scarce_to_learn_or_to_judge_is_refused(train_places, val_places, world, tmp_path):
+    extra, split = np.full((len(world), 3), np.nan), split_of(world, SMALL)
+    for part, count in (("train", train_places), ("val", val_places)):
+        extra[np.flatnonzero(split == part)[:count]] = np.random.default_rng(0).normal(size=(count, 3))
+    said = f"{train_places} places to train on and {val_places} to validate on have 'rare', which needs 2 of each"
+    with pytest.raises(ValueError, match=said):
+        train("imagebind", world, tmp_path / "run", SMALL, extra={"rare": extra}, progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_scarce_modality_is_judged_though_few_places_are_drawn_to_validate_on(world, tmp_path, monkeypatch):
+    extra, split = np.full((len(world), 3), np.nan), split_of(world, SMALL)
+    for part in ("train", "val"):
+        extra[np.flatnonzero(split == part)[:3]] = np.random.default_rng(0).normal(size=(3, 3))
+    monkeypatch.setattr(training, "VALIDATION_PLACES", 4)
+    config = replace(SMALL, steps=1)
+    run = train("imagebind", world, tmp_path / "run", config, extra={"rare": extra}, progress=False)
+    line = json.loads((run / "metrics.jsonl").read_text())
+    assert line["held_out/rare"] > 0  # among one place or none it would be 0
 
 
 def test_a_store_without_the_modality_says_what_it_has(tmp_path):
@@ -235,6 +294,16 @@ def test_a_model_refuses_what_it_cannot_embed(trained, world):
         model.embed_texts(["fine", "  "])
     with pytest.raises(ValueError, match=r"a list of texts: \['snow'\]"):
         model.embed_texts("snow")
+    width = model.backbone("text").dim
+    for modality, features, message in (
+        ("text", np.ones(width), rf"shape \(n, {width}\), a row each, not \({width},\)"),
+        ("text", np.ones((5, 1)), r"not \(5, 1\)"),
+        ("text", np.ones((5, width + 1)), rf"not \(5, {width + 1}\)"),
+        ("txt", np.ones((5, width)), "features of text, image alone, not of 'txt'"),
+        ("location", np.ones((5, 2)), "see embed_locations"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.embed_features(modality, features)
     good = world.images(np.flatnonzero(world.has("image"))[:2])
     for images, message in (
         (good[:, :3], "12"),
@@ -439,12 +508,17 @@ def test_a_disk_that_fills_up_keeps_the_last_good_checkpoint(world, tmp_path, mo
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    with pytest.raises(OSError, match="last.safetensors could not be written .No space.*the one before it is kept"):
+    with pytest.raises(OSError, match="last.safetensors could not be written .No space.*before it is kept; free some space"):
         train("imagebind", world, out, SMALL, progress=False)
     monkeypatch.undo()
     assert not list(out.rglob("*.partial"))
     whole = train("imagebind", world, tmp_path / "whole", SMALL, progress=False)
     assert same(weights(whole), weights(train("imagebind", world, out, resume=True, progress=False)))
+
+
+def test_a_file_that_cannot_be_written_for_want_of_a_folder_is_not_blamed_on_the_disk(tmp_path):
+    with pytest.raises(OSError, match="could not be written .No such file.*nothing was kept$"):
+        write_atomically(tmp_path / "nowhere" / "x", b"1")
 
 
 def test_a_loss_that_is_not_finite_names_the_step_and_the_places_and_keeps_what_was_good(world, tmp_path, monkeypatch):

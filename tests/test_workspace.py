@@ -17,7 +17,7 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setenv("GEONB_HOME", str(tmp_path))
     monkeypatch.setenv("GEONB_DATA", str(store.path))
     monkeypatch.setenv("GEONB_SMOKE", "1")
-    monkeypatch.setattr(workspace, "SMOKE", {"steps": 4, "batch_size": 32, "validate_every": 2, "split": SMALL.split,
+    monkeypatch.setattr(workspace, "SMOKE", {"steps": 8, "batch_size": 32, "validate_every": 2, "split": SMALL.split,
                                              "backbones": SMALL.backbones, "dim": 16})  # fmt: skip
     return tmp_path
 

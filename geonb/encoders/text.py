@@ -216,9 +216,9 @@ def text_backbone(
         seed: of lsa's randomised SVD.
 
     Raises:
-        ValueError: an unknown name, nothing to fit lsa on, a state of another backbone.
+        ValueError: an unknown name, nothing to fit lsa on, a state of another backbone, or weights of minilm that are
+            not the published ones.
         FileNotFoundError: minilm asked for and not on this machine. The message says how to get it.
-        RuntimeError: minilm's weights are not the published ones.
     """
     if name not in ("auto", "minilm", "lsa"):
         raise ValueError(f"unknown text backbone {name!r}; choose 'minilm', 'lsa' or 'auto'")
@@ -301,7 +301,7 @@ def _check_weights(folder: Path) -> None:
     with open(path, "rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != MINILM_SHA256:
-        raise RuntimeError(
+        raise ValueError(
             f"{path}: SHA-256 is {found}, that of all-MiniLM-L6-v2 is {MINILM_SHA256}; "
             "these are other weights or a damaged file, so delete them and install the model again"
         )

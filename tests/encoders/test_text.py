@@ -188,7 +188,7 @@ def test_other_weights_are_refused(monkeypatch, tmp_path):
     pytest.importorskip("sentence_transformers")
     (tmp_path / "model.safetensors").write_bytes(b"not the weights")
     monkeypatch.setattr(text_module, "_minilm_folder", lambda download=False: tmp_path)
-    with pytest.raises(RuntimeError, match=hashlib.sha256(b"not the weights").hexdigest()):
+    with pytest.raises(ValueError, match=hashlib.sha256(b"not the weights").hexdigest()):
         text_backbone("minilm")
 
 
