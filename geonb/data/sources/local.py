@@ -147,7 +147,7 @@ def read_places_csv(
         degrees to 1e-5 degrees, on which both coordinates lie, along a meridian), "position_flag" (why a row
         was flagged, or None), "country" and "continent" where known, and every other column under its own
         name (float64 where all its values are numbers; missing values are NaN or None); one that has the
-        name of a column above gets "file_" before it. Tags such as <em> are taken out of titles and texts.
+        name of a column above gets ``file_`` before it. Tags such as <em> are taken out of titles and texts.
 
     Raises:
         ValueError: naming the file, and the row where it is a row's fault.
