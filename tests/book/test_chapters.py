@@ -18,7 +18,7 @@ BOOK = Path(__file__).resolve().parents[2] / "book"
 PATHS = {path.stem: path for path in sorted(BOOK.glob("[0-9][0-9]_*.ipynb"))}
 OPENING = ("**After this chapter you can**", "**You need**", '**Time to run:** <a id="time"></a>')
 FOLDED = {"remove-cell", "hide-input", "hide-cell", "remove-input"}  # the reader does not see the code at first
-LINES, WIDTH = 25, 120  # of code in one piece that a reader sees
+LINES, WIDTH = 25, 96  # of code in one piece that a reader sees; wider ones scroll on a laptop
 SOLUTION = re.compile(r"# Exercise (\d+): \S")
 WITHOUT_EQUATION = {"02_data": "it opens files and looks at them; nothing in it is computed by a formula"}
 
