@@ -116,7 +116,7 @@ class Architecture(nn.Module):
         return {"location": ("location", lonlat, present)} | {m: (m, *batch[m]) for m in self.active}
 
     def shared_views(self, lonlat: Tensor) -> dict[str, Tensor]:
-        """Further positions (k, 2) to embed, the same on every device; ``lonlat`` are those of the whole batch."""
+        """Further positions (k, 2), degrees, to embed on every device; ``lonlat`` are those of the whole batch."""
         return {}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -132,7 +132,7 @@ class Architecture(nn.Module):
             return self.loss(z | shared, has, lonlat)
 
     def embed_rows(self, modality: str, values: Tensor, present: Tensor) -> Tensor:
-        """Embeddings (n, d), zeros where the modality is absent."""
+        """Unit vectors (n, d), zeros where the modality is absent."""
         rows = present.nonzero()[:, 0]
         if self.micro_batch and torch.is_grad_enabled():
             parts = [checkpoint(self.embed, modality, values[part], use_reentrant=False)
@@ -143,7 +143,8 @@ class Architecture(nn.Module):
         return embedded.new_zeros(len(values), embedded.shape[1]).index_put((rows,), embedded)
 
     def loss(self, z: dict[str, Tensor], has: dict[str, Tensor], lonlat: Tensor) -> dict[str, Tensor]:
-        """Named terms, each of shape (), from embeddings (n, d) and presence (n,) of each view, and positions (n, 2).
+        """Named terms, each of shape (), from unit vectors (n, d) and presence (n,) of each view, and positions
+        (n, 2) in degrees.
 
         Raises:
             TypeError: called on ``Architecture`` itself, which does not say how to bind.
@@ -290,8 +291,8 @@ class Fused(Architecture):
         return {"fused": fused}
 
     def melt(self, embeddings: Tensor, present: Tensor, lonlat: Tensor) -> Tensor:
-        """The loss, of shape (), where one of the modalities that a place has, drawn anew, stands for it: embeddings
-        (m, n, d) and presence (m, n), the location first, and positions (n, 2)."""
+        """The loss, of shape (), where one of the modalities that a place has, drawn anew, stands for it: unit
+        vectors (m, n, d) and presence (m, n), the location first, and positions (n, 2) in degrees."""
         real = present[0]
         chance = torch.rand(int(real.sum()), len(self.heads), generator=self.generator).T.to(present.device)
         drawn = torch.zeros_like(real, dtype=torch.long)
@@ -407,7 +408,7 @@ def uniform_on_sphere(n: int, generator: torch.Generator) -> Tensor:
 
 
 def jittered(lonlat: Tensor, sd_km: float) -> Tensor:
-    """Positions (n, 2) displaced on the sphere by normal draws east and north of ``sd_km`` each, wherever they are."""
+    """Positions (n, 2), degrees, displaced on the sphere by normal draws east and north of ``sd_km`` each."""
     lon, lat = torch.deg2rad(lonlat.double()).unbind(1)
     up = torch.stack([lat.cos() * lon.cos(), lat.cos() * lon.sin(), lat.sin()], 1)
     east = torch.stack([-lon.sin(), lon.cos(), torch.zeros_like(lon)], 1)

@@ -159,7 +159,7 @@ def _column_types(path: Path) -> dict[str, pa.DataType]:
 
 
 def positions(table: pa.Table, path: Path) -> np.ndarray:
-    """Positions (n, 2) of an Arrow table, from the columns that :func:`embed_table` reads.
+    """Positions (n, 2), degrees, of an Arrow table, from the columns that :func:`embed_table` reads.
 
     Raises:
         ValueError: no such columns or two of a name, or not all numbers or WKB points; ``path`` is named as their file.
@@ -187,7 +187,7 @@ def positions(table: pa.Table, path: Path) -> np.ndarray:
 
 
 def read_positions(path: str | Path) -> np.ndarray:
-    """Positions (n, 2) of a CSV or Parquet file, as :func:`embed_table` finds them.
+    """Positions (n, 2), degrees, of a CSV or Parquet file, as :func:`embed_table` finds them.
 
     Raises:
         ValueError: no rows, no position columns, or a position that is missing or out of range, with its row.

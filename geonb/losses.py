@@ -541,7 +541,7 @@ def symile(
     losses are blind; but flipping the signs of two of the three changes nothing.
 
     Args:
-        x, y, z: (n, d). Places lacking a modality are left out by the caller.
+        x, y, z: unit vectors (n, d). Places lacking a modality are left out by the caller.
         space: a triple is left out if both its others are near the anchor; soft weights are products of kernels.
         negatives: "all" n^2 pairs of the others for each anchor (time n^3 d), or "shuffled": n pairs drawn anew for
             each anchor modality, as in the published code by default.
@@ -612,7 +612,7 @@ def gram(embeddings: Tensor, scale: Scale, space: Space | None = None, chunk: in
     the dtype, so that gradients are finite at no volume.
 
     Args:
-        embeddings: (m, n, d), the anchor modality first. Places lacking a modality are left out by the caller.
+        embeddings: unit vectors (m, n, d), the anchor modality first. Places lacking one are left out by the caller.
 
     Raises:
         ValueError: fewer than two modalities, or a ``space`` of other places.
@@ -643,7 +643,7 @@ def triangle(x: Tensor, y: Tensor, z: Tensor, scale: Scale, space: Space | None 
     in place of V in :func:`gram`. Blind: A is 0 whenever two of the three coincide, wherever the third is.
 
     Args:
-        x, y, z: (n, d), the anchor modality first. Places lacking a modality are left out by the caller.
+        x, y, z: unit vectors (n, d), the anchor modality first. Places lacking a modality are left out by the caller.
     """
     n = len(x)
     if not n:

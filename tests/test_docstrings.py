@@ -1,4 +1,4 @@
-"""Docstrings of the public API say what a user must know: shapes, errors, sources. Their examples run."""
+"""Docstrings of the public API say what a user must know: shapes, units, errors, sources. Their examples run."""
 
 import ast
 import doctest
@@ -22,6 +22,17 @@ SHAPE = re.compile(
     r"\((?:\w+|\.\.\.)(?:, ?[\w.·*+ ]+)*,?\)|\(\.\.\., \w+\)|shape|\b(?:one|row|value|number|vector|index)s? (?:a|each|per|for each|of each)\b"
 )
 SOURCE = re.compile(r"\b(?:19\d|20[0-3])\d\b|arXiv \d{4}\.\d{5}|\b(?:our own|ours|of this book)\b")
+UNITS = {  # of numbers and arrays with such a name: how their unit may be said
+    r"(\w+_)?(lonlat|lon|lat|bbox|bounds|points)|west|south|east|north": r"\bdegrees\b|°|\bmetres\b",
+    r"(read_)?positions": r"\bdegrees\b|\bunit vectors\b",
+    r"images|\w+_chips|\w+_color": r"reflectance|\buint8\b|0\.\.1\b",
+    r"(\w+_)?(angles?|heading)": r"\bdegrees\b|\bradians\b",
+    r"size|(\w+_)?radius|distances?|spacing|resolution|area|height|altitude":
+        r"\bk?m2?\b|\bpixels?\b|\bradians\b|\brows\b|\bpoints squared\b",
+    r"(\w+_)?(timeout|wait|pause|seconds|after)": r"\bseconds\b",
+    r"(\w+_)?cloud": r"%|\bpercent\b|\bshare\b",
+    r"embed(_\w+)?|z": r"\bunit (vectors|length)\b",
+}
 HELPERS = {"weighted_median", "density", "quantile_groups", "by_group", "finite_or_none"}  # beside measures: they count and group
 EXAMPLES = [m for m in MODULES if ">>> " in Path(importlib.util.find_spec(m).origin).read_text("utf-8")]
 
@@ -83,6 +94,22 @@ def arrays(function: ast.FunctionDef) -> bool:
     return any(re.search(r"\b(np\.ndarray|NDArray|Tensor)\b", note) for note in notes)
 
 
+def quantities(node: ast.FunctionDef | ast.ClassDef) -> set[str]:
+    """The names of numbers and arrays that a definition takes, has as fields, or gives back (then its own)."""
+    if isinstance(node, ast.ClassDef):
+        noted = [(each.target.id, each.annotation) for each in node.body if isinstance(each, ast.AnnAssign)]
+    else:
+        every = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
+        noted = [*((a.arg, a.annotation) for a in every), (node.name, node.returns)]
+    of_numbers = re.compile(r"(?!Callable).*\b(float|ndarray|ArrayLike|Tensor)\b")  # what is an int is a count
+    return {name for name, note in noted if note and (name == "size" or of_numbers.match(ast.unparse(note)))}
+
+
+def without_unit(name: str, text: str) -> bool:
+    """Whether a name asks for a unit that a text does not say."""
+    return any(re.fullmatch(asks, name) and not re.search(says, text, re.I) for asks, says in UNITS.items())
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_everything_public_is_documented(module):
     assert importlib.import_module(module).__doc__, f"{module} says nothing of itself"
@@ -103,6 +130,30 @@ def test_shapes_of_arrays_are_said(module):
     functions = [(name, node) for name, node in public(module) if isinstance(node, ast.FunctionDef)]
     silent = [name for name, node in functions if arrays(node) and not SHAPE.search(documentation(module, name))]
     assert not silent, f"{module}: arrays without a shape: {', '.join(silent)}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_units_of_quantities_are_said(module):
+    """In the docstring of a function, of its class or of the function that it refers to. ``size_km`` says its own."""
+    silent = {}
+    for name, node in public(module):
+        said = documentation(module, name)
+        if "." in name:
+            said += documentation(module, name.rpartition(".")[0])
+        said += "".join(documentation(module, other) for other in re.findall(r"as (?:for|in)\s+:func:`(\w+)`", said))
+        if missing := {each for each in quantities(node) if without_unit(each, said)}:
+            silent[name] = missing
+    assert not silent, f"{module}: quantities without a unit: {silent}"
+
+
+@pytest.mark.parametrize("said, silent", [
+    ("Which positions (n, 2) lie within a radius of a place, and their vectors (n, d).", {"lonlat", "radius", "z"}),
+    ("Which positions (n, 2), in degrees, lie within a radius of a place.", {"radius", "z"}),
+    ("Which positions (n, 2), in degrees, lie within ``radius`` km, and their unit vectors (n, d).", set()),
+])  # fmt: skip
+def test_a_unit_that_is_not_said_is_missed(said, silent):
+    (function,) = ast.parse("def near(lonlat: np.ndarray, radius: float, size_km: float, z: Tensor) -> np.ndarray: ...").body
+    assert {name for name in quantities(function) if without_unit(name, said)} == silent
 
 
 def sourced() -> dict[str, str]:

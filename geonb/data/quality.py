@@ -178,7 +178,8 @@ def quality(store: PlaceStore, size_km: float = 100.0) -> Quality:
 
 
 def continents(lonlat: ArrayLike) -> np.ndarray:
-    """The continent (n,) of positions on land: that of the nearest place in the table of facts (assets/SOURCES.md)."""
+    """The continent (n,) of positions (n, 2), degrees, on land: that of the nearest place in the table of facts
+    (assets/SOURCES.md)."""
     tree, names = _places_of_continents()
     return names[tree.query(unit_xyz(lonlat))[1]]
 

@@ -15,7 +15,7 @@ OFFSET_FROM = "2022-01-25"  # its first day
 
 
 def check_shape(images: np.ndarray) -> np.ndarray:
-    """Chips as an array of integers (n, 12, H, W), H and W at least 16, whose values were not looked at.
+    """Chips, reflectance x 10,000, as integers (n, 12, H, W), H and W at least 16, whose values were not looked at.
 
     Raises:
         ValueError: another shape, number of bands, size or type; the message says what to do.
@@ -184,7 +184,7 @@ def true_color(images: np.ndarray) -> np.ndarray:
 def false_color(images: np.ndarray) -> np.ndarray:
     """Colour infrared: red, green, blue = B8, B4, B3 (plants red, water black), stretched as `true_color`.
 
-    Chips (n, 12, H, W) become pictures uint8 (n, H, W, 3).
+    Chips (n, 12, H, W) of reflectance x 10,000 become pictures uint8 (n, H, W, 3).
     """
     return _picture(images, ("B8", "B4", "B3"))
 

@@ -43,7 +43,7 @@ def on_land(lonlat: ArrayLike) -> np.ndarray:
 
 
 def land_points(n: int, seed: int = 0, method: str = "random") -> np.ndarray:
-    """n positions (n, 2) on land, even by area: "random", or close to evenly spaced with "fibonacci".
+    """n positions (n, 2) in degrees on land, even by area: "random", or close to evenly spaced with "fibonacci".
 
     A Fibonacci lattice is made as dense as gives n points or a few more on land; of those the surplus is dropped
     at random.
@@ -187,6 +187,7 @@ def density_weights(lonlat: ArrayLike, size_km: float = 500.0) -> np.ndarray:
     """Sampling weights (n,), mean 1, that give each occupied equal-area cell of ``size_km`` the same total.
 
     Gazetteers and photographs crowd in Europe; sampling by these weights is even over the inhabited land instead.
+    Positions are (n, 2), degrees.
 
     Raises:
         ValueError: a position out of range, or a size that is not positive.

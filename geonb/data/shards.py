@@ -51,7 +51,7 @@ def create(folder: Path, shape: Sequence[int], attributes: dict) -> int:
 
 
 def write(folder: Path, shard: int, images: np.ndarray, size: int) -> None:
-    """Write a shard: uint16 images (k, bands, H, W), k at most ``size``."""
+    """Write a shard: uint16 images (k, bands, H, W) of reflectance x 10,000, k at most ``size`` rows."""
     file = _file(folder, shard)
     file.parent.mkdir(parents=True, exist_ok=True)
     lengths = np.full((size, 2), _ABSENT, "<u8")

@@ -18,7 +18,7 @@ ROUNDING = 1e-9  # relative slack, so that a place at exactly the buffer's dista
 
 
 def blocks(lonlat: ArrayLike, size_km: float) -> np.ndarray:
-    """The equal-area cell (n,) of each position; cells are about ``size_km`` wide and high everywhere.
+    """The equal-area cell (n,) of each position (n, 2), degrees; cells are about ``size_km`` wide and high everywhere.
 
     Parallels cut the sphere into bands; a band of k cells spans k equal steps in longitude, and the bands' edges
     lie where the sine of latitude makes all cells exactly equal in area (Lambert's cylindrical equal-area map has
@@ -127,6 +127,8 @@ def blocked_split(
 def held_out_split(labels: ArrayLike, value: object, lonlat: ArrayLike, buffer_km: float = 50.0) -> np.ndarray:
     """ "test" where ``labels`` (n,) equal ``value`` (a continent, say), "buffer" near those, "train" elsewhere.
 
+    Positions are (n, 2), degrees.
+
     Raises:
         ValueError: no place, or every place, has the value.
     """
@@ -141,7 +143,7 @@ def held_out_split(labels: ArrayLike, value: object, lonlat: ArrayLike, buffer_k
 
 
 def within(lonlat: Sequence | np.ndarray, others: Sequence | np.ndarray, km: float) -> np.ndarray:
-    """Which positions (n,) lie at most ``km`` from any of ``others``, along great circles.
+    """Which positions (n, 2), degrees, lie at most ``km`` from any of ``others``, along great circles.
 
     Raises:
         ValueError: a negative distance.
@@ -230,7 +232,8 @@ def correlation_range_km(
     with 30 pairs or more, interpolated between bin centres (for an exponential correlation exp(-h/L) without
     nugget this is L, plus the first bin's centre). Dividing by the first bin leaves out the nugget, that is noise
     at single places. It is 0 when even that first bin's correlation is below 0.05, and ``max_km`` when the
-    correlogram never falls that low. Arguments are those of :func:`correlogram`: positions (n, 2) and values (n,).
+    correlogram never falls that low. Arguments are those of
+    :func:`correlogram`: positions (n, 2), degrees, and values (n,).
 
     Raises:
         ValueError: no bin has 30 pairs of places, or as for :func:`correlogram`.

@@ -65,7 +65,7 @@ class StoreError(ValueError):
 
 
 def wkb_points(lonlat: ArrayLike) -> pa.Array:
-    """Positions (n, 2) as an Arrow column of WKB points (21 bytes each, little-endian)."""
+    """Positions (n, 2), degrees, as an Arrow column of WKB points (21 bytes each, little-endian)."""
     lonlat = np.asarray(lonlat, dtype=np.float64)
     points = np.empty(len(lonlat), WKB_POINT)
     points["order"], points["type"], points["lon"], points["lat"] = 1, 1, lonlat[:, 0], lonlat[:, 1]

@@ -41,7 +41,8 @@ class PositionalEncoding(nn.Module):
 
 
 def geometric(scales: int, min_radius: float, max_radius: float) -> Tensor:
-    """Frequencies 1 / r, float64 (scales,), for radii that grow geometrically from ``min_radius`` to ``max_radius``.
+    """Frequencies 1 / r, float64 (scales,), for radii that grow geometrically from ``min_radius`` to ``max_radius``,
+    in degrees or radians as the coordinates are.
 
     Raises:
         ValueError: fewer than two scales, or radii that are not 0 < min < max; with equal radii all scales would be
@@ -71,7 +72,7 @@ class MultiScale(PositionalEncoding):
         self.dim = self.per_scale * scales
 
     def angles(self, values: Tensor) -> Tensor:
-        """(n, 1) -> (n, scales)."""
+        """A coordinate (n, 1) divided by each radius, which makes radians (n, scales)."""
         return values * self.frequencies.to(values.dtype)
 
 

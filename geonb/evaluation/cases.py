@@ -29,8 +29,9 @@ REFERENCES = ("majority or mean", "raw coordinates", "untrained harmonics", "nea
 
 
 def published_embeddings(lonlat: ArrayLike) -> dict[str, np.ndarray]:
-    """Embeddings (n, 512) of the published GeoCLIP location encoder under its name, a reference row where its wheel is
-    installed or named by ``GEONB_GEOCLIP``; {} where it is not (:func:`geonb.encoders.published.geoclip_location`)."""
+    """Embeddings (n, 512) of positions (n, 2), degrees, by the published GeoCLIP location encoder under its name, a
+    reference row where its wheel is installed or named by ``GEONB_GEOCLIP``; {} where it is not
+    (:func:`geonb.encoders.published.geoclip_location`)."""
     import torch
 
     from geonb.encoders.published import geoclip_location

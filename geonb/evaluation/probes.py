@@ -160,7 +160,7 @@ def linear_probe(
 ) -> Probe:
     """Ridge regression, or ridge classification on one-hot targets, from a representation (n, d).
 
-    See :class:`RidgeProbe`; ``train_lonlat`` (n, 2) places the inner folds, it is not a feature.
+    See :class:`RidgeProbe`; ``train_lonlat`` (n, 2), in degrees, places the inner folds, it is not a feature.
 
     Raises:
         ValueError: as :class:`RidgeProbe` and its method ``probe``.
@@ -255,7 +255,8 @@ def embedding_neighbours_probe(
     kind: str,
     train_lonlat: np.ndarray,
 ) -> Probe:
-    """k nearest training places by cosine similarity of the representation (n, d), with equal votes."""
+    """k nearest training places by cosine similarity of the representation (n, d), with equal votes; inner folds as in
+    :func:`linear_probe`."""
     classes, y = _encoded(train_y, kind)
     train_x, test_x = (_unit(_finite(x, "the representation")) for x in (train_x, test_x))
     fold, losses = _folds(train_lonlat), np.zeros(len(NEIGHBOURS))
@@ -273,7 +274,7 @@ def logistic_probe(
     train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray, train_lonlat: np.ndarray
 ) -> Probe:
     """Multinomial logistic regression by L-BFGS from a representation (n, d); its penalty chosen as that of
-    :class:`RidgeProbe`, from fewer."""
+    :class:`RidgeProbe`, from fewer; inner folds as in :func:`linear_probe`."""
     from sklearn.linear_model import LogisticRegression
 
     return _tuned(
@@ -291,8 +292,8 @@ def mlp_probe(
     train_lonlat: np.ndarray,
     seed: int = 0,
 ) -> Probe:
-    """A perceptron with two hidden layers of 64 on standardised features (n, d), and a penalty chosen as in the
-    others."""
+    """A perceptron with two hidden layers of 64 on standardised features (n, d), and a penalty chosen on inner
+    folds as in :func:`linear_probe`."""
     from sklearn.neural_network import MLPClassifier, MLPRegressor
 
     kinds = {"classification": MLPClassifier, "regression": MLPRegressor}
@@ -366,7 +367,7 @@ def constant_probe(train_y: np.ndarray, test_y: np.ndarray, kind: str) -> Probe:
 
 
 def raw_coordinates(lonlat: np.ndarray) -> np.ndarray:
-    """Longitude and latitude as they are, the representation (n, 2) of the reference row of that name."""
+    """Longitude and latitude in degrees as they are, the representation (n, 2) of the reference row of that name."""
     return np.asarray(lonlat, np.float64)
 
 

@@ -69,7 +69,7 @@ class Protocol:
             raise ValueError(f"{self.name}: place {int((tested > 1).argmax())} is tested in {tested.max()} folds")
 
     def nearest_label_km(self, lonlat: ArrayLike) -> float:
-        """Median great-circle distance from a test place to the nearest training place of its fold."""
+        """Median great-circle distance from a test place to its fold's nearest training place; ``lonlat``: degrees."""
         from scipy.spatial import cKDTree
 
         xyz = unit_xyz(lonlat)

@@ -16,7 +16,8 @@ MIN_BLOCKS = 6  # blocks without which there is no interval
 
 
 def morans_i(values: ArrayLike, lonlat: ArrayLike, k: int = 8) -> float:
-    """Moran's I of values (n,) with equal weights on each place's k nearest neighbours on the sphere.
+    """Moran's I of values (n,) at positions (n, 2) in degrees, with equal weights on each place's k nearest
+    neighbours on the sphere.
 
     Near 0 (exactly -1 / (n - 1) in expectation) when values know nothing of their neighbours, near 1 when
     neighbours are alike (Moran, 1950).
@@ -41,8 +42,8 @@ def morans_i(values: ArrayLike, lonlat: ArrayLike, k: int = 8) -> float:
 def morans_i_test(
     values: ArrayLike, lonlat: ArrayLike, k: int = 8, permutations: int = 99, seed: int = 0
 ) -> tuple[float, float]:
-    """Moran's I (Moran, 1950) of values (n,) at positions (n, 2), and how many standard deviations it lies above
-    that of the same values shuffled over the places."""
+    """Moran's I (Moran, 1950) of values (n,) at positions (n, 2) in degrees, and how many standard deviations it lies
+    above that of the same values shuffled over the places."""
     deviation, neighbours = _moran_terms(values, lonlat, k)
     rng = np.random.default_rng(seed)
     shuffled = [_moran(rng.permutation(deviation), neighbours) for _ in range(permutations)]
@@ -82,7 +83,7 @@ def block_bootstrap(
     are not independent, which is why Roberts et al. (2017) cross-validate by blocks.
 
     Args:
-        lonlat: positions (n, 2).
+        lonlat: positions (n, 2) in degrees.
         statistic: a function of weights (m, n), how often each place was drawn in each of m draws; returns m numbers.
         size_km: blocks should be no smaller than the correlation range of what is measured.
 
@@ -125,7 +126,7 @@ def similarity_by_distance(
     (1970), that near things are more related than distant ones, holds in a space.
 
     Args:
-        embeddings: unit vectors (n, d).
+        embeddings: unit vectors (n, d). ``lonlat``: positions (n, 2) in degrees.
         edges_km: increasing edges (b + 1,) of the distance bins.
         pairs: pairs drawn at random, to which each place's 10 nearest are added.
 
@@ -149,7 +150,7 @@ def variogram(
     sill, the variance of places that know nothing of each other; for unit vectors it is 1 minus the mean cosine.
 
     Args:
-        edges_km, pairs: as in :func:`similarity_by_distance`.
+        lonlat, edges_km, pairs: as in :func:`similarity_by_distance`.
 
     Returns:
         (semivariance (b,), NaN in a bin without pairs; number of pairs (b,)).
@@ -185,7 +186,7 @@ def _bin_means(values: ArrayLike, bins: ArrayLike, n: int) -> tuple[np.ndarray, 
 
 
 def checkerboard(lonlat: ArrayLike, size_km: float) -> np.ndarray:
-    """0 or 1 for each position (n, 2): the colour of its square on a sphere chequered with squares of ``size_km``.
+    """0 or 1 for each position (n, 2), degrees: the colour of its square on a sphere chequered by ``size_km``.
 
     Rows are ``size_km`` high; each has an even number of squares, as wide as they are high in its middle, so colours
     alternate across the antimeridian too. A chequered sphere is the toy problem of Rußwurm et al. (2024, arXiv
@@ -296,7 +297,7 @@ def share_alike(rows: ArrayLike, labels: ArrayLike) -> np.ndarray:
 
 def density(lonlat: ArrayLike, has: ArrayLike, radius_km: float = 250.0) -> np.ndarray:
     """How many places that have something (a text, say: ``has``, bool (n,)) lie within a radius of each of all
-    the places at positions (n, 2); int64 (n,)."""
+    the places at positions (n, 2) in degrees; int64 (n,)."""
     xyz, chord = unit_xyz(lonlat), 2 * np.sin(min(radius_km / EARTH_RADIUS_KM, np.pi) / 2)
     has = np.asarray(has, bool)
     if not has.any():
@@ -319,8 +320,8 @@ def quantile_groups(values: ArrayLike, groups: int = 4) -> np.ndarray:
 def by_group(
     values: ArrayLike, groups: ArrayLike, lonlat: ArrayLike, size_km: float = 500.0, least: int = 20, seed: int = 0
 ) -> list[dict]:
-    """The mean of values (n,) (errors, or hits) in each group of places (n,), with its 95 % interval by blocks
-    (:func:`block_bootstrap`).
+    """The mean of values (n,) (errors, or hits) in each group of places (n,), with its 95 % interval by blocks of
+    positions (n, 2), degrees (:func:`block_bootstrap`).
 
     Returns:
         Dicts with ``group``, ``mean``, ``low``, ``high``, ``n`` and ``enough``, lowest mean first; groups of fewer than

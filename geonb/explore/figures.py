@@ -76,7 +76,7 @@ def land_rings() -> list[np.ndarray]:
 
 
 def equal_earth_xy(lonlat: ArrayLike) -> np.ndarray:
-    """Equal Earth coordinates (n, 2), x in [-1, 1]: areas on the map are in proportion to areas on Earth."""
+    """Equal Earth coordinates (n, 2) of positions in degrees, x in [-1, 1]; areas are in proportion to those on Earth."""
     import torch
 
     from geonb.encoders.positional import equal_earth

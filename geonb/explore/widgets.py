@@ -35,7 +35,7 @@ class Space:
     """Places in an embedding space, from a run or from a table.
 
     Attributes:
-        name: shown in the controls. lonlat: (n, 2), degrees. z: embeddings (n, d).
+        name: shown in the controls. lonlat: (n, 2), degrees. z: (n, d), unit vectors if of a run.
         columns: name -> n values to colour by. titles: n strings. model: of a run, else None.
     """
 

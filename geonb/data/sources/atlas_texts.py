@@ -178,7 +178,7 @@ LENGTHS = [(1_000_000, (6, 10)), (100_000, (4, 8)), (20_000, (2, 6)), (5_000, (1
 
 
 def climate_key(code: str, lat: float) -> str:
-    """The entry of :data:`CLIMATE` for a Köppen-Geiger class: classes that read alike share one.
+    """The entry of :data:`CLIMATE` for a Köppen-Geiger class at a latitude (degrees): those that read alike share one.
 
     Within the tropics the oceanic classes are those of highlands, which have no summer and winter.
     """

@@ -153,7 +153,7 @@ class Grid:
 
 
 def chip_grid(lon: float, lat: float, size: int) -> Grid:
-    """The grid of a chip centred on a position (to 5 m, as its corner lies on whole 10 m).
+    """The grid of a chip of ``size`` pixels around a position in degrees (to 5 m, as its corner lies on whole 10 m).
 
     Raises:
         ValueError: a position outside UTM (80 S to 84 N), or a size that is too large for one request.

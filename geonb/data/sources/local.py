@@ -224,7 +224,7 @@ def read_places_csv(
 def suspicious_positions(
     lonlat: np.ndarray, country: ArrayLike, continent: ArrayLike, skip: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
-    """Positions that are probably wrong: reason -> bool (n,), a row under one reason at most.
+    """Positions (n, 2), degrees, that are probably wrong: reason -> bool (n,), a row under one reason at most.
 
     The rules are those of `read_places_csv`. Rows in ``skip`` are neither judged nor used as evidence; an
     empty country or continent is unknown.

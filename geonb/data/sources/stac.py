@@ -672,7 +672,7 @@ class Estimate:
 
 
 def estimate(n: int, size: int = 64, *, method: str = "least_cloudy", views: int = 8, workers: int = 4) -> Estimate:
-    """What n chips will ask of the network and the disk, if every third acquisition is clear."""
+    """What n chips of ``size`` pixels will ask of the network and the disk, if every third acquisition is clear."""
     seen, read = (views + 2, views) if method == "median" else (3, 1)
     tiles = (1 + size / 1024) ** 2
     assets = seen + read * len(BANDS)

@@ -381,7 +381,7 @@ def quoted(text: str, chars: int = 80) -> str:
 
 
 def density(lonlat: np.ndarray) -> dict[str, float]:
-    """How unevenly positions (n, 2) lie, in 51,200 cells of equal area (9,962 km2 each).
+    """How unevenly positions (n, 2), degrees, lie, in 51,200 cells of equal area (9,962 km2 each).
 
     Returns:
         "occupied" (share of the cells that have any), "median", "p90", "p99", "max" (positions per 10^6 km2, of the
