@@ -37,6 +37,7 @@ import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 
 from geonb._coords import check_lonlat
+from geonb._missing import is_missing
 from geonb.data import shards
 from geonb.data.attribution import AttributionWriter, credits
 from geonb.data.radiometry import BANDS, SCALE
@@ -815,7 +816,7 @@ def _text_array(values: Any, length: int) -> pa.Array | pa.ChunkedArray:
         return pa.nulls(length, pa.string())
     if isinstance(values, (pa.Array, pa.ChunkedArray)):
         return values.cast(pa.string())
-    return pa.array([_text_or_none(value) for value in values], pa.string())
+    return pa.array([None if is_missing(value) else str(value) for value in values], pa.string())
 
 
 def _lists(values: Any, length: int) -> pa.Array | pa.ChunkedArray:
@@ -824,11 +825,6 @@ def _lists(values: Any, length: int) -> pa.Array | pa.ChunkedArray:
         return values.cast(TEXT_SCHEMA.field("facts").type)
     lists = [None] * length if values is None else [None if value is None else list(value) for value in values]
     return pa.array(lists, TEXT_SCHEMA.field("facts").type)
-
-
-def _text_or_none(value: Any) -> str | None:
-    """None for None, NaN and pandas' NaT and NA: the last three do not equal themselves."""
-    return None if value is None or str(value == value) in ("False", "<NA>") else str(value)
 
 
 def _bytes(values: Any) -> int:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geonb._missing import is_unknown
+
 if TYPE_CHECKING:
     from geonb.data.store import PlaceStore
 
@@ -46,7 +48,7 @@ class Task:
         """The column (n,) as the probe sees it: numbers (NaN where unknown), or str (None where it is None, NaN or
         empty; 0 and False are classes)."""
         if self.kind == "classification":
-            return np.array([None if v is None or v != v or v == "" else str(v) for v in values], object)
+            return np.array([None if is_unknown(v) else str(v) for v in values], object)
         values = np.asarray(values, np.float64)
         return np.log10(1 + values) if self.scaling == "log10(1 + x)" else values
 

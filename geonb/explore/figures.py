@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from geonb._coords import check_lonlat
+from geonb._missing import is_unknown
 from geonb.explore.views import PALETTE, asset
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def scatter_map(
             bar.set_label(units)
             bar.outline.set_visible(False)
     else:
-        known = np.array([v is not None and v == v and v != "" for v in values], bool)
+        known = np.array([not is_unknown(v) for v in values], bool)
         classes = values.astype(str)
         names, counts = np.unique(classes[known], return_counts=True)
         shown = names[np.argsort(-counts, kind="stable")][: len(PALETTE) - 1]

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from geonb._coords import check_lonlat
+from geonb._missing import is_unknown
 from geonb.explore.projection import Scores, Stability
 from geonb.explore.views import PALETTE, View, pack, safe_json
 
@@ -268,7 +269,7 @@ def _colour_column(name: str, values: np.ndarray, rows: np.ndarray, units: str |
         tail = "" if units in (None, "1") else f" {units}"
         ends = {"low": f"{low:,.4g}{tail}", "high": f"{high:,.4g}{tail}"}
         return {"name": str(name), "ramp": True, "colors": colours, "data": pack(code, "u1"), **ends}
-    labels = np.array(["unknown" if v is None or v != v else str(v) for v in values.tolist()], object)
+    labels = np.array(["unknown" if is_unknown(v) else str(v) for v in values.tolist()], object)
     names, code, counts = np.unique(labels, return_inverse=True, return_counts=True)
     top = [i for i in np.argsort(-counts, kind="stable") if names[i] != "unknown"]
     shown, rank = top[: len(PALETTE) - 1], np.full(len(names), len(PALETTE))

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from geonb._coords import check_lonlat
+from geonb._missing import is_unknown
 from geonb.explore.views import PALETTE, View, land, pack, safe_json
 
 ABOUT = ("text", "url", "license", "license_url", "creator", "changes")
@@ -63,9 +64,9 @@ def linked_view(
     Args:
         lonlat: positions (n, 2), degrees.
         xy: coordinates of the embedding (n, 2), finite; both axes keep one scale.
-        color: columns to colour by, name -> n numbers (NaN or None: no value, grey) or n labels (None: "unknown";
-            the ten most frequent get a colour, the rest are "other"). All are shown when a place is inspected, and
-            are in the CSV of the selection.
+        color: columns to colour by, name -> n numbers (NaN or None: no value, grey) or n labels (None, NaN or
+            "": "unknown"; the ten most frequent get a colour, the rest are "other"). All are shown when a place is
+            inspected, and are in the CSV of the selection.
         hover: names of the n places, shown for the place under the pointer.
         titles: above the embedding and above the map.
         alt: what each of the two shows, for those who do not see it; by default the titles.
@@ -159,7 +160,7 @@ def _pack_numbers(values: np.ndarray, known: np.ndarray) -> dict:
 
 
 def _categories(name: str, values: np.ndarray, units: str) -> dict:
-    labels = ["unknown" if v is None or v != v else str(v) for v in values.tolist()]
+    labels = ["unknown" if is_unknown(v) else str(v) for v in values.tolist()]
     names, codes, counts = np.unique(np.array(labels, object), return_inverse=True, return_counts=True)
     known = [i for i in np.argsort(-counts, kind="stable") if names[i] != "unknown"]
     if len(known) >= MISSING_CODE:

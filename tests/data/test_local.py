@@ -362,6 +362,14 @@ def test_tables_and_chips_make_one_store_that_says_where_it_is_from(tmp_path):
     assert again.data_hash == store.data_hash
 
 
+def test_a_column_that_is_of_numbers_in_one_table_and_of_words_in_another_is_text(tmp_path):
+    header = ["lon", "lat", "text", "size"]
+    a = write_csv(tmp_path / "a.csv", [[1, 2, "one", "1.5"], [2, 3, "two", ""]], header)
+    b = write_csv(tmp_path / "b.csv", [[3, 4, "three", "big"], [4, 5, "four", ""]], header)
+    store = make_real_store(tmp_path / "store", [a, b], progress=False)
+    assert store.column("size").tolist() == ["1.5", None, "big", None]
+
+
 def test_texts_alone_and_chips_alone_make_stores(tmp_path):
     texts = make_real_store(tmp_path / "t", [write_csv(tmp_path / "a.csv", GOOD)], progress=False)
     assert texts.has("text").all() and not texts.has("image").any()

@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 
 from geonb._coords import EARTH_RADIUS_KM, unit_xyz
@@ -163,7 +164,7 @@ def test_targets_are_scaled_as_the_table_says():
     assert TASKS["country"].target(np.array(["France", None, ""], object)).tolist() == ["France", None, None]
     classes = Task("x", "classification")
     assert classes.target(np.array([0, 1])).tolist() == ["0", "1"]
-    assert classes.target(np.array([False, True, np.nan], object)).tolist() == ["False", "True", None]
+    assert classes.target(np.array([False, True, np.nan, pd.NA], object)).tolist() == ["False", "True", None, None]
     with pytest.raises(ValueError, match="classification or regression"):
         constant_probe([1.0], [1.0], "ranking")
     assert TASKS["log-population"].target_units == "log10(1 + inhabitants)" and TASKS["elevation"].target_units == "m"

@@ -5,6 +5,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 
 from geonb.data.sampling import random_points
@@ -57,7 +58,7 @@ def test_missing_numbers_are_drawn_grey_not_dropped():
     assert unknown.count("<image") == 1 and "metres" not in unknown  # dots, and no colour bar
 
 
-@pytest.mark.parametrize("missing", [None, np.nan, ""])
+@pytest.mark.parametrize("missing", [None, np.nan, pd.NA, ""])
 def test_places_of_unknown_class_are_drawn_grey_and_called_unknown(missing, monkeypatch):
     from matplotlib.axes import Axes
 

@@ -9,9 +9,10 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from geonb.explore.frames import projection_view
+from geonb.explore.frames import _colour_column, projection_view
 from geonb.explore.projection import projection_scores, stability
 
 pytest.importorskip("umap")
@@ -65,6 +66,13 @@ def opened(browser, tmp_path):
     for context in contexts:
         context.close()
     assert complaints == []
+
+
+def test_labels_that_are_not_known_are_told_as_such():
+    values = np.array(["moss", None, np.nan, pd.NA, ""], object)
+    column = _colour_column("ground", values, np.arange(5), None)
+    assert column["labels"] == ["moss", "unknown"]
+    assert list(base64.b64decode(column["data"])) == [0, 1, 1, 1, 1]
 
 
 def positions(text):

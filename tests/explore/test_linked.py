@@ -885,12 +885,12 @@ def test_a_planted_fault_of_the_density_is_found(open_page, old, new):
 
 def test_missing_values_and_labels(open_page):
     n = 30
-    labels = [f"class {i % 14}" for i in range(n - 2)] + [None, float("nan")]
+    labels = [f"class {i % 14}" for i in range(n - 3)] + [None, float("nan"), ""]
     view = linked_view(np.zeros((n, 2)), np.arange(2.0 * n).reshape(n, 2),
                        {"label": labels, "number": [None, *range(n - 1)], "none": np.full(n, np.nan)})  # fmt: skip
     page = open_page(view.to_html())
     names = page.locator(".gl-legend button").all_inner_texts()
-    assert len(names) == len(PALETTE) + 2 and names[-1].split() == ["unknown", "2"] and "other" in names[-2]
+    assert len(names) == len(PALETTE) + 2 and names[-1].split() == ["unknown", "3"] and "other" in names[-2]
     page.get_by_label("Colour by").select_option("number")
     assert page.locator(".gl-missing").inner_text().split() == ["no", "value", "1"]
     page.get_by_label("Colour by").select_option("none")

@@ -644,10 +644,7 @@ def _columns(tables: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     for name in names:
         numeric = all(table[name].dtype.kind in "iuf" for table in tables if name in table)
         missing = np.nan if numeric else None
-        parts = [table.get(name, np.full(len(table["place_id"]), missing)) for table in tables]
-        if not numeric:
-            parts = [_objects([None if v is None or v != v else str(v) for v in part]) for part in parts]
-        out[name] = np.concatenate(parts)
+        out[name] = np.concatenate([table.get(name, np.full(len(table["place_id"]), missing)) for table in tables])
     return out
 
 
