@@ -201,6 +201,57 @@ def read_positions(path: str | Path) -> np.ndarray:
     return check_lonlat(np.concatenate(found), str(path))
 
 
+def read_embedding_table(path: str | Path) -> tuple[pa.Table, np.ndarray]:
+    """A Parquet file with a column ``embedding``, as ``geonb embed`` and others write it: the table, and the column.
+
+    Returns:
+        The table (all its columns), and float32 (n, d).
+
+    Raises:
+        ValueError: no such file, no such column, or vectors that are none, missing or of unequal length.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    path = Path(path)
+    if not path.exists():
+        raise ValueError(f"{path}: no such file")
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"{path}: cannot be read as Parquet ({error})") from None
+    if "embedding" not in table.column_names:
+        has = ", ".join(table.column_names)
+        raise ValueError(f"{path}: no column embedding (lists of numbers), as `geonb embed` makes one; it has {has}")
+    column = table["embedding"].combine_chunks()
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    numbers = (pa.types.is_floating, pa.types.is_integer)
+    if not (any(of(column.type) for of in lists) and any(of(column.type.value_type) for of in numbers)):
+        raise ValueError(f"{path}: the column embedding must hold lists of numbers, not {column.type}")
+    if column.null_count or len(pc.unique(pc.list_value_length(column))) != 1:
+        raise ValueError(f"{path}: embeddings are missing or not all of one length; give every row one")
+    values = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+    return table, values.reshape(len(column), -1)
+
+
+def rows_of_places(table: pa.Table, path: str | Path, store: PlaceStore) -> np.ndarray:
+    """For each place of a store the row (places,) of a table with its ``place_id``; -1 where there is none.
+
+    Raises:
+        ValueError: two rows for a place of the store; ``path`` is named as their file.
+    """
+    places = {place: i for i, place in enumerate(store.place_id.tolist())}
+    out = np.full(len(store), -1)
+    for row, name in enumerate(map(str, table["place_id"].to_pylist())):
+        place = places.get(name, -1)
+        if place >= 0 and out[place] >= 0:
+            raise ValueError(f"{path}: row {row}: place_id {name!r} again, first in row {out[place]}; keep one")
+        if place >= 0:
+            out[place] = row
+    return out
+
+
 def read_embeddings(path: str | Path, store: PlaceStore) -> np.ndarray:
     """Embeddings float32 (places, d) of a Parquet file, by ``place_id``, in the order of a store; NaN where none.
 
@@ -210,26 +261,15 @@ def read_embeddings(path: str | Path, store: PlaceStore) -> np.ndarray:
         store: a :class:`geonb.data.store.PlaceStore`.
 
     Raises:
-        ValueError: no such file or columns, vectors that are none or of unequal length, or no place of the store in it.
+        ValueError: no ``place_id``, two rows for a place, no place of the store, or what
+            :func:`read_embedding_table` refuses.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    path = Path(path)
-    try:
-        table = pq.read_table(path, columns=["place_id", "embedding"])
-    except (OSError, pa.ArrowException) as error:
-        raise ValueError(f"{path}: cannot be read ({error}); it needs columns place_id and embedding") from None
-    kind = table.schema.field("embedding").type
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
-        raise ValueError(f"{path}: the column embedding must hold lists of numbers, not {kind}")
-    vectors = [np.asarray(vector, np.float32) for vector in table["embedding"].to_pylist() if vector is not None]
-    if len(vectors) != len(table) or len({len(vector) for vector in vectors}) != 1:
-        raise ValueError(f"{path}: embeddings are missing or of unequal length")
-    row = {place: i for i, place in enumerate(store.place_id.tolist())}
-    at = np.array([row.get(str(place), -1) for place in table["place_id"].to_pylist()])
-    if not (at >= 0).any():
+    table, vectors = read_embedding_table(path)
+    if "place_id" not in table.column_names:
+        raise ValueError(f"{path}: no column place_id; it says which place of {store.path} each embedding belongs to")
+    rows = rows_of_places(table, path, store)
+    if (rows < 0).all():
         raise ValueError(f"{path}: none of its places is in {store.path}")
-    out = np.full((len(store), len(vectors[0])), np.nan, np.float32)
-    out[at[at >= 0]] = np.stack(vectors)[at >= 0]
+    out = vectors[rows]
+    out[rows < 0] = np.nan
     return out

@@ -12,6 +12,7 @@ import geonb
 from geonb import inference
 from geonb.cli import main
 from geonb.encoders import text
+from geonb.evaluation import suite
 from geonb.training import config_from_file
 
 
@@ -271,10 +272,39 @@ def test_a_run_is_trained_with_embeddings_from_a_file_as_one_more_modality(world
     assert np.isnan(found[half:]).all() and np.allclose(found[half - 1], vectors[0].as_py())
 
 
-def test_a_column_embedding_of_single_numbers_is_told(world, tmp_path):
-    pq.write_table(pa.table({"place_id": ["p0"], "embedding": [1.0]}), tmp_path / "e.parquet")
-    with pytest.raises(ValueError, match="e.parquet: the column embedding must hold lists of numbers, not double"):
-        inference.read_embeddings(tmp_path / "e.parquet", world)
+@pytest.mark.parametrize(
+    "column, message",
+    [
+        ([1.0, 2.0], "the column embedding must hold lists of numbers, not double"),
+        ([["a"], ["b"]], "lists of numbers, not list<.*string>"),
+        ([[1.0], None], "embeddings are missing"),
+        ([[1.0], [1.0, 2.0]], "not all of one length"),
+        (None, "no column embedding"),
+    ],
+)
+def test_a_column_embedding_that_is_none_is_told(tmp_path, column, message):
+    columns = {"place_id": ["p0", "p1"]} | ({} if column is None else {"embedding": column})
+    pq.write_table(pa.table(columns), tmp_path / "e.parquet")
+    with pytest.raises(ValueError, match=f"e.parquet: .*{message}"):
+        inference.read_embedding_table(tmp_path / "e.parquet")
+
+
+def test_embeddings_of_any_kind_of_list_are_read(tmp_path):
+    for kind in (pa.list_(pa.float64()), pa.large_list(pa.int32()), pa.list_(pa.float32(), 2), pa.list_(pa.float16())):
+        column = pa.array(np.array([[1, 2], [3, 4], [5, 6]], np.float16).tolist(), pa.list_(pa.float64())).cast(kind)
+        pq.write_table(pa.table({"embedding": column}), tmp_path / "e.parquet", row_group_size=2)
+        vectors = inference.read_embedding_table(tmp_path / "e.parquet")[1]
+        assert vectors.dtype == np.float32 and vectors.tolist() == [[1, 2], [3, 4], [5, 6]]
+
+
+def test_two_embeddings_of_one_place_are_refused_and_two_of_no_place_of_the_store_are_not(world, tmp_path):
+    vectors = [[1.0], [2.0], [3.0], [4.0], [5.0]]
+    pq.write_table(pa.table({"place_id": ["p1", "x", "x", "p0", None], "embedding": vectors}), tmp_path / "e.parquet")
+    assert inference.read_embeddings(tmp_path / "e.parquet", world)[:2].tolist() == [[4], [1]]
+    pq.write_table(pa.table({"place_id": ["p1", "x", "p0", "p2", "p1"], "embedding": vectors}), tmp_path / "e.parquet")
+    for read in (inference.read_embeddings, suite._read_embeddings):
+        with pytest.raises(ValueError, match="e.parquet: row 4: place_id 'p1' again, first in row 0; keep one"):
+            read(tmp_path / "e.parquet", world)
 
 
 def test_damaged_weights_of_a_text_backbone_end_with_one_line(world, tmp_path, capsys, monkeypatch):
@@ -287,7 +317,7 @@ def test_damaged_weights_of_a_text_backbone_end_with_one_line(world, tmp_path, c
 
 
 @pytest.mark.parametrize(
-    "option, message", [("aef", "give a name and a file"), ("aef=nowhere.parquet", "nowhere.parquet: cannot be read")]
+    "option, message", [("aef", "give a name and a file"), ("aef=nowhere.parquet", "nowhere.parquet: no such file")]
 )
 def test_a_file_of_embeddings_that_is_none_is_told(world, tmp_path, capsys, option, message):
     assert run("train", "imagebind", "--data", world.path, "--out", tmp_path / "r", "--extra", option) == 2

@@ -68,7 +68,7 @@ def evaluate(
 
     Raises:
         ValueError: nothing to evaluate, two of one name, a run that did not finish, runs with different splits, or
-            an embedding that is not finite or lacks a place.
+            an embedding that is not finite, lacks a place or has one twice.
     """
     import torch
 
@@ -224,23 +224,13 @@ def _load_all(
 
 def _read_embeddings(path: Path, store: PlaceStore) -> np.ndarray:
     """The column ``embedding`` of a .parquet file, for each place of the store."""
-    import pyarrow.parquet as pq
     from scipy.spatial import cKDTree
 
-    from geonb.inference import positions
+    from geonb.inference import positions, read_embedding_table, rows_of_places
 
-    if not path.exists():
-        raise ValueError(f"{path}: no such file")
-    table = pq.read_table(path)
-    if "embedding" not in table.column_names:
-        raise ValueError(f"{path}: no column embedding (lists of numbers); it has {', '.join(table.column_names)}")
-    try:
-        vectors = np.stack(table["embedding"].to_numpy(zero_copy_only=False)).astype(np.float32)
-    except ValueError as error:
-        raise ValueError(f"{path}: the embeddings are not all of one length ({error})") from None
+    table, vectors = read_embedding_table(path)
     if "place_id" in table.column_names:
-        rows = {str(place): i for i, place in enumerate(table["place_id"].to_pylist())}
-        found = np.array([rows.get(place, -1) for place in store.place_id])
+        found = rows_of_places(table, path, store)
     else:
         lonlat = check_lonlat(positions(table, path), str(path))
         chord, found = cKDTree(unit_xyz(lonlat)).query(unit_xyz(store.lonlat))

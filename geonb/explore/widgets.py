@@ -76,23 +76,14 @@ def space_of(source: Model | str | Path, data: PlaceStore | str | Path | None = 
 
 def _from_table(path: Path, name: str) -> Space:
     import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
-    from geonb.inference import positions
+    from geonb.inference import positions, read_embedding_table
 
-    table = pq.read_table(path)
-    kind = table.schema.field("embedding").type if "embedding" in table.column_names else None
-    if kind is None or not (pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind)):
-        raise ValueError(f"{path}: no column 'embedding' with a list of numbers; make one with `geonb embed`")
-    rows = table["embedding"].combine_chunks()
-    if rows.null_count or len(pc.unique(pc.list_value_length(rows))) != 1:
-        raise ValueError(f"{path}: embeddings are missing or of different lengths; give every row one")
-    z = rows.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+    table, z = read_embedding_table(path)
     scalar = [f.name for f in table.schema if pa.types.is_primitive(f.type) or pa.types.is_string(f.type)]
     columns = {c: np.array(table[c].to_pylist(), object) for c in scalar if c != "title"}
     titles = [t or "unnamed" for t in table["title"].to_pylist()] if "title" in table.column_names else None
-    return Space(name, check_lonlat(positions(table, path), str(path)), z.reshape(len(rows), -1), columns, titles)
+    return Space(name, check_lonlat(positions(table, path), str(path)), z, columns, titles)
 
 
 class ProjectionWidget(w.VBox):

@@ -84,7 +84,7 @@ def test_a_table_of_embeddings_is_a_space(trained, model, tmp_path):
             import pyarrow.parquet as pq
 
             pq.write_table(pa.table({"lon": [1.0], "lat": [2.0]}), tmp_path / name)
-            with pytest.raises(ValueError, match="no column 'embedding'"):
+            with pytest.raises(ValueError, match="no column embedding"):
                 space_of(tmp_path / name)
     with pytest.raises(ValueError, match="give data="):
         space_of(trained)
