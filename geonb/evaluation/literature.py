@@ -22,7 +22,7 @@ from geonb.data.splits import blocked_split, correlation_range_km
 from geonb.evaluation.probes import RidgeProbe, constant_probe, kriging_probe, neighbours_probe, raw_coordinates, score
 from geonb.evaluation.probes import untrained_encoding as untrained
 from geonb.evaluation.protocols import Protocol
-from geonb.evaluation.spatial import block_bootstrap, finite_or_none
+from geonb.evaluation.spatial import interval_or_none
 from geonb.evaluation.tables import Table, interval_text
 from geonb.evaluation.tasks import Task
 
@@ -70,14 +70,13 @@ def evaluate_labels(subjects: dict, labels: Labels, protocol: str, seed: int = 0
             predicted = probe.predictions
         else:
             predicted = constant_probe(y[train], y[test], labels.kind).predictions
-        low, high = block_bootstrap(
-            lonlat[test], lambda w, p=predicted: score(y[test], p, labels.kind, w), block, seed=seed
+        low, high = interval_or_none(
+            lonlat[test], lambda w, p=predicted: score(y[test], p, labels.kind, w), block, seed
         )
         rows.append({
             "representation": name, "task": labels.name, "protocol": protocol,
             "metric": "accuracy" if labels.kind == "classification" else "R²",
-            "value": float(score(y[test], predicted, labels.kind)), "low": finite_or_none(low),
-            "high": finite_or_none(high),
+            "value": float(score(y[test], predicted, labels.kind)), "low": low, "high": high,
             "n_train": int(train.sum()), "n_test": int(test.sum()), "units": labels.units, "scaling": labels.scaling,
             "source": labels.source, "licence": labels.licence, "sha256": labels.sha256,
         })  # fmt: skip

@@ -103,6 +103,14 @@ def block_bootstrap(
     return float(low), float(high)
 
 
+def interval_or_none(
+    lonlat: ArrayLike, statistic: Callable[..., np.ndarray], size_km: float, seed: int = 0
+) -> list[float | None]:
+    """[low, high] of :func:`block_bootstrap` (Roberts et al., 2017) at positions (n, 2), as JSON can hold it: None
+    where it is NaN."""
+    return [finite_or_none(end) for end in block_bootstrap(lonlat, statistic, size_km, seed=seed)]
+
+
 def finite_or_none(value: float) -> float | None:
     """None where a number is not finite, which JSON has no word for."""
     return float(value) if np.isfinite(value) else None

@@ -21,7 +21,7 @@ from geonb.evaluation.information import alignment, effective_rank, linear_cka, 
 from geonb.evaluation.probes import balanced_accuracy, score
 from geonb.evaluation.protocols import bands_protocol, block_km, blocked_protocol, continents_protocol, random_protocol
 from geonb.evaluation.retrieval import RADII_KM, retrieval
-from geonb.evaluation.spatial import block_bootstrap, finite_or_none, morans_i_test, weighted_median
+from geonb.evaluation.spatial import finite_or_none, interval_or_none, morans_i_test, weighted_median
 from geonb.evaluation.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -278,7 +278,7 @@ def _probe_row(predictor: Predictor, case: Case, predictions: np.ndarray, penalt
     truth, lonlat = case.truth(), predictor.lonlat[case.test]
 
     def interval(statistic):
-        return [finite_or_none(end) for end in block_bootstrap(lonlat, statistic, BLOCK_KM, seed=seed)]
+        return interval_or_none(lonlat, statistic, BLOCK_KM, seed)
 
     low, high = interval(lambda w: score(truth, predictions, kind, w))
     row = {
@@ -339,8 +339,7 @@ def _retrieval_rows(
         row = {"run": name, "query": query, "target": target, "split": held_out}
         row |= {"trained": frozenset((query, target)) in model.architecture.pairs} | {k: found[k] for k in keep}
         for metric, statistic in statistics.items():
-            ends = block_bootstrap(lonlat, statistic, BLOCK_KM, seed=seed)
-            row[f"{metric}_low"], row[f"{metric}_high"] = map(finite_or_none, ends)
+            row[f"{metric}_low"], row[f"{metric}_high"] = interval_or_none(lonlat, statistic, BLOCK_KM, seed)
         rows.append(row)
     return rows
 

@@ -16,6 +16,7 @@ from geonb.evaluation.spatial import (
     checkerboard,
     checkerboard_accuracy,
     density,
+    interval_or_none,
     morans_i,
     quantile_groups,
     resolution_km,
@@ -128,6 +129,7 @@ def test_places_of_too_few_blocks_have_no_interval_and_are_no_worst_region():
     rng = np.random.default_rng(0)
     city, values = rng.uniform((13.3, 52.4), (13.5, 52.6), (500, 2)), rng.random(500)
     assert np.isnan(block_bootstrap(city, lambda w: w @ values / w.sum(1))).all()
+    assert interval_or_none(city, lambda w: w @ values / w.sum(1), 500.0) == [None, None]
     world = np.concatenate([city, random_points(300, 4)])
     rows = by_group([*values - 10, *np.ones(300)], ["city"] * 500 + ["world"] * 300, world)
     assert [(r["group"], r["enough"], np.isnan(r["low"])) for r in rows] == [("world", True, False), ("city", False, True)]
