@@ -167,7 +167,8 @@ def test_a_crowded_circle_is_split_until_nothing_is_lost(tmp_path):
     wiki = Wiki(pages)
     with serve(answer=wiki) as server:
         api = Api(server.url, download.user_agent(CONTACT), cache=None)
-        found, skips = search(api, cells(BOX), 500, progress=False)
+        found, skips, asked = search(api, cells(BOX), 500, progress=False)
+        assert asked == len(server.seen)
         assert found == set(pages) and not skips.counts
         wiki.deleted = set(sorted(pages)[::15])  # an answer is then shorter than its limit, and not whole
         assert search(api, cells(BOX), 500, progress=False)[0] == set(pages) - wiki.deleted
@@ -349,12 +350,14 @@ def test_nothing_is_asked_that_makes_no_sense(tmp_path, options, message):
     assert not (tmp_path / "s").exists() and not (tmp_path / "s.work").exists()
 
 
-def test_the_estimate_comes_first_and_the_limit_holds_for_texts_too(tmp_path, capsys):
+def test_the_estimate_comes_first_and_one_limit_holds_for_the_search_and_the_texts(tmp_path, capsys):
     with serve(answer=Wiki(made(120))) as server:
         with pytest.raises(ValueError, match="120 articles found: 120 requests or more, about 3 minutes"):
             get(tmp_path / "s", server, text="full", max_requests=60, progress=True)
         searched = len(server.seen)
-        store = get(tmp_path / "s", server, text="full", max_requests=200)
+        with pytest.raises(ValueError, match=f"120 requests.*with the {searched} of the search, more than {searched + 119} "):
+            get(tmp_path / "s", server, text="full", max_requests=searched + 119)
+        store = get(tmp_path / "s", server, text="full", max_requests=searched + 120)
         assert len(server.seen) == searched + 120 and len(store) == 120
     assert "circles to search" in capsys.readouterr().err
 

@@ -124,8 +124,8 @@ def from_api(
         text: "intro" (up to the first heading) or "full" (20 times as many requests).
         min_chars, max_chars, places_only: see :class:`geonb.data.sources.wikipedia.ArticleFilter`.
         limit: only the first so many articles, by page id.
-        max_requests: of the search, and again of the texts (answers that come in pieces count once): what needs more
-            is refused. A higher number, or a smaller area, goes on.
+        max_requests: of the search and the texts together (answers that come in pieces count once): what needs more
+            is refused. A higher number goes on.
         endpoint: of the service, else that of the language.
         simulated: whether the texts are, as those of :mod:`geonb.data.practice`; the store and its card say so.
 
@@ -146,11 +146,13 @@ def from_api(
     def steps(work: Work) -> Iterator[Step]:
         api = Api(endpoint, agent, cache=work.path("api"))
         if not work.done("search"):
-            pages, skips = search(api, pieces, max_requests, progress)
-            work.put("search", pa.table({"page_id": pa.array(sorted(pages), pa.int64())}), skips)
-        pages, crowded = work.table("search")["page_id"].to_pylist(), work.skips(["search"])
+            listed, skips, asked = search(api, pieces, max_requests, progress)
+            table = pa.table({"page_id": pa.array(sorted(listed), pa.int64())})
+            work.put("search", table.replace_schema_metadata({"requests": str(asked)}), skips)
+        found, crowded = work.table("search"), work.skips(["search"])
+        pages, spent = found["page_id"].to_pylist(), int(found.schema.metadata.get(b"requests", 0))
         needed = math.ceil(min(len(pages), limit or len(pages)) / PER_REQUEST[text])
-        _estimate(f"{len(pages):,} articles found", needed, max_requests, progress)
+        _estimate(f"{len(pages):,} articles found", needed, max_requests, progress, spent)
         for start in range(0, len(pages), PER_PART[text]):
             ids = pages[start : start + PER_PART[text]]
             yield f"pages/{start:08d}", partial(fetch, api, ids, lang, text, area, None if start else crowded)
@@ -207,12 +209,13 @@ class _Area:
         return inside and south <= lat <= north
 
 
-def _estimate(what: str, requests: int, max_requests: int, progress: bool) -> None:
+def _estimate(what: str, requests: int, max_requests: int, progress: bool, spent: int = 0) -> None:
     said = f"{what}: {requests:,} requests or more, about {math.ceil(requests * SECONDS / 60):,} minutes"
-    if requests > max_requests:
+    if spent + requests > max_requests:
+        searched = f", with the {spent:,} of the search," if spent else ""
         raise ValueError(
-            f"{said}; that is more than {max_requests:,} (max_requests). Take a smaller area or introductions, allow "
-            "more, or take the table or the dumps, which have the whole planet"
+            f"{said}; that is{searched} more than {max_requests:,} (max_requests). Take a smaller area or "
+            "introductions, allow more, or take the table or the dumps, which have the whole planet"
         )
     if progress:
         tqdm.write(said, file=sys.stderr)
@@ -221,8 +224,9 @@ def _estimate(what: str, requests: int, max_requests: int, progress: bool) -> No
 # --- the service --------------------------------------------------------------------------------------
 
 
-def search(api: Api, pieces: Sequence[Cell], max_requests: int, progress: bool = True) -> tuple[set[int], Skips]:
-    """Ids of the pages in cells and around them (circles are larger), and the circles that are too full to list.
+def search(api: Api, pieces: Sequence[Cell], max_requests: int, progress: bool = True) -> tuple[set[int], Skips, int]:
+    """Ids of the pages in cells and around them (circles are larger), the circles that are too full to list, and how
+    many circles were asked for.
 
     Raises:
         ValueError: crowded cells need more requests than are allowed.
@@ -250,7 +254,7 @@ def search(api: Api, pieces: Sequence[Cell], max_requests: int, progress: bool =
             elif len(found) >= FULL:
                 skips.add(CROWDED, f"around {lon:.5f}, {lat:.5f}")
             bar.update()
-    return pages, skips
+    return pages, skips, asked
 
 
 def _geosearch(api: Api, lon: float, lat: float, radius_m: int) -> list[int]:
