@@ -1,4 +1,4 @@
-"""Files that are whole or not there, whatever stops the writing."""
+"""Files that are whole or not there, whatever stops the writing; and what is said of tables in other encodings."""
 
 from __future__ import annotations
 
@@ -33,3 +33,11 @@ def write_atomically(path: Path, data: bytes | Callable[[BinaryIO], object]) -> 
         kept = "the one before it is kept" if path.exists() else "nothing was kept"
         advice = "; free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         raise OSError(error.errno, f"{path} could not be written ({error.strerror}); {kept}{advice}") from None
+
+
+def not_utf8(path: Path, error: Exception) -> ValueError:
+    """What to raise for a CSV file in another encoding: which one its bytes do not tell, so it is not guessed."""
+    return ValueError(
+        f"{path}: not UTF-8 ({error}); save the table anew, in a spreadsheet as “CSV UTF-8”, or convert it, if it is "
+        "from Western Europe's Windows by: iconv -f CP1252 -t UTF-8 OLD.csv > NEW.csv"
+    )

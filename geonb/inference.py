@@ -115,6 +115,8 @@ def _batches(path: Path) -> Iterator[pa.Table]:
     import pyarrow.csv
     import pyarrow.parquet as pq
 
+    from geonb._files import not_utf8
+
     if not path.exists():
         raise ValueError(f"{path}: no such file")
     if path.suffix not in (".csv", ".parquet"):
@@ -127,7 +129,9 @@ def _batches(path: Path) -> Iterator[pa.Table]:
         for batch in batches:
             if batch.num_rows:
                 yield pa.Table.from_batches([batch])
-    except pa.ArrowException as error:
+    except (pa.ArrowException, UnicodeDecodeError) as error:  # the latter for the names of columns
+        if isinstance(error, UnicodeDecodeError) or "invalid UTF8" in str(error):
+            raise not_utf8(path, error) from None
         raise ValueError(f"{path}: cannot be read ({error}); a table must be whole, and a CSV in UTF-8") from None
 
 

@@ -11,6 +11,7 @@ from world import make_world
 import geonb
 from geonb import inference
 from geonb.cli import main
+from geonb.data.sources.local import read_places_csv
 from geonb.encoders import text
 from geonb.evaluation import suite
 from geonb.training import config_from_file
@@ -80,6 +81,14 @@ def test_embed_refuses_bad_tables_and_leaves_nothing(content, message, trained, 
     error = capsys.readouterr().err
     assert message in error and "bad.csv" in error and error.count("\n") == 1
     assert [p.name for p in tmp_path.iterdir()] == ["bad.csv"]
+
+
+@pytest.mark.parametrize("content", ["name,lon,lat,text\nPlzeň,13,49,x\n", "název,lon,lat,text\nPlzen,13,49,x\n"])
+def test_a_csv_in_another_encoding_is_refused_alike_by_embed_and_data_local(content, tmp_path):
+    (tmp_path / "old.csv").write_bytes(content.encode("cp1250"))
+    for read in (inference.read_positions, read_places_csv):
+        with pytest.raises(ValueError, match="old.csv: not UTF-8 .*iconv -f CP1252 -t UTF-8 OLD.csv > NEW.csv$"):
+            read(tmp_path / "old.csv")
 
 
 def test_the_columns_of_a_csv_come_out_as_they_went_in(trained, tmp_path):

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from geonb._coords import check_lonlat, great_circle_km, unit_xyz
+from geonb._files import not_utf8
 from geonb.data.radiometry import BANDS, radiometric_offset
 from geonb.data.store import PlaceStore, write_store
 
@@ -294,7 +295,7 @@ def _read_table(path: Path) -> tuple[list[str], list[list[str]]]:
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path}: cannot be read ({error}); is the file whole?") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 ({error}); save the table as UTF-8") from error
+        raise not_utf8(path, error) from error
     except csv.Error as error:
         raise ValueError(f"{path}: not a CSV table ({error})") from error
     finally:
