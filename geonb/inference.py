@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from geonb.data.store import PlaceStore
+    from geonb.model import Model
 
 LON, LAT = ("lon", "longitude", "x"), ("lat", "latitude", "y")
 BATCH = 50_000  # rows held in memory at a time
@@ -83,20 +84,15 @@ def ask(run: str | Path, text: str, data: str | Path, top: int = 20) -> list[dic
         ``top`` dicts with ``similarity`` (cosine), ``lon``, ``lat`` (degrees), ``place_id`` and ``title``, best first.
 
     Raises:
-        ValueError: an empty text, ``top`` below 1, a run without text, or a text of which its backbone knows no word.
+        ValueError: ``top`` below 1, or what :func:`embed_question` refuses.
     """
-    if not text.strip():
-        raise ValueError("the text is empty; write what to look for")
     if top < 1:
         raise ValueError(f"top must be at least 1, not {top}")
     from geonb.data.store import PlaceStore
     from geonb.model import load
 
     model, store = load(run), PlaceStore.open(data)
-    words = model.backbone("text").encode([text])
-    if not words.any():  # of lsa alone; the encoder would make the same vector of all such texts
-        raise ValueError(f"no word of {text!r} occurs in the training texts of {run}; ask in other words")
-    similarity = model.embed_locations(store.lonlat) @ model.embed_features("text", words)[0]
+    similarity = model.embed_locations(store.lonlat) @ embed_question(model, text)
     titles = store.column("title")
     return [
         {
@@ -108,6 +104,20 @@ def ask(run: str | Path, text: str, data: str | Path, top: int = 20) -> list[dic
         }
         for i in np.argsort(-similarity, kind="stable")[:top]
     ]
+
+
+def embed_question(model: Model, text: str) -> np.ndarray:
+    """The unit vector float32 (dim,) of a text that places are to be found for.
+
+    Raises:
+        ValueError: an empty text, a run without text, or a text of which its backbone knows no word.
+    """
+    if not text.strip():
+        raise ValueError("the text is empty; write what to look for")
+    words = model.backbone("text").encode([text])
+    if not words.any():  # of lsa alone; the encoder would make the same vector of all such texts
+        raise ValueError(f"no word of {text!r} occurs in the training texts of this run; ask in other words")
+    return model.embed_features("text", words)[0]
 
 
 def _batches(path: Path) -> Iterator[pa.Table]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from geonb._coords import check_lonlat
+from geonb.inference import embed_question
 
 if TYPE_CHECKING:
     import folium
@@ -61,7 +62,8 @@ def layer_of(
             gives (n,) or (n, bands) numbers, such as ``probe.predict``.
 
     Raises:
-        ValueError: an unknown layer, "similarity" to nothing or to two things, or a text for a run without text.
+        ValueError: an unknown layer, "similarity" to nothing or to two things, or a text that
+            :func:`geonb.inference.embed_question` refuses.
     """
     if callable(layer):
         values = np.asarray(layer(model.embed_locations(np.zeros((2, 2)))))
@@ -86,9 +88,7 @@ def layer_of(
     if (place is None) == (text is None):
         raise ValueError("similarity needs either a place, (lon, lat) in degrees, or a text")
     if text is not None:
-        if not text.strip():
-            raise ValueError("the text is empty; write what to look for")
-        target, title = model.embed_texts([text])[0], f"similarity to the words “{text}”"
+        target, title = embed_question(model, text), f"similarity to the words “{text}”"
     else:
         ((lon, lat),) = check_lonlat(np.asarray([place]))
         target, title = model.embed_locations([(lon, lat)])[0], f"similarity to the place at {lon:.3f}, {lat:.3f}"

@@ -97,6 +97,7 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(model, tmp_path):
         ({"layer": "similarity"}, "either a place"),
         ({"layer": "similarity", "place": (1, 2), "text": "sea"}, "either a place"),
         ({"layer": "similarity", "text": " "}, "empty"),
+        ({"layer": "similarity", "text": "xyzzy"}, "no word of 'xyzzy' occurs in the training texts"),
         ({"layer": "pca", "text": "sea"}, "is for layer 'similarity'"),
         ({"layer": "similarity", "place": (0, 95)}, "row 0"),
         ({"layer": lambda z: z[:1]}, "two embeddings"),
@@ -166,7 +167,7 @@ def test_a_painted_layer_lies_where_its_pixels_are(model):
 
 def test_layers_on_a_folium_map_are_pictures_whose_names_are_text(model):
     grid = LandGrid(model, width=60)
-    image = grid.image(layer_of(model, "similarity", text="<img src=x onerror=alert(1)>{{7*7}}"))
+    image = grid.image(layer_of(model, "similarity", text="rivers <img src=x onerror=alert(1)>{{7*7}}"))
     html = add_layer(add_layer(offline_map(), grid.image(layer_of(model))), image).get_root().render()
     assert html.index("L.control.layers(") > html.rindex("L.imageOverlay(")  # which it lists
     assert re.search(r'createPane\(\s*"land"', html) and '"pane": "land"' in html  # below the pictures

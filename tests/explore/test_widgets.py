@@ -135,9 +135,10 @@ def test_a_click_a_position_and_words_paint_what_they_say(trained, world, model)
     assert widget.best.children[0].value.startswith(f"{similarity.max():.3f}  ")
     assert world.column("title")[similarity.argmax()] in widget.best.children[0].value
     url = widget.overlay.url
-    widget.words.value = HOSTILE
+    words = f"rivers {HOSTILE}"
+    widget.words.value = words
     assert widget.show.value == "words" and widget.overlay.url != url
-    expected = layer_of(model, "similarity", text=HOSTILE)(grid.z)
+    expected = layer_of(model, "similarity", text=words)(grid.z)
     np.testing.assert_allclose(widget.image.values, expected, atol=1e-5)
     assert HOSTILE in widget.message.value and type(widget.message).__name__ == "Label"
     assert HOSTILE not in widget.overlay.name and "&lt;img" in widget.overlay.name
