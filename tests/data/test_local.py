@@ -84,6 +84,13 @@ def test_a_column_with_the_name_of_another_is_kept_under_a_name_of_its_own(tmp_p
     }  # fmt: skip
 
 
+def test_the_identifiers_of_a_table_are_kept_beside_those_of_the_store(tmp_path):
+    path = write_csv(tmp_path / "a.csv", [[1, 2, "A text.", "007", "other"]], ["lon", "lat", "text", "place_id", "file_place_id"])
+    store = make_real_store(tmp_path / "store", [path], progress=False)
+    assert (store.place_id[0], store.column("file_file_place_id")[0]) == ("a-0", "007")
+    assert store.column("file_place_id")[0] == "other"
+
+
 def test_what_is_dropped_is_reported_with_its_row(tmp_path):
     dirt = [
         ["Sydney", 0, 0, "Australia", "Oceania", "", "Sydney is large."],

@@ -71,8 +71,8 @@ PROVENANCE = (
 # Columns that are names even where they look like numbers.
 NAMES = {"place_id", "source", "license", "lang", "revision", "url"}
 
-# Columns of a table that would clash with those of a store, and the names they get there.
-RESERVED = {"place_id": "file_place_id", "geometry": "file_geometry", "file": "file_file"}
+# Columns of a table that would clash with those that a store has beside them.
+RESERVED = {"place_id", "geometry", "file"}
 
 _MARKUP = re.compile(r"</?[A-Za-z][A-Za-z0-9]{0,9}\s*/?>")
 
@@ -148,7 +148,8 @@ def read_places_csv(
         degrees to 1e-5 degrees, on which both coordinates lie, along a meridian), "position_flag" (why a row
         was flagged, or None), "country" and "continent" where known, and every other column under its own
         name (float64 where all its values are numbers; missing values are NaN or None); one that has the
-        name of a column above gets ``file_`` before it. Tags such as <em> are taken out of titles and texts.
+        name of a column above, or of one that a store adds (`RESERVED`), gets ``file_`` before it. Tags such as
+        <em> are taken out of titles and texts.
 
     Raises:
         ValueError: naming the file, and the row where it is a row's fault.
@@ -216,7 +217,7 @@ def read_places_csv(
         if name and name not in role.values():
             values = [rows[row][index[name]].strip() for row in kept]
             own = name
-            while own in places or (own != name and own in header):
+            while own in RESERVED or own in places or (own != name and own in header):
                 own = f"file_{own}"
             places[own] = _objects([v or None for v in values]) if name in NAMES else _typed(values)
     return places, report
@@ -552,7 +553,6 @@ def make_real_store(
     tables, texts, reports = [], [], []
     for path in map(Path, csv_paths):
         places, report = read_places_csv(path, drop_invalid=drop_invalid, keep_suspicious=keep_suspicious)
-        places = {RESERVED.get(name, name): values for name, values in places.items()}
         n = len(places["lon"])
         places["place_id"] = _objects([f"{_stem(path)}-{row}" for row in places["row"]])
         source, license = _provenance(path, provenance)
