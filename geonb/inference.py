@@ -107,7 +107,7 @@ def ask(run: str | Path, text: str, data: str | Path, top: int = 20) -> list[dic
 
 
 def embed_question(model: Model, text: str) -> np.ndarray:
-    """The unit vector float32 (dim,) of a text that places are to be found for.
+    """A text that places are to be found for as a vector float32 (dim,) of unit length.
 
     Raises:
         ValueError: an empty text, a run without text, or a text of which its backbone knows no word.

@@ -106,8 +106,8 @@ def block_bootstrap(
 def interval_or_none(
     lonlat: ArrayLike, statistic: Callable[..., np.ndarray], size_km: float, seed: int = 0
 ) -> list[float | None]:
-    """[low, high] of :func:`block_bootstrap` (Roberts et al., 2017) at positions (n, 2), as JSON can hold it: None
-    where it is NaN."""
+    """[low, high] of :func:`block_bootstrap` (Roberts et al., 2017) at positions (n, 2), degrees, as JSON can hold it:
+    None where it is NaN."""
     return [finite_or_none(end) for end in block_bootstrap(lonlat, statistic, size_km, seed=seed)]
 
 
