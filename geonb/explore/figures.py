@@ -77,7 +77,7 @@ def land_rings() -> list[np.ndarray]:
 
 
 def equal_earth_xy(lonlat: ArrayLike) -> np.ndarray:
-    """Equal Earth coordinates (n, 2) of positions in degrees, x in [-1, 1]; areas are in proportion to those on Earth."""
+    """Equal Earth coordinates (n, 2) of positions in degrees, x in [-1, 1]; areas in proportion to those on Earth."""
     import torch
 
     from geonb.encoders.positional import equal_earth
