@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def fingerprint(runs: list[Path]) -> str:
     """A hash of everything besides its own code that a chapter's output depends on; not of runs that chapters train."""
     digest = hashlib.sha256()
-    versions = sorted(f"{d.metadata['Name']}=={d.version}" for d in distributions())
+    versions = sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions()})
     digest.update("\n".join(versions).encode())
     files = [*ROOT.glob("geonb/**/*"), *(run / "manifest.json" for run in runs), runs[0].parent / "results.json"]
     for path in sorted(p for p in files if p.is_file() and "__pycache__" not in p.parts):
