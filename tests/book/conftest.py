@@ -1,25 +1,37 @@
-"""Every chapter, executed once as a plain notebook with nothing but the installed package; and the book made of that.
+"""Every chapter, executed once as a plain notebook where only what its first cell installs is; and the book of that.
 
 The book is what ``make book`` makes of a copy of its sources in the smoke profile. What its chapters show comes from the
 notebooks, through the cache that ``make book`` keeps. While the tests themselves are written,
 ``GEONB_BUILT_BOOK=_build/html`` opens a book that is there already.
 """
 
+import csv
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import Distribution, distribution, distributions
 from pathlib import Path
 
+import nbformat
 import pytest
 from jupyter_cache import get_cache
 from jupyter_cache.base import CacheBundleIn
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from scripts_of import script
 
 from geonb import workspace
 
 ROOT = Path(__file__).resolve().parents[2]
+ONLY = """\
+import os, sys, sysconfig
+given, standard = os.environ["PYTHONPATH"].split(os.pathsep), sysconfig.get_path("stdlib")
+sys.path[:] = [path for path in sys.path if path in given or (path.startswith(standard) and "-packages" not in path)]
+"""
 SMOKE = {"GEONB_SMOKE": "1", "GEONB_PROGRESS": "0", "OMP_NUM_THREADS": "1"}
 
 
@@ -39,23 +51,77 @@ def package(tmp_path_factory) -> Path:
     return home / "installed"
 
 
+def needed(requirement: str, package: Path) -> dict[str, Distribution]:
+    """What pip installs for a requirement of geonb, but for geonb itself, and for a kernel: name -> distribution."""
+    (ours,) = distributions(path=[str(package)])
+    found, seen, queue = {"geonb": ours}, set(), [Requirement(requirement), Requirement("ipykernel")]
+    while queue:
+        wanted = queue.pop()
+        name = canonicalize_name(wanted.name)
+        found.setdefault(name, ours if name == "geonb" else distribution(name))
+        for extra in {"", *wanted.extras} - {e for n, e in seen if n == name}:
+            seen.add((name, extra))
+            further = map(Requirement, found[name].requires or [])
+            queue += [one for one in further if not one.marker or one.marker.evaluate({"extra": extra})]
+    del found["geonb"]
+    return found
+
+
+def files(each: Distribution) -> list[Path]:
+    """What a distribution put beside itself; ``Distribution.files`` takes a minute for all that is installed."""
+    names = (row[0] for row in csv.reader((each.read_text("RECORD") or "").splitlines()))
+    return [Path(name) for name in names if not name.startswith(("..", "/", "__pycache__"))]
+
+
+def links(wanted: dict[str, Distribution], folder: Path) -> Path:
+    """The folder, with links to the files of distributions and of no other: to whole packages, if nobody else has a part."""
+    owners = defaultdict(set)
+    for each in distributions():
+        for top in {file.parts[0] for file in files(each)}:
+            owners[top].add(canonicalize_name(each.metadata["Name"]))
+    for each in wanted.values():
+        parts = {Path(file.parts[0]) if owners[file.parts[0]] <= wanted.keys() else file for file in files(each)}
+        for part in parts:
+            (folder / part).parent.mkdir(parents=True, exist_ok=True)
+            if not (folder / part).exists():
+                (folder / part).symlink_to(each.locate_file(part))
+    return folder
+
+
 @pytest.fixture(scope="session")
-def executed(package, tmp_path_factory) -> dict:
+def only(package, tmp_path_factory):
+    """The environment variables of a Python that finds the package and what a requirement of it installs, no more."""
+    made: dict[str, dict] = {}
+
+    def environment(requirement: str) -> dict[str, str]:
+        if requirement not in made:
+            folder = links(needed(requirement, package), tmp_path_factory.mktemp("site"))
+            (folder / "sitecustomize.py").write_text(ONLY)
+            made[requirement] = {"PYTHONPATH": f"{folder}{os.pathsep}{package}"}
+        return made[requirement]
+
+    return environment
+
+
+@pytest.fixture(scope="session")
+def executed(only, tmp_path_factory) -> dict:
     """By chapter, the executed notebook and what it took; or the error. Two run at a time, each in its own folder."""
     measure = script("measure_chapters")
+    paths = measure.chapters()
+    installed = [re.search(r'"(geonb\[.+?\])', nbformat.read(path, 4).cells[0].source)[1] for path in paths]
+    environments = [SMOKE | only(requirement) for requirement in installed]
 
-    def alone(path):
+    def alone(path, environment):
         folder = tmp_path_factory.mktemp(path.stem)
         try:
-            return measure.execute(path, folder, SMOKE | {"PYTHONPATH": str(package)})
+            return measure.execute(path, folder, environment)
         except RuntimeError as error:
             return error
         finally:
             shutil.rmtree(folder)
 
-    paths = measure.chapters()
     with ThreadPoolExecutor(2) as pool:
-        return dict(zip([path.stem for path in paths], pool.map(alone, paths), strict=True))
+        return dict(zip([path.stem for path in paths], pool.map(alone, paths, environments), strict=True))
 
 
 def make_book(home: Path, executed: dict) -> Path:
