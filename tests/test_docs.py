@@ -1,20 +1,23 @@
 """What the documents say is so: their examples run, their commands exist, their links lead somewhere."""
 
-import ast
+import json
 import re
 import shlex
 import shutil
 import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 from unittest.mock import patch
 from urllib.parse import urlsplit
 
 import nbformat
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import torch
 
 from geonb.architectures import ARCHITECTURES
-from geonb.cli import parser
+from geonb.cli import main, parser
 from geonb.evaluation.tasks import TASKS
 from geonb.training import ENCODERS
 
@@ -104,18 +107,54 @@ def test_every_target_of_make_and_every_script_is_there():
     assert "exec make test" in (ROOT / ".ci" / "run").read_text()  # the check runs what the README says
 
 
-@pytest.mark.parametrize("name", ["README.md"])
-def test_what_the_readme_imports_can_be_imported(name):
-    for block in blocks(name, "python"):
-        imports = [node for node in ast.parse(block).body if isinstance(node, ast.Import | ast.ImportFrom)]
-        exec(compile(ast.Module(imports, []), name, "exec"), {})
+# ---- README: what stands under "Use it" runs, line by line, with fewer places and steps
 
 
-def test_the_readme_uses_a_run_as_it_can_be_used(trained, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "fused").symlink_to(trained)
-    exec(compile(blocks("README.md", "python")[0], "README.md", "exec"), {})
+@pytest.fixture(scope="module")
+def used(tmp_path_factory) -> Path:
+    """The folder in which the commands ran."""
+    home, fewer = tmp_path_factory.mktemp("used"), {"data": ["--places", "300"], "train": ["--steps", "10"]}
+    (block,) = (block for block in blocks("README.md", "") if "geonb ask" in block)
+    lines = [shlex.split(line, comments=True) for line in block.splitlines()]
+    assert [words[:2] for words in lines if words[0] != "geonb"] == [[".", ".venv/bin/activate"]]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        Path("my_points.csv").write_text("name,lon,lat\nBerlin,13.40,52.52\nSantiago,-70.67,-33.45\n")
+        for words in lines[1:]:
+            assert main([*words[1:], *fewer.get(words[1], [])]) == 0, shlex.join(words)
+    return home
+
+
+def python_of_the_readme(*left_out: str) -> list[str]:
+    """The Python blocks of the README, without lines that hold certain words."""
+    lines = [block.splitlines() for block in blocks("README.md", "python")]
+    return ["\n".join(line for line in block if not any(word in line for word in left_out)) for block in lines]
+
+
+def test_the_commands_of_the_readme_write_what_they_say(used):
+    assert pq.read_table(used / "embedded.parquet")["name"].to_pylist() == ["Berlin", "Santiago"]
+    assert len(pq.read_table(used / "theirs.parquet")) == 300
+    assert {"fused", "theirs"} <= {row["representation"] for row in json.loads((used / "results.json").read_text())["probes"]}
+    assert "<svg" in (used / "results.html").read_text() and 'class="gl"' in (used / "page.html").read_text()
+
+
+def test_the_python_of_the_readme_runs_after_its_commands(used, monkeypatch):
+    monkeypatch.chdir(used)
+    names = {"their_function": lambda lonlat: np.cos(np.radians(lonlat))}
+    for block in python_of_the_readme("geoclip_location()"):
+        exec(compile(block, "README.md", "exec"), names)
+    berlin, santiago = names["model"].embed_locations([[13.40, 52.52], [-70.67, -33.45]])
+    assert berlin.shape == (256,) and berlin @ berlin == pytest.approx(1, abs=1e-5)
+    assert {"ours", "theirs"} <= {row["representation"] for row in names["results"]["probes"]}
+    assert "theirs" in Path("results.html").read_text()
+    assert names["encoder"](torch.zeros(3, 2)).shape == (3, 256)
+
+
+@pytest.mark.skipif(not find_spec("geoclip"), reason="geoclip is not installed, which a line of the README needs")
+def test_the_readme_loads_geoclip():
+    names: dict = {}
+    exec(compile(python_of_the_readme()[-1], "README.md", "exec"), names)
+    assert names["geoclip"](torch.tensor([[13.4, 52.5]])).shape == (1, 512)
 
 
 # ---- links
