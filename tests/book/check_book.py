@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import functools
 import http.server
+import io
 import re
 import shutil
 import sys
@@ -22,6 +23,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from playwright.sync_api import Browser, Error, Page, sync_playwright
+from pypdf import PdfReader
 
 AXE = Path(__file__).parent / "assets" / "axe.min.js"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -369,7 +371,8 @@ def unprintable(page: Page) -> list[str]:
         ...(ground[3] !== 0 && Math.min(...ground.slice(0, 3)) < 200 ? ["dark paper"] : []),
         ...(all("h1").filter(shown).length === 1 ? [] : ["not one title"]),
         ...all(".bd-sidebar-primary, .bd-sidebar-secondary, .bd-header-article, .bd-footer").filter(shown).map((e) => "beside the text: " + name(e)),
-        ...all("main details:not([open])").map((e) => "folded: " + e.textContent.trim().slice(0, 60)),
+        ...all("main details > :not(summary)").filter((e) => !shown(e) && !e.closest(".gl, .gp, .gv"))
+          .map((e) => "folded: " + e.textContent.trim().slice(0, 60)),
         ...all("main pre, main table").filter((e) => shown(e) && e.getBoundingClientRect().right > innerWidth + 1)
           .map((e) => "cut off: " + e.textContent.trim().slice(0, 60)),
         ...all("main pre").filter((e) => shown(e) && e.scrollWidth > e.clientWidth + 1).map((e) => "cut off: " + e.textContent.trim().slice(0, 60)),
@@ -379,15 +382,22 @@ def unprintable(page: Page) -> list[str]:
     page.evaluate("() => dispatchEvent(new Event('afterprint'))")
     if page.evaluate("() => document.documentElement.dataset.theme") != "dark":
         found.append("what the reader chose is not there again after printing")
-    page.emulate_media(media="screen")
+    page.emulate_media(media="null")
     page.set_viewport_size(DESKTOP)
     set_theme(page, "light")
     return found
 
 
-def printed(page: Page) -> int:
-    """How many pages of A4 it prints on."""
-    return len(re.findall(rb"/Type /Page\b", page.pdf(format="A4")))
+def printed(page: Page) -> list[str]:
+    """The text of each page of A4 that it prints on, without white space."""
+    pages = PdfReader(io.BytesIO(page.pdf(format="A4"))).pages
+    return [re.sub(r"\s", "", sheet.extract_text()) for sheet in pages]
+
+
+def folded_code(page: Page) -> list[str]:
+    """The first line of the code in every folded cell, without white space."""
+    found = page.locator("main details.hide .cell_input pre").all_text_contents()
+    return [re.sub(r"\s", "", text.strip().splitlines()[0]) for text in found]
 
 
 CHECKS = [

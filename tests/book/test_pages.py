@@ -55,7 +55,9 @@ def test_the_book_holds_its_chapters_and_opens_at_the_first(built_book, browser,
 def test_a_chapter_can_be_printed(browser, address, name):
     with check_book.opened(browser, address, f"{name}.html") as (page, _):
         assert check_book.unprintable(page) == []
-        assert check_book.printed(page) > 3
+        folded, sheets = check_book.folded_code(page), check_book.printed(page)
+        assert len(folded) > 1 and len(sheets) > 3
+        assert [line for line in folded if line not in "".join(sheets)] == [], "folded cells are blank on paper"
 
 
 def test_the_book_shows_what_it_promises(built_book):
@@ -147,7 +149,7 @@ def test_a_fault_is_found(browser, sound, published, name):
 PRINT_FAULTS = {
     "dark paper": "<style>html[data-theme=dark] body { background: #111 }</style>",
     "beside the text: nav.bd-sidebar-primary": '<nav class="bd-sidebar-primary">Contents</nav>',
-    "folded: Solution": "<main><details><summary>Solution</summary></details></main>",
+    "folded: Because": "<main><details><summary>Solution</summary><p>Because</p></details></main>",
     "cut off: aaa": f'<main><pre style="width: 20rem; overflow: auto">{"a" * 400}</pre></main>',
     "not one title": "<h1>Another</h1>",
 }

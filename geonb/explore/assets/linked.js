@@ -839,7 +839,9 @@
       new MutationObserver(() => redraw()).observe(node, { attributes: true, attributeFilter: ["data-theme", "data-mode", "data-jp-theme-light", "theme", "class"] });
     }
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => redraw());
-    matchMedia("print").addEventListener("change", () => { for (const view of views) view.stale = true; draw(); });
+    const drawAll = () => { for (const view of views) view.stale = true; draw(); };
+    matchMedia("print").addEventListener("change", drawAll);
+    addEventListener("beforeprint", drawAll); // no frame comes between the page's change to light colours and paper
 
     size();
     if (D.columns.length) showColumn(0); else select();
