@@ -12,12 +12,12 @@ test: $(VENV)/.installed
 	$(PY) -m ruff check .
 	$(PY) -m codespell_lib
 	$(PY) -m mypy
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
 
 # Lines of geonb that the tests reach, without those of the book; fails below 90 %.
 coverage: $(VENV)/.installed
 	$(PY) -m coverage erase
-	$(PY) -m coverage run -m pytest --ignore tests/book
+	OMP_NUM_THREADS=1 $(PY) -m coverage run -m pytest -n 2 --ignore tests/book
 	$(PY) -m coverage combine --quiet
 	$(PY) -m coverage report
 

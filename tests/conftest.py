@@ -6,6 +6,19 @@ from world import SMALL, make_world
 from geonb.training import train
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With ``-n``, a file's tests stay in one process, for they share fixtures; and all of the book's, which share it."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.split("::")[0]
+            return "tests/book" if file.startswith("tests/book/") else file
+
+    return ByFile(config, log)
+
+
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
     return make_world(tmp_path_factory.mktemp("world") / "store")

@@ -26,7 +26,7 @@ def fibonacci_points(n: int) -> np.ndarray:
     """n positions (n, 2) in degrees on a Fibonacci lattice: nearly even spacing, no randomness.
 
     Gonzalez (2010), Measurement of areas on a sphere using Fibonacci and latitude-longitude lattices,
-    Mathematical Geosciences 42, 49-64.
+    Mathematical Geosciences 42, 49-64 (doi:10.1007/s11004-009-9257-x).
     """
     i = np.arange(n) + 0.5
     return np.stack([(360 * i / GOLDEN_RATIO) % 360 - 180, np.degrees(np.arcsin(2 * i / n - 1))], 1)
@@ -207,7 +207,7 @@ def weighted_sample(weights: ArrayLike, k: int, seed: int = 0) -> np.ndarray:
     """k different rows (sorted), drawn one after another with chances in proportion to weights (n,).
 
     By exponential keys: Efraimidis and Spirakis (2006), Weighted random sampling with a reservoir, Information
-    Processing Letters 97, 181-185.
+    Processing Letters 97, 181-185 (doi:10.1016/j.ipl.2005.11.003).
 
     Raises:
         ValueError: a weight that is negative or not finite, or fewer than k weights above 0.

@@ -49,7 +49,8 @@ class Block(nn.Module):
 
 
 class ResNet18(nn.Sequential):
-    """ResNet-18 (He et al., 2016) on 12 bands: 64, 128, 256, 512 channels, two blocks each, mean over space."""
+    """ResNet-18 (He et al., 2016, arXiv 1512.03385) on 12 bands: 64, 128, 256, 512 channels, two blocks each, mean over
+    space."""
 
     def __init__(self, dim: int) -> None:
         widths = [64, 64, 128, 256, 512]

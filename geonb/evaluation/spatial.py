@@ -20,7 +20,7 @@ def morans_i(values: ArrayLike, lonlat: ArrayLike, k: int = 8) -> float:
     neighbours on the sphere.
 
     Near 0 (exactly -1 / (n - 1) in expectation) when values know nothing of their neighbours, near 1 when
-    neighbours are alike (Moran, 1950).
+    neighbours are alike (Moran, 1950, doi:10.2307/2332142).
 
     Raises:
         ValueError: no more than k places, or values that are all the same or not finite.

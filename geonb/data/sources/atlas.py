@@ -1,9 +1,10 @@
 """The Atlas sample: real places with real facts, and simulated observations of them; it needs no network.
 
 Places and facts come from a table that ships with the package (``geonb/data/assets``, made by
-``scripts/make_facts.py``). Texts are written from the facts (:mod:`geonb.data.sources.atlas_texts`) and images are
-simulated from them (:mod:`geonb.data.sources.simulated`), so the sample is a controlled experiment: for each fact it
-is known whether texts, images, both or neither can tell it.
+``scripts/make_facts.py``; its climate is the map of Rubel et al., 2017, doi:10.1127/metz/2016/0816). Texts are
+written from the facts (:mod:`geonb.data.sources.atlas_texts`) and images are simulated from them
+(:mod:`geonb.data.sources.simulated`), so the sample is a controlled experiment: for each fact it is known whether
+texts, images, both or neither can tell it.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ Sources: https://developers.google.com/earth-engine/guides/usage (quotas), .../g
 .../guides/monitoring_usage, .../apidocs/ee-data-computepixels,
 .../datasets/catalog/GOOGLE_CLOUD_SCORE_PLUS_V1_S2_HARMONIZED; Pasquarella et al. (2023), Comprehensive quality
 assessment of optical satellite imagery using weakly supervised video learning (Cloud Score+); Karney (2011), Transverse
-Mercator with an accuracy of a few nanometers (the series of UTM).
+Mercator with an accuracy of a few nanometers, doi:10.1007/s00190-011-0445-3 (the series of UTM).
 """
 
 from __future__ import annotations
