@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["PALETTE", "Figure", "coverage_map", "image_grid", "scatter_map", "themed", "world_axes"]
 
 MISSING = "#9aa0a6"
+WIDE = 460  # points; on a phone a wider figure scrolls, for its letters would be too small
 
 
 class Figure:
@@ -66,7 +67,9 @@ def themed(fig: MatplotlibFigure, alt: str) -> Figure:
     svg = re.sub(r"<[^>]+>", restyle, svg)
     # What has no colour of its own is black in SVG; it takes the text's colour from the root.
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" fill="currentColor" ', 1)
-    return Figure(f'<div class="geonb-figure">{svg}</div>', alt)
+    points = float(re.search(r'width="([\d.]+)pt"', svg)[1])  # type: ignore[index]
+    scrolls = f' geonb-wide" role="region" tabindex="0" aria-label="{escape(alt[:80])}' if points > WIDE else ""
+    return Figure(f'<div class="geonb-figure{scrolls}">{svg}</div>', alt)
 
 
 @cache

@@ -26,6 +26,13 @@ def test_a_figure_is_inline_svg_in_the_colours_of_the_page_and_needs_words():
     plt.close("all")
 
 
+@pytest.mark.parametrize("inches, wide", [(5.4, False), (9.0, True)])
+def test_a_wide_figure_scrolls_on_a_phone_and_says_what_it_is(inches, wide):
+    html = themed(plt.figure(figsize=(inches, 2)).add_axes((0, 0, 1, 1)).figure, "Three <panels>").html
+    said = 'class="geonb-figure geonb-wide" role="region" tabindex="0" aria-label="Three &lt;panels&gt;"'
+    assert (said in html) == wide and ("geonb-wide" in html) == wide
+
+
 def test_the_same_figure_is_the_same_bytes():
     def one():
         return scatter_map(random_points(50), np.arange(50.0), "t", "km", "dots").html
