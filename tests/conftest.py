@@ -1,9 +1,13 @@
 """The made-up world and a run on it, shared by every test of training and use."""
 
 import pytest
+from hypothesis import settings
 from world import SMALL, make_world
 
 from geonb.training import train
+
+settings.register_profile("untimed", deadline=None)  # a busy machine is no fault of what is tested
+settings.load_profile("untimed")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from faulty import tree
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from geonb.data.sources import chipsets
@@ -414,6 +414,7 @@ hits = st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 255)), max_siz
 
 @settings(max_examples=150, deadline=None)
 @given(hits=hits, end=st.integers(0, len(ONE_TIF)))
+@example(hits=[(2224, 128), (1048574, 0)], end=0)  # a name that is no UTF-8
 def test_a_damaged_geotiff_is_read_or_unfit_and_nothing_else(hits, end):
     for data in (damaged(ONE_TIF, [(at % 600, v) for at, v in hits]), damaged(ONE_TIF, hits)[:end]):
         try:

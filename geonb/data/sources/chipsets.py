@@ -646,7 +646,7 @@ def _open_tif(data: bytes, bands: int) -> Iterator[Any]:
             if b or d or not (a > 0 > e):
                 raise _Unfit("not north up")
             yield source
-    except (RasterioError, CPLE_BaseError, CRSError, MemoryError) as error:
+    except (RasterioError, CPLE_BaseError, CRSError, MemoryError, UnicodeError) as error:
         raise _Unfit("cannot be read as a GeoTIFF; it may be damaged") from error
 
 

@@ -432,6 +432,7 @@ def _read_chip(
 ) -> tuple[np.ndarray, dict[str, np.ndarray], Report, float]:
     """Tiles, their columns, the report, and the size of a pixel in metres."""
     import rasterio
+    from rasterio._err import CPLE_BaseError  # rasterio lets some of GDAL's own errors through
     from rasterio.errors import RasterioError
 
     if not path.is_file():
@@ -442,7 +443,7 @@ def _read_chip(
             _check_chip(path, source, tile)
             pixels = source.read()
             transform, crs, nodata = source.transform, source.crs, source.nodata
-    except RasterioError as error:
+    except (RasterioError, CPLE_BaseError, UnicodeError) as error:
         raise ValueError(f"{path}: cannot be read as a GeoTIFF ({error}); is the file whole?") from error
 
     rows, cols = pixels.shape[1] // tile, pixels.shape[2] // tile
