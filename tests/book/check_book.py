@@ -298,13 +298,14 @@ CONTRAST = """() => {
     return sum + w * (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
   }, 0);
   const paint = (e) => e instanceof SVGElement && e.tagName !== "svg" ? getComputedStyle(e).fill : getComputedStyle(e).backgroundColor;
+  const covers = (e) => rgba(paint(e))[3] * getComputedStyle(e).fillOpacity * getComputedStyle(e).opacity > 200;
   const bad = [];
   for (const text of document.querySelectorAll(".geonb-figure svg text")) {
     if (!text.checkVisibility()) continue;
     text.scrollIntoView({ block: "center", behavior: "instant" });
     const r = text.getBoundingClientRect();
     const below = document.elementsFromPoint(r.left + r.width / 2, r.top + r.height / 2);
-    const ground = below.find((e) => e !== text && !text.contains(e) && e.tagName !== "text" && (e.tagName === "image" || rgba(paint(e))[3] > 200));
+    const ground = below.find((e) => e !== text && !text.contains(e) && e.tagName !== "text" && (e.tagName === "image" || covers(e)));
     if (!ground || ground.tagName === "image") continue;
     const [a, b] = [light(rgba(getComputedStyle(text).fill)), light(rgba(paint(ground)))].sort((x, y) => y - x);
     const ratio = (a + 0.05) / (b + 0.05);
