@@ -4,7 +4,10 @@ from __future__ import annotations
 
 
 def is_missing(value: object) -> bool:
-    """Whether a value is None, NaN, or pandas' NaT or NA: the last three do not equal themselves."""
+    """Whether a value is None, NaN, or pandas' NaT or NA.
+
+    NaN and NaT do not equal themselves; whether NA does, is NA, which is neither true nor false.
+    """
     return value is None or str(value == value) in ("False", "<NA>")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -215,11 +215,15 @@ def read_positions(path: str | Path) -> np.ndarray:
     return check_lonlat(np.concatenate(found), str(path))
 
 
-def read_embedding_table(path: str | Path) -> tuple[pa.Table, np.ndarray]:
+def read_embedding_table(path: str | Path, columns: Sequence[str] | None = None) -> tuple[pa.Table, np.ndarray]:
     """A Parquet file with a column ``embedding``, as ``geonb embed`` and others write it: the table, and the column.
 
+    Args:
+        path: the file.
+        columns: those to read beside it, where the file has them. Default: all.
+
     Returns:
-        The table (all its columns), and float32 (n, d).
+        The table, and its embeddings, float32 (n, d).
 
     Raises:
         ValueError: no such file, no such column, or vectors that are none, missing or of unequal length.
@@ -232,11 +236,13 @@ def read_embedding_table(path: str | Path) -> tuple[pa.Table, np.ndarray]:
     if not path.exists():
         raise ValueError(f"{path}: no such file")
     try:
-        table = pq.read_table(path)
+        names = pq.read_schema(path).names
+        wanted = [name for name in names if columns is None or name in {*columns, "embedding"}]
+        table = pq.read_table(path, columns=wanted)
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{path}: cannot be read as Parquet ({error})") from None
-    if "embedding" not in table.column_names:
-        has = ", ".join(table.column_names)
+    if "embedding" not in names:
+        has = ", ".join(names)
         raise ValueError(f"{path}: no column embedding (lists of numbers), as `geonb embed` makes one; it has {has}")
     column = table["embedding"].combine_chunks()
     lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
@@ -278,7 +284,7 @@ def read_embeddings(path: str | Path, store: PlaceStore) -> np.ndarray:
         ValueError: no ``place_id``, two rows for a place, no place of the store, or what
             :func:`read_embedding_table` refuses.
     """
-    table, vectors = read_embedding_table(path)
+    table, vectors = read_embedding_table(path, ["place_id"])
     if "place_id" not in table.column_names:
         raise ValueError(f"{path}: no column place_id; it says which place of {store.path} each embedding belongs to")
     rows = rows_of_places(table, path, store)

@@ -306,6 +306,12 @@ def test_embeddings_of_any_kind_of_list_are_read(tmp_path):
         assert vectors.dtype == np.float32 and vectors.tolist() == [[1, 2], [3, 4], [5, 6]]
 
 
+def test_of_a_file_only_the_columns_that_are_wanted_are_read(tmp_path):
+    pq.write_table(pa.table({"place_id": ["a"], "embedding": [[1.0]], "text": ["much"]}), tmp_path / "e.parquet")
+    for wanted, found in ((None, ["place_id", "embedding", "text"]), (["place_id", "none"], ["place_id", "embedding"])):
+        assert inference.read_embedding_table(tmp_path / "e.parquet", wanted)[0].column_names == found
+
+
 def test_two_embeddings_of_one_place_are_refused_and_two_of_no_place_of_the_store_are_not(world, tmp_path):
     vectors = [[1.0], [2.0], [3.0], [4.0], [5.0]]
     pq.write_table(pa.table({"place_id": ["p1", "x", "x", "p0", None], "embedding": vectors}), tmp_path / "e.parquet")

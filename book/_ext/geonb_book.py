@@ -7,6 +7,7 @@ Repairs, so that pages load without errors and without a network:
 2. Without a default mode the theme logs an error for a first-time visitor.
 3. Chapters run without progress bars: in a page they would be widgets that no kernel moves, and for which every page
    would load scripts from elsewhere.
+4. autodoc writes ``<factory>`` for a default that a dataclass makes anew for each object.
 
 Markdown that a chapter's author writes, chosen so that it reads well in plain Jupyter and Colab too:
 
@@ -21,6 +22,7 @@ Markdown that a chapter's author writes, chosen so that it reads well in plain J
   where they are set in italics or bold.
 """
 
+import dataclasses
 import json
 import os
 import re
@@ -243,10 +245,21 @@ def prose(node) -> bool:
     return inside
 
 
+def name_factories(app, what, name, obj, options, signature, returns):
+    """Defaults of a dataclass that are made anew for each object: ``{}`` and not ``<factory>``."""
+    if signature and dataclasses.is_dataclass(obj):
+        for field in dataclasses.fields(obj):
+            if field.init and field.default_factory is not dataclasses.MISSING:
+                signature = signature.replace("<factory>", repr(field.default_factory()), 1)
+    return signature, returns
+
+
 def setup(app):
     os.environ["GEONB_PROGRESS"] = "0"
     app.add_transform(Anchors)
     app.add_transform(Glossary)
     app.connect("env-get-updated", number_by_file, priority=600)
     app.connect("html-page-context", clean_page, priority=900)
+    app.setup_extension("sphinx.ext.autodoc")
+    app.connect("autodoc-process-signature", name_factories)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -26,6 +26,7 @@ from urllib.parse import urljoin, urlsplit
 
 import numpy as np
 
+from geonb.data._raster import raster_errors
 from geonb.data.download import (
     AGENT,
     MAX_BACKOFF_S,
@@ -294,8 +295,6 @@ class RemoteTiff:
         Raises:
             Unreadable: the file does not say where it lies, or not so that it can be used.
         """
-        from rasterio._err import CPLE_BaseError
-        from rasterio.errors import RasterioError
         from rasterio.warp import transform
 
         if self.crs is None or self.transform.is_degenerate:
@@ -304,7 +303,7 @@ class RemoteTiff:
             if f"EPSG:{self.crs.to_epsg()}" != crs:
                 x, y = map(np.array, transform(crs, self.crs, x.tolist(), y.tolist()))
             a, b, c, d, e, f = (~self.transform)[:6]
-        except (RasterioError, CPLE_BaseError, ArithmeticError, ValueError) as error:
+        except raster_errors(ArithmeticError, ValueError) as error:
             raise Unreadable(f"it does not say where it lies ({plain(error)})") from error
         return a * x + b * y + c, d * x + e * y + f
 
@@ -448,7 +447,6 @@ class RemoteTiff:
     def _opened(self, tiles: list[tuple[int, bytes]], level: int) -> Iterator[Any]:
         """The image and one level of it, as a file with holes in which there are only those tiles."""
         import rasterio
-        from rasterio.errors import RasterioError
         from rasterio.io import MemoryFile
 
         code = self._order + ("Q" if self._big else "I")
@@ -475,7 +473,7 @@ class RemoteTiff:
             try:
                 path = f"/vsisparse/{holes.name}"
                 yield stack.enter_context(rasterio.open(path, driver="GTiff", sharing=False, **options))
-            except (RasterioError, UnicodeError) as error:
+            except raster_errors() as error:
                 raise Unreadable(f"a damaged GeoTIFF ({plain(str(error.__cause__ or error))})") from error
 
 

@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as MatplotlibFigure
 
-__all__ = ["PALETTE", "Figure", "coverage_map", "image_grid", "scatter_map", "themed", "world_axes"]
+__all__ = ["PALETTE", "Figure", "coverage_map", "draw_land", "image_grid", "scatter_map", "themed", "world_axes"]
 
 MISSING = "#9aa0a6"
 WIDE = 460  # points; on a phone a wider figure scrolls, for its letters would be too small
@@ -88,14 +88,25 @@ def equal_earth_xy(lonlat: ArrayLike) -> np.ndarray:
     return equal_earth(torch.from_numpy(np.asarray(lonlat, np.float64))).numpy()
 
 
+def draw_land(ax: Axes, xy: Callable[[np.ndarray], np.ndarray] = np.asarray) -> None:
+    """Land in pale grey under what Matplotlib axes show.
+
+    Args:
+        ax: the axes; their limits stay as they are.
+        xy: from lon/lat degrees (k, 2) to the axes' coordinates, as :func:`equal_earth_xy`; by default degrees.
+    """
+    from matplotlib.collections import PolyCollection
+
+    land = PolyCollection([xy(ring) for ring in land_rings()], facecolor="#8a929c40", edgecolor="none")
+    ax.add_collection(land, autolim=False)
+
+
 def world_axes(figsize: tuple[float, float] = (5.4, 2.9)) -> tuple[MatplotlibFigure, Axes]:
     """A Matplotlib figure and axes with land in the Equal Earth projection; plot :func:`equal_earth_xy` on it."""
     import matplotlib.pyplot as plt
-    from matplotlib.collections import PolyCollection
 
     fig, ax = plt.subplots(figsize=figsize)
-    land = [equal_earth_xy(ring) for ring in land_rings()]
-    ax.add_collection(PolyCollection(land, facecolor="#8a929c40", edgecolor="none"))
+    draw_land(ax, equal_earth_xy)
     latitudes = np.linspace(-90, 90, 91)
     for lon in range(-180, 181, 60):
         edge = equal_earth_xy(np.stack([np.full_like(latitudes, lon), latitudes], 1))
@@ -116,6 +127,7 @@ def scatter_map(
     alt: str,
     size: float = 2.0,
     limits: tuple[float, float] | None = None,
+    signed: bool = False,
 ) -> Figure:
     """Places on an equal-area world map, coloured by numbers, by classes, or by colours given as (n, 3).
 
@@ -127,6 +139,8 @@ def scatter_map(
         alt: what the map shows.
         size: area of a dot in points squared.
         limits: (low, high) of the colour bar; by default the 1st and 99th percentile.
+        signed: numbers whose sign matters, as errors and differences: blue below 0, red above, grey at 0, and by
+            default limits as far below 0 as above.
 
     Raises:
         ValueError: positions out of range, not as many values as positions, or an empty ``alt``.
@@ -144,7 +158,10 @@ def scatter_map(
         ax.scatter(x[~known], y[~known], c=MISSING, **dots)
         if known.any():
             low, high = limits or np.percentile(values[known], [1, 99])
-            drawn = ax.scatter(x[known], y[known], c=values[known], cmap="viridis", vmin=low, vmax=high, **dots)
+            if signed and not limits:
+                low, high = -max(-low, high), max(-low, high)
+            colours = {"cmap": "coolwarm" if signed else "viridis", "vmin": low, "vmax": high}
+            drawn = ax.scatter(x[known], y[known], c=values[known], **colours, **dots)
             bar = fig.colorbar(drawn, ax=ax, orientation="horizontal", shrink=0.45, pad=0.02, aspect=30, extend="both")
             bar.set_label(units)
             bar.outline.set_visible(False)

@@ -252,15 +252,17 @@ def _plane(xy: np.ndarray, centre: bool = True) -> str:
 
 
 def _colour_column(name: str, values: np.ndarray, rows: np.ndarray, units: str | None) -> dict:
-    """A byte a place: a step of viridis, or one of nine labels, others, or unknown; the last colour is for no value."""
+    """A byte a place: a step of viridis, or one of nine labels, others, or unknown; the last colour is for no value.
+
+    The nine are the most frequent of all values, so that a view of some rows has the colours of a view of all.
+    """
     values = values if isinstance(values, np.ndarray) else np.array(list(values), object)
-    values = values[rows]
     kinds = {type(v) for v in values.tolist() if v is not None}
     if kinds and kinds <= {int, float}:
         from matplotlib import colormaps
         from matplotlib.colors import to_hex
 
-        numbers = np.array([np.nan if v is None else v for v in values.tolist()], np.float64)
+        numbers = np.array([np.nan if v is None else v for v in values[rows].tolist()], np.float64)
         known = np.isfinite(numbers)
         low, high = np.percentile(numbers[known], [1, 99]) if known.any() else (0.0, 1.0)
         step = np.clip((np.where(known, numbers, low) - low) / max(high - low, 1e-12), 0, 1) * 254
@@ -276,7 +278,7 @@ def _colour_column(name: str, values: np.ndarray, rows: np.ndarray, units: str |
     rank[shown] = np.arange(len(shown))
     rest = "other or unknown" if len(top) > len(shown) else "unknown"
     listed = [names[i] for i in shown]
-    code = np.where(rank[code] < len(shown), rank[code], len(shown))
+    code = np.minimum(rank[code[rows]], len(shown))
     if (code == len(shown)).any():
         listed.append(rest)
     return {"name": str(name), "ramp": False, "labels": listed, "data": pack(code, "u1"),

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import dataclass, field
 from html import unescape
 from pathlib import Path
 from unicodedata import normalize
@@ -103,6 +104,22 @@ def test_the_first_use_of_a_term_is_linked_and_no_other(pages):
     assert "<em><a" in pages["09_nine"], "an everyday word is linked where it is set in italics"
     for target, _ in links:
         assert f'id="{target}"' in pages["glossary"]
+
+
+def test_a_default_that_is_made_anew_is_shown_as_what_it_is(monkeypatch):
+    monkeypatch.syspath_prepend(EXTENSIONS)
+    from geonb_book import name_factories
+
+    @dataclass
+    class Made:
+        name: str
+        first: dict = field(default_factory=dict)
+        hidden: dict = field(default_factory=dict, init=False)
+        second: list = field(default_factory=lambda: ["a"])
+
+    signature = "(name, first=<factory>, second=<factory>)"
+    assert name_factories(None, "class", "Made", Made, {}, signature, None) == ("(name, first={}, second=['a'])", None)
+    assert name_factories(None, "function", "f", len, {}, "(x)", "int") == ("(x)", "int")
 
 
 def test_the_glossary_is_in_order_and_no_term_is_explained_twice(monkeypatch):

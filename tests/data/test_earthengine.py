@@ -950,6 +950,8 @@ def test_the_estimate_is_the_sum_of_its_parts():
                  "geonb-chips", "20"):  # fmt: skip
         assert part in text
     assert "0 requests" in str(estimate(0, 64, YEAR))
+    for n, told in ((1, "1 s with"), (20, "4 s with"), (320, "1.0 minutes with"), (100_000, "5.2 hours with")):
+        assert told in str(estimate(n, 64, YEAR, workers=16, latency_s=3)), n
 
 
 def test_the_estimate_is_printed_before_it_starts(service, tmp_path, capsys):

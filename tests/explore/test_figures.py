@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from geonb.data.sampling import random_points
-from geonb.explore.figures import coverage_map, equal_earth_xy, image_grid, land_rings, scatter_map, themed
+from geonb.explore.figures import coverage_map, draw_land, equal_earth_xy, image_grid, land_rings, scatter_map, themed
 from geonb.explore.projection import as_colours, nearest_by_cosine, principal_components, project
 from geonb.explore.training import binding_diagram, learning_curves
 
@@ -63,6 +63,32 @@ def test_missing_numbers_are_drawn_grey_not_dropped():
     assert "<image" in scatter_map(random_points(30), values, "t", "m", "x").html
     unknown = scatter_map(random_points(30), np.full(30, np.nan), "t", "metres", "x").html
     assert unknown.count("<image") == 1 and "metres" not in unknown  # dots, and no colour bar
+
+
+def test_signed_numbers_have_two_hues_that_meet_at_zero(monkeypatch):
+    from matplotlib import colormaps
+    from matplotlib.axes import Axes
+
+    given, scatter = [], Axes.scatter
+    monkeypatch.setattr(Axes, "scatter", lambda *args, **options: given.append(options) or scatter(*args, **options))
+    values = np.linspace(-100, 20, 30)
+    for limits in (None, (-10, 10)):
+        scatter_map(random_points(30), values, "t", "m", "x", signed=True, limits=limits)
+        low, high = given[-1]["vmin"], given[-1]["vmax"]
+        assert (low, high) == (limits or (-high, high)) and (limits or 90 < high < 100)
+        (below, _, _, _), (_, _, above, _) = (colormaps[given[-1]["cmap"]](x) for x in (0.0, 1.0))
+        assert below < 0.3 and above < 0.3
+    scatter_map(random_points(30), values, "t", "m", "x")
+    assert given[-1]["cmap"] == "viridis" and given[-1]["vmax"] < 20
+
+
+def test_land_is_drawn_where_the_axes_look_and_moves_no_limits():
+    ax = plt.figure().add_subplot(xlim=(-12, 45), ylim=(34, 62))
+    draw_land(ax)
+    (land,) = ax.collections
+    inside = [path.contains_point(point) for point in ((10, 50), (-10, 45)) for path in land.get_paths()]
+    assert ax.get_xlim() == (-12, 45) and sum(inside) == 1
+    plt.close(ax.figure)
 
 
 @pytest.mark.parametrize("missing", [None, np.nan, pd.NA, ""])

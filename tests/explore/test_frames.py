@@ -75,6 +75,13 @@ def test_labels_that_are_not_known_are_told_as_such():
     assert list(base64.b64decode(column["data"])) == [0, 1, 1, 1, 1]
 
 
+def test_a_view_of_some_rows_has_the_colours_of_a_view_of_all():
+    values = np.array(["moss"] * 9 + ["sand"] * 5 + ["snow"] * 2, object)
+    all_rows, few = (_colour_column("ground", values, rows, None) for rows in (np.arange(16), np.arange(8, 16)))
+    assert few["labels"] == all_rows["labels"] == ["moss", "sand", "snow"] and few["colors"] == all_rows["colors"]
+    assert list(base64.b64decode(few["data"])) == [0] + [1] * 5 + [2] * 2
+
+
 def positions(text):
     return np.frombuffer(base64.b64decode(text), "<u2").reshape(-1, 2) / 32767.5 - 1
 

@@ -52,6 +52,7 @@ import pyarrow.parquet as pq
 
 from geonb._coords import great_circle_km
 from geonb._progress import tqdm
+from geonb.data._raster import raster_errors
 from geonb.data.radiometry import BANDS, OFFSET, OFFSET_FROM, SCALE, radiometric_offset
 from geonb.data.store import MAX_REFLECTANCE, PlaceStore, write_store
 from geonb.data.work import Skips, Work, WorkError, acquire
@@ -622,8 +623,6 @@ def _tar_entries(path: Path, pattern: re.Pattern, skips: Skips) -> list[_Entry]:
 @contextmanager
 def _open_tif(data: bytes, bands: int) -> Iterator[Any]:
     """A GeoTIFF in memory, whose header makes no claims that reading could not bear."""
-    from rasterio._err import CPLE_BaseError  # rasterio lets some of GDAL's own errors through
-    from rasterio.errors import CRSError, RasterioError
     from rasterio.io import MemoryFile
 
     if not data:
@@ -646,7 +645,7 @@ def _open_tif(data: bytes, bands: int) -> Iterator[Any]:
             if b or d or not (a > 0 > e):
                 raise _Unfit("not north up")
             yield source
-    except (RasterioError, CPLE_BaseError, CRSError, MemoryError, UnicodeError) as error:
+    except raster_errors(MemoryError) as error:
         raise _Unfit("cannot be read as a GeoTIFF; it may be damaged") from error
 
 
@@ -707,15 +706,13 @@ def _epsg(crs: Any) -> float:
 
 
 def _lonlat(crs: Any, point: tuple[float, float]) -> tuple[float, float]:
-    from rasterio._err import CPLE_BaseError
-    from rasterio.errors import RasterioError
     from rasterio.warp import transform
 
     if crs.is_geographic:
         return float(point[0]), float(point[1])
     try:
         (lon,), (lat,) = transform(crs, "EPSG:4326", [point[0]], [point[1]])
-    except (RasterioError, CPLE_BaseError) as error:
+    except raster_errors() as error:
         raise _Unfit("its position is not on Earth") from error
     return lon, lat
 

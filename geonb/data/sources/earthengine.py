@@ -45,6 +45,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from geonb._coords import check_lonlat
+from geonb._progress import lasting
 from geonb.data.radiometry import BANDS, SCALE
 from geonb.data.sources.chips import Chip, Fetch, chip_store
 from geonb.data.store import MAX_REFLECTANCE, PlaceStore
@@ -303,7 +304,7 @@ class Estimate:
         return (
             f"{self.requests:,} requests, one a chip; {self.download_bytes / 1e6:,.1f} MB to fetch, "
             f"{self.store_bytes / 1e6:,.1f} MB of chips before compression\n"
-            f"{self.minutes:,.1f} minutes with {self.workers} requests at a time, if one takes {self.latency_s:g} s "
+            f"{lasting(self.minutes)} with {self.workers} requests at a time, if one takes {self.latency_s:g} s "
             "(an assumption: measure it with 20 chips)\n"
             f"Earth Engine reads about {self.pixels_read / 1e6:,.0f} million pixels: {self.scenes} scenes a chip, "
             f"one every {REVISIT_DAYS} days (fewer without those too cloudy, more where orbits overlap)\n"

@@ -51,6 +51,7 @@ from numpy.typing import ArrayLike
 from geonb._coords import EARTH_RADIUS_KM, check_lonlat
 from geonb._files import write_atomically
 from geonb._progress import tqdm
+from geonb.data._raster import raster_errors
 from geonb.data.download import (
     CHUNK,
     DownloadError,
@@ -527,7 +528,7 @@ def _read_grid(table: Table, path: Path, points: np.ndarray, progress: bool) -> 
         try:
             with rasterio.open(file, driver="GTiff") as grid:
                 return _sample(table, path, grid, points, progress)
-        except rasterio.errors.RasterioError as error:
+        except raster_errors() as error:
             raise LabelError(f"{path}: the grid cannot be read ({error}); remove the file and try again") from error
 
 

@@ -27,6 +27,7 @@ from numpy.typing import ArrayLike
 
 from geonb._coords import check_lonlat, great_circle_km, unit_xyz
 from geonb._files import not_utf8
+from geonb.data._raster import raster_errors
 from geonb.data.radiometry import BANDS, radiometric_offset
 from geonb.data.store import PlaceStore, write_store
 
@@ -432,8 +433,6 @@ def _read_chip(
 ) -> tuple[np.ndarray, dict[str, np.ndarray], Report, float]:
     """Tiles, their columns, the report, and the size of a pixel in metres."""
     import rasterio
-    from rasterio._err import CPLE_BaseError  # rasterio lets some of GDAL's own errors through
-    from rasterio.errors import RasterioError
 
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
@@ -443,7 +442,7 @@ def _read_chip(
             _check_chip(path, source, tile)
             pixels = source.read()
             transform, crs, nodata = source.transform, source.crs, source.nodata
-    except (RasterioError, CPLE_BaseError, UnicodeError) as error:
+    except raster_errors() as error:
         raise ValueError(f"{path}: cannot be read as a GeoTIFF ({error}); is the file whole?") from error
 
     rows, cols = pixels.shape[1] // tile, pixels.shape[2] // tile

@@ -47,6 +47,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from geonb._coords import check_lonlat
+from geonb._progress import lasting
 from geonb.data.cog import Answer, Http, RemoteTiff, Sign, Unreadable, allowed, host_of, parsed_json
 from geonb.data.download import AGENT, DownloadError, contact_from, plain, user_agent
 from geonb.data.radiometry import BANDS, MIN_SIZE, OFFSET, OFFSET_FROM, SCALE, radiometric_offset
@@ -667,7 +668,7 @@ class Estimate:
         return (
             f"{self.chips:,} chips: about {self.requests:,} requests and {self.download_bytes / 1e9:,.1f} GB to fetch "
             f"(whole tiles of 1024 x 1024 pixels), {self.store_bytes / 1e6:,.0f} MB of chips before compression, "
-            f"{self.minutes:,.0f} minutes at {REQUEST_S:g} s a request; assumptions, so try 20 first"
+            f"{lasting(self.minutes)} at {REQUEST_S:g} s a request; assumptions, so try 20 first"
         )
 
 
