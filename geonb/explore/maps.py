@@ -38,7 +38,7 @@ SEA, LAND, SHORE = "#edf2f6", "#d3dae0", "#9aa6b1"
 
 def offline_map(
     center: tuple[float, float] = (0.0, 20.0),
-    zoom: int = 2,
+    zoom: float = 1.5,
     height: int = 420,
     alt: str = "Interactive map",
     tiles: bool = True,
@@ -47,7 +47,8 @@ def offline_map(
 
     Args:
         center: (lon, lat) in degrees, longitude first, as everywhere in this package.
-        zoom: Leaflet zoom level, 0 (world) and up; the land is drawn at 1:110 million.
+        zoom: Leaflet zoom level in steps of a half, 0 (the world in 256 pixels, twice that at 1) and up; by default the
+            world is 724 pixels wide. The land is drawn at 1:110 million.
         height: of the map in pixels.
         alt: title of the frame the map stands in, for those who do not see it.
         tiles: offer OpenStreetMap tiles in the layer control; nothing is fetched unless a reader chooses them.
@@ -59,7 +60,9 @@ def offline_map(
 
     ((lon, lat),) = check_lonlat([center]).tolist()
     figure = folium.Figure()
-    world = _map_class()(location=(lat, lon), zoom_start=zoom, tiles=None, height=height, prefer_canvas=True)
+    world = _map_class()(
+        location=(lat, lon), zoom_start=zoom, zoom_snap=0.5, tiles=None, height=height, prefer_canvas=True
+    )
     world.alt, world.pixels = alt, height
     figure.add_child(world)
     land = folium.FeatureGroup("Land (Natural Earth)", overlay=False)

@@ -704,6 +704,17 @@ def test_hostile_strings_in_sliders_and_maps_are_text(open_page):
     assert page.evaluate("document.querySelector('iframe').contentWindow.hacked") is None
 
 
+def test_the_first_view_of_a_map_is_the_whole_world(open_page):
+    page = open_page(sample_html() + f"<div style='width:740px'>{offline_map()._repr_html_()}</div>")
+    page.locator("iframe").scroll_into_view_if_needed()
+    page.frame_locator("iframe").locator(".leaflet-container canvas").first.wait_for()
+    west, east = page.frames[1].evaluate("""() => {
+      const bounds = Object.values(window).find((v) => v instanceof L.Map).getBounds();
+      return [bounds.getWest(), bounds.getEast()];
+    }""")
+    assert -190 < west < -178 and 178 < east < 190
+
+
 # ---- accessible
 
 
