@@ -430,44 +430,53 @@ from pathlib import Path
 from world import SMALL
 from geonb import _checkpoint, training
 
+count = 0
+
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
-where, count = sys.argv[2], 0
-if where == "step":  # in the middle of a step between two checkpoints
-    real = training.take_step
-    def take_step(*arguments):
-        global count
-        count += 1
-        result = real(*arguments)
-        if count == 12:
-            die()
-        return result
-    training.take_step = take_step
-elif where in ("checkpoint", "model", "manifest", "config"):  # when half of a file is written
-    names = {{"checkpoint": "last.safetensors", "model": "model.safetensors", "manifest": "manifest.json", "config": "config.yaml"}}
-    real_write = _checkpoint.write_atomically
-    def write(path, data):
-        global count
-        if path.name == names[where]:
+def die_at(where):
+    if where == "step":  # in the middle of a step between two checkpoints
+        real = training.take_step
+        def take_step(*arguments):
+            global count
             count += 1
-            if count == (3 if where == "checkpoint" else 1):
-                path.with_name(path.name + ".partial").write_bytes(data[: len(data) // 2])
+            result = real(*arguments)
+            if count == 12:
                 die()
-        real_write(path, data)
-    _checkpoint.write_atomically = training.write_atomically = write
-elif where == "metrics":  # when half a line is written, before its checkpoint
-    real_save = training.save_checkpoint
-    def save(path, *arguments):
-        global count
-        count += 1
-        if count == 3:
-            metrics = path.parent.parent / "metrics.jsonl"
-            metrics.write_bytes(metrics.read_bytes()[:-20])
-            die()
-        real_save(path, *arguments)
-    training.save_checkpoint = save
-training.train({name!r}, {store!r}, sys.argv[1], replace(SMALL, ema=0.9), progress=False)
+            return result
+        training.take_step = take_step
+    elif where in ("checkpoint", "model", "manifest", "config"):  # when half of a file is written
+        names = {{"checkpoint": "last.safetensors", "model": "model.safetensors", "manifest": "manifest.json", "config": "config.yaml"}}
+        real_write = _checkpoint.write_atomically
+        def write(path, data):
+            global count
+            if path.name == names[where]:
+                count += 1
+                if count == (3 if where == "checkpoint" else 1):
+                    path.with_name(path.name + ".partial").write_bytes(data[: len(data) // 2])
+                    die()
+            real_write(path, data)
+        _checkpoint.write_atomically = training.write_atomically = write
+    elif where == "metrics":  # when half a line is written, before its checkpoint
+        real_save = training.save_checkpoint
+        def save(path, *arguments):
+            global count
+            count += 1
+            if count == 3:
+                metrics = path.parent.parent / "metrics.jsonl"
+                metrics.write_bytes(metrics.read_bytes()[:-20])
+                die()
+            real_save(path, *arguments)
+        training.save_checkpoint = save
+
+for where in sys.argv[2:]:  # each in a process of its own, which starts with everything imported
+    child = os.fork()
+    if not child:
+        die_at(where)
+        training.train({name!r}, {store!r}, os.path.join(sys.argv[1], where), replace(SMALL, ema=0.9), progress=False)
+        os._exit(0)
+    print(where, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
@@ -476,12 +485,13 @@ def test_a_run_killed_at_any_moment_resumes_to_the_same_weights_bit_for_bit(name
     script = tmp_path / "killed.py"
     script.write_text(KILLED.format(tests=str(Path(__file__).parent), name=name, store=str(world.path)))
     config = replace(SMALL, ema=0.9)
-    whole = tmp_path / "whole"
-    run_script(script, whole, "never")
-    for where in ("config", "step", "checkpoint", "metrics", "model", "manifest") if name == "geoclip" else ("step",):
+    moments = ("config", "step", "checkpoint", "metrics", "model", "manifest") if name == "geoclip" else ("step",)
+    ended = run_script(script, tmp_path, "never", *moments)
+    killed = [f"{where} {-signal.SIGKILL}" for where in moments]
+    assert ended.stdout.splitlines() == ["never 0", *killed], ended.stderr
+    whole = tmp_path / "never"
+    for where in moments:
         out = tmp_path / where
-        killed = run_script(script, out, where, check=False)
-        assert killed.returncode == -signal.SIGKILL, killed.stderr
         with pytest.raises(ValueError, match="not a run|did not finish"):
             geonb.load(out)
         threads = torch.get_num_threads()
