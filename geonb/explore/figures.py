@@ -88,7 +88,7 @@ def equal_earth_xy(lonlat: ArrayLike) -> np.ndarray:
     return equal_earth(torch.from_numpy(np.asarray(lonlat, np.float64))).numpy()
 
 
-def draw_land(ax: Axes, xy: Callable[[np.ndarray], np.ndarray] = np.asarray) -> None:
+def draw_land(ax: Axes, xy: Callable[[np.ndarray], np.ndarray] | None = None) -> None:
     """Land in pale grey under what Matplotlib axes show.
 
     Args:
@@ -97,7 +97,7 @@ def draw_land(ax: Axes, xy: Callable[[np.ndarray], np.ndarray] = np.asarray) -> 
     """
     from matplotlib.collections import PolyCollection
 
-    land = PolyCollection([xy(ring) for ring in land_rings()], facecolor="#8a929c40", edgecolor="none")
+    land = PolyCollection(list(map(xy, land_rings())) if xy else land_rings(), facecolor="#8a929c40", edgecolor="none")
     ax.add_collection(land, autolim=False)
 
 
