@@ -348,7 +348,7 @@ COLOUR = {"runOnly": {"type": "rule", "values": ["color-contrast", "link-in-text
 NO_COLOUR = {"rules": {rule: {"enabled": False} for rule in COLOUR["runOnly"]["values"]}}
 VIOLATIONS = """async (rules) => {
   // what is in a picture with a name is for the eye, and illegible_figures looks at it: left out, axe takes a third of the time
-  const pictures = [...document.querySelectorAll("svg[role=img]")].map((svg) => [svg, [...svg.childNodes]]);
+  const pictures = [...document.querySelectorAll("svg[role=img][aria-label]")].map((svg) => [svg, [...svg.childNodes]]);
   pictures.forEach(([svg]) => svg.replaceChildren());
   const seen = {}; // colours of code, of cells of tables and of what the API lists follow from classes: three of each are asked
   const often = rules.runOnly ? document.querySelectorAll(".highlight span, .geonb-table :is(td, th), dl.py") : [];

@@ -83,7 +83,8 @@ def sound_body() -> str:
     ax.set_xlabel("distance (km)")
     parts = [linked_view(lonlat, lonlat), frame_slider(["<p>one</p>", "<p>two</p>"], ["1", "2"], ["a", "b"]),
              offline_map(alt="A map"), themed(fig, "An empty plot")]  # fmt: skip
-    return '<h1>Sound</h1><p id="here">Text. <a href="#here">Here</a></p>' + "".join(p._repr_html_() for p in parts)
+    sun = '<svg role="img" aria-labelledby="sun" width="20" height="20"><title id="sun">Light</title></svg>'  # as the theme has
+    return f'<h1>Sound</h1><p id="here">Text. <a href="#here">Here</a></p>{sun}' + "".join(p._repr_html_() for p in parts)
 
 
 @pytest.fixture(scope="module")
