@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from geonb._coords import EARTH_RADIUS_KM
+from geonb.geo import EARTH_RADIUS_KM
 from geonb.losses import Space, clamped_scale, csp, geoclip, info_nce, melt, nt_xent_fused
 
 Batch = dict[str, tuple[Tensor, Tensor]]

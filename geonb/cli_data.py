@@ -172,7 +172,7 @@ def _given(args: argparse.Namespace, *names: str) -> dict:
 
 
 def _sample(args: argparse.Namespace) -> None:
-    from geonb.data.sources.atlas import make_atlas
+    from geonb.sample import make_atlas
 
     store = make_atlas(args.out, places=args.places, seed=args.seed)
     print(f"{store.path}: {len(store):,} places; facts are real, images simulated (see datacard.md)")

@@ -41,8 +41,8 @@ def embed_table(run: str | Path, points: str | Path, out: str | Path, progress: 
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from geonb._coords import check_lonlat
-    from geonb._progress import tqdm
+    from geonb.geo import check_lonlat
+    from geonb._util import tqdm
     from geonb.data.store import geo_metadata, wkb_points
     from geonb.model import load
 
@@ -125,7 +125,7 @@ def _batches(path: Path) -> Iterator[pa.Table]:
     import pyarrow.csv
     import pyarrow.parquet as pq
 
-    from geonb._files import not_utf8
+    from geonb._util import not_utf8
 
     if not path.exists():
         raise ValueError(f"{path}: no such file")
@@ -206,7 +206,7 @@ def read_positions(path: str | Path) -> np.ndarray:
     Raises:
         ValueError: no rows, no position columns, or a position that is missing or out of range, with its row.
     """
-    from geonb._coords import check_lonlat
+    from geonb.geo import check_lonlat
 
     path = Path(path)
     found = [positions(table, path) for table in _batches(path)]

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from geonb._coords import EARTH_RADIUS_KM
+from geonb.geo import EARTH_RADIUS_KM
 
 Scale: TypeAlias = Tensor | float
 

@@ -12,9 +12,9 @@ from numpy.typing import ArrayLike
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from geonb._coords import check_lonlat
+from geonb.geo import check_lonlat
 from geonb.architectures import Architecture
-from geonb.data.radiometry import check_images
+from geonb.data.sentinel2 import check_images
 from geonb.encoders.features import BACKBONES
 from geonb.encoders.vision import VISION
 
@@ -85,7 +85,7 @@ class Model:
 
         Raises:
             ValueError: wrong bands or scaling, or a radiometric offset that was not removed, which
-                ``harmonised=True`` says is not there; see :func:`geonb.data.radiometry.check_images`.
+                ``harmonised=True`` says is not there; see :func:`geonb.data.sentinel2.check_images`.
         """
         if self.end_to_end("image"):
             return self._embed("image", check_images(images, harmonised=harmonised).astype(np.int32), progress)
@@ -117,7 +117,7 @@ class Model:
 
     @torch.inference_mode()
     def _embed(self, modality: str, values: np.ndarray, progress: bool) -> np.ndarray:
-        from geonb._progress import tqdm
+        from geonb._util import tqdm
 
         device = next(self.architecture.parameters()).device
         size = CHUNK_IMAGES if self.end_to_end(modality) else CHUNK

@@ -39,7 +39,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from geonb._checkpoint import load_checkpoint, read_lines, save_checkpoint, save_tensors
-from geonb._files import write_atomically
+from geonb._util import write_atomically
 from geonb.architectures import ARCHITECTURES, Architecture, Batch, Cyclic
 from geonb.data.splits import blocked_split, blocks, random_split
 from geonb.data.store import PlaceStore
@@ -563,7 +563,7 @@ def _fit(
     observed: Observations, progress: bool,
 ) -> dict:  # fmt: skip
     """The loop: from the last checkpoint, or from the start, to the last step."""
-    from geonb._progress import tqdm
+    from geonb._util import tqdm
 
     groups = parameter_groups(model, config.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=tuple(config.betas))

@@ -88,7 +88,7 @@ def data() -> PlaceStore:
     name, places = STORES[profile()]
     path = root() / "data" / name
     if not path.exists():
-        from geonb.data.sources.atlas import make_atlas
+        from geonb.sample import make_atlas
 
         took = "about a minute" if places > 2000 else "some seconds"
         print(f"Making the Atlas sample in {path} ({took}): real places and facts, simulated texts and images.")

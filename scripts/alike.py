@@ -15,7 +15,7 @@ import numpy as np
 
 import geonb
 from geonb import workspace
-from geonb._coords import great_circle_km
+from geonb.geo import great_circle_km
 from geonb.data.store import PlaceStore
 from geonb.doctor import provenance
 from geonb.evaluation.spatial import alike_beyond, share_alike

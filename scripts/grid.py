@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from geonb import workspace
-from geonb.data.masking import leak_rate, mask_names, names_of
+from geonb.data.texts import leak_rate, mask_names, names_of
 from geonb.doctor import provenance
 from geonb.encoders.features import features
 from geonb.encoders.image import image_backbone

@@ -22,7 +22,7 @@ from global_land_mask import globe
 from scipy import ndimage
 from scipy.spatial import KDTree
 
-from geonb._coords import EARTH_RADIUS_KM, great_circle_km, unit_xyz
+from geonb.geo import EARTH_RADIUS_KM, great_circle_km, unit_xyz
 from geonb.data.sampling import density_weights, random_points, weighted_sample
 
 ASSETS = Path(__file__).parent.parent / "geonb" / "data" / "assets"

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from geonb import load, workspace
-from geonb.data.masking import mask_names, names_of
+from geonb.data.texts import mask_names, names_of
 from geonb.data.sources.local import PROVENANCE, make_real_store, real_data
 from geonb.data.store import PlaceStore
 from geonb.doctor import provenance

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from geonb._coords import great_circle_km
+from geonb.geo import great_circle_km
 from geonb.architectures import ARCHITECTURES, Architecture, jittered, uniform_on_sphere
 from geonb.encoders.head import Head
 from geonb.encoders.location import LocationEncoder, network, positional_encoding

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geonb._coords import great_circle_km
+from geonb.geo import great_circle_km
 from geonb.losses import (
     Space,
     clamped_scale,

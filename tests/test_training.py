@@ -17,7 +17,7 @@ from world import SMALL, make_world
 
 import geonb
 from geonb import training
-from geonb._files import write_atomically
+from geonb._util import write_atomically
 from geonb.architectures import ARCHITECTURES
 from geonb.data.splits import blocks
 from geonb.training import TrainConfig, backward_transfer, batch_rows, learning_rate, published, split_of, train

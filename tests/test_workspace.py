@@ -61,7 +61,7 @@ def test_a_profile_is_chosen_by_the_environment(tmp_path, monkeypatch, environme
     for variable, value in (environment | {"GEONB_HOME": str(tmp_path)}).items():
         monkeypatch.setenv(variable, value)
     monkeypatch.setattr(workspace, "gpu", lambda: None)
-    monkeypatch.setattr("geonb.data.sources.atlas.make_atlas", lambda path, places: (path.name, places))
+    monkeypatch.setattr("geonb.sample.make_atlas", lambda path, places: (path.name, places))
     assert workspace.profile() == workspace.configuration("fused")[0] == name
     assert workspace.data() == ("atlas" if name == "book" else name, places)
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from geonb.data.sources.simulated import simulate_sentinel2
+from geonb.sample.images import simulate_sentinel2
 from geonb.data.store import write_store
 from geonb.training import TrainConfig
 

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 
-from geonb._files import write_atomically
+from geonb._util import write_atomically
 
 if TYPE_CHECKING:
     from geonb.data.store import PlaceStore

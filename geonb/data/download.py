@@ -53,8 +53,8 @@ from urllib.request import (
 )
 
 from geonb import __version__
-from geonb._files import write_atomically
-from geonb._progress import tqdm
+from geonb._util import write_atomically
+from geonb._util import tqdm
 
 ATTEMPTS = 5
 TIMEOUT_S = 30

@@ -23,11 +23,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 
-from geonb._coords import great_circle_km
+from geonb.geo import great_circle_km
 from geonb.data.practice_dumps import write_dumps
-from geonb.data.radiometry import BANDS
+from geonb.data.sentinel2 import BANDS
 from geonb.data.sources.earthengine import chip_grid
-from geonb.data.sources.simulated import FOOTPRINT_M, simulate_sentinel2
+from geonb.sample.images import FOOTPRINT_M, simulate_sentinel2
 from geonb.data.sources.stac import CATALOGUES, Catalogue
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 
-from geonb._coords import unit_xyz
+from geonb.geo import unit_xyz
 from geonb.data.sampling import cell_bounds, land_cells
 from geonb.data.splits import blocks
 from geonb.data.store import PlaceStore

@@ -10,7 +10,7 @@ from importlib.resources import files
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geonb._coords import EARTH_RADIUS_KM, check_lonlat, unit_xyz
+from geonb.geo import EARTH_RADIUS_KM, check_lonlat, unit_xyz
 from geonb.data.splits import _grid, blocks
 
 GOLDEN_RATIO = (1 + math.sqrt(5)) / 2

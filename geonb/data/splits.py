@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geonb._coords import EARTH_RADIUS_KM, check_lonlat, great_circle_km, unit_xyz
+from geonb.geo import EARTH_RADIUS_KM, check_lonlat, great_circle_km, unit_xyz
 
 LABELS = ("train", "val", "test")
 ROUNDING = 1e-9  # relative slack, so that a place at exactly the buffer's distance counts as inside

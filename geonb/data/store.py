@@ -36,11 +36,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 
-from geonb._coords import check_lonlat
-from geonb._missing import is_missing
+from geonb.geo import check_lonlat
+from geonb._util import is_missing
 from geonb.data import shards
 from geonb.data.attribution import AttributionWriter, credits
-from geonb.data.radiometry import BANDS, SCALE
+from geonb.data.sentinel2 import BANDS, SCALE
 
 SCHEMA_VERSION = 1
 MODALITIES = ("location", "text", "image")

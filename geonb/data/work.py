@@ -30,7 +30,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from geonb._files import write_atomically
+from geonb._util import write_atomically
 from geonb.data.store import PlaceStore
 
 FORMAT = 1

@@ -41,7 +41,7 @@ def features(store: PlaceStore, modality: str, backbone: Any, progress: bool = T
 
 
 def _encode(store: PlaceStore, modality: str, rows: np.ndarray, backbone: Any, progress: bool) -> np.ndarray:
-    from geonb._progress import tqdm
+    from geonb._util import tqdm
 
     values = np.empty((len(rows), backbone.dim), np.float32)
     starts = range(0, len(rows), CHUNK[modality])

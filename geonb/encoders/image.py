@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from geonb.data.radiometry import BANDS, SCALE, check_shape
+from geonb.data.sentinel2 import BANDS, SCALE, check_shape
 
 # Centre and spread of the square root of surface reflectance over land, water, snow and cloud, in the order
 # of BANDS: round numbers, fixed for good, so that features of any two data sets can be compared.
@@ -76,7 +76,7 @@ class RandomConv:
         out = np.empty((len(images), self.dim), np.float32)
         starts = range(0, len(images), batch_size)
         if progress:
-            from geonb._progress import tqdm
+            from geonb._util import tqdm
 
             starts = tqdm(starts, desc="image features", unit="batch")
         with torch.inference_mode():

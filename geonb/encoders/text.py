@@ -182,7 +182,7 @@ class LSA:
         out = np.zeros((len(texts), self.dim), np.float32)
         starts: Iterable[int] = range(0, len(texts), batch_size)
         if progress:
-            from geonb._progress import tqdm
+            from geonb._util import tqdm
 
             starts = tqdm(starts, desc="texts (lsa)", unit="batch")
         for start in starts:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geonb.data.radiometry import BANDS, SCALE
+from geonb.data.sentinel2 import BANDS, SCALE
 from geonb.encoders.image import ROOT_CENTRE, ROOT_SPREAD
 
 

@@ -312,7 +312,7 @@ def run_grid(cells: list[Cell], grid: Grid, workers: int | None = None, progress
         ValueError: two cells of one name, or ``out`` holds a grid of other settings.
         RuntimeError: some cells failed; the others are done, and the next call tries those again.
     """
-    from geonb._progress import tqdm
+    from geonb._util import tqdm
 
     names = [cell.name for cell in cells]
     twice = {n for n in names if names.count(n) > 1}

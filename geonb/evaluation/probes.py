@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from scipy.spatial import cKDTree
 
-from geonb._coords import EARTH_RADIUS_KM, unit_xyz
+from geonb.geo import EARTH_RADIUS_KM, unit_xyz
 from geonb.data.splits import blocks
 
 ALPHAS = np.logspace(-3, 5, 17)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geonb._coords import EARTH_RADIUS_KM, great_circle_km, unit_xyz
+from geonb.geo import EARTH_RADIUS_KM, great_circle_km, unit_xyz
 
 TIE = 1e-6  # cosines of float32 vectors that differ by less are equal but for rounding
 RADII_KM = (1, 25, 200, 750, 2500)  # street, city, region, country, continent (Hays and Efros, 2008)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from geonb import __version__
-from geonb._coords import EARTH_RADIUS_KM, check_lonlat, unit_xyz
+from geonb.geo import EARTH_RADIUS_KM, check_lonlat, unit_xyz
 from geonb.data.store import PlaceStore
 from geonb.evaluation.cases import PUBLISHED, REFERENCES, Case, Predictor, make_cases, published_embeddings
 from geonb.evaluation.information import alignment, effective_rank, linear_cka, modality_gap, uniformity
@@ -72,7 +72,7 @@ def evaluate(
     """
     import torch
 
-    from geonb._progress import tqdm
+    from geonb._util import tqdm
     from geonb.training import split_of
 
     store = data if isinstance(data, PlaceStore) else PlaceStore.open(data)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geonb._missing import is_unknown
+from geonb._util import is_unknown
 
 if TYPE_CHECKING:
     from geonb.data.store import PlaceStore

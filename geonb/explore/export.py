@@ -57,7 +57,7 @@ def to_geotiff(
     from rasterio.transform import from_origin
     from rasterio.windows import Window
 
-    from geonb._progress import tqdm
+    from geonb._util import tqdm
 
     path, name = Path(path), "model"
     if isinstance(model, str | Path):
@@ -113,7 +113,7 @@ def to_geoparquet(model: Model | str | Path, path: str | Path, size_km: float = 
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from geonb._files import write_atomically
+    from geonb._util import write_atomically
     from geonb.data.sampling import cell_bounds, land_cells, land_share
     from geonb.data.store import geo_metadata
 

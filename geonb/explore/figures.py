@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geonb._coords import check_lonlat
-from geonb._missing import is_unknown
+from geonb.geo import check_lonlat
+from geonb._util import is_unknown
 from geonb.explore.views import PALETTE, asset
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geonb._coords import check_lonlat
-from geonb._missing import is_unknown
+from geonb.geo import check_lonlat
+from geonb._util import is_unknown
 from geonb.explore.projection import Scores, Stability
 from geonb.explore.views import PALETTE, View, pack, safe_json
 
@@ -158,7 +158,7 @@ def projection_view(
     """
     from itertools import product
 
-    from geonb._progress import tqdm
+    from geonb._util import tqdm
     from geonb.explore.figures import equal_earth_xy, land_rings
     from geonb.explore.projection import align, fit_projection, nearest_by_cosine, projection_scores, stability
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geonb._coords import check_lonlat
+from geonb.geo import check_lonlat
 from geonb.inference import embed_question
 
 if TYPE_CHECKING:

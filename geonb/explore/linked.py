@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geonb._coords import check_lonlat
-from geonb._missing import is_unknown
+from geonb.geo import check_lonlat
+from geonb._util import is_unknown
 from geonb.explore.views import PALETTE, View, land, pack, safe_json
 
 ABOUT = ("text", "url", "license", "license_url", "creator", "changes")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geonb._coords import check_lonlat
+from geonb.geo import check_lonlat
 from geonb.explore.views import PALETTE
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geonb._coords import check_lonlat
+from geonb.geo import check_lonlat
 from geonb.explore.views import PALETTE, asset, safe_json
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 import geonb
 from geonb.data.attribution import attribution
-from geonb.data.radiometry import true_color
+from geonb.data.sentinel2 import true_color
 from geonb.data.store import PlaceStore
 from geonb.explore.linked import MODALITIES, TEXT_CHARACTERS, linked_view, shorten
 from geonb.explore.projection import project
@@ -39,7 +39,7 @@ def explore_page(run: str | Path, data: str | Path, out: str | Path, seed: int =
     Raises:
         ValueError: the store or the run cannot be read, or the store has fewer than 4 places.
     """
-    from geonb._progress import tqdm
+    from geonb._util import tqdm
 
     run, data = Path(run), Path(data)
     model, store = geonb.load(run), PlaceStore.open(data)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geonb._coords import EARTH_RADIUS_KM, check_lonlat, unit_xyz
+from geonb.geo import EARTH_RADIUS_KM, check_lonlat, unit_xyz
 from geonb.explore.views import PALETTE, View, asset, land, pack
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def planet_view(
         ValueError: no models, an unknown part, "ask" alone without a model that has text, an empty query, or a query to
             start with that is not among the queries.
     """
-    from geonb._progress import tqdm
+    from geonb._util import tqdm
 
     show = list(dict.fromkeys(show))
     unknown = [part for part in show if part not in PARTS]
@@ -229,7 +229,7 @@ def _names(lonlat: ArrayLike, size_km: float) -> dict:
     """What each cell is called: its country, and its largest town; where it has none, the nearest, if one is near."""
     from scipy.spatial import cKDTree
 
-    from geonb.data.sources.atlas import load_facts
+    from geonb.sample import load_facts
 
     facts, _ = load_facts()
     where, xyz = unit_xyz(np.stack([facts["lon"], facts["lat"]], 1)), unit_xyz(lonlat)

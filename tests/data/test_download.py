@@ -807,7 +807,7 @@ def test_a_full_disk_is_said_and_leaves_no_answer_behind(wiki, tmp_path, monkeyp
     def full(fd):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("geonb._files.os.fsync", full)
+    monkeypatch.setattr("geonb._util.os.fsync", full)
     with pytest.raises(DownloadError, match="could not be written .No space left.*free some space"):
         api(wiki, tmp_path / "cache").get({"a": "1"})
     assert not [p for p in (tmp_path / "cache").rglob("*") if p.is_file() and p.name != ".flock"]

@@ -30,7 +30,7 @@ from faulty import Response, serve, tree
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from geonb._coords import great_circle_km
+from geonb.geo import great_circle_km
 from geonb.data.sources import earthengine as module
 from geonb.data.sources.chips import Chip
 from geonb.data.sources.earthengine import (

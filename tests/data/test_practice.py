@@ -5,7 +5,7 @@ import pytest
 from world import make_world
 
 from geonb.data import practice
-from geonb.data.sources.atlas import make_atlas
+from geonb.sample import make_atlas
 from geonb.data.sources.stac import from_stac
 from geonb.data.sources.wikipedia_api import from_api
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from geonb._coords import great_circle_km, unit_xyz
+from geonb.geo import great_circle_km, unit_xyz
 from geonb.data.sampling import (
     cell_bounds,
     cell_count,

@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from geonb._coords import EARTH_RADIUS_KM, great_circle_km, unit_xyz
+from geonb.geo import EARTH_RADIUS_KM, great_circle_km, unit_xyz
 from geonb.data.sampling import random_points
 from geonb.data.splits import (
     _grid,

@@ -340,7 +340,7 @@ def test_what_lies_below_the_offset_becomes_0_and_is_counted_and_no_data_stays_0
 
 
 def test_real_chips_show_their_offset_or_nothing_and_never_the_other(sky):
-    from geonb.data.radiometry import radiometric_offset
+    from geonb.data.sentinel2 import radiometric_offset
 
     try:
         files = real_data()["chips"]

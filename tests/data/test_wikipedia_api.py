@@ -19,7 +19,7 @@ from faulty import Request, Response, serve, tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geonb._coords import great_circle_km
+from geonb.geo import great_circle_km
 from geonb.data import download
 from geonb.data.download import Api, DownloadError, NetworkAbsent
 from geonb.data.sources.wikipedia_api import CIRCLE_LIMIT, CROWDED, MAX_RADIUS_KM, cells, from_api, search

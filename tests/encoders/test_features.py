@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from geonb.data.sources.atlas import make_atlas
+from geonb.sample import make_atlas
 from geonb.encoders import features as module
 from geonb.encoders.image import image_backbone
 from geonb.encoders.text import text_backbone

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from geonb._coords import EARTH_RADIUS_KM, unit_xyz
+from geonb.geo import EARTH_RADIUS_KM, unit_xyz
 from geonb.data.sampling import random_points
 from geonb.evaluation import probes
 from geonb.evaluation.probes import (

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geonb._coords import great_circle_km
+from geonb.geo import great_circle_km
 from geonb.data.sampling import random_points
 from geonb.data.splits import blocked_split
 from geonb.evaluation.cases import Predictor, make_cases

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geonb._coords import EARTH_RADIUS_KM, great_circle_km, unit_xyz
+from geonb.geo import EARTH_RADIUS_KM, great_circle_km, unit_xyz
 from geonb.data.sampling import random_points
 from geonb.evaluation.probes import untrained_encoding
 from geonb.evaluation.spatial import (

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
-from geonb._coords import unit_xyz
+from geonb.geo import unit_xyz
 from geonb.data.sampling import random_points
 from geonb.evaluation.information import alignment, effective_rank, linear_cka, modality_gap, uniformity
 from geonb.evaluation.spatial import (

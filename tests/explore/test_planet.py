@@ -17,7 +17,7 @@ import torch
 from world import SMALL
 
 import geonb
-from geonb._coords import great_circle_km, unit_xyz
+from geonb.geo import great_circle_km, unit_xyz
 from geonb.encoders.location import positional_encoding
 from geonb.explore import planet
 from geonb.explore.planet import ask_map, half_width_km, planet_view, vocabulary, zonal_kernel

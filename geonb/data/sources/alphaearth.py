@@ -35,8 +35,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geonb._coords import check_lonlat
-from geonb._files import write_atomically
+from geonb.geo import check_lonlat
+from geonb._util import write_atomically
 from geonb.data.cog import Http, RemoteTiff, Unreadable, allowed
 from geonb.data.download import download, plain
 from geonb.data.sources.earthengine import utm_epsg
@@ -310,7 +310,7 @@ def _embed(
     once: Once,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(Vectors (n, 64), for each position why it has none, or "")."""
-    from geonb._progress import tqdm
+    from geonb._util import tqdm
 
     tiles, http = _Tiles(index, year), Http()
     left = tiles.candidates(lonlat)

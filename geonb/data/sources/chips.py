@@ -20,9 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 
-from geonb._coords import check_lonlat
-from geonb._progress import tqdm
-from geonb.data.radiometry import BANDS, SCALE
+from geonb.geo import check_lonlat
+from geonb._util import tqdm
+from geonb.data.sentinel2 import BANDS, SCALE
 from geonb.data.store import PLACE_COLUMNS, PlaceStore, StoreError, check_scaling, write_store
 from geonb.data.work import Skips, Work, WorkError, acquire
 
@@ -35,7 +35,7 @@ class Chip:
 
     Attributes:
         image: uint16 (12, size, size), surface reflectance x 10000 without any offset, bands as in
-            :data:`geonb.data.radiometry.BANDS`, north up; 0 is no data.
+            :data:`geonb.data.sentinel2.BANDS`, north up; 0 is no data.
         date: of acquisition, ISO 8601; ``""`` for a composite of several.
         columns: facts of this chip, numbers or str; they become columns of the places.
     """

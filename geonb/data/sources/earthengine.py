@@ -44,9 +44,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geonb._coords import check_lonlat
-from geonb._progress import lasting
-from geonb.data.radiometry import BANDS, SCALE
+from geonb.geo import check_lonlat
+from geonb._util import lasting
+from geonb.data.sentinel2 import BANDS, SCALE
 from geonb.data.sources.chips import Chip, Fetch, chip_store
 from geonb.data.store import MAX_REFLECTANCE, PlaceStore
 
@@ -201,7 +201,7 @@ def composite(
         clear_threshold: from which Cloud Score+ (0 to 1) a pixel counts as seen clearly.
 
     Returns:
-        uint16 bands: the 12 of :data:`geonb.data.radiometry.BANDS`, reflectance x 10000, 0 where nothing was seen; then
+        uint16 bands: the 12 of :data:`geonb.data.sentinel2.BANDS`, reflectance x 10000, 0 where nothing was seen; then
         "views", how many clear views a pixel has (0 or 1 with "clearest"); "score", Cloud Score+ x 10000; "day", of
         acquisition, counted from 1970-01-01, 0 where nothing was seen; "scenes", how many touch the chip. With "median"
         score and day are medians too. Two tiles of one acquisition count as two scenes.

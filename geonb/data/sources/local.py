@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geonb._coords import check_lonlat, great_circle_km, unit_xyz
-from geonb._files import not_utf8
+from geonb.geo import check_lonlat, great_circle_km, unit_xyz
+from geonb._util import not_utf8
 from geonb.data._raster import raster_errors
-from geonb.data.radiometry import BANDS, radiometric_offset
+from geonb.data.sentinel2 import BANDS, radiometric_offset
 from geonb.data.store import PlaceStore, write_store
 
 COLUMN_NAMES = {
@@ -391,7 +391,7 @@ def read_geotiff_chips(
         paths: files.
         tile: edge of a tile in pixels.
         harmonise: take off the offset of +1000 that processing baseline 04.00 (2022-01-25) brought, from
-            files that carry it, as `geonb.data.radiometry.radiometric_offset` tells from the pixels.
+            files that carry it, as `geonb.data.sentinel2.radiometric_offset` tells from the pixels.
         progress: show a bar.
 
     Returns:
@@ -406,7 +406,7 @@ def read_geotiff_chips(
     if tile < 1:
         raise ValueError(f"tile must be at least 1 pixel, not {tile}")
     if progress:
-        from geonb._progress import tqdm
+        from geonb._util import tqdm
 
     chips, reports, gsd_m = [], [], None
     for path in tqdm(paths, desc="chips", unit="file") if progress else paths:

@@ -46,11 +46,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geonb._coords import check_lonlat
-from geonb._progress import lasting
+from geonb.geo import check_lonlat
+from geonb._util import lasting
 from geonb.data.cog import Answer, Http, RemoteTiff, Sign, Unreadable, allowed, host_of, parsed_json
 from geonb.data.download import AGENT, DownloadError, contact_from, plain, user_agent
-from geonb.data.radiometry import BANDS, MIN_SIZE, OFFSET, OFFSET_FROM, SCALE, radiometric_offset
+from geonb.data.sentinel2 import BANDS, MIN_SIZE, OFFSET, OFFSET_FROM, SCALE, radiometric_offset
 from geonb.data.sources.chips import Chip, Fetch, chip_store
 from geonb.data.sources.earthengine import GSD_M, Grid, chip_grid, utm_epsg
 from geonb.data.store import PlaceStore
@@ -227,7 +227,7 @@ def seen_offset(dn: np.ndarray, scl: np.ndarray | None = None) -> int | None:
     On twelve real chips the 1st percentile of the darkest band is 182 to 410 without an offset, 879 or more with it.
 
     Args:
-        dn: (12, H, W), bands as in :data:`geonb.data.radiometry.BANDS`; 0 is no data.
+        dn: (12, H, W), bands as in :data:`geonb.data.sentinel2.BANDS`; 0 is no data.
         scl: classes (H, W), where they are known. What is covered by clouds is not looked at.
     """
     usable = (dn > 0).all(0)

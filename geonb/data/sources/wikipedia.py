@@ -31,8 +31,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from geonb._coords import EARTH_RADIUS_KM
-from geonb._progress import tqdm
+from geonb.geo import EARTH_RADIUS_KM
+from geonb._util import tqdm
 from geonb.data.sources.wikipedia_duplicates import groups, signatures
 from geonb.data.sources.wikipedia_kinds import why_no_place
 from geonb.data.store import PlaceStore, write_store
@@ -143,7 +143,7 @@ def collect(
     """Articles into a place store, part by part; stopped by whatever, the same call goes on.
 
     The store's places are called ``enwiki-12345`` after the wiki and the page, and have the facts of :data:`ARTICLES`,
-    ``country`` and ``continent`` (so that :func:`geonb.data.masking.names_of` finds them), ``text_chars``, and
+    ``country`` and ``continent`` (so that :func:`geonb.data.texts.names_of` finds them), ``text_chars``, and
     ``near_duplicate``: the first place of a group of texts that differ in names and numbers only, missing where there
     is no group (:mod:`geonb.data.sources.wikipedia_duplicates`).
 

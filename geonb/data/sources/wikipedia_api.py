@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from geonb._coords import EARTH_RADIUS_KM, check_lonlat, great_circle_km
-from geonb._progress import tqdm
+from geonb.geo import EARTH_RADIUS_KM, check_lonlat, great_circle_km
+from geonb._util import tqdm
 from geonb.data.download import Api, DownloadError, contact_from, plain, user_agent
 from geonb.data.sources.wikipedia import ARTICLES, ArticleFilter, Step, collect
 from geonb.data.sources.wikipedia_table import checked_box

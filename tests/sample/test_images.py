@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from geonb.data.sources.simulated import (
+from geonb.sample.images import (
     BANDS,
     ENDMEMBERS,
     SIMULATED_FACTS,
@@ -242,7 +242,7 @@ def test_threads_do_not_matter():
     """No sum may depend on how many threads the linear algebra library has."""
     code = (
         "import hashlib, numpy as np\n"
-        "from geonb.data.sources.simulated import simulate_sentinel2\n"
+        "from geonb.sample.images import simulate_sentinel2\n"
         "names = 'lon lat elevation_m slope_m population coast_km'.split()\n"
         "facts = {name: np.full(6, 40.0) for name in names}\n"
         "facts |= {'climate': np.full(6, 'Cfb'), 'continent': np.full(6, 'Asia'), 'place_id': np.arange(6)}\n"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geonb.data.masking import TOKEN, leak_rate, leaks, mask_names, names_of
+from geonb.data.texts import TOKEN, leak_rate, leaks, mask_names, names_of
 from geonb.data.sources.local import make_real_store, real_data
 
 try:
@@ -200,7 +200,7 @@ def test_the_names_of_a_store_are_its_titles_their_parts_countries_capitals_and_
 
 
 def test_no_own_name_survives_in_the_atlas_sample(tmp_path):
-    from geonb.data.sources.atlas import make_atlas
+    from geonb.sample import make_atlas
 
     store = make_atlas(tmp_path / "atlas", places=300, seed=1, progress=False)
     texts = store.texts(np.flatnonzero(store.has("text")))

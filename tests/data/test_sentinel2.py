@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from world import simulate
 
-from geonb.data.radiometry import BANDS, check_images, false_color, radiometric_offset, true_color
+from geonb.data.sentinel2 import BANDS, check_images, false_color, radiometric_offset, true_color
 
 REAL = Path(os.environ.get("GEONB_REAL_DATA", Path(__file__).parents[2] / "../shared/data")) / "sentinel2"
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geonb._coords import EARTH_RADIUS_KM, check_lonlat, great_circle_km, unit_xyz
+from geonb.geo import EARTH_RADIUS_KM, check_lonlat, great_circle_km, unit_xyz
 
 positions = st.tuples(st.floats(-180, 180), st.floats(-90, 90))
 

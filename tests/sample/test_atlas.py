@@ -7,10 +7,10 @@ import re
 import numpy as np
 import pytest
 
-from geonb._coords import great_circle_km
+from geonb.geo import great_circle_km
 from geonb.data.sampling import on_land
 from geonb.data.sources import atlas
-from geonb.data.sources.atlas_texts import CLIMATE, WITH_ARTICLE, article, climate_key, compose, is_rice_land
+from geonb.sample.texts import CLIMATE, WITH_ARTICLE, article, climate_key, compose, is_rice_land
 from geonb.data.store import StoreError, check_store
 
 TABLE, COUNTRIES = atlas.load_facts()

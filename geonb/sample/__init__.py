@@ -2,8 +2,8 @@
 
 Places and facts come from a table that ships with the package (``geonb/data/assets``, made by
 ``scripts/make_facts.py``; its climate is the map of Rubel et al., 2017, doi:10.1127/metz/2016/0816). Texts are
-written from the facts (:mod:`geonb.data.sources.atlas_texts`) and images are simulated from them
-(:mod:`geonb.data.sources.simulated`), so the sample is a controlled experiment: for each fact it is known whether
+written from the facts (:mod:`geonb.sample.texts`) and images are simulated from them
+(:mod:`geonb.sample.images`), so the sample is a controlled experiment: for each fact it is known whether
 texts, images, both or neither can tell it.
 """
 
@@ -23,10 +23,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from geonb.data.radiometry import BANDS
+from geonb.data.sentinel2 import BANDS
 from geonb.data.sampling import density_weights, weighted_sample
-from geonb.data.sources.atlas_texts import SIZES, compose
-from geonb.data.sources.simulated import SIMULATED_FACTS, simulate_sentinel2
+from geonb.sample.texts import SIZES, compose
+from geonb.sample.images import SIMULATED_FACTS, simulate_sentinel2
 from geonb.data.store import IMAGES_PER_CHUNK, PlaceStore, StoreError, write_store
 
 CELL_KM = 300  # of the density-aware choice of places
@@ -94,7 +94,7 @@ def make_atlas(out: str | Path, places: int = 8000, seed: int = 0, progress: boo
         bands=BANDS,
         facts=_fact_record(),
         simulated={"location": False, "text": True, "image": True},
-        made={"function": "geonb.data.sources.atlas.make_atlas", "options": {"places": places, "seed": seed}},
+        made={"function": "geonb.sample.make_atlas", "options": {"places": places, "seed": seed}},
         datacard=lambda finished: _datacard(finished, has_text, has_image, seed),
     )
 
@@ -165,7 +165,7 @@ def _modalities(facts: dict[str, np.ndarray], seed: int) -> tuple[np.ndarray, np
 def _texts(facts: dict, home: list[dict], has_text: np.ndarray, seed: int) -> dict[str, list]:
     rows = np.flatnonzero(has_text)
     written = [compose({name: _value(values[row]) for name, values in facts.items()}, home[row], seed) for row in rows]
-    same = {"lang": "en", "license": "CC BY 4.0", "source": "written from facts by geonb.data.sources.atlas_texts"}
+    same = {"lang": "en", "license": "CC BY 4.0", "source": "written from facts by geonb.sample.texts"}
     return {
         "place_id": [facts["place_id"][row] for row in rows],
         "text": [text for text, _ in written],
@@ -180,7 +180,7 @@ def _value(value):
 
 def _images(facts: dict, rows: np.ndarray, seed: int, progress: bool) -> Iterator[tuple[np.ndarray, dict]]:
     """Chunks of images with the facts that only they know, in order, from as many processes as there are cores."""
-    from geonb._progress import tqdm
+    from geonb._util import tqdm
 
     names = ("place_id", "lon", "lat", "climate", "elevation_m", "population", "coast_km", "continent", "country")
     tasks = []

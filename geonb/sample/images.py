@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from geonb.data.radiometry import BANDS, SCALE
+from geonb.data.sentinel2 import BANDS, SCALE
 
 PIXEL_M = 10.0
 FOOTPRINT_M = np.array([60, 10, 10, 10, 20, 20, 20, 10, 20, 60, 20, 20])

@@ -1,0 +1,73 @@
+"""Helpers that every part uses: atomic files, missing values, progress bars, durations and provenance."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tqdm.auto import tqdm as _tqdm
+
+
+def write_atomically(path: Path, data: bytes | Callable[[BinaryIO], object]) -> None:
+    """Write a whole file, or leave the previous one in place; no partial file is left behind.
+
+    Args:
+        path: the file; its folder must exist.
+        data: its bytes, or a function that writes them into an open file.
+
+    Raises:
+        OSError: no space, no folder or no permission; the message says whether the previous file is kept.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            data(file) if callable(data) else file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException as error:
+        partial.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
+        kept = "the previous file is kept" if path.exists() else "nothing was kept"
+        advice = "; free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        raise OSError(error.errno, f"{path} could not be written ({error.strerror}); {kept}{advice}") from None
+
+
+def not_utf8(path: Path, error: Exception) -> ValueError:
+    """Make the error for a CSV file that is not UTF-8. The encoding is not guessed, because bytes do not tell it."""
+    return ValueError(
+        f"{path}: not UTF-8 ({error}); save the table again, in a spreadsheet as “CSV UTF-8”, or convert it. For a "
+        "file from Western European Windows: iconv -f CP1252 -t UTF-8 OLD.csv > NEW.csv"
+    )
+
+
+def is_missing(value: object) -> bool:
+    """Tell whether a value is None, NaN, or pandas' NaT or NA.
+
+    NaN and NaT are not equal to themselves; comparing pandas.NA returns NA.
+    """
+    return value is None or str(value == value) in ("False", "<NA>")
+
+
+def is_unknown(value: object) -> bool:
+    """Tell whether a class is unknown: missing, or an empty string. 0 and False are classes."""
+    return is_missing(value) or value == ""
+
+
+class tqdm(_tqdm):
+    """Show a progress bar, unless ``GEONB_PROGRESS=0``, as when the book is built: a bar in a page stands still."""
+
+    def __init__(self, *args: Any, disable: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, disable=disable or os.environ.get("GEONB_PROGRESS") == "0", **kwargs)
+
+
+def lasting(minutes: float) -> str:
+    """Format a duration for display: ``40 s``, ``3.1 minutes``, ``5.2 hours``."""
+    if minutes < 1:
+        return f"{math.ceil(60 * minutes)} s"
+    return f"{minutes:.1f} minutes" if minutes < 120 else f"{minutes / 60:,.1f} hours"
