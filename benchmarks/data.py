@@ -247,8 +247,8 @@ def check(folder: Path, n: int, side: int) -> dict:
 @lru_cache
 def pool(side: int) -> tuple[np.ndarray, str]:
     """A few hundred chips, or fewer of the largest, and where they are from."""
-    from geonb.sample import load_facts
     from geonb.data.sources.local import real_data
+    from geonb.sample import load_facts
     from geonb.sample.images import simulate_sentinel2
 
     try:

@@ -41,9 +41,9 @@ def embed_table(run: str | Path, points: str | Path, out: str | Path, progress: 
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from geonb.geo import check_lonlat
     from geonb._util import tqdm
     from geonb.data.store import geo_metadata, wkb_points
+    from geonb.geo import check_lonlat
     from geonb.model import load
 
     model, points, out = load(run), Path(points), Path(out)

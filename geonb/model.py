@@ -12,11 +12,11 @@ from numpy.typing import ArrayLike
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from geonb.geo import check_lonlat
 from geonb.architectures import Architecture
 from geonb.data.sentinel2 import check_images
 from geonb.encoders.features import BACKBONES
 from geonb.encoders.vision import VISION
+from geonb.geo import check_lonlat
 
 CHUNK = 4096  # rows embedded at a time; bounds the memory of any call
 CHUNK_IMAGES = 64  # images embedded at a time, where the encoder takes their pixels

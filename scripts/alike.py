@@ -15,10 +15,10 @@ import numpy as np
 
 import geonb
 from geonb import workspace
-from geonb.geo import great_circle_km
 from geonb.data.store import PlaceStore
 from geonb.doctor import provenance
 from geonb.evaluation.spatial import alike_beyond, share_alike
+from geonb.geo import great_circle_km
 from geonb.training import TrainConfig, train
 
 ROOT = Path(__file__).resolve().parent.parent

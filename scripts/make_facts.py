@@ -22,8 +22,8 @@ from global_land_mask import globe
 from scipy import ndimage
 from scipy.spatial import KDTree
 
-from geonb.geo import EARTH_RADIUS_KM, great_circle_km, unit_xyz
 from geonb.data.sampling import density_weights, random_points, weighted_sample
+from geonb.geo import EARTH_RADIUS_KM, great_circle_km, unit_xyz
 
 ASSETS = Path(__file__).parent.parent / "geonb" / "data" / "assets"
 TOWNS, LAND_POINTS, SEED = 24_000, 6_000, 0

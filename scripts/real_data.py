@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 
 from geonb import load, workspace
-from geonb.data.texts import mask_names, names_of
 from geonb.data.sources.local import PROVENANCE, make_real_store, real_data
 from geonb.data.store import PlaceStore
+from geonb.data.texts import mask_names, names_of
 from geonb.doctor import provenance
 from geonb.encoders.features import features
 from geonb.encoders.image import image_backbone

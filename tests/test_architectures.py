@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from geonb.geo import great_circle_km
 from geonb.architectures import ARCHITECTURES, Architecture, jittered, uniform_on_sphere
 from geonb.encoders.head import Head
 from geonb.encoders.location import LocationEncoder, network, positional_encoding
+from geonb.geo import great_circle_km
 from geonb.losses import Space, geoclip, info_nce, melt, nt_xent_fused
 
 WIDTHS = {"text": 12, "image": 20}

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from geonb.sample.images import simulate_sentinel2
 from geonb.data.store import write_store
+from geonb.sample.images import simulate_sentinel2
 from geonb.training import TrainConfig
 
 SMALL = TrainConfig(

@@ -53,8 +53,7 @@ from urllib.request import (
 )
 
 from geonb import __version__
-from geonb._util import write_atomically
-from geonb._util import tqdm
+from geonb._util import tqdm, write_atomically
 
 ATTEMPTS = 5
 TIMEOUT_S = 30

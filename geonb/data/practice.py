@@ -23,12 +23,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 
-from geonb.geo import great_circle_km
 from geonb.data.practice_dumps import write_dumps
 from geonb.data.sentinel2 import BANDS
 from geonb.data.sources.earthengine import chip_grid
-from geonb.sample.images import FOOTPRINT_M, simulate_sentinel2
 from geonb.data.sources.stac import CATALOGUES, Catalogue
+from geonb.geo import great_circle_km
+from geonb.sample.images import FOOTPRINT_M, simulate_sentinel2
 
 if TYPE_CHECKING:
     from geonb.data.store import PlaceStore

@@ -10,8 +10,8 @@ from importlib.resources import files
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geonb.geo import EARTH_RADIUS_KM, check_lonlat, unit_xyz
 from geonb.data.splits import _grid, blocks
+from geonb.geo import EARTH_RADIUS_KM, check_lonlat, unit_xyz
 
 GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
 

@@ -36,11 +36,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 
-from geonb.geo import check_lonlat
 from geonb._util import is_missing
 from geonb.data import shards
 from geonb.data.attribution import AttributionWriter, credits
 from geonb.data.sentinel2 import BANDS, SCALE
+from geonb.geo import check_lonlat
 
 SCHEMA_VERSION = 1
 MODALITIES = ("location", "text", "image")

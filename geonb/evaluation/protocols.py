@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geonb.geo import EARTH_RADIUS_KM, unit_xyz
 from geonb.data.splits import correlation_range_km, within
 from geonb.evaluation.tasks import Task
+from geonb.geo import EARTH_RADIUS_KM, unit_xyz
 
 if TYPE_CHECKING:
     from geonb.data.store import PlaceStore

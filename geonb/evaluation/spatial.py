@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.spatial import cKDTree
 
-from geonb.geo import EARTH_RADIUS_KM, check_lonlat, unit_xyz
 from geonb.data.splits import blocks
+from geonb.geo import EARTH_RADIUS_KM, check_lonlat, unit_xyz
 
 DRAWN_AT_ONCE = 4_000_000  # weights (draws x places) of the bootstrap held at a time; bounds the memory
 MIN_BLOCKS = 6  # blocks without which there is no interval

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from geonb import __version__
-from geonb.geo import EARTH_RADIUS_KM, check_lonlat, unit_xyz
 from geonb.data.store import PlaceStore
 from geonb.evaluation.cases import PUBLISHED, REFERENCES, Case, Predictor, make_cases, published_embeddings
 from geonb.evaluation.information import alignment, effective_rank, linear_cka, modality_gap, uniformity
@@ -23,6 +22,7 @@ from geonb.evaluation.protocols import bands_protocol, block_km, blocked_protoco
 from geonb.evaluation.retrieval import RADII_KM, retrieval
 from geonb.evaluation.spatial import finite_or_none, interval_or_none, morans_i_test, weighted_median
 from geonb.evaluation.tasks import TASKS
+from geonb.geo import EARTH_RADIUS_KM, check_lonlat, unit_xyz
 
 if TYPE_CHECKING:
     from geonb.model import Model

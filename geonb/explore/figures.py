@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geonb.geo import check_lonlat
 from geonb._util import is_unknown
 from geonb.explore.views import PALETTE, asset
+from geonb.geo import check_lonlat
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

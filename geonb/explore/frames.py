@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geonb.geo import check_lonlat
 from geonb._util import is_unknown
 from geonb.explore.projection import Scores, Stability
 from geonb.explore.views import PALETTE, View, pack, safe_json
+from geonb.geo import check_lonlat
 
 MISSING = "#9aa0a6"
 

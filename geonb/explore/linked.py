@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geonb.geo import check_lonlat
 from geonb._util import is_unknown
 from geonb.explore.views import PALETTE, View, land, pack, safe_json
+from geonb.geo import check_lonlat
 
 ABOUT = ("text", "url", "license", "license_url", "creator", "changes")
 MODALITIES = ("location", "text", "image")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geonb.geo import check_lonlat
 from geonb.explore.views import PALETTE
+from geonb.geo import check_lonlat
 
 if TYPE_CHECKING:
     import ipyleaflet

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geonb.geo import check_lonlat
 from geonb.explore.views import PALETTE, asset, safe_json
+from geonb.geo import check_lonlat
 
 if TYPE_CHECKING:
     import folium

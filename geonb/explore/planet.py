@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geonb.geo import EARTH_RADIUS_KM, check_lonlat, unit_xyz
 from geonb.explore.views import PALETTE, View, asset, land, pack
+from geonb.geo import EARTH_RADIUS_KM, check_lonlat, unit_xyz
 
 if TYPE_CHECKING:
     from geonb.model import Model

@@ -23,11 +23,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from geonb.data.sentinel2 import BANDS
 from geonb.data.sampling import density_weights, weighted_sample
-from geonb.sample.texts import SIZES, compose
-from geonb.sample.images import SIMULATED_FACTS, simulate_sentinel2
+from geonb.data.sentinel2 import BANDS
 from geonb.data.store import IMAGES_PER_CHUNK, PlaceStore, StoreError, write_store
+from geonb.sample.images import SIMULATED_FACTS, simulate_sentinel2
+from geonb.sample.texts import SIZES, compose
 
 CELL_KM = 300  # of the density-aware choice of places
 LARGE, LARGE_WEIGHT = 300_000, 3.0  # large places are this much likelier to be chosen

@@ -30,7 +30,6 @@ from faulty import Response, serve, tree
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from geonb.geo import great_circle_km
 from geonb.data.sources import earthengine as module
 from geonb.data.sources.chips import Chip
 from geonb.data.sources.earthengine import (
@@ -45,6 +44,7 @@ from geonb.data.sources.earthengine import (
 )
 from geonb.data.store import BANDS, check_store
 from geonb.data.work import WorkError
+from geonb.geo import great_circle_km
 
 YEAR = ("2024-01-01", "2025-01-01")
 SIZE = 8

@@ -5,9 +5,9 @@ import pytest
 from world import make_world
 
 from geonb.data import practice
-from geonb.sample import make_atlas
 from geonb.data.sources.stac import from_stac
 from geonb.data.sources.wikipedia_api import from_api
+from geonb.sample import make_atlas
 
 ATLANTIC = (-30.0, 0.0)
 

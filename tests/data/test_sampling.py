@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from geonb.geo import great_circle_km, unit_xyz
 from geonb.data.sampling import (
     cell_bounds,
     cell_count,
@@ -20,6 +19,7 @@ from geonb.data.sampling import (
     weighted_sample,
 )
 from geonb.data.splits import blocks
+from geonb.geo import great_circle_km, unit_xyz
 
 
 @pytest.mark.parametrize("points", [random_points(20_000, 3), fibonacci_points(20_000)])

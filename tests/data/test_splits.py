@@ -8,7 +8,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from geonb.geo import EARTH_RADIUS_KM, great_circle_km, unit_xyz
 from geonb.data.sampling import random_points
 from geonb.data.splits import (
     _grid,
@@ -20,6 +19,7 @@ from geonb.data.splits import (
     random_split,
     within,
 )
+from geonb.geo import EARTH_RADIUS_KM, great_circle_km, unit_xyz
 
 POINTS = random_points(3000, seed=5)
 

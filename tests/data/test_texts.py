@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geonb.data.texts import TOKEN, leak_rate, leaks, mask_names, names_of
 from geonb.data.sources.local import make_real_store, real_data
+from geonb.data.texts import TOKEN, leak_rate, leaks, mask_names, names_of
 
 try:
     REAL = real_data()

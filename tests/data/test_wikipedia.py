@@ -18,9 +18,9 @@ from faulty import tree
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geonb.data.texts import leak_rate, mask_names, names_of
 from geonb.data.sources.wikipedia import ARTICLES, ArticleFilter, collect, density, quoted
 from geonb.data.store import check_store
+from geonb.data.texts import leak_rate, mask_names, names_of
 from geonb.data.work import Skips, Work, WorkError
 
 WORDS = np.array(["a", "wide", "river", "old", "market", "of", "the", "hill", "road", "north", "bridge", "in"])

@@ -19,11 +19,11 @@ from faulty import Request, Response, serve, tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geonb.geo import great_circle_km
 from geonb.data import download
 from geonb.data.download import Api, DownloadError, NetworkAbsent
 from geonb.data.sources.wikipedia_api import CIRCLE_LIMIT, CROWDED, MAX_RADIUS_KM, cells, from_api, search
 from geonb.data.work import WorkError
+from geonb.geo import great_circle_km
 
 CONTACT = "tests@example.org"
 BOX = (7.3, 46.8, 7.7, 47.1)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from geonb.sample import make_atlas
 from geonb.encoders import features as module
 from geonb.encoders.image import image_backbone
 from geonb.encoders.text import text_backbone
+from geonb.sample import make_atlas
 
 
 @pytest.fixture(scope="module")

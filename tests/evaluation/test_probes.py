@@ -2,7 +2,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from geonb.geo import EARTH_RADIUS_KM, unit_xyz
 from geonb.data.sampling import random_points
 from geonb.evaluation import probes
 from geonb.evaluation.probes import (
@@ -14,6 +13,7 @@ from geonb.evaluation.probes import (
     score,
 )
 from geonb.evaluation.tasks import TASKS, Task
+from geonb.geo import EARTH_RADIUS_KM, unit_xyz
 
 
 def field(n=600, d=12, seed=0):

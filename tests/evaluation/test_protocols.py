@@ -3,7 +3,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geonb.geo import great_circle_km
 from geonb.data.sampling import random_points
 from geonb.data.splits import blocked_split
 from geonb.evaluation.cases import Predictor, make_cases
@@ -17,6 +16,7 @@ from geonb.evaluation.protocols import (
     random_protocol,
 )
 from geonb.evaluation.tasks import TASKS, Task, fact_tasks
+from geonb.geo import great_circle_km
 
 
 def everything(lonlat, seed=0, buffer_km=300.0):

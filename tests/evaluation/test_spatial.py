@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geonb.geo import EARTH_RADIUS_KM, great_circle_km, unit_xyz
 from geonb.data.sampling import random_points
 from geonb.evaluation.probes import untrained_encoding
 from geonb.evaluation.spatial import (
@@ -24,6 +23,7 @@ from geonb.evaluation.spatial import (
     similarity_by_distance,
     variogram,
 )
+from geonb.geo import EARTH_RADIUS_KM, great_circle_km, unit_xyz
 
 
 def test_the_variogram_of_a_field_with_known_covariance():

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
-from geonb.geo import unit_xyz
 from geonb.data.sampling import random_points
 from geonb.evaluation.information import alignment, effective_rank, linear_cka, modality_gap, uniformity
 from geonb.evaluation.spatial import (
@@ -12,6 +11,7 @@ from geonb.evaluation.spatial import (
     similarity_by_distance,
     weighted_median,
 )
+from geonb.geo import unit_xyz
 
 
 def test_morans_i_is_its_formula_and_knows_smooth_from_noise():

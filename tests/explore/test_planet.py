@@ -17,11 +17,11 @@ import torch
 from world import SMALL
 
 import geonb
-from geonb.geo import great_circle_km, unit_xyz
 from geonb.encoders.location import positional_encoding
 from geonb.explore import planet
 from geonb.explore.planet import ask_map, half_width_km, planet_view, vocabulary, zonal_kernel
 from geonb.explore.views import asset, write_page
+from geonb.geo import great_circle_km, unit_xyz
 from geonb.training import train
 
 sync_api = pytest.importorskip("playwright.sync_api")

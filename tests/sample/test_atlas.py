@@ -7,11 +7,11 @@ import re
 import numpy as np
 import pytest
 
-from geonb.geo import great_circle_km
 from geonb.data.sampling import on_land
 from geonb.data.sources import atlas
-from geonb.sample.texts import CLIMATE, WITH_ARTICLE, article, climate_key, compose, is_rice_land
 from geonb.data.store import StoreError, check_store
+from geonb.geo import great_circle_km
+from geonb.sample.texts import CLIMATE, WITH_ARTICLE, article, climate_key, compose, is_rice_land
 
 TABLE, COUNTRIES = atlas.load_facts()
 TOWNS = np.flatnonzero([name is not None for name in TABLE["name"]])

@@ -35,13 +35,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geonb.geo import check_lonlat
 from geonb._util import write_atomically
 from geonb.data.cog import Http, RemoteTiff, Unreadable, allowed
 from geonb.data.download import download, plain
 from geonb.data.sources.earthengine import utm_epsg
 from geonb.data.store import PlaceStore, geo_metadata, wkb_points
 from geonb.data.work import Work, WorkError
+from geonb.geo import check_lonlat
 
 ATTRIBUTION = "The AlphaEarth Foundations Satellite Embedding dataset is produced by Google and Google DeepMind."
 LICENSE = "CC BY 4.0"

@@ -20,11 +20,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 
-from geonb.geo import check_lonlat
 from geonb._util import tqdm
 from geonb.data.sentinel2 import BANDS, SCALE
 from geonb.data.store import PLACE_COLUMNS, PlaceStore, StoreError, check_scaling, write_store
 from geonb.data.work import Skips, Work, WorkError, acquire
+from geonb.geo import check_lonlat
 
 _DATE = re.compile(r"(\d{4}-\d{2}-\d{2})?")
 

@@ -44,11 +44,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geonb.geo import check_lonlat
 from geonb._util import lasting
 from geonb.data.sentinel2 import BANDS, SCALE
 from geonb.data.sources.chips import Chip, Fetch, chip_store
 from geonb.data.store import MAX_REFLECTANCE, PlaceStore
+from geonb.geo import check_lonlat
 
 IMAGES = "COPERNICUS/S2_SR_HARMONIZED"
 CLOUDS = "GOOGLE/CLOUD_SCORE_PLUS/V1/S2_HARMONIZED"

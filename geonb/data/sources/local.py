@@ -25,11 +25,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geonb.geo import check_lonlat, great_circle_km, unit_xyz
 from geonb._util import not_utf8
 from geonb.data._raster import raster_errors
 from geonb.data.sentinel2 import BANDS, radiometric_offset
 from geonb.data.store import PlaceStore, write_store
+from geonb.geo import check_lonlat, great_circle_km, unit_xyz
 
 COLUMN_NAMES = {
     "lon": ("longitude", "lon", "lng"),

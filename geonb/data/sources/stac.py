@@ -46,7 +46,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geonb.geo import check_lonlat
 from geonb._util import lasting
 from geonb.data.cog import Answer, Http, RemoteTiff, Sign, Unreadable, allowed, host_of, parsed_json
 from geonb.data.download import AGENT, DownloadError, contact_from, plain, user_agent
@@ -54,6 +53,7 @@ from geonb.data.sentinel2 import BANDS, MIN_SIZE, OFFSET, OFFSET_FROM, SCALE, ra
 from geonb.data.sources.chips import Chip, Fetch, chip_store
 from geonb.data.sources.earthengine import GSD_M, Grid, chip_grid, utm_epsg
 from geonb.data.store import PlaceStore
+from geonb.geo import check_lonlat
 
 METHODS = ("least_cloudy", "median")
 LICENSE = "free and open (Copernicus Sentinel data terms); contains modified Copernicus Sentinel data"

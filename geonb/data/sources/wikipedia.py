@@ -31,12 +31,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from geonb.geo import EARTH_RADIUS_KM
 from geonb._util import tqdm
 from geonb.data.sources.wikipedia_duplicates import groups, signatures
 from geonb.data.sources.wikipedia_kinds import why_no_place
 from geonb.data.store import PlaceStore, write_store
 from geonb.data.work import Skips, Work, WorkError, acquire
+from geonb.geo import EARTH_RADIUS_KM
 
 ARTICLES = pa.schema(
     [

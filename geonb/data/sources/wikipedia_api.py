@@ -27,13 +27,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from geonb.geo import EARTH_RADIUS_KM, check_lonlat, great_circle_km
 from geonb._util import tqdm
 from geonb.data.download import Api, DownloadError, contact_from, plain, user_agent
 from geonb.data.sources.wikipedia import ARTICLES, ArticleFilter, Step, collect
 from geonb.data.sources.wikipedia_table import checked_box
 from geonb.data.store import PlaceStore
 from geonb.data.work import Skips, Work
+from geonb.geo import EARTH_RADIUS_KM, check_lonlat, great_circle_km
 
 MAX_RADIUS_KM, MIN_RADIUS_M = 10.0, 10
 CIRCLE_LIMIT = 500  # pages that a circle gives at most
