@@ -1,0 +1,387 @@
+"""Resumable acquisition: what is fetched lies in parts beside the store until the store is whole.
+
+``<out>.parts/`` holds ``plan.json`` (what was asked for, and the day of the first start) and for each finished step
+``NAME.parquet`` (its rows, with the counts of what was left out) and, where it has an array, ``NAME.npy``. The table is
+written last, so a table means a finished step. The same plan gives the same bytes, however often it was stopped.
+
+The module knows nothing of networks: a source of chips is a function from positions to chips.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import ArrayLike
+
+from geonb._util import tqdm, write_atomically
+from geonb.data.sentinel2 import BANDS, SCALE
+from geonb.data.store import PLACE_COLUMNS, PlaceStore, StoreError, check_scaling, write_store
+from geonb.geo import check_lonlat
+
+_DATE = re.compile(r"(\d{4}-\d{2}-\d{2})?")
+
+
+class Skips:
+    """Count what was left out, by reason, with the first example of each."""
+
+    def __init__(self, counts: dict[str, int] | None = None, examples: dict[str, str] | None = None) -> None:
+        self.counts, self.examples = dict(counts or {}), dict(examples or {})
+
+    def add(self, reason: str, example: str = "", n: int = 1) -> None:
+        """Count n more rows under a reason."""
+        if n:
+            self.counts[reason] = self.counts.get(reason, 0) + int(n)
+            if example:
+                self.examples.setdefault(reason, str(example)[:200])
+
+    def update(self, other: Skips) -> None:
+        """Add the counts of another."""
+        for reason, n in other.counts.items():
+            self.add(reason, other.examples.get(reason, ""), n)
+
+    def __str__(self) -> str:
+        lines = []
+        for reason, n in sorted(self.counts.items(), key=lambda item: (-item[1], item[0])):
+            example = f" (e.g. {self.examples[reason]})" if reason in self.examples else ""
+            lines.append(f"{n:,} left out: {reason}{example}")
+        return "\n".join(lines) or "nothing was left out"
+
+
+class Parts:
+    """The parts of an acquisition, held by one process at a time; use it in a ``with`` statement.
+
+    Leaving the statement without an exception removes the parts; with one they stay, and the same plan continues.
+
+    Args:
+        out: the store, or file, to be made from the parts; it must not exist.
+        plan: what is asked for, as JSON. It is written to the disk, so it holds no secrets.
+
+    Attributes:
+        folder: ``<out>.parts``. Files of the caller, such as downloads, may lie there too; they go with it.
+        date: the day of the first start (UTC, ISO 8601).
+
+    Raises:
+        ValueError: on entering: the output exists, another process is at work, the parts that lie there belong to
+            another plan, or the folder is not one of parts.
+
+    Example:
+        >>> import tempfile
+        >>> out = Path(tempfile.mkdtemp()) / "store"
+        >>> with Parts(out, {"letters": "ab"}) as parts:
+        ...     for name in "ab":
+        ...         if name not in parts:
+        ...             parts.save(name, pa.table({"letter": [name]}))
+        ...     letters = [parts.table(name)["letter"][0].as_py() for name in "ab"]
+        >>> letters
+        ['a', 'b']
+    """
+
+    def __init__(self, out: str | Path, plan: dict) -> None:
+        from filelock import FileLock
+
+        self.out = Path(out)
+        self.folder = self.out.with_name(f"{self.out.name}.parts")
+        self.plan = json.loads(json.dumps(plan))
+        self.date = ""
+        self._lock = FileLock(self.folder / "lock")
+
+    def __enter__(self) -> Parts:
+        from filelock import Timeout
+
+        plan = self.folder / "plan.json"
+        if not plan.exists() and self.folder.exists() and {file.name for file in self.folder.iterdir()} - {"lock"}:
+            raise ValueError(f"{self.folder}: has no plan.json, so it does not hold parts; move or remove it")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise ValueError(
+                f"{self.folder}: another process is making {self.out}; wait for it, or stop it and give the same "
+                "command again: nothing is lost"
+            ) from None
+        try:
+            if self.out.is_file() or (self.out.is_dir() and any(self.out.iterdir())):
+                parts = f" (and {self.folder}, if it is whole)" if plan.exists() else ""
+                raise ValueError(f"{self.out}: exists already; remove it{parts} or choose another folder")
+            for unfinished in self.out.parent.glob(f"{glob.escape(self.out.name)}.partial-*"):
+                shutil.rmtree(unfinished)  # a store whose writer was killed
+            self._take_plan(plan)
+        except BaseException:
+            self._leave(finished=not plan.exists())
+            raise
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        self._leave(finished=error is None)
+
+    def _leave(self, finished: bool) -> None:
+        if finished:
+            shutil.rmtree(self.folder)
+        self._lock.release()
+
+    def __contains__(self, name: str) -> bool:
+        return self._file(name, "parquet").exists()
+
+    def save(self, name: str, table: pa.Table, array: np.ndarray | None = None, skips: Skips | None = None) -> None:
+        """Save a finished part.
+
+        Args:
+            name: letters and digits; :meth:`skips` adds up in the order of the names.
+            table: its rows.
+            array: chips, or anything else that NumPy saves without pickle.
+            skips: what was left out.
+
+        Raises:
+            OSError: the disk is full, or the file cannot be written.
+        """
+        skips = skips or Skips()
+        note = json.dumps({"counts": skips.counts, "examples": skips.examples}, ensure_ascii=False)
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"skips": note.encode()})
+        if array is not None:
+            write_atomically(self._file(name, "npy"), partial(np.save, arr=array, allow_pickle=False))
+        write_atomically(self._file(name, "parquet"), partial(pq.write_table, table, compression="zstd"))
+
+    def table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        """Read the rows of a part, or some columns of them."""
+        table = pq.read_table(self._file(name, "parquet"), columns=columns)
+        return table.replace_schema_metadata({k: v for k, v in table.schema.metadata.items() if k != b"skips"})
+
+    def array(self, name: str) -> np.ndarray:
+        """Map the array of a part into memory."""
+        return np.load(self._file(name, "npy"), mmap_mode="r", allow_pickle=False)
+
+    def skips(self) -> Skips:
+        """Add up what was left out in all parts, in the order of their names."""
+        total = Skips()
+        for file in sorted(self.folder.glob("*.parquet")):
+            note = json.loads(pq.read_schema(file).metadata[b"skips"])
+            total.update(Skips(note["counts"], note["examples"]))
+        return total
+
+    def _file(self, name: str, suffix: str) -> Path:
+        return self.folder / f"{name}.{suffix}"
+
+    def _take_plan(self, file: Path) -> None:
+        """Write the plan, or compare it with the one that is there."""
+        if not file.exists():
+            begun = {"begun": datetime.now(UTC).date().isoformat(), "plan": self.plan}
+            write_atomically(file, json.dumps(begun, indent=1, ensure_ascii=False).encode())
+        known = json.loads(file.read_text(encoding="utf-8"))
+        plan, self.date = known["plan"], known["begun"]
+        differs = sorted(key for key in plan.keys() | self.plan.keys() if plan.get(key) != self.plan.get(key))
+        if differs:
+            lines = [f"  {key}: begun with {plan.get(key)!r}, now {self.plan.get(key)!r}" for key in differs]
+            raise ValueError(
+                f"{self.folder}: holds unfinished parts of another plan\n" + "\n".join(lines) + "\n"
+                f"Give the command as before to continue, or remove {self.folder} to start over."
+            )
+
+
+@dataclass
+class Chip:
+    """An image around a position.
+
+    Attributes:
+        image: uint16 (12, size, size), surface reflectance x 10,000 without any offset, bands as in
+            :data:`geonb.data.sentinel2.BANDS`, north up; 0 is no data.
+        date: of acquisition, ISO 8601; ``""`` for a composite of several.
+        columns: facts of this chip, numbers or str; they become columns of the places.
+    """
+
+    image: np.ndarray
+    date: str = ""
+    columns: dict[str, float | str] = field(default_factory=dict)
+
+
+Fetch = Callable[[np.ndarray], list[Chip | str]]
+"""Positions (k, 2) in degrees -> for each a :class:`Chip`, or the reason why there is none."""
+
+
+def chip_store(
+    out: str | Path,
+    where: ArrayLike | PlaceStore,
+    fetch: Fetch,
+    *,
+    plan: dict,
+    source: str,
+    license: str,
+    size: int,
+    gsd_m: float = 10.0,
+    batch: int = 32,
+    workers: int = 1,
+    simulated: bool = False,
+) -> PlaceStore:
+    """Make a place store with a chip at each position where the source has one; the same call continues a stopped one.
+
+    Args:
+        out: the store's folder.
+        where: positions (n, 2) in degrees: those without a chip are left out. Or a :class:`PlaceStore` without images:
+            its places, facts and texts are kept, and chips are added where there are any.
+        fetch: the source. It raises ValueError or OSError where another try may help, and returns a reason in place
+            of a chip where none will.
+        plan: what is asked of the source, as JSON without secrets.
+        source, license: of the images, for people.
+        size: edge of a chip in pixels. ``gsd_m``: of a pixel in metres.
+        batch: positions in one call of ``fetch`` and in one part; more make fewer files and lose more when stopped.
+        workers: calls at once, in threads.
+        simulated: whether the images are; the manifest and the data card say so.
+
+    Raises:
+        ValueError: positions that are wrong, a store that has images already, a chip that is malformed, a source that
+            failed (finished parts are kept), no chip at all, or as in :class:`Parts`.
+    """
+    base = where if isinstance(where, PlaceStore) else None
+    if base is not None and base.has("image").any():
+        raise ValueError(f"{base.path}: has images already; give a store without images, or positions")
+    lonlat = where.lonlat if isinstance(where, PlaceStore) else check_lonlat(where, "positions")
+    if not len(lonlat):
+        raise ValueError("no positions; give at least one")
+    digest = hashlib.sha256(np.ascontiguousarray(lonlat, "<f8").data)
+    digest.update((base.data_hash if base is not None else "").encode())
+    plan = plan | {"size": size, "batch": batch, "simulated": simulated}
+    plan |= {"places": len(lonlat), "positions": digest.hexdigest()}
+    with Parts(out, plan) as parts:
+        names = _fetch_all(parts, lonlat, fetch, size, batch, workers)
+        return _write(parts, names, lonlat, base, source, license, gsd_m)
+
+
+def _fetch_all(parts: Parts, lonlat: np.ndarray, fetch: Fetch, size: int, batch: int, workers: int) -> list[str]:
+    """Fetch the batches that are missing; return the names of all parts, in order."""
+    rows_of = {f"{i // batch:06d}": np.arange(i, min(i + batch, len(lonlat))) for i in range(0, len(lonlat), batch)}
+    missing = [name for name in rows_of if name not in parts]
+
+    def one(name: str) -> int:
+        rows = rows_of[name]
+        parts.save(name, *_part(rows, fetch(lonlat[rows]), size))
+        return len(rows)
+
+    done = len(lonlat) - sum(len(rows_of[name]) for name in missing)
+    queue = iter(missing)
+    running: set[Future] = set()
+    try:
+        with (
+            tqdm(total=len(lonlat), initial=done, desc="chips", unit="place") as bar,
+            ThreadPoolExecutor(workers) as pool,
+        ):
+            while running := running | {pool.submit(one, name) for name in islice(queue, workers - len(running))}:
+                finished, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    bar.update(future.result())
+    except (ValueError, OSError) as error:
+        done = sum(len(rows) for name, rows in rows_of.items() if name in parts)
+        kept = f"{done:,} of {len(lonlat):,} places are done and kept; give the same command to continue"
+        raise ValueError(f"{error}\n{kept}") from error
+    return list(rows_of)
+
+
+def _part(rows: np.ndarray, found: list[Chip | str], size: int) -> tuple[pa.Table, np.ndarray, Skips]:
+    """Turn the answers for some rows into a table (row, date, columns), chips (k, 12, size, size) and skips."""
+    if len(found) != len(rows):
+        raise ValueError(f"the source gave {len(found)} answers for {len(rows)} positions")
+    skips, chips = Skips(), {}
+    for row, chip in zip(rows.tolist(), found, strict=True):
+        reason = chip if isinstance(chip, str) else _unusable(f"place {row}", chip, size)
+        if reason:
+            skips.add(reason, f"place {row}")
+        else:
+            chips[row] = chip
+    names = sorted({name for chip in chips.values() for name in chip.columns})
+    if taken := set(names) & {*PLACE_COLUMNS, "lon", "lat", "row", "date"}:
+        raise ValueError(f"the source calls a column {min(taken)!r}, which has another meaning in a store")
+    dates = pa.array([chip.date for chip in chips.values()], pa.string())
+    columns = {"row": pa.array(list(chips), pa.int64()), "date": dates}
+    columns |= {name: _column([chip.columns.get(name) for chip in chips.values()]) for name in names}
+    images = [chip.image for chip in chips.values()]
+    return pa.table(columns), np.stack(images) if images else np.empty((0, len(BANDS), size, size), np.uint16), skips
+
+
+def _unusable(where: str, chip: Chip, size: int) -> str:
+    """Return why a chip is left out, or ``""``; a chip that is malformed is an error of the source."""
+    if chip.image.shape != (len(BANDS), size, size) or chip.image.dtype != np.uint16:
+        raise ValueError(f"{where}: the source gave a chip {chip.image.dtype} {chip.image.shape}")
+    if not _DATE.fullmatch(chip.date):
+        raise ValueError(f"{where}: the source gave the date {chip.date!r}, which is not YYYY-MM-DD")
+    if not chip.image.any():
+        return "no data in the whole chip"
+    try:
+        check_scaling(where, chip.image[None], 0)
+    except StoreError:
+        return "too dark or too bright to be reflectance"
+    return ""
+
+
+def _column(values: list) -> pa.Array:
+    if any(isinstance(value, str) for value in values):
+        return pa.array([None if value is None else str(value) for value in values], pa.string())
+    return pa.array([None if value is None else float(value) for value in values], pa.float64(), from_pandas=True)
+
+
+def _write(
+    parts: Parts, names: list[str], lonlat: np.ndarray, base: PlaceStore | None, source: str, license: str, gsd_m: float
+) -> PlaceStore:
+    found, skips = pa.concat_tables(map(parts.table, names), promote_options="default"), parts.skips()
+    rows = found["row"].to_numpy()
+    if not len(rows):
+        raise ValueError(f"no chip was found at {len(lonlat):,} positions\n{skips}")
+    columns = [name for name in found.column_names if name not in ("row", "date")]
+    made = {"function": "geonb.data.sources.parts.chip_store", "begun": parts.date, "plan": parts.plan}
+    made |= {"images": {"source": source, "license": license}, "left_out": skips.counts}
+    of_base: dict[str, Any] = {"simulated": {"image": parts.plan["simulated"]}}
+    if base is None:
+        places: dict[str, Any] = {
+            "place_id": [f"point-{row:07d}" for row in rows.tolist()], "lon": lonlat[rows, 0], "lat": lonlat[rows, 1],
+            "source": [source] * len(rows), "license": [license] * len(rows),
+        }  # fmt: skip
+        image_rows = np.arange(len(rows))
+    else:
+        places = {"lon": lonlat[:, 0], "lat": lonlat[:, 1]} | {name: base.places[name] for name in base.columns}
+        if clash := set(columns) & set(places):
+            raise ValueError(f"{base.path}: has a column {min(clash)!r}, which the images bring too; rename it")
+        image_rows = rows
+        made["base"] = base.manifest["made"]
+        of_base = {"facts": base.facts, "simulated": base.manifest["simulated"] | of_base["simulated"]}
+        if base.manifest["counts"]["texts"]:
+            batches = pq.ParquetFile(base.path / "texts.parquet").iter_batches(4096)
+            of_base["texts"] = (pa.Table.from_batches([batch]) for batch in batches)
+    at = np.full(len(places["lon"]), -1)
+    at[image_rows] = np.arange(len(rows))
+    index = pa.array(at, mask=at < 0)
+    places |= {name: found[name].take(index) for name in columns}
+    return write_store(
+        parts.out, places=places, images=map(parts.array, names), image_rows=image_rows, gsd_m=gsd_m,
+        dates=found["date"].to_pylist(), made=made, datacard=_card(parts, found, skips, len(lonlat), base, gsd_m, made),
+        **of_base,
+    )  # fmt: skip
+
+
+def _card(
+    parts: Parts, found: pa.Table, skips: Skips, positions: int, base: PlaceStore | None, gsd_m: float, made: dict
+) -> str:
+    lines = [(base.path / "datacard.md").read_text(encoding="utf-8").rstrip(), ""] if base is not None else []
+    dates = sorted(date for date in found["date"].to_pylist() if date)
+    when = f", acquired from {dates[0]} to {dates[-1]}" if dates else ", composites of several acquisitions"
+    size = parts.plan["size"]
+    lines += [
+        "# Image chips" if base is None else "## Image chips", "",
+        f"{len(found):,} chips at {positions:,} positions, {size} x {size} pixels of {gsd_m:g} m, 12 bands, surface "
+        f"reflectance x {SCALE}{when}. Fetched on {parts.date} or later.", "",
+        *(["**The images are simulated.**", ""] if parts.plan["simulated"] else []),
+        f"- Source: {made['images']['source']}.", f"- Licence: {made['images']['license']}.", "",
+        "```", str(skips), "```",
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"

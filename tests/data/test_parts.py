@@ -1,0 +1,246 @@
+"""Acquisitions that are killed, fail, run twice at once or ask for something else, and chips into a store."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from faulty import tree
+from world import make_world
+
+from geonb.data.sources.parts import Chip, Parts, Skips, chip_store
+from geonb.data.store import BANDS, check_store, write_store
+
+PLAN = {"source": "test", "parts": 4}
+POINTS = np.stack([np.linspace(-170, 170, 23), np.linspace(-60, 70, 23)], 1)
+
+JOB = """
+import os, signal, sys
+import numpy as np
+from geonb.data.sources.parts import Chip, chip_store
+
+out, stop_at = sys.argv[1], int(sys.argv[2])
+calls = 0
+
+def fetch(points):
+    global calls
+    calls += 1
+    if calls - 1 == stop_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return [Chip(np.full((12, 16, 16), 1000 + int(x), np.uint16), columns={"x": x}) for x in points[:, 0]]
+
+chip_store(out, [[x, 0] for x in range(8)], fetch, plan={}, source="test", license="none", size=16, batch=2)
+print(calls)
+"""
+
+
+def run_job(out, stop_at=-1):
+    return subprocess.run([sys.executable, "-c", JOB, str(out), str(stop_at)], stdout=subprocess.PIPE, text=True)
+
+
+def paint(point):
+    """A chip that encodes its position."""
+    image = np.full((12, 16, 16), 500, np.uint16)
+    image[3] = 1000 + int(point[0] + 180)
+    return Chip(image, "2024-07-01" if point[1] > 0 else "", {"cloud_share": 0.1, "item": f"S2_{point[0]:.0f}"})
+
+
+def source(points):
+    return ["only clouds" if -40 < p[0] < -10 else paint(p) for p in points]
+
+
+def never(*_):
+    pytest.fail("called")
+
+
+def make(out, where=POINTS, fetch=source, **options):
+    options = {"plan": {"source": "painted"}, "source": "painted", "license": "none", "size": 16, "batch": 5} | options
+    return chip_store(out, where, fetch, **options)
+
+
+def test_a_killed_command_continues_and_gives_the_same_bytes(tmp_path):
+    assert run_job(tmp_path / "undisturbed").stdout.strip() == "4"
+    out = tmp_path / "store"
+    assert run_job(out, 2).returncode == -signal.SIGKILL and not out.exists()
+    (tmp_path / "store.partial-123").mkdir()  # as a process leaves it that is killed while it writes the store
+    assert run_job(out).stdout.strip() == "2"
+    assert tree(out) == tree(tmp_path / "undisturbed")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["store", "undisturbed"]
+
+
+def test_parts_come_back_as_they_were_saved_and_what_was_left_out_is_added_up(tmp_path):
+    with Parts(tmp_path / "store", PLAN) as parts:
+        for i, n in enumerate((2, 3)):
+            skips = Skips()
+            skips.add("no text", f"<b>row {i}</b>", n)
+            skips.add("never", n=0)
+            parts.save(f"{i}", pa.table({"x": [1.5, None], "y": ["é", "\0"]}), np.arange(4 + i), skips)
+        assert parts.table("0").to_pydict() == {"x": [1.5, None], "y": ["é", "\0"]}
+        assert parts.table("0", ["y"]).column_names == ["y"] and parts.table("0").schema.metadata in (None, {})
+        assert parts.array("1").tolist() == [0, 1, 2, 3, 4] and "2" not in parts
+        assert str(parts.skips()) == "5 left out: no text (e.g. <b>row 0</b>)"
+        with pytest.raises(ValueError, match="pickle"):
+            parts.save("2", pa.table({}), np.array([object()]))
+        assert "2" not in parts
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_day_of_the_first_start_is_kept_and_another_plan_is_refused(tmp_path):
+    with pytest.raises(KeyboardInterrupt), Parts(tmp_path / "store", PLAN):
+        raise KeyboardInterrupt
+    file = tmp_path / "store.parts" / "plan.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"begun": "2001-02-03"}))
+    with pytest.raises(ValueError, match=r"(?s)parts: begun with 4, now 5.*to start over"), Parts(
+        tmp_path / "store", PLAN | {"parts": 5}
+    ):
+        never()
+    with Parts(tmp_path / "store", PLAN) as parts:
+        assert parts.date == "2001-02-03"
+
+
+def test_of_two_processes_the_second_stops(tmp_path):
+    code = f"from geonb.data.sources.parts import Parts; Parts({str(tmp_path / 'store')!r}, {PLAN}).__enter__()"
+    with Parts(tmp_path / "store", PLAN):
+        second = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+        assert "another process is making" in second.stderr
+
+
+def test_what_lies_at_the_output_or_in_a_folder_of_its_name_is_left_alone(tmp_path):
+    (tmp_path / "store.parts").mkdir()
+    (tmp_path / "store.parts" / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="move or remove it"), Parts(tmp_path / "store", PLAN):
+        never()
+    assert tree(tmp_path / "store.parts") .keys() == {"thesis.txt"}
+    (tmp_path / "other").write_text("mine")
+    with pytest.raises(ValueError, match="exists already"), Parts(tmp_path / "other", PLAN):
+        never()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["other", "store.parts"]
+
+
+def test_each_chip_is_stored_at_its_own_position_with_its_columns(tmp_path):
+    store = make(tmp_path / "store")
+    found = POINTS[~((POINTS[:, 0] > -40) & (POINTS[:, 0] < -10))]
+    rows = np.arange(len(store))
+    assert np.allclose(store.lonlat, found)
+    assert (store.images(rows)[:, 3, 0, 0] == 1000 + (found[:, 0] + 180).astype(int)).all()
+    assert store.image_dates(rows) == ["2024-07-01" if p[1] > 0 else "" for p in found]
+    assert store.column("item").tolist() == [f"S2_{p[0]:.0f}" for p in found]
+    assert store.manifest["made"]["left_out"] == {"only clouds": len(POINTS) - len(found)}
+    assert "only clouds" in (store.path / "datacard.md").read_text()
+    assert not any(store.manifest["simulated"].values())
+    check_store(store.path)
+
+
+def test_chips_are_added_to_a_store_of_texts_and_all_of_it_is_kept(tmp_path):
+    n = 30
+    lonlat = np.stack([np.linspace(-100, 100, n), np.linspace(-50, 50, n)], 1)
+    base = write_store(
+        tmp_path / "texts",
+        places={"place_id": [f"a{i}" for i in range(n)], "lon": lonlat[:, 0], "lat": lonlat[:, 1],
+                "title": [f"Place {i}" for i in range(n)], "links": np.arange(n), "height": [np.nan, *range(n - 1)]},
+        texts={"place_id": [f"a{i}" for i in range(0, n, 2)], "text": [f"text {i}" for i in range(0, n, 2)],
+               "revision": [str(i) for i in range(0, n, 2)], "license": ["CC BY-SA 4.0"] * (n // 2)},
+        facts={"height": {"kind": "regression", "units": "m", "modalities": ["text"], "source": "made up"}},
+        simulated={"text": True},
+        datacard="# Texts\n\nAll about them.\n",
+    )  # fmt: skip
+    store = make(tmp_path / "both", base, lambda points: [paint(p) if p[0] > 0 else "at sea" for p in points])
+    assert store.place_id.tolist() == base.place_id.tolist() and (store.lonlat == base.lonlat).all()
+    assert (store.has("text") == base.has("text")).all() and (store.has("image") == (lonlat[:, 0] > 0)).all()
+    texts = np.flatnonzero(base.has("text"))
+    assert store.texts(texts) == base.texts(texts)
+    assert store.text_column("revision", texts) == base.text_column("revision", texts)
+    assert store.places.select(base.places.column_names).drop_columns(["source", "license"]).equals(
+        base.places.drop_columns(["source", "license"])
+    )
+    assert store.facts == base.facts and store.simulated("text") and not store.simulated("image")
+    assert (store.path / "attribution.parquet").exists()
+    assert np.isnan(store.column("cloud_share")[~store.has("image")]).all()
+    assert (store.path / "datacard.md").read_text().startswith("# Texts\n\nAll about them.\n\n## Image chips")
+    rows = np.flatnonzero(store.has("image"))
+    assert (store.images(rows)[:, 3, 0, 0] == 1000 + (lonlat[rows, 0] + 180).astype(int)).all()
+
+
+@pytest.mark.parametrize("fails_at, workers", [(0, 1), (3, 1), (3, 4)])
+def test_a_source_that_fails_is_asked_only_for_the_rest(tmp_path, fails_at, workers):
+    calls = []
+
+    def flaky(points):
+        calls.append(points)
+        if len(calls) == fails_at + 1:
+            raise ConnectionError("the line was cut")
+        return source(points)
+
+    with pytest.raises(ValueError, match=r"the line was cut\n\d+ of 23 places are done and kept"):
+        make(tmp_path / "b", fetch=flaky, workers=workers)
+    assert not (tmp_path / "b").exists()
+    store = make(tmp_path / "b", fetch=flaky, workers=workers)
+    assert len(calls) == 5 + 1  # five batches, one of them twice
+    assert tree(store.path) == tree(make(tmp_path / "a").path)
+
+
+def test_other_positions_do_not_continue_these(tmp_path):
+    def fail(points):
+        raise ConnectionError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        make(tmp_path / "store", fetch=fail)
+    with pytest.raises(ValueError, match="parts of another plan"):
+        make(tmp_path / "store", POINTS[::-1])
+
+
+def test_simulated_images_are_called_so(tmp_path):
+    store = make(tmp_path / "store", simulated=True)
+    assert store.simulated("image") and not store.simulated("text")
+    assert "**The images are simulated.**" in (store.path / "datacard.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (Chip(np.ones((12, 8, 8), np.uint16)), r"place 0: the source gave a chip uint16 \(12, 8, 8\)"),
+        (Chip(np.ones((12, 16, 16), np.float32)), "the source gave a chip float32"),
+        (Chip(np.full((12, 16, 16), 900, np.uint16), "1 July"), "which is not YYYY-MM-DD"),
+        (Chip(np.full((12, 16, 16), 900, np.uint16), "", {"title": "x"}), "a column 'title', which has another meaning"),
+    ],
+)
+def test_a_malformed_chip_is_refused(tmp_path, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        make(tmp_path / "store", POINTS[:1], lambda points: [wrong])
+
+
+def test_places_without_data_are_counted_and_none_at_all_is_an_error(tmp_path):
+    empty, dark = (Chip(np.full((len(BANDS), 16, 16), value, np.uint16)) for value in (0, 200))
+    store = make(tmp_path / "some", POINTS[:3], lambda points: [empty, paint(points[1]), dark])
+    reasons = {"no data in the whole chip": 1, "too dark or too bright to be reflectance": 1}
+    assert store.manifest["made"]["left_out"] == reasons
+    with pytest.raises(ValueError, match="no chip was found at 2 positions\n2 left out: at sea"):
+        make(tmp_path / "none", POINTS[:2], lambda points: ["at sea"] * len(points))
+
+
+def test_wrong_positions_and_stores_with_images_are_refused_before_anything_is_fetched(tmp_path):
+    for where, message in (([[200, 0]], "out of range"), (np.empty((0, 2)), "no positions")):
+        with pytest.raises(ValueError, match=message):
+            make(tmp_path / "s", where, never)
+    with pytest.raises(ValueError, match="has images already"):
+        make(tmp_path / "s", make_world(tmp_path / "world", n=20), never)
+    with pytest.raises(ValueError, match="gave 0 answers for 5 positions"):
+        make(tmp_path / "s", fetch=lambda points: [])
+
+
+def test_ctrl_c_stops_at_once_and_keeps_what_is_finished(tmp_path):
+    calls = []
+
+    def interrupted(points):
+        calls.append(len(points))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return source(points)
+
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path / "store", fetch=interrupted)
+    assert len(calls) == 2
+    assert len(make(tmp_path / "store")) == 21
