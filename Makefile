@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
+export OMP_NUM_THREADS := 1 # and two processes: on two cores, two threads in each would wait for each other
 
-.PHONY: book test coverage clean
+.PHONY: book test test-mutations coverage clean
 book: $(VENV)/.installed
 	$(PY) scripts/build_book.py
 
@@ -11,13 +12,20 @@ test: $(VENV)/.installed
 	sh scripts/install_chromium.sh
 	$(PY) -m ruff check .
 	$(PY) -m codespell_lib
+	$(VENV)/bin/lint-imports
 	$(PY) -m mypy
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
+	$(PY) tests/book/smoke_book.py
+	$(PY) -m pytest -n 2
+
+# The checks of the checks: a fault is planted in a page, a chapter or a script, and its check must find it.
+test-mutations: $(VENV)/.installed
+	$(PY) tests/book/smoke_book.py
+	$(PY) -m pytest -n 2 -m mutation
 
 # Lines of geonb that the tests reach, without those of the book; fails below 90 %.
 coverage: $(VENV)/.installed
 	$(PY) -m coverage erase
-	OMP_NUM_THREADS=1 $(PY) -m coverage run -m pytest -n 2 --ignore tests/book
+	$(PY) -m coverage run -m pytest -n 2 --ignore tests/book
 	$(PY) -m coverage combine --quiet
 	$(PY) -m coverage report
 

@@ -31,11 +31,11 @@ ROOT = Path(__file__).resolve().parent.parent
 EVERY = 0.1  # seconds between looks at a kernel
 
 
-def chapters() -> list[Path]:
-    """The notebooks that the table of contents lists, in its order."""
-    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+def chapters(root: Path = ROOT) -> list[Path]:
+    """Return the notebooks that the table of contents lists, in its order."""
+    toc = yaml.safe_load((root / "_toc.yml").read_text())
     pages = [toc["root"], *(page["file"] for part in toc["parts"] for page in part["chapters"])]
-    return [path for page in pages if (path := ROOT / f"{page}.ipynb").exists()]
+    return [path for page in pages if (path := root / f"{page}.ipynb").exists()]
 
 
 def execute(path: Path, folder: Path, environment: dict[str, str], timeout: int = 900) -> tuple:

@@ -6,19 +6,18 @@ from world import SMALL, make_world
 
 from geonb.training import train
 
-settings.register_profile("untimed", deadline=None)  # a busy machine is no fault of what is tested
+settings.register_profile("untimed", deadline=None, max_examples=25)  # a busy machine is no fault of what is tested
 settings.load_profile("untimed")
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """With ``-n``, a file's tests stay in one process, for they share fixtures; and all of the book's, which share it."""
+    """With ``-n``, a file's tests stay in one process, because they share fixtures; pages of the book are shared out."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid):
-            file = nodeid.split("::")[0]
-            return "tests/book" if file.startswith("tests/book/") else file
+            return nodeid if "test_page[" in nodeid else nodeid.split("::")[0]
 
     return ByFile(config, log)
 
@@ -32,3 +31,13 @@ def world(tmp_path_factory):
 def trained(world, tmp_path_factory):
     """A finished ``imagebind`` run on the world."""
     return train("imagebind", world, tmp_path_factory.mktemp("runs") / "imagebind", SMALL, progress=False)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium; one a process, because Playwright allows no second."""
+    check_book = pytest.importorskip("check_book", reason="playwright is not installed")
+    if check_book.CHROMIUM is None:
+        pytest.skip("no Chromium here: scripts/install_chromium.sh says how to get one")
+    with check_book.chromium() as chromium:
+        yield chromium

@@ -7,7 +7,9 @@ import sys
 import tomllib
 from importlib.metadata import requires
 from pathlib import Path
+from urllib.parse import unquote
 
+import nbformat
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -73,29 +75,13 @@ def test_the_default_install_pulls_no_torchvision():
     assert "safetensors" in seen and not seen & heavy
 
 
-@pytest.mark.parametrize(
-    "module, allowed",
-    [("geonb", set()), ("geonb.training", {"scipy", "yaml", "lightning_fabric", "pyarrow", "safetensors"})],
-)
+@pytest.mark.parametrize("module, allowed", [("geonb", set()), ("geonb.training", {"scipy"})])
 def test_imports_stay_light(module, allowed):
     heavy = {"sklearn", "pandas", "umap", "matplotlib", "folium", "rasterio", "transformers", "sentence_transformers",
-             "zarr", "scipy", "numba", "leafmap"} - allowed  # fmt: skip
+             "scipy", "numba", "leafmap", "dask", "xarray"} - allowed  # fmt: skip
     code = f"import {module}, sys; print(','.join(m for m in {sorted(heavy)!r} if m in sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert not loaded, f"import {module} also loads {loaded}"
-
-
-def test_a_type_checker_sees_the_types_of_the_package(tmp_path):
-    assert (ROOT / "geonb/py.typed").exists()  # without it, checkers take an installed package to have none
-    (tmp_path / "right.py").write_text("import geonb\nz = geonb.load('run').embed_locations([[2.35, 48.86]])\nz.shape\n")
-    (tmp_path / "wrong.py").write_text("import geonb\ngeonb.load(3).embed_locations\ngeonb.load('run').embed([])\n")
-    command = [sys.executable, "-m", "mypy", "--config-file", ROOT / "pyproject.toml", "--no-error-summary",
-               "--cache-dir", ROOT / ".mypy_cache", "right.py", "wrong.py"]  # fmt: skip
-    found = subprocess.run(command, cwd=tmp_path, env={**os.environ, "MYPYPATH": str(ROOT)}, capture_output=True, text=True)
-    said = found.stdout.splitlines()
-    assert len(said) == 2 and not found.stderr, found.stdout + found.stderr
-    assert said[0].startswith("wrong.py:2: error") and '"int"; expected "str | Path"' in said[0]
-    assert said[1].startswith("wrong.py:3: error") and "no attribute" in said[1]
 
 
 def tracked_text_files():
@@ -122,3 +108,56 @@ def test_licences_and_citation_are_there():
 
     assert citation["version"] == __version__
     assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+# ---- hooks of a commit
+
+
+PINS = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines())
+HOOKS = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+AMERICAN = re.compile(
+    r"\b(color(s|ed|ing)?|neighbor(s|ing)?|behavior|favor(s|able|ite)?|gray|centers?|centered|kilometers?|labeled|"
+    r"modeling|catalogs?|(organi|normali|summari|visuali|optimi|generali|standardi|initiali|recogni)z(e|es|ed|ing|er))\b", re.I
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("tool", ["ruff", "codespell"])
+def test_a_hook_has_the_version_that_make_test_runs(tool):
+    (hook,) = (repo for repo in HOOKS if tool in repo["repo"])
+    assert hook["rev"] == f"v{PINS[tool]}"
+    assert re.search(rf"\$\(PY\) -m {tool}", (ROOT / "Makefile").read_text())
+
+
+def prose(path: Path) -> str:
+    """Return a page's own words: no code, formulas, addresses or titles of others' works (texts of links)."""
+    text = path.read_text("utf-8")
+    if path.suffix == ".ipynb":
+        text = "\n\n".join(cell.source for cell in nbformat.reads(text, 4).cells if cell.cell_type == "markdown")
+    return re.sub(r"```.*?```|`[^`]*`|\[[^\]]*\]\(https[^)]*\)|\]\([^)]*\)|\$[^$]*\$", "", text, flags=re.S)
+
+
+def test_pages_are_spelt_the_british_way():
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("book/*.md"), *ROOT.glob("book/*.ipynb")]
+    found = {page.name: [m[0] for m in AMERICAN.finditer(prose(page))] for page in pages if page.stem != "bibliography"}
+    assert {name: words for name, words in found.items() if words} == {}
+
+
+# ---- the image of a hub; it is not built here
+
+
+def test_the_recipe_installs_what_the_constraints_pin():
+    environment = yaml.safe_load((ROOT / ".binder" / "environment.yml").read_text())
+    versions = dict(line.partition("=")[::2] for line in environment["dependencies"])
+    assert versions["pytorch-cpu"] == PINS["torch"] and "nbgitpuller" in versions
+    assert Requirement("python>=3.11").specifier.contains(versions["python"])
+    path = ROOT / ".binder" / "postBuild"
+    assert os.access(path, os.X_OK) and '--constraint constraints.txt ".[book]"' in path.read_text()
+
+
+def test_the_hub_link_pulls_from_the_repository_and_opens_a_page_that_is_there():
+    repository = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]
+    link = r"git-pull\?repo=([^&]+)&branch=(\w+)&urlpath=lab/tree/(\w+)/([\w./]+)"
+    for page in ("README.md", "book/teaching.ipynb"):
+        address, branch, folder, target = map(unquote, re.search(link, (ROOT / page).read_text()).groups())
+        assert (address, branch) == (repository["url"], repository["branch"])
+        assert folder == address.rpartition("/")[2] and (ROOT / target).exists()

@@ -1,13 +1,12 @@
 import json
 import os
-import subprocess
 
+import build_book
+import nbformat
 import pytest
-from scripts_of import script
 from world import SMALL, make_world
 
 from geonb import workspace
-from geonb.architectures import ARCHITECTURES
 from geonb.evaluation.suite import SCHEMA
 
 
@@ -22,25 +21,38 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
+def manifest(run):
+    return json.loads((run / "manifest.json").read_text())
+
+
 def test_a_run_is_trained_once_and_again_only_when_something_changed(home, capsys):
     run = workspace.run("imagebind")
     assert run == home / "runs" / "mine" / "imagebind"
     first = (run / "manifest.json").stat().st_mtime_ns
     assert workspace.run("imagebind") == run and (run / "manifest.json").stat().st_mtime_ns == first
-
     workspace.run("imagebind", steps=6)
-    assert json.loads((run / "manifest.json").read_text())["steps"] == 6
-    assert "training anew" in capsys.readouterr().out
-
-    text_bound = workspace.run("satclip-text", architecture="satclip", modalities=("location", "text"))
-    assert json.loads((text_bound / "manifest.json").read_text())["modalities"] == ["location", "text"]
-
-
-def test_an_interrupted_run_is_taken_up(home):
-    run = workspace.run("fused")
+    assert manifest(run)["steps"] == 6 and "training again" in capsys.readouterr().out
     (run / "model.safetensors").unlink()
-    workspace.run("fused")
-    assert (run / "model.safetensors").exists()
+    workspace.run("imagebind", steps=6)
+    assert (run / "model.safetensors").exists(), "an interrupted run is taken up"
+
+
+def test_a_run_of_the_table_has_the_settings_of_the_table(home):
+    run = workspace.run("satclip-text")
+    assert manifest(run)["architecture"] == "satclip" and manifest(run)["modalities"] == ["location", "text"]
+    other = workspace.run("mine", architecture="csp", modalities=("location", "text"))
+    assert manifest(other)["architecture"] == "csp" and manifest(other)["modalities"] == ["location", "text"]
+
+
+def test_every_run_that_a_chapter_names_is_in_the_table():
+    named = set()
+    for path in (build_book.ROOT / "book").glob("*.ipynb"):
+        for cell in json.loads(path.read_text("utf-8"))["cells"]:
+            source = "".join(cell["source"])
+            if cell["cell_type"] == "code" and "workspace.run(" in source:
+                named |= {part.partition('"')[0] for part in source.split('workspace.run("')[1:]}
+    own = {"imagebind-terrain", "imagebind-half-terrain"}  # of a modality that chapter 14 makes
+    assert named - own <= workspace.RUNS.keys() and len(named) > 10
 
 
 def test_the_folder_of_the_book_is_home(tmp_path, monkeypatch):
@@ -79,27 +91,23 @@ def test_on_a_gpu_the_full_size_is_trained_and_a_line_says_so(home, monkeypatch,
     size, config = workspace.configuration("fused")
     assert size == "full-size" and config.precision == "bf16-mixed" and config.encoding["degrees"] == 40
     assert workspace.configuration("satclip")[1].encoding is None  # a baseline keeps its own
-
     monkeypatch.setattr(workspace, "FULL", {"precision": "bf16-mixed", "steps": 3, "batch_size": 32, "validate_every": 3,
                                             "split": SMALL.split, "backbones": SMALL.backbones})  # fmt: skip
-    run = workspace.run("fused")
-    made = json.loads((run / "manifest.json").read_text())
+    made = manifest(workspace.run("fused"))
     assert made["precision"] == "bf16-mixed" and made["steps"] == 3
     line = f"fused: full-size configuration, 3 steps of 32 places, bf16-mixed, {made['wall_s']:.0f} s on a GPU that is not there"
     assert capsys.readouterr().out.strip() == line
 
 
 @pytest.mark.parametrize("value, live", [("1", True), ("0", False), ("", False), (None, False)])
-def test_the_network_is_asked_only_by_one_who_wants_it(monkeypatch, value, live):
+def test_the_network_is_asked_only_on_request(monkeypatch, value, live):
     monkeypatch.delenv("GEONB_LIVE", raising=False)
     if value is not None:
         monkeypatch.setenv("GEONB_LIVE", value)
     assert workspace.live() is live
 
 
-@pytest.fixture
-def counted(home, monkeypatch):
-    """The workspace with an evaluation that writes a line and counts how often it was asked for."""
+def test_results_are_made_again_when_a_run_or_the_schema_changed(home, monkeypatch):
     asked = []
 
     def evaluate(runs, store, out):
@@ -108,61 +116,87 @@ def counted(home, monkeypatch):
         return json.loads(out.read_text())
 
     monkeypatch.setattr("geonb.evaluation.suite.evaluate", evaluate)
-    return asked
-
-
-def test_everything_of_the_book_is_made_once(counted, home, capsys):
-    """The six architectures, the two spaces bound to one modality, and the results; a second time nothing is trained."""
-    workspace.prepare()
-    made = {path.name: (path / "manifest.json").stat().st_mtime_ns for path in (home / "runs" / "mine").iterdir() if path.is_dir()}
-    assert made.keys() == {*ARCHITECTURES, "imagebind-text", "imagebind-image"}
-    assert "200 places" in capsys.readouterr().out
-    workspace.prepare()
-    assert made == {name: (home / "runs" / "mine" / name / "manifest.json").stat().st_mtime_ns for name in made}
-    assert counted == [sorted(ARCHITECTURES)]
-
-
-def test_chapters_are_executed_anew_for_the_books_runs_and_not_for_their_own(counted, home):
-    fingerprint, runs = script("build_book").fingerprint, workspace.prepare()
-    before, own = fingerprint(runs), runs[0].with_name("of-a-chapter")
-    own.mkdir()
-    (own / "manifest.json").write_text("{}")
-    assert fingerprint(runs) == fingerprint(workspace.prepare()) == before
-    (runs[0] / "manifest.json").write_text("{}")
-    assert fingerprint(runs) != before
-
-
-def test_a_build_keeps_chapters_and_pages_only_while_what_they_use_is_the_same(counted, home, monkeypatch):
-    build, finds, ends = script("build_book"), [], iter([0, 0, 1, 0, 0])
-    chapters, pages = home / "_build" / ".jupyter_cache" / "one", home / "_build" / ".doctrees" / "one"
-
-    def jupyter_book(command, cwd):
-        finds.append((chapters.exists(), pages.exists()))
-        for made in (chapters, pages):
-            made.mkdir(parents=True, exist_ok=True)
-        return subprocess.CompletedProcess(command, next(ends))
-
-    monkeypatch.setattr(build, "ROOT", home)
-    monkeypatch.setattr(build.subprocess, "run", jupyter_book)
-    returned = [build.main() for _ in range(4)]  # the third fails: its chapters stay, its pages are read again
-    manifest = workspace.prepare()[0] / "manifest.json"
-    manifest.write_text(manifest.read_text() + " ")
-    assert [*returned, build.main()] == [0, 0, 1, 0, 0]
-    assert finds == [(False, False), (True, True), (True, True), (True, False), (False, False)]
-
-
-def test_results_are_made_anew_when_a_run_or_the_schema_changed(counted, home):
     workspace.results()
     workspace.results()
-    assert len(counted) == 1
-    results, manifest = home / "runs" / "mine" / "results.json", home / "runs" / "mine" / "fused" / "manifest.json"
+    assert len(asked) == 1
+    results, trained = home / "runs" / "mine" / "results.json", home / "runs" / "mine" / "fused" / "manifest.json"
     later = results.stat().st_mtime + 10
-    os.utime(manifest, (later, later))
+    os.utime(trained, (later, later))
     workspace.results()
-    assert len(counted) == 2
-    os.utime(results, (later + 10, later + 10))
-    workspace.results()
-    assert len(counted) == 2
+    assert len(asked) == 2
     results.write_text(json.dumps({"schema": SCHEMA - 1}))
     os.utime(results, (later + 10, later + 10))
-    assert workspace.results()["schema"] == SCHEMA and len(counted) == 3
+    assert workspace.results()["schema"] == SCHEMA and len(asked) == 3
+
+
+# ---- make book
+
+
+@pytest.fixture
+def book(home, monkeypatch):
+    """A book of two chapters, the runs that it needs replaced by empty ones; and what was done in each build."""
+    chapter = {"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    (home / "book").mkdir()
+    (home / "_config.yml").write_text("")
+    (home / "_toc.yml").write_text("root: book/one\nparts:\n- chapters:\n  - file: book/two\n")
+    for name in ("one", "two"):
+        cell = {"cell_type": "code", "id": name, "metadata": {}, "outputs": [], "execution_count": None, "source": name}
+        (home / "book" / f"{name}.ipynb").write_text(json.dumps(chapter | {"cells": [cell]}))
+    for name in workspace.RUNS:
+        (home / "runs" / "mine" / name).mkdir(parents=True)
+        (home / "runs" / "mine" / name / "manifest.json").write_text("{}")
+    executed, pages = [], [True]
+
+    def run_chapter(path):
+        executed.append(path.stem)
+        notebook = nbformat.read(path, 4)
+        notebook.cells[0].execution_count = 1
+        return notebook, {"s": 1.0, "peak_mb": 1}
+
+    class Workers:
+        def __init__(self, *_):
+            """Takes what a pool of processes takes."""
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            """Ends nothing."""
+
+        def submit(self, function, *_):
+            class Done:
+                result = staticmethod(lambda: None)
+
+            return Done()
+
+    monkeypatch.setattr(build_book, "ProcessPoolExecutor", Workers)
+    monkeypatch.setattr(build_book, "build_pages", lambda root, progress: pages[-1])
+
+    def build():
+        executed.clear()
+        return build_book.build(home, run_chapter), sorted(executed)
+
+    return home, build, pages
+
+
+def test_a_build_executes_what_has_changed_and_nothing_else(book, capsys):
+    home, build, _ = book
+    assert build() == (0, ["one", "two"])
+    capsys.readouterr()
+    assert build() == (0, []) and "nothing has changed" in capsys.readouterr().out
+    path = home / "book" / "two.ipynb"
+    path.write_text(path.read_text().replace('"source": "two"', '"source": "2"'))
+    assert build() == (0, ["two"])
+    (home / "runs" / "mine" / "of-a-chapter").mkdir()
+    (home / "runs" / "mine" / "of-a-chapter" / "manifest.json").write_text("{}")
+    assert build() == (0, [])
+    (home / "runs" / "mine" / "fused" / "manifest.json").write_text('{"steps": 1}')
+    assert build() == (0, ["one", "two"])
+
+
+def test_a_build_that_failed_is_repeated_and_keeps_its_chapters(book):
+    home, build, pages = book
+    pages.append(False)
+    assert build() == (1, ["one", "two"]) and not build_book.is_current(home)
+    pages.append(True)
+    assert build() == (0, []) and build_book.is_current(home)

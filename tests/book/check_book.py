@@ -331,11 +331,12 @@ def too_wide_for_a_phone(page: Page) -> list[str]:
     return found
 
 
-def barriers(page: Page) -> list[str]:
-    """Serious and critical violations that axe-core finds; colours in light and in dark, where they may differ."""
+def barriers(page: Page, colours: bool = True) -> list[str]:
+    """Serious and critical violations that axe-core finds; ``colours``: contrast, too, in light and in dark."""
     page.evaluate(AXE.read_text())
     found = []
-    for theme, rules in (("light", NO_COLOUR), ("light", COLOUR), ("dark", COLOUR)):
+    rules_of_colour = (("light", COLOUR), ("dark", COLOUR)) if colours else ()
+    for theme, rules in (("light", NO_COLOUR), *rules_of_colour):
         set_theme(page, theme)
         for rule, target, html in page.evaluate(VIOLATIONS, rules):
             if not any(part in target + html for part in THEME_OWNS.get(rule, ())):
@@ -393,33 +394,42 @@ def unprintable(page: Page) -> list[str]:
     return found
 
 
-def printed(page: Page) -> list[str]:
-    """The text of each page of A4 that it prints on, without white space."""
-    pages = PdfReader(io.BytesIO(page.pdf(format="A4"))).pages
-    return [re.sub(r"\s", "", sheet.extract_text()) for sheet in pages]
-
-
-def folded_code(page: Page) -> list[str]:
-    """The first line of the code in every folded cell, without white space."""
+def missing_on_paper(page: Page) -> list[str]:
+    """The first lines of folded cells that are not on the A4 pages that it prints on."""
+    sheets = PdfReader(io.BytesIO(page.pdf(format="A4"))).pages
+    paper = "".join(re.sub(r"\s", "", sheet.extract_text()) for sheet in sheets)
     found = page.locator("main details.hide .cell_input pre").all_text_contents()
-    return [re.sub(r"\s", "", text.strip().splitlines()[0]) for text in found]
+    first = [re.sub(r"\s", "", text.strip().splitlines()[0]) for text in found]
+    return [f"not on paper: {line}" for line in first if line not in paper]
 
 
 CHECKS = [
     failed_cells, bad_outline, unnamed_pictures, raw_maths, raw_tables, blank_maps, dead_brushes, dead_sliders,
-    illegible_figures, too_wide_for_a_phone, barriers,
+    illegible_figures, too_wide_for_a_phone,
 ]  # fmt: skip
 
 
-def check_page(browser: Browser, root: Path, base: str, name: str) -> dict[str, list[str]]:
-    """Every check on one page, over HTTP and from the disk: name of the check -> problems."""
+def check_page(
+    browser: Browser, root: Path, base: str, name: str, from_disk: bool = True, colours: bool = True, on_paper: bool = False
+) -> dict[str, list[str]]:
+    """Run every check on one page; return problems by the name of the check.
+
+    Args:
+        from_disk: open it from the disk, too.
+        colours: ask axe about contrast in both themes, too, which takes longer than all else.
+        on_paper: print it, too.
+    """
     report = {"broken_links": broken_links(root, name)}
     with opened(browser, base, name) as (page, troubles):
         for check in CHECKS:
             report[check.__name__] = check(page)
+        report["barriers"] = barriers(page, colours)
+        if on_paper:
+            report["unprintable"] = unprintable(page) + missing_on_paper(page)
         report["troubles"] = troubles
-    with opened(browser, root.as_uri(), name) as (page, troubles):
-        report["from_disk"] = troubles + blank_maps(page) + raw_maths(page)
+    if from_disk:
+        with opened(browser, root.as_uri(), name) as (page, troubles):
+            report["from_disk"] = troubles + blank_maps(page) + raw_maths(page)
     return report
 
 

@@ -231,6 +231,7 @@ FAULTS = {
 }  # fmt: skip
 
 
+@pytest.mark.mutation
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_in_a_chapter_is_found(fault, monkeypatch):
     old, new, check = FAULTS[fault]

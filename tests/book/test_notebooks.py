@@ -2,16 +2,16 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import chapter_cells
+import measure_chapters
 import nbformat
 import pytest
 import yaml
-from scripts_of import script
 
 ROOT = Path(__file__).resolve().parents[2]
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
@@ -46,7 +46,7 @@ def test_it_is_a_valid_notebook_with_normal_metadata(notebook):
 
 def test_nothing_is_left_from_a_run(notebook):
     for cell in notebook["cells"]:
-        assert cell["metadata"] == script("chapter_cells").metadata(cell["metadata"].get("tags", []))
+        assert cell["metadata"] == chapter_cells.metadata(cell["metadata"].get("tags", []))
         if cell["cell_type"] == "code":
             assert cell["outputs"] == [] and cell["execution_count"] is None
 
@@ -54,7 +54,7 @@ def test_nothing_is_left_from_a_run(notebook):
 def test_the_first_cell_is_what_the_script_writes_and_readers_do_not_see_it(notebook, request):
     first = notebook["cells"][0]
     assert first["cell_type"] == "code" and first["metadata"] == {"tags": ["remove-cell"]}
-    assert source(first) == script("chapter_cells").cell(request.node.callspec.params["notebook"].stem)
+    assert source(first) == chapter_cells.cell(request.node.callspec.params["notebook"].stem)
     assert f"git+{REPOSITORY}" in source(first)
     assert not any("%pip" in source(cell) for cell in notebook["cells"][1:])
 
@@ -63,7 +63,7 @@ def test_on_colab_the_first_cell_keeps_the_torch_that_is_there(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "google.colab", object())
     commands = []
-    code = re.sub(r"%pip (.*)", r"pip('''\1''')", script("chapter_cells").cell("05_imagebind"))
+    code = re.sub(r"%pip (.*)", r"pip('''\1''')", chapter_cells.cell("05_imagebind"))
     exec(code, {"pip": lambda command: commands.append(command)})
     assert Path("colab.txt").read_text() == f"torch=={version('torch')}\n"
     assert commands == [f'install -q -c colab.txt "geonb[text,evaluate,explore] @ git+{REPOSITORY}"']
@@ -73,45 +73,40 @@ def test_on_colab_the_first_cell_keeps_the_torch_that_is_there(tmp_path, monkeyp
     assert subprocess.run([*command, "torch>=99"], capture_output=True).returncode  # said, not replaced
 
 
-# ---- every chapter as a plain notebook outside the book, with nothing but what its first cell installs
+# ---- chapters outside the book, with nothing but what their first cells install; smoke_book.py runs all of them so
 
 
-@pytest.mark.parametrize("name", [path.stem for path in script("measure_chapters").chapters()])
-def test_a_chapter_runs_alone_in_a_fresh_folder(executed, name):
-    if isinstance(executed[name], RuntimeError):
-        pytest.fail(f"{executed[name]}\n(It found a kernel, the package and what its first cell installs, no more.)")
-    notebook, _ = executed[name]
+@pytest.mark.parametrize("name", ["05_imagebind", "14_new_modality"])
+def test_a_chapter_starts_from_nothing(isolation, tmp_path, name):
+    path = ROOT / "book" / f"{name}.ipynb"
+    notebook, _ = measure_chapters.execute(path, tmp_path, isolation.environment(path))
     assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip())
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     code = [text for output in outputs if (text := output.get("data", {}).get("text/markdown", "")).startswith("```")]
     assert max((len(text.splitlines()) for text in code), default=0) <= PRINTED, "more code is printed than fits a screen"
 
 
-def test_the_package_has_every_file_that_the_repository_has(package):
+def test_the_package_has_every_file_that_the_repository_has(isolation):
     listed = subprocess.run(["git", "ls-files", "geonb"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    missing = [name for name in listed.split() if (ROOT / name).exists() and not (package / name).exists()]
+    missing = [name for name in listed.split() if (ROOT / name).exists() and not (isolation.package / name).exists()]
     assert missing == []
 
 
 FAULTS = {
     "a file that another chapter wrote": ("open('runs/atlas/results.json')", "FileNotFoundError"),
     "a module that is in the repository only": ("import measure_chapters", "ModuleNotFoundError"),
-    "a package that its first cell does not install": ("import duckdb", "No module named 'duckdb'"),
-    "a file left out of the package": ("from geonb import workspace\nworkspace.committed('grid')", "grid.json"),
+    "a package that its first cell does not install": ("import pystac_client", "No module named 'pystac_client'"),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_chapter_that_needs_more_than_it_installs_fails_by_name(package, only, tmp_path, fault):
+def test_a_chapter_that_needs_more_than_it_installs_fails_by_name(isolation, tmp_path, fault):
     code, said = FAULTS[fault]
-    without = tmp_path / "package"
-    shutil.copytree(package, without, ignore=shutil.ignore_patterns("grid.json"))
-    chapter = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
-    nbformat.write(chapter, tmp_path / "99_planted.ipynb")
-    (tmp_path / "fresh").mkdir()
+    cells = [nbformat.v4.new_code_cell('# "geonb[text]"'), nbformat.v4.new_code_cell(code)]
+    path = tmp_path / "99_planted.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
     with pytest.raises(RuntimeError, match=rf"(?s)chapter 99_planted: .*Traceback.*{said}"):
-        environment = {"PYTHONPATH": only("geonb[text]")["PYTHONPATH"].replace(str(package), str(without))}
-        script("measure_chapters").execute(tmp_path / "99_planted.ipynb", tmp_path / "fresh", environment)
+        measure_chapters.execute(path, tmp_path, isolation.environment(path))
 
 
 def test_it_starts_with_a_title_and_its_code_is_tagged_by_known_words(notebook):
