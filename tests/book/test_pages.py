@@ -66,7 +66,7 @@ def sound_body() -> str:
     slider = '<div class="cell_output"><label>n <input type="range" max="2" oninput="this.nextSibling.value=this.value"><output>1</output></label></div>'
     parts = [linked_view(lonlat, lonlat), offline_map(alt="A map"), themed(fig, "An empty plot")]
     sun = '<svg role="img" aria-labelledby="sun" width="20" height="20"><title id="sun">Light</title></svg>'  # as the theme has
-    return f'<h1>Sound</h1><p id="here">Text. <a href="#here">Here</a></p>{sun}' + "".join(p._repr_html_() for p in parts)
+    return f'<h1>Sound</h1><p id="here">Text. <a href="#here">Here</a></p>{sun}{slider}' + "".join(p._repr_html_() for p in parts)
 
 
 @pytest.fixture(scope="module")
