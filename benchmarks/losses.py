@@ -1,10 +1,10 @@
-"""Large batches: symmetric InfoNCE all at once against in chunks, and small ones against pytorch-metric-learning.
+"""Compare symmetric InfoNCE all at once and in chunks, and NT-Xent with pytorch-metric-learning on small batches.
 
     python benchmarks/losses.py --out benchmarks/results/losses.json
 
-Each case runs alone in a fresh process: one forward and backward pass, float32, with a learned temperature. Memory
-is the most the process ever held beyond what it held with its inputs made (on a GPU: what was allocated), so the
-gradients are counted and the embeddings themselves are not.
+Each case runs in a process of its own: one forward and backward pass, float32, with a learned temperature. Memory is
+the peak beyond that of the process with its inputs (on a GPU: of allocations), so gradients count and embeddings do
+not.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from measuring import in_fresh_process, peak_mb, write
 from tqdm import tqdm
 
 from geonb.doctor import provenance
-from geonb.losses import Space, clamped_scale, info_nce, nt_xent_fused
+from geonb.losses import Space, info_nce, nt_xent_fused
 
 DIM = 256
 CASES = [  # places, rows at a time, km of exclusion
@@ -47,13 +47,13 @@ def positions(n: int, device: str) -> torch.Tensor:
 
 
 def held_mb() -> float:
-    """What this process holds now, in MB (Linux)."""
+    """Return the memory of this process, in MB (Linux)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
 
 
 def step(n: int, chunk: int, km: float, device: str) -> dict:
-    """Seconds and MB of one forward and backward pass."""
+    """Measure seconds and MB of one forward and backward pass."""
     torch.manual_seed(0)
     small = unit(64, device)
     info_nce(small, small, 10.0, chunk=16).backward()  # threads and kernels are there before the clock starts
@@ -65,7 +65,7 @@ def step(n: int, chunk: int, km: float, device: str) -> dict:
         torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated() / 2**20 if cuda else held_mb()
     started = time.perf_counter()
-    loss = info_nce(a, b, clamped_scale(log_scale), space, chunk=chunk)
+    loss = info_nce(a, b, log_scale.exp(), space, chunk=chunk)
     loss.backward()
     if cuda:
         torch.cuda.synchronize()
@@ -75,7 +75,7 @@ def step(n: int, chunk: int, km: float, device: str) -> dict:
 
 
 def against(n: int, rounds: int = 20) -> dict:
-    """Median seconds of NT-Xent, ours and pytorch-metric-learning's, in turns in this process."""
+    """Measure the median seconds of NT-Xent, ours and pytorch-metric-learning's, in turns in this process."""
     from pytorch_metric_learning.losses import NTXentLoss, SelfSupervisedLoss
 
     torch.manual_seed(0)
@@ -114,7 +114,7 @@ def main() -> None:
         print(json.dumps(against(n) if kind == "against" else step(n, int(values[1]), float(values[2]), values[3])))
         return
 
-    def alone(*case) -> dict:
+    def measure(*case) -> dict:
         return in_fresh_process(__file__, "--case", *case, threads=arguments.threads, timeout=3600)
 
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
@@ -122,7 +122,7 @@ def main() -> None:
     results = []
     print(f"{'device':8}{'places':>8}{'chunk':>8}{'km':>8}{'seconds':>10}{'peak MB':>10}{'loss':>10}")
     for device, n, chunk, km in tqdm(cases, file=sys.stderr):
-        found = {"device": device, "places": n, "chunk": chunk, "exclude_km": km} | alone("step", n, chunk, km, device)
+        found = {"device": device, "places": n, "chunk": chunk, "exclude_km": km} | measure("step", n, chunk, km, device)
         results.append(found)
         tqdm.write(
             f"{device:8}{n:8d}{chunk:8d}{km:8.0f}{found['s']:10.2f}{found['peak_mb']:10.0f}{found['loss']:10.4f}",
@@ -130,7 +130,7 @@ def main() -> None:
         )
     print(f"\n{'places':>8}{'ours ms':>10}{'pml ms':>10}{'ratio':>8}{'difference':>12}")
     for n in SMALL:
-        found = {"places": n} | alone("against", n)
+        found = {"places": n} | measure("against", n)
         results.append(found)
         print(
             f"{n:8d}{1e3 * found['ours_s']:10.2f}{1e3 * found['theirs_s']:10.2f}{found['ratio']:8.1f}"

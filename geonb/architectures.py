@@ -1,10 +1,10 @@
 """Six ways to bind modalities into one space: three architectures and three binary baselines.
 
-A batch is a dict from modality to ``(values, present)``: values (n, ...) and a bool (n,) that tells which places
-have the modality; the location's values are (lon, lat) in degrees. A step is three stages that every architecture
-shares, :meth:`Architecture.forward`: what is embedded (``views``), the embeddings of all devices side by side, and
-the loss over them. A new modality is a new head in the dict; neither the losses nor the training loop know how
-many there are.
+A batch is a dict from modality to ``(values, present)``: values (n, ...) and a bool (n,) that says which places have
+the modality; the location's values are (lon, lat) in degrees. A step has three stages, which every architecture shares
+(:meth:`Architecture.forward`): the views of a batch, their embeddings gathered from all devices, and the loss. A new
+modality is a new head in the dict. Neither the losses nor the training loop know how many there are; this module knows
+no files and no optimiser.
 """
 
 from __future__ import annotations
@@ -19,28 +19,30 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from geonb.geo import EARTH_RADIUS_KM
-from geonb.losses import Space, clamped_scale, csp, geoclip, info_nce, melt, nt_xent_fused
+from geonb.geo import EARTH_RADIUS_KM, unit_xyz_tensor
+from geonb.losses import Space, csp, geoclip, info_nce, melt, nt_xent_fused
 
 Batch = dict[str, tuple[Tensor, Tensor]]
+INITIAL_SCALE, LARGEST_SCALE = 1 / 0.07, 100.0  # inverse temperatures of CLIP (Radford et al., 2021, section 2.5)
 
 
 class Architecture(nn.Module):
-    """Encoders that share one space. Subclasses say how they are bound, in :meth:`loss`.
+    """Encoders that share one space. A subclass defines how they are bound, in :meth:`loss`.
 
     Args:
         location: maps (n, 2) lon/lat degrees to (n, d).
         heads: one module per further modality; maps its values (n, ...) to (n, d).
-        location_learns: False keeps the location encoder as it came, without dropout: random, or from the run it was
-            initialised by.
-        exclude_km: places nearer to each other than this are not used as negatives of each other.
-        soft_km: each place's target is spread over the places nearer than this; not together with ``exclude_km``.
-        jitter_km: standard deviation of the displacement of each position while training, alike in all directions.
-        shared_scale: one learned temperature for all pairs of modalities instead of one each.
-        micro_batch: rows embedded at a time, 0 for all. The loss is that of the whole batch and so are its gradients;
-            the activations in memory are those of a micro-batch, which is embedded again on the way back (GradCache,
-            Gao et al., 2021, by recomputation).
+        location_learns: False keeps the location encoder as it is, without dropout: random, or from the run that
+            training started from.
+        exclude_km: places within this distance of each other are not used as negatives of each other.
+        soft_km: each place's target is spread over the places within this distance; not together with ``exclude_km``.
+        jitter_km: standard deviation of the displacement of each position in training, to the east and to the north.
+        micro_batch: rows embedded at a time, 0 for all. Loss and gradients are those of the whole batch; fewer rows
+            need less memory and a second pass through the encoders (GradCache, Gao et al., 2021, by recomputation).
         chunk: rows of the similarity matrix in memory at a time, 0 for all; see :mod:`geonb.losses`.
+
+    Raises:
+        ValueError: no head, several in a binary baseline, or options out of range.
     """
 
     binary = False
@@ -48,8 +50,7 @@ class Architecture(nn.Module):
 
     def __init__(
         self, location: nn.Module, heads: dict[str, nn.Module], *, location_learns: bool = True,
-        exclude_km: float = 0.0, soft_km: float = 0.0, jitter_km: float = 0.0, shared_scale: bool = False,
-        micro_batch: int = 0, chunk: int = 0,
+        exclude_km: float = 0.0, soft_km: float = 0.0, jitter_km: float = 0.0, micro_batch: int = 0, chunk: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
         if not heads:
@@ -58,16 +59,16 @@ class Architecture(nn.Module):
             raise ValueError(f"{type(self).__name__} binds location with one modality, not with {sorted(heads)}")
         if min(jitter_km, micro_batch, chunk) < 0:
             raise ValueError("jitter_km, micro_batch and chunk cannot be negative")
-        Space(torch.zeros(1, 2), exclude_km=exclude_km, soft_km=soft_km)  # refuses a senseless combination
+        Space(torch.zeros(1, 2), exclude_km=exclude_km, soft_km=soft_km)  # refuses impossible distances
         self.encoders = nn.ModuleDict({"location": location, **heads})
         self.location_learns = location_learns
         location.requires_grad_(location_learns)
-        self.shared_scale, self.exclude_km, self.soft_km = shared_scale, exclude_km, soft_km
-        self.jitter_km, self.micro_batch, self.chunk = jitter_km, micro_batch, chunk
-        self.log_scale = nn.ParameterDict({m: start_of_scale() for m in (["shared"] if shared_scale else self.heads)})
+        self.exclude_km, self.soft_km, self.jitter_km = exclude_km, soft_km, jitter_km
+        self.micro_batch, self.chunk = micro_batch, chunk
+        self.log_scale = nn.ParameterDict({m: torch.tensor(math.log(INITIAL_SCALE)) for m in heads})
         self.active = self.heads
         # Training on several devices puts an all-gather with gradients here.
-        self.gather: Callable[[Tensor], Tensor] = alone
+        self.gather: Callable[[Tensor], Tensor] = no_gather
         self.generator = torch.Generator()  # of draws that all devices must share
 
     def train(self, mode: bool = True) -> Architecture:
@@ -88,39 +89,45 @@ class Architecture(nn.Module):
 
     @property
     def pairs(self) -> set[frozenset[str]]:
-        """Which modalities a loss compares with each other; location and each other one, if a subclass says no more."""
+        """Pairs of modalities that a loss compares; by default location and each other one."""
         return {frozenset(("location", m)) for m in self.heads}
 
     def scale(self, pair: str) -> Tensor:
-        """The learned inverse temperature of a pair, of shape (), at most 100: "text" stands for location and text."""
-        return clamped_scale(self.log_scale["shared" if self.shared_scale else pair])
+        """Return the learned inverse temperature of a pair, of shape (): "text" means location and text."""
+        return self.log_scale[pair].exp()
+
+    @torch.no_grad()
+    def clamp_scales(self) -> None:
+        """Keep inverse temperatures at most 100; called after each optimiser step."""
+        for log_scale in self.log_scale.values():
+            log_scale.clamp_(max=math.log(LARGEST_SCALE))
 
     def embed(self, modality: str, values: Tensor) -> Tensor:
-        """Unit vectors (n, d) of positions, backbone features or whatever the head takes; float32 at least."""
+        """Embed positions, features or other inputs of a head as unit vectors (n, d), in float32 or wider."""
         z = self.encoders[modality](values)
         return F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=-1)
 
     def phase(self, progress: float) -> int:
-        """Which phase of training it is after a share ``progress`` of the steps, from 0."""
+        """Return the phase of training, from 0, after a share ``progress`` of the steps."""
         return min(int(progress * self.phases + 1e-9), self.phases - 1)
 
     def begin_step(self, progress: float, seed: int) -> None:
-        """Called before each step with the share of training done, in [0, 1), and the seed of the step."""
+        """Prepare a step, given the share of training done, in [0, 1), and the seed of the step."""
         self.generator.manual_seed(seed)
 
     def views(self, batch: Batch) -> dict[str, tuple[str, Tensor, Tensor]]:
-        """What is embedded of a batch: name -> (modality, values, present). Each device brings its own rows."""
+        """Choose what is embedded of a device's batch: name -> (modality, values, present)."""
         lonlat, present = batch["location"]
         if self.training and self.jitter_km:
-            lonlat = jittered(lonlat, self.jitter_km)
+            lonlat = _jittered(lonlat, self.jitter_km)
         return {"location": ("location", lonlat, present)} | {m: (m, *batch[m]) for m in self.active}
 
     def shared_views(self, lonlat: Tensor) -> dict[str, Tensor]:
-        """Further positions (k, 2), degrees, to embed on every device; ``lonlat`` are those of the whole batch."""
+        """Choose further positions (k, 2), degrees, to embed on every device; ``lonlat`` are those of the batch."""
         return {}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Named terms, each of shape (), whose sum is minimised: over the rows of all devices."""
+        """Compute named terms, each of shape (), whose sum is minimised, over the rows of all devices."""
         lonlat, real = (self.gather(part) for part in batch["location"])
         shared = {}
         for name, positions in self.shared_views(lonlat[real]).items():
@@ -132,84 +139,59 @@ class Architecture(nn.Module):
             return self.loss(z | shared, has, lonlat)
 
     def embed_rows(self, modality: str, values: Tensor, present: Tensor) -> Tensor:
-        """Unit vectors (n, d), zeros where the modality is absent."""
+        """Embed the rows that have the modality: unit vectors (n, d), zeros where it is absent."""
         rows = present.nonzero()[:, 0]
         if self.micro_batch and torch.is_grad_enabled():
-            parts = [checkpoint(self.embed, modality, values[part], use_reentrant=False)
-                     for part in rows.split(self.micro_batch)]  # fmt: skip
-            embedded = torch.cat(parts)
+            parts = rows.split(self.micro_batch)
+            embedded = torch.cat([checkpoint(self.embed, modality, values[p], use_reentrant=False) for p in parts])
         else:
             embedded = self.embed(modality, values[rows])
         return embedded.new_zeros(len(values), embedded.shape[1]).index_put((rows,), embedded)
 
     def loss(self, z: dict[str, Tensor], has: dict[str, Tensor], lonlat: Tensor) -> dict[str, Tensor]:
-        """Named terms, each of shape (), from unit vectors (n, d) and presence (n,) of each view, and positions
-        (n, 2) in degrees.
+        """Compute named terms, each of shape (), from unit vectors (n, d) and presence (n,) of each view, and
+        positions (n, 2) in degrees.
 
         Raises:
-            TypeError: called on ``Architecture`` itself, which does not say how to bind.
+            TypeError: called on ``Architecture`` itself, which binds nothing.
         """
-        raise TypeError("Architecture does not say how to bind; use one of " + ", ".join(ARCHITECTURES))
+        raise TypeError("Architecture does not define how to bind; use one of " + ", ".join(ARCHITECTURES))
 
     def space(self, anchors: Tensor, candidates: Tensor | None = None) -> Space | None:
-        """What the distance between anchors (n, 2) and candidates (k, 2), lon/lat degrees, means to the loss; None for
-        nothing."""
+        """Describe the distances of anchors (n, 2) and candidates (k, 2), lon/lat degrees, to a loss; None if they do
+        not matter."""
         if not self.exclude_km and not self.soft_km:
             return None
         return Space(anchors, candidates, exclude_km=self.exclude_km, soft_km=self.soft_km)
 
     def bind(self, a: str, b: str, z: dict, has: dict, lonlat: Tensor, pair: str) -> Tensor:
-        """Symmetric InfoNCE, of shape (), of two views (n, d) over the places that have both."""
+        """Compute the symmetric InfoNCE, of shape (), of two views (n, d) over the places that have both."""
         both = has[a] & has[b]
         return info_nce(z[a][both], z[b][both], self.scale(pair), self.space(lonlat[both]), chunk=self.chunk)
 
 
-def alone(tensor: Tensor) -> Tensor:
-    """The gather of a single device: a tensor of any shape comes back as it is."""
+def no_gather(tensor: Tensor) -> Tensor:
+    """Return a tensor of any shape as it is: the gather of a single device."""
     return tensor
-
-
-def start_of_scale() -> Tensor:
-    """Logarithm, of shape (), of the inverse temperature that training starts with, as in CLIP (Radford et al.,
-    2021)."""
-    return torch.tensor(math.log(1 / 0.07))
 
 
 class ImageBind(Architecture):
     """Position as the hub: location-text and location-image are bound, text-image never
-    (after Girdhar et al., 2023, where the image is the hub).
-
-    Args:
-        direct: weight of further terms that bind the other modalities with each other where a place has both, an
-            ablation: with it the hub is no hub.
-    """
-
-    def __init__(self, location: nn.Module, heads: dict[str, nn.Module], direct: float = 0.0, **options: Any) -> None:
-        super().__init__(location, heads, **options)
-        self.direct, self.spokes = direct, list(combinations(heads, 2)) if direct else []
-        if not self.shared_scale:
-            self.log_scale.update({f"{a}-{b}": start_of_scale() for a, b in self.spokes})
-
-    @property
-    def pairs(self) -> set[frozenset[str]]:
-        """Location with each, and with ``direct`` the others among themselves."""
-        return super().pairs | {frozenset(spoke) for spoke in self.spokes}
+    (after Girdhar et al., 2023, where the image is the hub)."""
 
     def loss(self, z: dict[str, Tensor], has: dict[str, Tensor], lonlat: Tensor) -> dict[str, Tensor]:
-        terms = {m: self.bind("location", m, z, has, lonlat, m) for m in self.heads}
-        spokes = {f"{a}-{b}": self.direct * self.bind(a, b, z, has, lonlat, f"{a}-{b}") for a, b in self.spokes}
-        return terms | spokes
+        return {m: self.bind("location", m, z, has, lonlat, m) for m in self.heads}
 
 
 class Cyclic(Architecture):
-    """Modalities take turns, phase by phase, against a position encoder that is fixed.
+    """Modalities take turns, phase by phase, against a fixed location encoder.
 
     Training is cut into ``cycles * len(heads)`` phases; phase k binds modality k mod M alone. With
-    ``location_learns=False`` the position encoder never changes, so no phase can make another forget. With
-    True it keeps training in every phase, as in SALT (Hecht et al., 2026).
+    ``location_learns=False`` the location encoder never changes, so no phase can make another forget. With
+    True it learns in every phase, as in SALT (Hecht et al., 2026).
 
     Args:
-        cycles: how often each modality has its turn.
+        cycles: number of turns of each modality.
         order: of the modalities in a cycle; None takes that of ``heads``.
         replay: share of the steps that bind one of the other modalities instead, drawn at random.
     """
@@ -227,7 +209,7 @@ class Cyclic(Architecture):
         self.cycles, self.replay, self.phases = cycles, replay, cycles * len(heads)
 
     def turn(self, progress: float) -> str:
-        """Whose turn it is after a share ``progress`` of the steps, in [0, 1)."""
+        """Return the modality whose turn it is after a share ``progress`` of the steps, in [0, 1)."""
         return self.order[self.phase(progress) % len(self.order)]
 
     def begin_step(self, progress: float, seed: int) -> None:
@@ -243,72 +225,53 @@ class Cyclic(Architecture):
 
 class Fused(Architecture):
     """One softmax over all modalities of all places of the batch, by the modified NT-Xent loss: that of SimCLR (Chen et
-    al., 2020, arXiv 2002.05709), with several positives an anchor as in SupCon (Khosla et al., 2020, arXiv 2004.11362).
+    al., 2020, arXiv 2002.05709), with several positives per anchor as in SupCon (Khosla et al., 2020, arXiv
+    2004.11362). One temperature serves the one softmax.
 
     Args:
-        form: "mean" or "logsumexp" over an anchor's positives, see :func:`geonb.losses.nt_xent_fused`; "melt" lets one
-            modality, drawn at random, stand for each place, see :func:`geonb.losses.melt`.
-        anchors: "all" embeddings or the "location" alone.
-
-    By default one temperature serves the one softmax; with ``shared_scale=False`` the inverse temperature of a pair is
-    the geometric mean of those of its two modalities.
+        form: "mean" or "logsumexp" over an anchor's positives, see :func:`geonb.losses.nt_xent_fused`; with "melt" one
+            modality, drawn at random, represents each place, see :func:`geonb.losses.melt`.
     """
 
-    def __init__(
-        self, location: nn.Module, heads: dict[str, nn.Module], form: str = "mean", anchors: str = "all",
-        shared_scale: bool = True, **options: Any,
-    ) -> None:  # fmt: skip
-        if form not in ("mean", "logsumexp", "melt") or anchors not in ("all", "location"):
-            raise ValueError(f"form is mean, logsumexp or melt, anchors all or location, not {form!r} and {anchors!r}")
-        super().__init__(location, heads, shared_scale=shared_scale, **options)
-        self.form, self.anchors = form, anchors
-        if not shared_scale:
-            self.log_scale["location"] = start_of_scale()
+    def __init__(self, location: nn.Module, heads: dict[str, nn.Module], form: str = "mean", **options: Any) -> None:
+        if form not in ("mean", "logsumexp", "melt"):
+            raise ValueError(f"form must be mean, logsumexp or melt, got {form!r}")
+        super().__init__(location, heads, **options)
+        self.form = form
+        self.log_scale = nn.ParameterDict({"shared": torch.tensor(math.log(INITIAL_SCALE))})
 
     @property
     def pairs(self) -> set[frozenset[str]]:
-        """All, unless locations alone are anchors."""
-        if self.anchors == "location" or self.form == "melt":
-            return super().pairs
-        return {frozenset(pair) for pair in combinations(self.modalities, 2)}
+        """All pairs; with "melt", whose anchors are locations, location and each other modality."""
+        return super().pairs if self.form == "melt" else {frozenset(p) for p in combinations(self.modalities, 2)}
 
     def scale(self, pair: str) -> Tensor:
-        if self.shared_scale:
-            return super().scale(pair)
-        return (super().scale("location") * super().scale(pair)).sqrt()
+        return super().scale("shared")
 
     def loss(self, z: dict[str, Tensor], has: dict[str, Tensor], lonlat: Tensor) -> dict[str, Tensor]:
         embeddings, present = (torch.stack([x[m] for m in self.modalities]) for x in (z, has))
+        scale, space = self.scale("shared"), self.space(lonlat)
         if self.form == "melt":
-            return {"melt": self.melt(embeddings, present, lonlat)}
-        if self.shared_scale:
-            scale = self.scale("shared")
-        else:
-            each = torch.stack([clamped_scale(self.log_scale[m]) for m in self.modalities])
-            scale = (each[:, None] * each).sqrt()
-        space = self.space(lonlat)
-        fused = nt_xent_fused(embeddings, present, scale, space, self.form, self.anchors, chunk=self.chunk)
-        return {"fused": fused}
+            drawn = self.draw(present)
+            return {"melt": melt(embeddings[0], embeddings[1:], drawn, scale, space, chunk=self.chunk)}
+        return {"fused": nt_xent_fused(embeddings, present, scale, space, self.form, chunk=self.chunk)}
 
-    def melt(self, embeddings: Tensor, present: Tensor, lonlat: Tensor) -> Tensor:
-        """The loss, of shape (), where one of the modalities that a place has, drawn anew, stands for it: unit
-        vectors (m, n, d) and presence (m, n), the location first, and positions (n, 2) in degrees."""
+    def draw(self, present: Tensor) -> Tensor:
+        """Draw one of the further modalities of each place, long (n,), -1 where there is none, given the presence
+        (m, n) of all, the location first."""
         real = present[0]
         chance = torch.rand(int(real.sum()), len(self.heads), generator=self.generator).T.to(present.device)
-        drawn = torch.zeros_like(real, dtype=torch.long)
+        drawn = torch.full_like(real, -1, dtype=torch.long)
         drawn[real] = chance.masked_fill(~present[1:, real], -1.0).argmax(0)
-        paired = real & present[1:].any(0)
-        location, others = embeddings[0, paired], embeddings[1:, paired]
-        scale = torch.stack([self.scale(m) for m in self.heads]).mean()
-        return melt(location, others, drawn[paired], scale, self.space(lonlat[paired]), chunk=self.chunk)
+        return drawn.masked_fill(~present[1:].any(0), -1)
 
 
 class SatCLIP(ImageBind):
     """Location and one modality by symmetric InfoNCE (Klemmer et al., 2023): the hub with a single spoke.
 
     As published: spherical harmonics and a SIREN with dropout before the sine; a frozen image backbone, of which only
-    a new last layer is trained (``head: linear``); one learned temperature; no negatives but the batch's.
-    Otherwise here: the temperature is clamped; positions are displaced alike in all directions (the original always
+    a new last layer is trained (``head: linear``); one learned temperature; the batch's other places as negatives.
+    Different here: the temperature is clamped; positions are displaced equally in all directions (the original always
     moves them north-east, by up to 0.01 degrees); the whole batch serves as negatives whatever fits in memory (the
     original accumulates 16 batches whose losses see 512 places each); the harmonics are the orthonormal ones; images
     come as cached features, so they are not augmented.
@@ -321,14 +284,14 @@ class GeoCLIP(Architecture):
     """One direction, modality to location, against the batch and a queue of past positions (Cepeda et al., 2023).
 
     As published: random Fourier features of the Equal Earth plane at three scales and a capsule for each; a frozen
-    image backbone and an MLP of one hidden layer; the queue holds coordinates, which are encoded anew at each step.
-    Otherwise here: the queue starts empty (the original fills it with points within a degree of (0, 0)) and takes any
-    batch size; the positions in it are those of the places, not displaced; images come as cached features, so there are
+    image backbone and an MLP of one hidden layer; the queue holds coordinates, which are encoded at each step.
+    Different here: the queue starts empty (the original fills it with points within a degree of (0, 0)) and takes any
+    batch size; it has the positions of the places, not displaced ones; images come as cached features, so there are
     no augmented views of them.
 
     Args:
-        queue: positions kept, 0 for none. It should be much shorter than the training set, or it holds the positives of
-            the batch as well (GeoCLIP: 4,096 of 4.7 million).
+        queue: number of positions in the queue, 0 for none. It should be much shorter than the training set, or it
+            includes the positives of the batch as well (GeoCLIP: 4,096 of 4.7 million).
     """
 
     binary = True
@@ -346,8 +309,8 @@ class GeoCLIP(Architecture):
     def loss(self, z: dict[str, Tensor], has: dict[str, Tensor], lonlat: Tensor) -> dict[str, Tensor]:
         (m,) = self.heads
         both = has["location"] & has[m]
-        waiting = self.queue[: len(z["queue"])].to(lonlat.dtype)
-        space = self.space(lonlat[both], torch.cat([lonlat[both], waiting]))
+        queued = self.queue[: len(z["queue"])].to(lonlat.dtype)
+        space = self.space(lonlat[both], torch.cat([lonlat[both], queued]))
         loss = geoclip(z[m][both], z["location"][both], z["queue"], self.scale(m), space, chunk=self.chunk)
         if self.training and len(self.queue):
             newest = lonlat[both][-len(self.queue) :].to(self.queue.dtype)
@@ -358,13 +321,13 @@ class GeoCLIP(Architecture):
 
 
 class CSP(Architecture):
-    """Three contrasts (Mai et al., 2023): a location against the batch's other images, an image against random
-    locations, and a location against the others under two draws of dropout.
+    """Three contrasts (Mai et al., 2023): a location against the batch's images, an image against random locations,
+    and a location against the others under two draws of dropout.
 
     As published (MC-BLD): Space2Vec's grid and a feed-forward network; one linear layer on a frozen image backbone;
-    the three terms weigh the same. Otherwise here: random locations are uniform over the sphere's area (the original
-    draws from a disc in the longitude-latitude rectangle, or from its north-east quarter), drawn once for all images of
-    the batch; batches are not balanced by the labels, which would leak them.
+    the three terms have the same weight. Different here: random locations are uniform over the sphere's area (the
+    original draws from a disc in the longitude-latitude rectangle, or from its north-east quarter), drawn once for all
+    images of the batch; batches are not balanced by the labels, which would leak them.
 
     Args:
         temperatures: of the three terms; None learns one, clamped. The published scripts fix them at (20, 1, 1).
@@ -373,12 +336,9 @@ class CSP(Architecture):
     binary = True
 
     def __init__(
-        self,
-        location: nn.Module,
-        heads: dict[str, nn.Module],
-        temperatures: tuple[float, ...] | None = None,
+        self, location: nn.Module, heads: dict[str, nn.Module], temperatures: tuple[float, ...] | None = None,
         **options: Any,
-    ) -> None:
+    ) -> None:  # fmt: skip
         if temperatures is not None and (len(temperatures) != 3 or min(temperatures) <= 0):
             raise ValueError(f"temperatures are three positive numbers, not {temperatures}")
         super().__init__(location, heads, **options)
@@ -386,31 +346,30 @@ class CSP(Architecture):
 
     def views(self, batch: Batch) -> dict[str, tuple[str, Tensor, Tensor]]:
         views = super().views(batch)
-        return views | {"again": views["location"]}
+        return views | {"second": views["location"]}
 
     def shared_views(self, lonlat: Tensor) -> dict[str, Tensor]:
-        self.drawn = uniform_on_sphere(len(lonlat), self.generator).to(lonlat)
-        return {"elsewhere": self.drawn}
+        self.drawn = _uniform_on_sphere(len(lonlat), self.generator).to(lonlat)
+        return {"random": self.drawn}
 
     def loss(self, z: dict[str, Tensor], has: dict[str, Tensor], lonlat: Tensor) -> dict[str, Tensor]:
         (m,) = self.heads
         both = has["location"] & has[m]
         scales = (self.scale(m),) * 3 if self.temperatures is None else [1 / t for t in self.temperatures]
-        location, image, again = (z[view][both] for view in ("location", m, "again"))
+        location, image, second = (z[view][both] for view in ("location", m, "second"))
         space = self.space(lonlat[both], torch.cat([lonlat[both], self.drawn]))
-        return csp(location, image, again, z["elsewhere"], scales, space, chunk=self.chunk)
+        return csp(location, image, second, z["random"], scales, space, chunk=self.chunk)
 
 
-def uniform_on_sphere(n: int, generator: torch.Generator) -> Tensor:
-    """(n, 2) positions drawn uniformly over the sphere's area, float64 degrees."""
+def _uniform_on_sphere(n: int, generator: torch.Generator) -> Tensor:
+    """Draw (n, 2) positions uniformly over the sphere's area, float64 degrees."""
     u, v = torch.rand(2, n, dtype=torch.float64, generator=generator)
     return torch.stack([360 * u - 180, torch.rad2deg(torch.asin(2 * v - 1))], 1)
 
 
-def jittered(lonlat: Tensor, sd_km: float) -> Tensor:
-    """Positions (n, 2), degrees, displaced on the sphere by normal draws east and north of ``sd_km`` each."""
-    lon, lat = torch.deg2rad(lonlat.double()).unbind(1)
-    up = torch.stack([lat.cos() * lon.cos(), lat.cos() * lon.sin(), lat.sin()], 1)
+def _jittered(lonlat: Tensor, sd_km: float) -> Tensor:
+    """Displace positions (n, 2), degrees, on the sphere by normal draws east and north of ``sd_km`` each."""
+    up, lon = unit_xyz_tensor(lonlat.double()), torch.deg2rad(lonlat[:, 0].double())
     east = torch.stack([-lon.sin(), lon.cos(), torch.zeros_like(lon)], 1)
     north = torch.linalg.cross(up, east)
     step = torch.randn(len(lonlat), 2, device=lonlat.device, dtype=torch.float64) * (sd_km / EARTH_RADIUS_KM)

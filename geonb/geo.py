@@ -1,26 +1,31 @@
-"""Positions on Earth: checked, turned into unit vectors, and measured between.
+"""Check positions on Earth, turn them into unit vectors, and measure distances between them.
 
-Everywhere in GeoNB a position is ``(lon, lat)`` in degrees, EPSG:4326.
+Everywhere in GeoNB a position is ``(lon, lat)`` in degrees, EPSG:4326. Earth is a sphere here.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import ArrayLike
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 EARTH_RADIUS_KM = 6371.0088  # mean radius R1 (Moritz, 2000, Geodetic Reference System 1980)
 
 
 def check_lonlat(lonlat: ArrayLike, where: str = "") -> np.ndarray:
-    """Return positions as a float64 array (n, 2), or say which row is wrong and why.
+    """Convert positions to a float64 array (n, 2), and refuse impossible ones.
 
     Args:
         lonlat: array-like (n, 2), longitude in [-180, 180] and latitude in [-90, 90], degrees.
-        where: what the rows come from (a file name, say); it opens the error message.
+        where: source of the rows, for example a file name; the error message starts with it.
 
     Raises:
         ValueError: wrong shape, NaN or infinite values, or values out of range. The message names the
-            first bad row (counted from 0) and, where it fits, suspects swapped columns.
+            first bad row (counted from 0) and says if the columns look swapped.
     """
     points = np.asarray(lonlat, dtype=np.float64)
     prefix = f"{where}: " if where else ""
@@ -44,13 +49,21 @@ def check_lonlat(lonlat: ArrayLike, where: str = "") -> np.ndarray:
 
 
 def unit_xyz(lonlat: ArrayLike) -> np.ndarray:
-    """Unit vectors (n, 3) of positions (n, 2); Euclidean order equals great-circle order."""
+    """Compute unit vectors (n, 3), float64, of positions (n, 2), degrees; Euclidean order equals great-circle order."""
     lon, lat = np.radians(np.asarray(lonlat, dtype=np.float64)).T
     return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], 1)
 
 
+def unit_xyz_tensor(lonlat: Tensor) -> Tensor:
+    """Compute unit vectors (n, 3) of positions (n, 2), degrees, in their dtype: :func:`unit_xyz` for PyTorch."""
+    import torch
+
+    lon, lat = torch.deg2rad(lonlat).unbind(-1)
+    return torch.stack([lat.cos() * lon.cos(), lat.cos() * lon.sin(), lat.sin()], -1)
+
+
 def great_circle_km(a: ArrayLike, b: ArrayLike) -> np.ndarray:
-    """Great-circle distance in km between positions (..., 2) that broadcast (haversine formula)."""
+    """Compute great-circle distances in km (haversine formula) of positions (..., 2), degrees, that broadcast."""
     lon_a, lat_a = np.moveaxis(np.radians(np.asarray(a, dtype=np.float64)), -1, 0)
     lon_b, lat_b = np.moveaxis(np.radians(np.asarray(b, dtype=np.float64)), -1, 0)
     h = np.sin((lat_b - lat_a) / 2) ** 2 + np.cos(lat_a) * np.cos(lat_b) * np.sin((lon_b - lon_a) / 2) ** 2

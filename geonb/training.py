@@ -674,6 +674,7 @@ def take_step(
     if loss.requires_grad:
         fabric.backward(loss)
         optimizer.step()
+        model.clamp_scales()
     return loss.detach(), terms
 
 

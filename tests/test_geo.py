@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
-from hypothesis import given
+import torch
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geonb.geo import EARTH_RADIUS_KM, check_lonlat, great_circle_km, unit_xyz
+from geonb.geo import EARTH_RADIUS_KM, check_lonlat, great_circle_km, unit_xyz, unit_xyz_tensor
 
 positions = st.tuples(st.floats(-180, 180), st.floats(-90, 90))
 
@@ -22,9 +23,11 @@ def test_a_bad_position_is_named_with_its_row_and_remedy(rows, message):
         check_lonlat(rows, "places.csv")
 
 
+@settings(max_examples=25)
 @given(positions, positions)
 def test_distance_is_the_angle_between_unit_vectors(a, b):
     u, v = unit_xyz([a, b])
+    np.testing.assert_allclose(unit_xyz_tensor(torch.tensor([a, b], dtype=torch.float64)), [u, v], atol=1e-15)
     angle = 2 * np.arcsin(min(1.0, np.linalg.norm(u - v) / 2))
     assert great_circle_km(a, b) == pytest.approx(EARTH_RADIUS_KM * angle, abs=0.2)
     assert great_circle_km(a, b) == pytest.approx(great_circle_km(b, a))

@@ -339,7 +339,7 @@ if __name__ == "__main__":
     fabric.launch()
     results = {{}}
     cases = [(name, {{}}) for name in ARCHITECTURES]
-    cases += [("imagebind", {{"direct": 1.0, "exclude_km": 500.0, "micro_batch": 4}}), ("fused", {{"form": "logsumexp", "soft_km": 900.0}}),
+    cases += [("imagebind", {{"exclude_km": 500.0, "micro_batch": 4}}), ("fused", {{"form": "logsumexp", "soft_km": 900.0}}),
               ("fused", {{"form": "melt"}}), ("cyclic", {{"location_learns": True}}), ("geoclip", {{"exclude_km": 900.0}})]
     for number, (name, options) in enumerate(cases):
         model, batch = make(name, **options).double(), make_batch(23)  # an odd number of places

@@ -21,7 +21,8 @@ def plain_source(thing: Any) -> str:
         >>> print(plain_source(Space.near))
         # Space.near
         def near(self, rows: slice) -> Tensor | None:
-            return self.chord(rows) <= _chord_of_km(self.exclude_km) if self.exclude_km else None
+            angle = min(self.exclude_km / EARTH_RADIUS_KM, math.pi)
+            return self.chord(rows) <= 2 * math.sin(angle / 2) if self.exclude_km else None
     """
     text = textwrap.dedent(inspect.getsource(thing))
     lines, dropped = text.splitlines(), set()
