@@ -122,7 +122,8 @@ def main() -> None:
     results = []
     print(f"{'device':8}{'places':>8}{'chunk':>8}{'km':>8}{'seconds':>10}{'peak MB':>10}{'loss':>10}")
     for device, n, chunk, km in tqdm(cases, file=sys.stderr):
-        found = {"device": device, "places": n, "chunk": chunk, "exclude_km": km} | measure("step", n, chunk, km, device)
+        found = {"device": device, "places": n, "chunk": chunk, "exclude_km": km}
+        found |= measure("step", n, chunk, km, device)
         results.append(found)
         tqdm.write(
             f"{device:8}{n:8d}{chunk:8d}{km:8.0f}{found['s']:10.2f}{found['peak_mb']:10.0f}{found['loss']:10.4f}",
