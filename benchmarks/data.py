@@ -3,7 +3,7 @@
     python benchmarks/data.py [--out geonb/results/scale.json] [--articles N] [--chips N] [--scratch FOLDER]
 
 *Texts.* Articles of about 3 kB (made of sentences of made-up words, in the true schema) through
-:func:`geonb.data.store.write_store`, and through the whole of :func:`geonb.data.sources.wikipedia.collect`; then
+:func:`geonb.data.store.write_store`, and through the whole of :func:`geonb.data.sources.wikipedia.from_table`; then
 opened, checked, and read from first to last and in random batches. The peer is a pandas frame that holds all texts.
 
 *Chips.* Written; then random batches read from the store, against one GeoTIFF a sample, opened and read by rasterio as
@@ -35,6 +35,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from measuring import in_fresh_process, peak_mb, write
 
 from geonb.data import shards
@@ -98,23 +99,20 @@ def texts(first: int, count: int) -> list[str]:
 
 
 def articles(first: int, count: int) -> pa.Table:
-    """Articles as the routes to Wikipedia make them (:data:`geonb.data.sources.wikipedia.ARTICLES`)."""
+    """Articles in the columns of the hub's table (:func:`geonb.data.sources.wikipedia.from_table`)."""
     rng, page = np.random.default_rng([2, first]), np.arange(first + 1, first + count + 1)
     return pa.table(
         {
-            "page_id": page,
+            "id": pc.cast(pa.array(page), pa.string()),
             "title": [f"Place {n}" for n in page.tolist()],
             "lon": rng.uniform(-180, 180, count),
             "lat": np.degrees(np.arcsin(rng.uniform(-1, 1, count))),
             "text": texts(first, count),
-            "lang": ["en"] * count,
             "revision": [str(10**9 + n) for n in page.tolist()],
             "url": [f"https://en.wikipedia.org/wiki/Place_{n}" for n in page.tolist()],
             "qid": [f"Q{n}" for n in page.tolist()],
-            "type": ["city"] * count,
-            "dim_m": rng.uniform(10, 1e5, count),
-            "country_code": ["CH"] * count,
-            "links": rng.integers(0, 1000, count),
+            "gt_type": ["city"] * count,
+            "gt_country": ["CH"] * count,
         }
     )
 
@@ -169,25 +167,15 @@ def write_texts_pandas(folder: Path, n: int, side: int) -> dict:
 
 
 def collect_articles(folder: Path, n: int, side: int) -> dict:
-    """The way of all routes to Wikipedia: parts that are kept, rows checked, near-duplicates, the store."""
-    from geonb.data.sources.wikipedia import collect
-    from geonb.data.work import Skips
+    """The whole way from a Parquet table: parts that are saved, rows checked, near-duplicates, the store."""
+    from geonb.data.sources.wikipedia import from_table
 
-    clock = Clock()
-    sentences()
-
-    def made(piece):
-        return clock.count(articles, *piece), Skips()
-
-    def steps(_):
-        return ((f"generated/{piece[0]:08d}", partial(made, piece)) for piece in pieces(n, 25_000))
-
+    folder.mkdir(parents=True, exist_ok=True)
+    for piece in pieces(n, 25_000):
+        pq.write_table(articles(*piece), folder / f"articles-{piece[0]:08d}.parquet")
     started = time.perf_counter()
-    collect(
-        folder / "collected", {"route": "generated", "lang": "en", "snapshot": "none"}, steps,
-        source="made for a benchmark", function="benchmarks.data.collect_articles", progress=False,
-    )  # fmt: skip
-    return wrote(n, time.perf_counter() - started - clock.seconds, folder / "collected")
+    from_table(folder / "collected", folder / "articles-*.parquet")
+    return wrote(n, time.perf_counter() - started, folder / "collected")
 
 
 def store_of(folder: Path, n: int) -> Path:

@@ -18,7 +18,9 @@ def add_verbs(data: Any) -> None:
     p.add_argument("--seed", type=int, default=0)
     p.set_defaults(run=_sample)
 
-    _wikipedia(data.add_parser("wikipedia", help="articles that have a position, by one of three routes"))
+    _wikipedia(
+        data.add_parser("wikipedia", help="articles with a position, from a table or from Wikipedia")
+    )
     _sentinel2(data.add_parser("sentinel2", help="Sentinel-2 chips at places of yours, or at points on land"))
 
     p = data.add_parser("alphaearth", help="AlphaEarth's annual embeddings at the places of a store, without login")
@@ -77,7 +79,6 @@ def _wikipedia(p: argparse.ArgumentParser) -> None:
     _article_options(p)
     p.add_argument("--snapshot", metavar="YYYYMMDD", help="of the dump behind the table")
     p.add_argument("--limit", type=int, metavar="N")
-    p.add_argument("--workers", type=int, default=1, metavar="N", help="processes")
     _box(p)
     p.set_defaults(run=_wikipedia_table)
 
@@ -88,17 +89,6 @@ def _wikipedia(p: argparse.ArgumentParser) -> None:
     p.add_argument("--max-requests", type=int, default=2000, metavar="N", help="refuse an area that needs more")
     _box(p, required=True)
     p.set_defaults(run=_wikipedia_api)
-
-    p = routes.add_parser("dumps", help="the dumps, for a whole language or the planet")
-    _article_options(p)
-    _contact(p)
-    p.add_argument("--folder", type=Path, metavar="DIR", help="dumps that are on the disk; nothing is downloaded")
-    p.add_argument("--date", metavar="YYYYMMDD", help="of the dumps; the newest whole one if not given")
-    p.add_argument("--text", choices=["full", "opening"], default="full")
-    p.add_argument("--shards", type=int, metavar="N", help="only the first N shards of the texts")
-    p.add_argument("--workers", type=int, default=1, metavar="N", help="processes")
-    _box(p)
-    p.set_defaults(run=_wikipedia_dumps)
 
 
 def _article_options(p: argparse.ArgumentParser) -> None:
@@ -179,24 +169,17 @@ def _sample(args: argparse.Namespace) -> None:
 
 
 def _wikipedia_table(args: argparse.Namespace) -> None:
-    from geonb.data.sources.wikipedia_table import from_table
+    from geonb.data.sources.wikipedia import from_table
 
-    options = _given(args, "lang", "snapshot", "bbox", "min_chars", "places_only", "limit", "workers")
+    options = _given(args, "lang", "snapshot", "bbox", "min_chars", "places_only", "limit")
     _done(from_table(args.out, args.source, **options))
 
 
 def _wikipedia_api(args: argparse.Namespace) -> None:
-    from geonb.data.sources.wikipedia_api import from_api
+    from geonb.data.sources.wikipedia import from_api
 
     options = _given(args, "lang", "contact", "bbox", "text", "min_chars", "places_only", "max_requests")
     _done(from_api(args.out, **options))
-
-
-def _wikipedia_dumps(args: argparse.Namespace) -> None:
-    from geonb.data.sources.wikipedia_dumps import from_dumps
-
-    options = _given(args, "lang", "contact", "folder", "date", "text", "bbox", "min_chars", "places_only", "workers")
-    _done(from_dumps(args.out, max_shards=args.shards, **options))
 
 
 def _sentinel2_stac(args: argparse.Namespace) -> None:

@@ -1,11 +1,10 @@
 """The verbs of ``geonb data``: one command a source, from inputs that lie on this machine."""
 
-import numpy as np
 import pytest
 from world import make_world
 
+from geonb import practice
 from geonb.cli import main
-from geonb.data import practice
 from geonb.data.store import PlaceStore, check_store
 
 
@@ -18,23 +17,13 @@ def world(tmp_path_factory):
     return make_world(tmp_path_factory.mktemp("world") / "store", n=60)
 
 
-def test_wikipedia_from_a_table_and_from_dumps_gives_the_same_articles(world, tmp_path, capsys):
+def test_wikipedia_from_a_table(world, tmp_path, capsys):
     table = practice.wikipedia_table(world, tmp_path / "articles.parquet")
-    assert run("data", "wikipedia", "table", table, "--out", tmp_path / "a", "--min-chars", 20, "--places-only") == 0
+    options = ("--min-chars", 20, "--places-only", "--limit", 50, "--snapshot", "20260901", "--lang", "en")
+    assert run("data", "wikipedia", "table", table, "--out", tmp_path / "a", *options) == 0
     assert "places, " in capsys.readouterr().out
-    dumps = practice.wikipedia_dumps(world, tmp_path / "dumps")
-    options = ("--min-chars", 20, "--places-only")
-    assert run("data", "wikipedia", "dumps", "--folder", dumps, "--out", tmp_path / "b", *options) == 0
-    a, b = PlaceStore.open(tmp_path / "a"), PlaceStore.open(tmp_path / "b")
-    assert sorted(a.place_id) == sorted(b.place_id)
-    order_a, order_b = np.argsort(a.place_id), np.argsort(b.place_id)
-    assert a.texts(order_a) == b.texts(order_b) and np.allclose(a.lonlat[order_a], b.lonlat[order_b], atol=1e-6)
-    assert practice.NASTY in a.column("title")
-    check_store(tmp_path / "b")
-
-
-def test_a_box_keeps_what_lies_in_it(world, tmp_path):
-    table = practice.wikipedia_table(world, tmp_path / "articles.parquet")
+    assert practice.HOSTILE_TITLE in PlaceStore.open(tmp_path / "a").column("title")
+    check_store(tmp_path / "a")
     box = (-180, 0, 180, 90)
     assert run("data", "wikipedia", "table", table, "--out", tmp_path / "n", "--bbox", *box, "--min-chars", 1) == 0
     assert (PlaceStore.open(tmp_path / "n").lonlat[:, 1] >= 0).all()
@@ -57,7 +46,9 @@ def test_wikipedia_is_not_asked_without_a_contact(tmp_path, capsys, monkeypatch)
         (["--store", "STORE"], "60 requests"),
     ],
 )
-def test_places_for_chips_are_chosen_and_the_cost_is_told_before_anything_is_asked(world, tmp_path, capsys, where, said):
+def test_places_for_chips_are_chosen_and_the_cost_is_told_before_anything_is_asked(
+    world, tmp_path, capsys, where, said
+):
     (tmp_path / "points.csv").write_text("name,lon,lat\na,10,50\nb,20,40\n")
     named = {"POINTS": tmp_path / "points.csv", "STORE": world.path}
     where = [named.get(word, word) for word in where]
@@ -144,13 +135,3 @@ def test_of_label_tables_each_is_told_and_one_that_is_absent_is_a_fault(tmp_path
 def test_a_published_set_that_is_not_there_is_told(tmp_path, capsys):
     assert run("data", "published", "s2-100k", tmp_path, "--out", tmp_path / "s") == 2
     assert "index.csv" in capsys.readouterr().err
-
-
-def test_practice_texts_are_called_simulated_where_they_go(world, tmp_path):
-    from geonb.data.sources.wikipedia_table import from_table
-
-    table = practice.wikipedia_table(world, tmp_path / "articles.parquet")
-    for simulated in (True, False):
-        store = from_table(tmp_path / str(simulated), table, min_chars=20, simulated=simulated, progress=False)
-        assert store.simulated("text") == simulated
-        assert ("The texts are simulated" in (store.path / "datacard.md").read_text()) == simulated

@@ -1,0 +1,154 @@
+"""Made-up inputs in the formats of the real sources, so that chapters 15 and 16 run without a network.
+
+The articles are those of a place store: with the Atlas sample, texts that a program composed from facts about real
+places. Page ids, revisions and the articles in `PLANTED` are made up. Each of the latter has a fault that a source
+should notice, or a title that should do no harm. The servers run on this machine only (127.0.0.1).
+"""
+
+from __future__ import annotations
+
+import http.server
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, urlsplit
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from geonb.geo import great_circle_km
+
+if TYPE_CHECKING:
+    from geonb.data.store import PlaceStore
+
+HOSTILE_TITLE = "<script>alert('a title')</script>"
+PLANTED = [  # title, lon, lat, globe, text
+    ("Null Harbour", 0.0, 0.0, "earth", "Null Harbour is a made-up town whose position was never filled in."),
+    ("Battle of Reeds", 12.5, 41.9, "earth", "The Battle of Reeds was a made-up battle at a river mouth in 1431."),
+    ("Ada Example", 2.35, 48.85, "earth", "Ada Example (born 4 May 1950) is a geologist, made up for practice."),
+    ("Stubton", 8.1, 50.2, "earth", "Stubton is a town."),
+    ("Mare Example", 9.0, 51.0, "moon", "Mare Example is a made-up plain of basalt; its position is on the Moon."),
+    (HOSTILE_TITLE, 9.0, 51.0, "earth", "A made-up village whose title is a script. It is a place like any other."),
+]
+
+
+# --- Wikipedia ----------------------------------------------------------------------------------------
+
+
+def articles(store: PlaceStore) -> list[dict]:
+    """List the texts of a store and the planted ones as articles, a dict each, in the columns of the hub's table."""
+    rows = np.flatnonzero(store.has("text"))
+    codes = store.column("country_code")[rows] if "country_code" in store.columns else [None] * len(rows)
+    positions = store.lonlat[rows].round(6).tolist()
+    titles = map(str, store.column("title")[rows])
+    found = [
+        (title, *position, "earth", text, code)
+        for title, position, text, code in zip(titles, positions, store.texts(rows), codes, strict=True)
+    ]
+    found += [(*planted, None) for planted in PLANTED]
+    return [
+        {
+            "id": str(1000 + 7 * i), "url": f"https://en.wikipedia.org/?curid={1000 + 7 * i}", "title": title,
+            "text": text, "qid": f"Q{5000 + i}", "lat": lat, "lon": lon, "gt_type": "city", "gt_globe": globe,
+            "gt_country": code, "gt_primary": True,
+        }
+        for i, (title, lon, lat, globe, text, code) in enumerate(found)
+    ]  # fmt: skip
+
+
+def wikipedia_table(store: PlaceStore, path: str | Path) -> Path:
+    """Write a table in the form of ``yuiseki/wikipedia-geotagged``."""
+    pq.write_table(pa.Table.from_pylist(articles(store)), path, row_group_size=1000)
+    return Path(path)
+
+
+def crowded_box(store: PlaceStore, degrees: float = 0.1) -> tuple[float, float, float, float]:
+    """Return a box (west, south, east, north) of ± ``degrees`` around the article with most others nearby."""
+    lonlat = store.lonlat[store.has("text")]
+    near = [(great_circle_km(lonlat, point) < 111 * degrees).sum() for point in lonlat]
+    lon, lat = lonlat[int(np.argmax(near))]
+    west, south, east, north = np.round([lon - degrees, lat - degrees, lon + degrees, lat + degrees], 3).tolist()
+    return west, south, east, north
+
+
+@contextmanager
+def wikipedia_service(store: PlaceStore) -> Iterator[str]:
+    """Serve the Action API as far as :func:`geonb.data.sources.wikipedia.from_api` uses it; yield its address."""
+    known = articles(store)
+
+    def answer(_: str, asked: dict) -> bytes:
+        north, west, south, east = map(float, asked["ggsbbox"].split("|"))
+        inside = [a for a in known if west <= a["lon"] <= east and south <= a["lat"] <= north]
+        inside = inside[: int(asked["ggslimit"])]
+        first = int(asked.get("excontinue", 0))
+        last = first + int(asked["exlimit"])
+        pages = [_page(article) for article in inside]
+        for page, article in list(zip(pages, inside, strict=True))[first:last]:
+            page["extract"] = article["text"]
+        more = {"continue": {"excontinue": last, "continue": "||"}} if last < len(inside) else {"batchcomplete": True}
+        return json.dumps(more | {"query": {"pages": pages}}).encode()
+
+    with serve(answer) as url:
+        yield f"{url}/w/api.php"
+
+
+def _page(article: dict) -> dict:
+    position = {"lat": article["lat"], "lon": article["lon"], "globe": article["gt_globe"], "primary": True}
+    position |= {"type": article["gt_type"], "country": article["gt_country"]}
+    return {
+        "pageid": int(article["id"]), "ns": 0, "title": article["title"], "fullurl": article["url"],
+        "lastrevid": 1_200_000_000 + int(article["id"]), "coordinates": [position],
+        "pageprops": {"wikibase_item": article["qid"]},
+    }  # fmt: skip
+
+
+# --- the server ---------------------------------------------------------------------------------------
+
+
+@contextmanager
+def serve(answer: Callable[[str, dict], bytes | None]) -> Iterator[str]:
+    """Run an HTTP server on the loopback interface while the ``with`` block lasts; yield its address.
+
+    Args:
+        answer: from a path and what was asked (the query, or the JSON that was posted) to the body of the answer; None
+            for 404. Ranges of bytes are cut from the body.
+    """
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # else each small answer takes 40 ms
+
+        def log_message(self, *args: object) -> None:
+            """Show no requests."""
+
+        def do_GET(self) -> None:
+            url = urlsplit(self.path)
+            posted = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            body = answer(url.path, json.loads(posted) if posted else dict(parse_qsl(url.query)))
+            wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+            self.send_response(404 if body is None else 206 if wanted else 200)
+            body = body or b""
+            if wanted:
+                first, last = int(wanted[1]), min(int(wanted[2] or len(body)), len(body) - 1)
+                self.send_header("Content-Range", f"bytes {first}-{last}/{len(body)}")
+                body = body[first : last + 1]
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        do_POST = do_HEAD = do_GET
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
