@@ -20,7 +20,7 @@ def run(script, *arguments):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("case", ["write", "ours", "ours_out", "recurrence", "encoder", "encoder_bf16"])
+@pytest.mark.parametrize("case", ["write", "ours", "recurrence", "encoder", "encoder_recurrence"])
 def test_location(case):
     row = run("location.py", "--case", case, "--points", "500")
     assert 0 < row["min_s"] <= row["s"] <= row["max_s"]

@@ -1,42 +1,41 @@
-"""Spherical harmonics: the encoding of a position by the natural waves of the sphere."""
+"""Spherical harmonics, the positional encoding whose waves live on the sphere.
+
+The functions are right to degree 100 and beyond, in float32 too, at the poles and across longitude 180. The module
+knows nothing of networks: see :mod:`geonb.encoders.location`.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from geonb.encoders.positional import PositionalEncoding
 
-CHUNK = {"cpu": 2048}  # points at a time: on a processor a degree's block then stays in its cache
-CHUNK_ELSEWHERE = 65536
-
 
 class SphericalHarmonics(PositionalEncoding):
-    r"""Real orthonormal spherical harmonics :math:`Y_{lm}` for all degrees below ``degrees``.
+    r"""Encode positions by the real orthonormal spherical harmonics :math:`Y_{lm}` of all degrees below ``degrees``.
 
-    Feature ``l*l + l + m`` holds :math:`Y_{lm}`, without the Condon-Shortley phase:
-    :math:`\sqrt2\,\bar P_l^m(\cos\theta)\cos m\lambda` for m > 0, with sine and \|m\| for m < 0, and
-    :math:`\bar P_l` for m = 0, where :math:`\bar P` are fully normalised associated Legendre functions and
+    Feature ``l*l + l + m`` is :math:`Y_{lm}`, without the Condon-Shortley phase:
+    :math:`\sqrt2\,\bar P_l^m(\cos\theta)\cos m\lambda` for m > 0, the same with sine and \|m\| for m < 0, and
+    :math:`\bar P_l` for m = 0. Here :math:`\bar P` are the fully normalised associated Legendre functions and
     :math:`\theta` is the colatitude.
 
-    A Legendre function is a short Fourier series in :math:`\theta` (cosines for even m, sines for odd m, and only
-    wavenumbers k <= l of the parity of l):
+    A Legendre function is a short Fourier series in :math:`\theta`, with cosines for even m, sines for odd m, and
+    only wavenumbers k <= l of the parity of l:
 
     .. math:: \bar P_l^m(\cos\theta) = \sum_k c_{lmk} \cos k\theta \quad\text{or}\quad \sum_k c_{lmk} \sin k\theta
 
-    so a degree is one matrix product. The coefficients are found once, in double precision, from the stable
-    three-term recurrence (Holmes and Featherstone, 2002, eq. 11); they are of the size of 1, and the series is
-    right in single precision too, where expanded polynomials and powers of :math:`\sin\theta` fail.
+    Therefore a degree is one matrix product. The coefficients are computed once, in float64, from the stable
+    three-term recurrence of Holmes and Featherstone (2002, eq. 11). They are of order 1, so the series is accurate in
+    float32 too, where expanded polynomials and powers of :math:`\sin\theta` fail.
 
     Args:
-        degrees: number of degrees L >= 1; the encoding has L**2 features. Degree l resolves about
-            20,000 / l km.
-        decay: weight each degree by (1 + l)**-decay (scaled to keep the mean square), a prior for
-            smooth fields: 0 treats a coastline and a continent alike, 1 and more prefers the continent.
+        degrees: number of degrees L >= 1; the encoding has L**2 features. Degree l resolves about 20,000 / l km.
+        decay: weight degree l by (1 + l)**-decay, scaled to keep the mean square. 0 treats a coastline and a
+            continent alike; larger values prefer the continent.
     """
 
     periodic = on_sphere = True
@@ -48,49 +47,34 @@ class SphericalHarmonics(PositionalEncoding):
         self.degrees, self.decay, self.dim = degrees, decay, degrees**2
         weight = (1 + torch.arange(degrees, dtype=torch.float64)) ** -decay
         weight /= (weight.square() @ (2 * torch.arange(degrees) + 1.0).double() / self.dim).sqrt()
-        blocks = [w * c for w, c in zip(weight, fourier_coefficients(degrees), strict=True)]
+        blocks = [w * c for w, c in zip(weight, _fourier_coefficients(degrees), strict=True)]
         self.register_buffer("coefficients", torch.cat([block.flatten() for block in blocks]), persistent=False)
 
-    def encode(self, lonlat: Tensor, out: Tensor | None = None) -> Tensor:
-        """(n, 2) degrees -> (n, degrees**2), of the dtype of ``lonlat``, stored feature by feature.
-
-        Args:
-            out: (degrees**2, n), contiguous, to write into; the result is its transpose. Fresh memory costs as
-                much as the arithmetic, so reuse it when embedding many batches.
-        """
-        sizes = [(2 * l + 1) * (l + 1) for l in range(self.degrees)]
-        coefficients = self.coefficients.to(lonlat.dtype).split(sizes)
-        coefficients = [c.view(2 * l + 1, l + 1) for l, c in enumerate(coefficients)]
-        if lonlat.requires_grad and torch.is_grad_enabled():
-            return torch.cat(list(self._degrees(lonlat, coefficients))).T
-        out = empty(self.dim, len(lonlat), lonlat) if out is None else out
-        step = CHUNK.get(lonlat.device.type, CHUNK_ELSEWHERE)
-        for start in range(0, len(lonlat), step):
-            columns = slice(start, start + step)
-            for l, block in enumerate(self._degrees(lonlat[columns], coefficients)):
-                out[l * l : (l + 1) ** 2, columns] = block
-        return out.T
-
-    def _degrees(self, lonlat: Tensor, coefficients: list[Tensor]) -> Iterator[Tensor]:
-        """Blocks (2l + 1, n), degree by degree."""
-        top = self.degrees - 1
+    def encode(self, lonlat: Tensor) -> Tensor:
+        """Encode (n, 2) degrees as (n, degrees**2), the transpose of a contiguous array: a degree is one write."""
         k = torch.arange(self.degrees, dtype=lonlat.dtype, device=lonlat.device)[:, None]
         around, down = k * torch.deg2rad(lonlat[:, 0]), k * torch.deg2rad(90 - lonlat[:, 1])
-        longitude = torch.cat([around[1:].sin().flip(0), around.cos()])  # orders -top..top
+        longitude = torch.cat([around[1:].sin().flip(0), around.cos()])  # orders -(degrees - 1)..degrees - 1
         waves = torch.stack([down.cos(), down.sin()], 1)
         even, odd = (waves[parity::2].flatten(0, 1) for parity in (0, 1))
         even = torch.cat([even[:1], even[2:]])  # no sine of wavenumber 0
-        for l, c in enumerate(coefficients):
-            latitude = c @ (odd if l % 2 else even)[: l + 1]
-            yield latitude * longitude[top - l : top + l + 1]
+        sizes = [(2 * l + 1) * (l + 1) for l in range(self.degrees)]
+        out = lonlat.new_empty(self.dim, len(lonlat))
+        for l, block in enumerate(self.coefficients.to(lonlat.dtype).split(sizes)):
+            legendre = block.view(2 * l + 1, l + 1) @ (odd if l % 2 else even)[: l + 1]
+            out[l * l : (l + 1) ** 2] = legendre * longitude[self.degrees - 1 - l : self.degrees + l]
+        return out.T
 
 
-def fourier_coefficients(degrees: int) -> list[Tensor]:
-    """For each degree l, float64 (2l + 1, l + 1): the Fourier series of its Legendre functions, orders -l..l, with the
-    factor sqrt(2) of the orders other than 0. Columns are cos k, sin k for k = l mod 2, ..., l, without sin 0."""
+def _fourier_coefficients(degrees: int) -> list[Tensor]:
+    """Return for each degree l the Fourier series of its Legendre functions: float64 (2l + 1, l + 1), orders -l..l.
+
+    The factor sqrt(2) of the orders other than 0 is included. Columns are cos k, sin k for k = l mod 2, ..., l,
+    without sin 0.
+    """
     theta = torch.arange(2 * degrees, dtype=torch.float64) * (math.pi / degrees)  # the whole circle
     blocks = []
-    for l, values in enumerate(legendre(degrees, theta.cos(), theta.sin())):
+    for l, values in enumerate(_legendre(degrees, theta.cos(), theta.sin())):
         waves = [wave for k in range(l % 2, l + 1, 2) for wave in ((k * theta).cos(), (k * theta).sin())]
         waves = torch.stack(waves if l % 2 else waves[:1] + waves[2:])
         series = values @ waves.T / waves.square().sum(1)
@@ -99,11 +83,11 @@ def fourier_coefficients(degrees: int) -> list[Tensor]:
     return blocks
 
 
-def legendre(degrees: int, x: Tensor, s: Tensor) -> Iterator[Tensor]:
-    """Fully normalised associated Legendre functions, degree by degree: (l + 1, n) for orders 0..l.
+def _legendre(degrees: int, x: Tensor, s: Tensor) -> Iterator[Tensor]:
+    """Yield the fully normalised associated Legendre functions, degree by degree: (l + 1, n) for orders 0..l.
 
-    x and s are the cosine and sine of the colatitude; s may be negative, which continues the functions over the
-    whole circle. Both are (n,).
+    Args:
+        x, s: cosine and sine of the colatitude, both (n,). A negative sine continues the functions over the circle.
     """
     before, last = None, torch.full_like(x, math.sqrt(1 / (4 * math.pi)))[None]
     yield last
@@ -117,11 +101,3 @@ def legendre(degrees: int, x: Tensor, s: Tensor) -> Iterator[Tensor]:
             row = torch.cat([a * (x * last[:-1] - b * before), row])
         before, last = last, torch.cat([row, sectoral])
         yield last
-
-
-def empty(rows: int, columns: int, like: Tensor) -> Tensor:
-    """Uninitialised memory (rows, columns) of the dtype and device of ``like``; NumPy asks for huge pages, which are
-    touched sooner."""
-    if like.device.type != "cpu":
-        return like.new_empty(rows, columns)
-    return torch.from_numpy(np.empty((rows, columns), dtype=str(like.dtype).removeprefix("torch.")))

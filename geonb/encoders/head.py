@@ -1,4 +1,4 @@
-"""The trainable half of a text or image encoder, on top of a frozen backbone's features."""
+"""The trainable half of a text or image encoder, on top of the features of a frozen backbone."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from geonb.encoders.location import network
 
 
 class Head(nn.Module):
-    """Standardises backbone features (n, d_m), then maps them to the shared space (n, dim) by a network.
+    """Standardise backbone features (n, d_m), then map them to the shared space (n, dim) by a network.
 
-    The mean and the standard deviation are those of the training features; they travel with the weights.
+    The mean and the standard deviation are those of the training features; they are saved with the weights.
 
     Args:
         network_name, options: of the network, see :func:`geonb.encoders.location.network`.
@@ -26,11 +26,11 @@ class Head(nn.Module):
         self.network = network(network_name, dim_in, dim, **options)
 
     def standardise_by(self, features: Tensor) -> None:
-        """Take mean and spread from training features (n, d_m); constant columns keep a spread of 1."""
+        """Take mean and standard deviation from training features (n, d_m); constant columns keep a deviation of 1."""
         spread = features.std(0, correction=0)
         self.mean.copy_(features.mean(0))
         self.std.copy_(torch.where(spread > 1e-6, spread, torch.ones_like(spread)))
 
     def forward(self, features: Tensor) -> Tensor:
-        """(n, d_m) -> (n, dim), not normalised."""
+        """Map (n, d_m) to (n, dim), not normalised."""
         return self.network((features - self.mean) / self.std)

@@ -15,32 +15,26 @@ import torch
 from torch import Tensor, nn
 
 from geonb.encoders.harmonics import SphericalHarmonics
-from geonb.encoders.networks import MLP, Capsules, FeedForward, Linear, Residual, Siren
+from geonb.encoders.networks import MLP, Capsules, FeedForward, Residual, Siren
 from geonb.encoders.positional import (
     DFS,
     Cartesian3D,
     Grid,
     PositionalEncoding,
     RandomFourier,
-    SphereC,
     SphereCPlus,
-    SphereM,
     SphereMPlus,
-    Theory,
     Voronoi,
     Wrap,
 )
 
-CHUNK, CHUNK_ELSEWHERE = 1024, 65536  # points embedded at a time without gradients, on a processor and elsewhere
+CHUNK = 4096  # points encoded at a time without gradients; features take several times the memory of the embeddings
 
 ENCODINGS = {
     "spherical_harmonics": SphericalHarmonics,
     "random_fourier": RandomFourier,
     "grid": Grid,
-    "theory": Theory,
-    "sphere_c": SphereC,
     "sphere_c_plus": SphereCPlus,
-    "sphere_m": SphereM,
     "sphere_m_plus": SphereMPlus,
     "dfs": DFS,
     "wrap": Wrap,
@@ -54,15 +48,19 @@ NETWORKS = {
     "capsules": Capsules,
     "feed_forward": FeedForward,
     "mlp": MLP,
-    "linear": Linear,
+    "linear": nn.Linear,
 }
 
 
 def positional_encoding(name: str, **options: Any) -> PositionalEncoding:
-    """A positional encoding by name: a module with ``.dim`` that maps (n, 2) lon/lat degrees to (n, dim).
+    """Make a positional encoding by name: a module with ``.dim`` that maps (n, 2) lon/lat degrees to (n, dim).
+
+    Args:
+        name: a key of ``ENCODINGS``.
+        options: of its class, for example ``degrees`` of :class:`~geonb.encoders.harmonics.SphericalHarmonics`.
 
     Raises:
-        ValueError: unknown name (the message lists the known ones) or a senseless option.
+        ValueError: unknown name (the message lists the known ones) or an option out of range.
 
     Example:
         Three degrees of harmonics are 9 features, and the unit vector is on the z axis at the north pole, whatever the
@@ -82,7 +80,7 @@ def positional_encoding(name: str, **options: Any) -> PositionalEncoding:
 
 
 def network(name: str, dim_in: int, dim: int, **options: Any) -> nn.Module:
-    """A network by name that maps an encoding of ``dim_in`` features to ``dim``.
+    """Make a network by name that maps an encoding of ``dim_in`` features to ``dim``.
 
     Raises:
         ValueError: unknown name; the message lists the known ones.
@@ -93,10 +91,9 @@ def network(name: str, dim_in: int, dim: int, **options: Any) -> nn.Module:
 
 
 class LocationEncoder(nn.Module):
-    """Positional encoding, then network: (n, 2) lon/lat degrees -> (n, dim), not normalised.
+    """Apply a positional encoding, then a network: (n, 2) lon/lat degrees -> (n, dim), not normalised.
 
-    Positions are encoded in the precision they come in, and cast to the network's after it. Without gradients the
-    points pass through in chunks, so the features of all of them are never in memory at once.
+    Positions are encoded in the precision they come in, and the features are cast to that of the network.
 
     Example:
         >>> import torch
@@ -112,16 +109,7 @@ class LocationEncoder(nn.Module):
         self.encoding, self.network = encoding, net
 
     def forward(self, lonlat: Tensor) -> Tensor:
-        """(n, 2) lon/lat degrees -> (n, dim), of the dtype of the network, not normalised."""
-        size = CHUNK if lonlat.device.type == "cpu" else CHUNK_ELSEWHERE
-        if torch.is_grad_enabled() or len(lonlat) <= size:
-            return self._embed(lonlat)
-        out = None
-        for start in range(0, len(lonlat), size):
-            part = self._embed(lonlat[start : start + size])
-            out = part.new_empty(len(lonlat), part.shape[1]) if out is None else out
-            out[start : start + size] = part
-        return out
-
-    def _embed(self, lonlat: Tensor) -> Tensor:
-        return self.network(self.encoding(lonlat).to(next(self.network.parameters()).dtype))
+        """Map (n, 2) lon/lat degrees to (n, dim), in the dtype of the network; without gradients in chunks."""
+        parts = [lonlat] if torch.is_grad_enabled() else lonlat.split(CHUNK)
+        dtype = next(self.network.parameters()).dtype
+        return torch.cat([self.network(self.encoding(part).to(dtype)) for part in parts])

@@ -1,4 +1,7 @@
-"""Positional encodings: (lon, lat) in degrees to features, most of them without anything to learn."""
+"""Positional encodings: (lon, lat) in degrees to features, most of them with nothing to learn.
+
+Spherical harmonics have a module of their own, :mod:`geonb.encoders.harmonics`.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,9 @@ from torch import Tensor, nn
 
 
 class PositionalEncoding(nn.Module):
-    """(n, 2) lon/lat degrees -> (n, ``dim``), of the dtype and device of the input.
+    """Encode (n, 2) lon/lat degrees as (n, ``dim``), of the dtype and device of the input.
 
-    Subclasses give :meth:`encode`. It runs in float32 at least and outside autocast: a phase of a thousand
+    Subclasses give :meth:`encode`. It runs in float32 at least and outside autocast, because a phase of a thousand
     radians means nothing in bfloat16.
 
     Attributes:
@@ -24,7 +27,7 @@ class PositionalEncoding(nn.Module):
     periodic = on_sphere = False
 
     def forward(self, lonlat: Tensor) -> Tensor:
-        """Raises ValueError for anything but a floating-point (n, 2)."""
+        """Check the positions and encode them; raises ValueError for anything but a floating-point (n, 2)."""
         if lonlat.ndim != 2 or lonlat.shape[1] != 2 or not lonlat.is_floating_point():
             raise ValueError(f"give floating-point (lon, lat) degrees (n, 2), not {lonlat.dtype} {tuple(lonlat.shape)}")
         with torch.autocast(lonlat.device.type, enabled=False):
@@ -32,7 +35,7 @@ class PositionalEncoding(nn.Module):
             return self.encode(wide).to(lonlat.dtype)
 
     def encode(self, lonlat: Tensor) -> Tensor:
-        """Features (n, ``dim``) of lon/lat degrees (n, 2), float32 or float64; call the module instead, which checks.
+        """Encode lon/lat degrees (n, 2), float32 or float64, as (n, ``dim``). Call the module instead: it checks.
 
         Raises:
             NotImplementedError: called on ``PositionalEncoding`` itself.
@@ -40,46 +43,40 @@ class PositionalEncoding(nn.Module):
         raise NotImplementedError
 
 
-def geometric(scales: int, min_radius: float, max_radius: float) -> Tensor:
-    """Frequencies 1 / r, float64 (scales,), for radii that grow geometrically from ``min_radius`` to ``max_radius``,
-    in degrees or radians as the coordinates are.
+class _MultiScale(PositionalEncoding):
+    """Share the frequencies 1 / r of sines and cosines, with radii r that grow geometrically: the smallest first.
 
-    Raises:
-        ValueError: fewer than two scales, or radii that are not 0 < min < max; with equal radii all scales would be
-            the same one.
-    """
-    if scales < 2 or not 0 < min_radius < max_radius:
-        raise ValueError(
-            "need at least 2 scales and 0 < min_radius < max_radius, "
-            f"not {scales} scales from {min_radius} to {max_radius}"
-        )
-    return 1 / torch.logspace(math.log10(min_radius), math.log10(max_radius), scales, dtype=torch.float64)
-
-
-class MultiScale(PositionalEncoding):
-    """Sines and cosines at frequencies 1 / r, with radii from ``min_radius`` to ``max_radius``: the smallest first.
-
-    A wavelength is 2 pi r. No frequency fits the circle of longitudes but by chance, so all of these encodings
+    A wavelength is 2 pi r. Only by chance does a frequency fit the circle of longitudes, so all of these encodings
     jump at longitude 180.
+
+    Args:
+        scales: number of radii, at least 2; more of them resolve more sizes.
+        min_radius, max_radius: 0 < min < max, in the units of the coordinates; smaller radii resolve finer detail.
     """
 
     per_scale: int
-    unit: float
 
     def __init__(self, scales: int = 32, min_radius: float = 1e-3, max_radius: float = 1.0) -> None:
         super().__init__()
-        self.register_buffer("frequencies", geometric(scales, min_radius, max_radius), persistent=False)
+        if scales < 2 or not 0 < min_radius < max_radius:
+            raise ValueError(
+                "need at least 2 scales and 0 < min_radius < max_radius, "
+                f"not {scales} scales from {min_radius} to {max_radius}"
+            )
+        radii = torch.logspace(math.log10(min_radius), math.log10(max_radius), scales, dtype=torch.float64)
+        self.register_buffer("frequencies", 1 / radii, persistent=False)
         self.dim = self.per_scale * scales
 
-    def angles(self, values: Tensor) -> Tensor:
-        """A coordinate (n, 1) divided by each radius, which makes radians (n, scales)."""
-        return values * self.frequencies.to(values.dtype)
+    def angles(self, lonlat: Tensor) -> tuple[Tensor, Tensor]:
+        """Divide lon and lat, columns of (n, 2), by each radius: two arrays of radians (n, scales)."""
+        lon, lat = (column * self.frequencies.to(lonlat.dtype) for column in lonlat.split(1, 1))
+        return lon, lat
 
 
-class Grid(MultiScale):
-    """Space2Vec "grid": sines and cosines of lon and of lat in degrees (Mai et al., 2020; CSP, 2023).
+class Grid(_MultiScale):
+    """Encode as Space2Vec's "grid": sines and cosines of lon and of lat (Mai et al., 2020; CSP, 2023).
 
-    Features: sin(lon / r), sin(lat / r), cos(lon / r), cos(lat / r), each for all radii r (degrees).
+    Features: sin(lon / r), sin(lat / r), cos(lon / r), cos(lat / r), each for all radii r in degrees.
     """
 
     per_scale = 4
@@ -88,86 +85,44 @@ class Grid(MultiScale):
         super().__init__(scales, min_radius, max_radius)
 
     def encode(self, lonlat: Tensor) -> Tensor:
-        angle = torch.cat([self.angles(a) for a in lonlat.split(1, 1)], 1)
+        angle = torch.cat(self.angles(lonlat), 1)
         return torch.cat([angle.sin(), angle.cos()], 1)
 
 
-class Theory(MultiScale):
-    """Space2Vec "theory": sines and cosines along three directions 120 degrees apart, the hexagonal code of grid cells
-    (Mai et al., 2020, eq. 6).
+class SphereCPlus(_MultiScale):
+    """Encode as Sphere2Vec's sphereC+: the unit vector with both angles divided by r, and "grid" (Mai et al., 2023).
 
-    Features: sin, then cos, of <(lon, lat), u_j> / r for u_j at 0, 120 and 240 degrees, each for all radii r (degrees).
+    Features: sin(lat/r), cos(lat/r) cos(lon/r), cos(lat/r) sin(lon/r), then cos(lat/r), sin(lon/r), cos(lon/r), each
+    for all radii r in radians. The first three at r = 1 are the unit vector.
     """
 
     per_scale = 6
 
-    def __init__(self, scales: int = 32, min_radius: float = 0.1, max_radius: float = 360.0) -> None:
-        super().__init__(scales, min_radius, max_radius)
-
     def encode(self, lonlat: Tensor) -> Tensor:
-        turns = [2 * math.pi / 3 * j for j in range(3)]
-        directions = lonlat.new_tensor([[math.cos(t), math.sin(t)] for t in turns])
-        angle = torch.cat([self.angles(a) for a in (lonlat @ directions.T).split(1, 1)], 1)
-        return torch.cat([angle.sin(), angle.cos()], 1)
+        lon, lat = self.angles(torch.deg2rad(lonlat))
+        vector = [lat.sin(), lat.cos() * lon.cos(), lat.cos() * lon.sin()]
+        return torch.cat([*vector, lat.cos(), lon.sin(), lon.cos()], 1)
 
 
-class SphereC(MultiScale):
-    """Sphere2Vec sphereC (Mai et al., 2023): the unit vector with both angles divided by r.
+class SphereMPlus(_MultiScale):
+    """Encode as Sphere2Vec's sphereM+: one angle divided by r, the other as it is, and "grid" (Mai et al., 2023).
 
-    Features: sin(lat/r), cos(lat/r) cos(lon/r), cos(lat/r) sin(lon/r), each for all radii r. With r = 1 alone this
-    is the unit vector.
+    Features: sin(lat/r), cos(lat/r) cos lon, cos lat cos(lon/r), cos(lat/r) sin lon, cos lat sin(lon/r), then
+    cos(lat/r), sin(lon/r), cos(lon/r), each for all radii r in radians.
     """
-
-    per_scale = 3
-
-    def encode(self, lonlat: Tensor) -> Tensor:
-        lon, lat = (self.angles(a) for a in torch.deg2rad(lonlat).split(1, 1))
-        return torch.cat([lat.sin(), lat.cos() * lon.cos(), lat.cos() * lon.sin()], 1)
-
-
-class SphereCPlus(SphereC):
-    """Sphere2Vec sphereC+ (Mai et al., 2023): sphereC and the features of "grid" that it lacks,
-    cos(lat/r), sin(lon/r), cos(lon/r)."""
-
-    per_scale = 6
-
-    def encode(self, lonlat: Tensor) -> Tensor:
-        return torch.cat([super().encode(lonlat), plus(self, lonlat)], 1)
-
-
-class SphereM(MultiScale):
-    """Sphere2Vec sphereM (Mai et al., 2023): one angle divided by r, the other as it is.
-
-    Features: sin(lat/r), cos(lat/r) cos lon, cos lat cos(lon/r), cos(lat/r) sin lon, cos lat sin(lon/r), each for
-    all radii r.
-    """
-
-    per_scale = 5
-
-    def encode(self, lonlat: Tensor) -> Tensor:
-        lon, lat = torch.deg2rad(lonlat).split(1, 1)
-        lon_r, lat_r = self.angles(lon), self.angles(lat)
-        features = [lat_r.sin(), lat_r.cos() * lon.cos(), lat.cos() * lon_r.cos()]
-        return torch.cat([*features, lat_r.cos() * lon.sin(), lat.cos() * lon_r.sin()], 1)
-
-
-class SphereMPlus(SphereM):
-    """Sphere2Vec sphereM+ (Mai et al., 2023): sphereM and cos(lat/r), sin(lon/r), cos(lon/r)."""
 
     per_scale = 8
 
     def encode(self, lonlat: Tensor) -> Tensor:
-        return torch.cat([super().encode(lonlat), plus(self, lonlat)], 1)
+        lon, lat = torch.deg2rad(lonlat).split(1, 1)
+        lon_r, lat_r = self.angles(torch.deg2rad(lonlat))
+        cosines = [lat_r.cos() * lon.cos(), lat.cos() * lon_r.cos()]
+        sines = [lat_r.cos() * lon.sin(), lat.cos() * lon_r.sin()]
+        return torch.cat([lat_r.sin(), *cosines, *sines, lat_r.cos(), lon_r.sin(), lon_r.cos()], 1)
 
 
-def plus(encoding: MultiScale, lonlat: Tensor) -> Tensor:
-    """What the variants with a plus add, (n, 2) degrees -> (n, 3 * scales): cos(lat/r), sin(lon/r), cos(lon/r)."""
-    lon, lat = (encoding.angles(a) for a in torch.deg2rad(lonlat).split(1, 1))
-    return torch.cat([lat.cos(), lon.sin(), lon.cos()], 1)
-
-
-class DFS(MultiScale):
-    """Sphere2Vec dfs (Mai et al., 2023): the double Fourier sphere at all pairs of scales, and "grid".
+class DFS(_MultiScale):
+    """Encode as Sphere2Vec's dfs: the double Fourier sphere at all pairs of scales, and "grid" (Mai et al., 2023).
 
     Features: {sin, cos}(lat/r) times {sin, cos}(lon/q) for all pairs of radii (r, q), then the features of "grid" in
     radians: 4 scales^2 + 4 scales in all.
@@ -180,14 +135,14 @@ class DFS(MultiScale):
         self.dim = 4 * scales**2 + 4 * scales
 
     def encode(self, lonlat: Tensor) -> Tensor:
-        lon, lat = (self.angles(a) for a in torch.deg2rad(lonlat).split(1, 1))
+        lon, lat = self.angles(torch.deg2rad(lonlat))
         waves = (torch.sin, torch.cos)
         pairs = [(f(lat)[:, :, None] * g(lon)[:, None]).flatten(1) for f in waves for g in waves]
         return torch.cat([*pairs, lon.sin(), lat.sin(), lon.cos(), lat.cos()], 1)
 
 
 class Wrap(PositionalEncoding):
-    """Sines, then cosines, of pi lon/180 and pi lat/90 (Mac Aodha et al., 2019): four features, one scale."""
+    """Take sines, then cosines, of pi lon/180 and pi lat/90: four features, one scale (Mac Aodha et al., 2019)."""
 
     dim = 4
     periodic = True
@@ -198,8 +153,10 @@ class Wrap(PositionalEncoding):
 
 
 class Cartesian3D(PositionalEncoding):
-    """The unit vector of the position, (cos lat cos lon, cos lat sin lon, sin lat); one of the encodings that
-    Rußwurm et al. (2024, arXiv 2310.06743) compare."""
+    """Take the unit vector of the position, (cos lat cos lon, cos lat sin lon, sin lat).
+
+    One of the encodings that Rußwurm et al. (2024, arXiv 2310.06743) compare.
+    """
 
     dim = 3
     periodic = on_sphere = True
@@ -210,14 +167,14 @@ class Cartesian3D(PositionalEncoding):
 
 
 class RandomFourier(PositionalEncoding):
-    """Random Fourier features of the Equal Earth plane at several scales (GeoCLIP, Cepeda et al., 2023).
+    """Take random Fourier features of the Equal Earth plane at several scales (GeoCLIP, Cepeda et al., 2023).
 
-    For each scale s: [cos 2*pi*B v, sin 2*pi*B v] with rows of B drawn from N(0, s**2) and v the Equal
-    Earth projection (Savric et al., 2019) scaled to x in [-1, 1]. As a plane is cut at the antimeridian, so
-    is this encoding.
+    For each scale s: [cos 2*pi*B v, sin 2*pi*B v] with rows of B drawn from N(0, s**2) and v the Equal Earth
+    projection scaled to x in [-1, 1]. The plane is cut at longitude 180, and so is this encoding.
 
     Args:
-        scales: standard deviations of the frequencies, in cycles per half a turn of longitude.
+        scales: standard deviations of the frequencies, in cycles per half a turn of longitude; larger ones resolve
+            finer detail.
         features: number of random frequencies per scale; the encoding has 2 * features * len(scales).
         seed: of the frequencies.
     """
@@ -240,10 +197,10 @@ class RandomFourier(PositionalEncoding):
 
 
 def equal_earth(lonlat: Tensor) -> Tensor:
-    """Equal Earth projection (n, 2) degrees -> (n, 2), x in [-1, 1] (Savric, Patterson and Jenny, 2019).
+    """Project (n, 2) degrees by Equal Earth to (n, 2), x in [-1, 1] (Savric, Patterson and Jenny, 2019).
 
-    The order of the operations and the rounded scale are GeoCLIP's: its frequencies, up to 1,000 cycles per unit of x,
-    make of one unit in the last place of float32 a difference that can be seen in the embedding.
+    The order of the operations and the rounded scale are GeoCLIP's. Its frequencies reach 1,000 cycles per unit of x,
+    so a difference in the last place of float32 can be seen in the embedding.
     """
     a1, a2, a3, a4 = 1.340264, -0.081106, 0.000893, 0.003796
     lon, lat = torch.deg2rad(lonlat).unbind(-1)
@@ -255,19 +212,20 @@ def equal_earth(lonlat: Tensor) -> Tensor:
 
 
 class Voronoi(PositionalEncoding):
-    r"""Soft membership in the cells of learnable sites on the sphere, as in Tessellating the Earth (Cher et al., 2026).
+    r"""Take the soft membership in the cells of learnable sites (Tessellating the Earth, Cher et al., 2026).
 
     .. math:: w_k(x) = \mathrm{softmax}_k(\kappa_k\, x \cdot s_k), \qquad z(x) = \sum_k w_k(x)\, e_k
 
-    with unit vectors x of the position and s_k of the sites, sharpness kappa_k and an embedding e_k per site: all of
-    them are learned, so the sites move to where there is something to tell apart. With equal sharpness the borders
-    of the cells are those of the spherical Voronoi diagram. The sites start on a Fibonacci lattice, spread evenly.
-    The semantic tokens that the paper adds need its image tower and are not part of an encoding.
+    with unit vectors x of the position and s_k of the sites, sharpness kappa_k and an embedding e_k per site. All of
+    them are learned, so the sites move to where places differ. With equal sharpness the borders of the cells are
+    those of the spherical Voronoi diagram. The sites start on a Fibonacci lattice, spread evenly. The semantic tokens
+    that the paper adds need its image tower and are not part of an encoding.
 
     Args:
-        sites: number of cells.
+        sites: number of cells; more of them resolve finer detail.
         dim: features per site.
-        sharpness: kappa at the start; None is 2 sites / pi, with which a site's neighbours weigh about exp(-4) at it.
+        sharpness: kappa at the start; larger values harden the borders. None is 2 sites / pi, with which a site's
+            neighbours weigh about exp(-4) at it.
         seed: of the embeddings.
     """
 
