@@ -1,14 +1,13 @@
-"""Frozen backbones, cached: each text and image passes through its backbone once, whatever is trained on top."""
+"""Features of frozen backbones, cached: each text and image is encoded once, whatever is trained on top."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
 
+from geonb._util import tqdm, write_atomically
 from geonb.encoders.image import image_backbone
 from geonb.encoders.text import text_backbone
 
@@ -21,31 +20,29 @@ BACKBONES: dict[str, Callable[..., Any]] = {"text": text_backbone, "image": imag
 
 
 def features(store: PlaceStore, modality: str, backbone: Any, progress: bool = True) -> np.ndarray:
-    """Backbone features float32 (k, d_m) of the k places of a store that have the modality, in row order.
+    """Return backbone features float32 (k, d_m) of the k places of a store that have the modality, in row order.
 
-    They are kept under ``<store>/features`` by the backbone's fingerprint and the store's content hash, so a
-    change of either computes them anew.
+    They are cached under ``<store>/features`` by the fingerprint of the backbone and the content hash of the store, so
+    a change of either computes them again. Of several processes that ask at once, one computes.
     """
+    from filelock import FileLock
+    from safetensors.numpy import load_file, save
+
     rows = np.flatnonzero(store.has(modality))
     path = store.path / "features" / f"{modality}-{backbone.fingerprint}-{store.data_hash[:16]}.safetensors"
-    if path.exists():
-        cached = load_file(path)["features"]
-        if cached.shape == (len(rows), backbone.dim):
-            return cached
-    values = _encode(store, modality, rows, backbone, progress)
-    path.parent.mkdir(exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    save_file({"features": np.ascontiguousarray(values, dtype=np.float32)}, partial)
-    partial.replace(path)
-    return values
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            if not path.exists():
+                values = _encode(store, modality, rows, backbone, progress)
+                write_atomically(path, save({"features": values}))
+    return load_file(path)["features"]
 
 
 def _encode(store: PlaceStore, modality: str, rows: np.ndarray, backbone: Any, progress: bool) -> np.ndarray:
-    from geonb._util import tqdm
-
     values = np.empty((len(rows), backbone.dim), np.float32)
     starts = range(0, len(rows), CHUNK[modality])
-    one = modality == "text" and len(starts) == 1  # then the backbone shows how far it is
+    one = modality == "text" and len(starts) == 1  # then the bar is that of the backbone
     for start in tqdm(starts, desc=f"{modality} features", unit="chunk", disable=one or not progress):
         part = slice(start, start + CHUNK[modality])
         if modality == "text":

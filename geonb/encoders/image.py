@@ -1,16 +1,16 @@
 """Image backbones for 12-band Sentinel-2 L2A chips.
 
 One backbone, `random_conv`: random convolutional features after MOSAIKS (Rolf et al., 2021, Nature
-Communications 12, 4392, doi:10.1038/s41467-021-24638-z), there with patches drawn from the data as filters;
-here the filters are Gaussian and come from a seed, so the backbone needs no data and has no state.
+Communications 12, 4392, doi:10.1038/s41467-021-24638-z). MOSAIKS takes patches of the data as filters. Here the
+filters are Gaussian and come from a seed, so the backbone needs no data and has no state.
 
-Another backbone, for images or for a new modality, is any object with
+Another backbone, for images or for a further modality, is any object with
 
 - ``.name`` and ``.fingerprint``: strings; the fingerprint changes whenever the output would;
 - ``.dim``: length of its vectors;
 - ``.encode(items, progress=False)``: float32 (n, dim).
 
-Name it in `image_backbone` (a new modality: in ``geonb.encoders.features.BACKBONES``, with a reader of its
+Name it in `image_backbone` (a further modality: in ``geonb.encoders.features.BACKBONES``, with a reader of its
 items in the place store), and everything after it works on its cached vectors.
 """
 
@@ -23,10 +23,11 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from geonb._util import tqdm
 from geonb.data.sentinel2 import BANDS, SCALE, check_shape
 
-# Centre and spread of the square root of surface reflectance over land, water, snow and cloud, in the order
-# of BANDS: round numbers, fixed for good, so that features of any two data sets can be compared.
+# Mean and standard deviation of the square root of surface reflectance over land, water, snow and cloud, in the order
+# of BANDS: round numbers that never change, so that features of any two data sets can be compared.
 ROOT_CENTRE = np.array([25, 27, 32, 32, 37, 43, 46, 48, 49, 49, 46, 39], dtype=np.float32) / 100
 ROOT_SPREAD = np.array([13, 14, 14, 16, 15, 14, 14, 15, 15, 15, 16, 16], dtype=np.float32) / 100
 
@@ -35,15 +36,21 @@ _INDICES = [("B8", "B4"), ("B3", "B8"), ("B3", "B11"), ("B8A", "B11")]
 
 
 class RandomConv:
-    """Random convolutional features at three scales, and means and spreads of bands and indices.
+    """Compute random convolutional features at three scales, and means and deviations of bands and indices.
 
-    Digital numbers are turned into standardised square roots of reflectance (the root narrows the gap between
-    water and snow). At each scale (the chip, and the chip averaged over 2 x 2 and 4 x 4 pixels) ``filters``
-    Gaussian 3 x 3 filters over all bands, half of them without a spatial mean so that they see texture alone,
-    are applied; relu(response - bias) and relu(-response - bias) are averaged over the chip. The biases are
-    small, so that smooth chips (snow, water, sand) still get features other than 0.
+    Digital numbers are turned into standardised square roots of reflectance; the root narrows the gap between water
+    and snow. At each scale (the chip, and the chip averaged over 2 x 2 and 4 x 4 pixels) Gaussian 3 x 3 filters over
+    all bands are applied, and relu(response - bias) and relu(-response - bias) are averaged over the chip. Half of the
+    filters have no spatial mean, so they respond to texture only. The biases are small, so that smooth chips (snow,
+    water, sand) still get features other than 0.
 
-    ``dim`` = 2 x 3 x filters + 24 (bands) + 8 (indices): 512 for 80 filters.
+    Args:
+        filters: number of filters per scale, at least 2; more of them tell more textures apart. ``dim`` is 2 x 3 x
+            filters + 24 (bands) + 8 (indices): 512 for 80 filters.
+        seed: of the filters and biases.
+
+    Raises:
+        ValueError: fewer than two filters.
     """
 
     name = "random_conv"
@@ -68,19 +75,15 @@ class RandomConv:
         self.fingerprint = f"{self.name}-{digest.hexdigest()[:12]}"
 
     def encode(self, images: np.ndarray, progress: bool = False, batch_size: int = 32) -> np.ndarray:
-        """Features float32 (n, dim) of chips uint16 (n, 12, H, W), H and W at least 16.
+        """Return features float32 (n, dim) of chips uint16 (n, 12, H, W), H and W at least 16.
 
-        Only shape and type are checked here; `check_images` looks at the values.
+        Only shape and type are checked here; :func:`geonb.data.sentinel2.check_images` checks the values.
         """
         images = check_shape(images)
         out = np.empty((len(images), self.dim), np.float32)
         starts = range(0, len(images), batch_size)
-        if progress:
-            from geonb._util import tqdm
-
-            starts = tqdm(starts, desc="image features", unit="batch")
         with torch.inference_mode():
-            for i in starts:
+            for i in tqdm(starts, desc="image features", unit="batch", disable=not progress):
                 batch = torch.from_numpy(images[i : i + batch_size].astype(np.float32)) / SCALE
                 out[i : i + batch_size] = self._features(batch).numpy()
         return out
@@ -103,10 +106,10 @@ class RandomConv:
 
 
 def image_backbone(name: str = "random_conv", **options: Any) -> RandomConv:
-    """The backbone of that name; options are those of its class (`RandomConv`: filters, seed).
+    """Make an image backbone by name; options are those of its class (`RandomConv`: filters, seed).
 
     Raises:
-        ValueError: unknown name, or a senseless option.
+        ValueError: unknown name, or an option out of range.
     """
     if name != "random_conv":
         raise ValueError(f"unknown image backbone {name!r}; there is 'random_conv'")

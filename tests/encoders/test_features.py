@@ -1,9 +1,10 @@
 """The cache of backbone features: the same in one piece and in several, computed once."""
 
-from __future__ import annotations
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from world import make_world
 
 from geonb.encoders import features as module
 from geonb.encoders.image import image_backbone
@@ -11,30 +12,29 @@ from geonb.encoders.text import text_backbone
 from geonb.sample import make_atlas
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return make_atlas(tmp_path_factory.mktemp("features") / "s", places=40, progress=False)
-
-
-def backbone_of(store, modality):
-    return text_backbone("lsa", fit_on=store.texts(store.has("text"))) if modality == "text" else image_backbone("random_conv")
-
-
 @pytest.mark.parametrize("modality", ["text", "image"])
-def test_features_are_the_same_in_pieces_and_read_in_pieces(store, modality, monkeypatch):
-    backbone, rows = backbone_of(store, modality), np.flatnonzero(store.has(modality))
-    read = store.texts if modality == "text" else store.images
+def test_features_are_computed_once_in_chunks_whoever_asks(modality, tmp_path, monkeypatch):
+    store = make_world(tmp_path / "store", n=40)
+    rows, read, sizes = np.flatnonzero(store.has(modality)), store.texts if modality == "text" else store.images, []
+    text = modality == "text"
+    backbone = text_backbone("lsa", fit_on=store.texts(store.has("text"))) if text else image_backbone()
     whole = backbone.encode(read(rows))
-    sizes = []
-
-    def spied(rows):
-        sizes.append(len(rows))
-        return read(rows)
-
-    monkeypatch.setattr(store, "texts" if modality == "text" else "images", spied)
+    monkeypatch.setattr(store, read.__name__, lambda rows: (sizes.append(len(rows)), read(rows))[1])
     monkeypatch.setitem(module.CHUNK, modality, 7)
-    values = module.features(store, modality, backbone, progress=False)
-    assert values.dtype == np.float32 and max(sizes) == 7 and sum(sizes) == len(rows) > 14
-    np.testing.assert_allclose(values, whole, atol=1e-6)
-    np.testing.assert_array_equal(module.features(store, modality, backbone), values)
+    with ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(module.features, store, modality, backbone, progress=False) for _ in range(2)]
+        first, second = (answer.result() for answer in asked)
+    assert first.dtype == np.float32 and max(sizes) == 7 and sum(sizes) == len(rows) > 14
+    np.testing.assert_allclose(first, whole, atol=1e-6)
+    np.testing.assert_array_equal(second, first)
+    np.testing.assert_array_equal(module.features(store, modality, backbone), first)
     assert sum(sizes) == len(rows)  # from the cache
+
+
+def test_a_computation_that_fails_leaves_no_cache(tmp_path, monkeypatch):
+    store, backbone = make_world(tmp_path / "store", n=20), image_backbone()
+    monkeypatch.setattr(module, "_encode", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        module.features(store, "image", backbone)
+    monkeypatch.undo()
+    assert len(module.features(store, "image", backbone, progress=False)) == store.has("image").sum()
