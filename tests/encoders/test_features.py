@@ -9,7 +9,6 @@ from world import make_world
 from geonb.encoders import features as module
 from geonb.encoders.image import image_backbone
 from geonb.encoders.text import text_backbone
-from geonb.sample import make_atlas
 
 
 @pytest.mark.parametrize("modality", ["text", "image"])
