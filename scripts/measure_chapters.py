@@ -52,7 +52,8 @@ def execute(path: Path, folder: Path, environment: dict[str, str], timeout: int 
     notebook = nbformat.read(path, as_version=4)
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("GEONB_")}
     client = NotebookClient(
-        notebook, timeout=timeout, resources={"metadata": {"path": str(folder)}}, record_timing=False
+        notebook, timeout=timeout, resources={"metadata": {"path": str(folder)}}, record_timing=False,
+        extra_arguments=["--log-level=40"],  # no warnings about the transport between processes of one machine
     )
     done, took = threading.Event(), {"s": 0.0, "cpu_s": 0.0, "peak_mb": 0}
     watch = threading.Thread(target=_watch, args=(client, done, took))
