@@ -63,7 +63,7 @@ def articles(store: PlaceStore) -> list[dict]:
 
 def wikipedia_table(store: PlaceStore, path: str | Path) -> Path:
     """Write a table in the form of ``yuiseki/wikipedia-geotagged``."""
-    pq.write_table(pa.Table.from_pylist(articles(store)), path, row_group_size=1000)
+    pq.write_table(pa.Table.from_pylist(articles(store)), path, row_group_size=200)
     return Path(path)
 
 
