@@ -22,7 +22,7 @@ import numpy as np
 from measuring import in_fresh_process, write
 from tqdm import tqdm
 
-from geonb.doctor import provenance
+from geonb._util import provenance
 
 CASES = [("planet", degrees, width, ratio) for degrees in (10, 20) for width, ratio in ((1280, 1), (1280, 2), (390, 3))]
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from measuring import in_fresh_process, peak_mb, write
 from tqdm import tqdm
 
-from geonb.doctor import provenance
+from geonb._util import provenance
 from geonb.losses import Space, info_nce, nt_xent_fused
 
 DIM = 256

@@ -43,6 +43,6 @@ def in_fresh_process(script: str, *arguments, threads: int = 1, timeout: int = 9
 def write(path: str | None, results: list[dict]) -> None:
     """The results and where they come from, as JSON; nothing for no path."""
     if path:
-        from geonb.doctor import provenance  # a peer that is measured alone does not load what we need
+        from geonb._util import provenance  # a peer that is measured alone does not load what we need
 
         Path(path).write_text(json.dumps(provenance() | {"results": results}, indent=1) + "\n")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import math
 import os
+import platform
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -71,3 +73,49 @@ def lasting(minutes: float) -> str:
     if minutes < 1:
         return f"{math.ceil(60 * minutes)} s"
     return f"{minutes:.1f} minutes" if minutes < 120 else f"{minutes / 60:,.1f} hours"
+
+
+def provenance() -> dict[str, Any]:
+    """Return date, machine and versions, to be kept with measured figures; "device" is what runs are trained on."""
+    import torch
+
+    from geonb import __version__
+
+    return {
+        "date": date.today().isoformat(),
+        "device": gpu() or f"cpu, {cores()} cores, {platform.machine()}",
+        "cpu": processor(),
+        "cores": cores(),
+        "gpu": gpu(),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "geonb": __version__},
+    }
+
+
+def gpu() -> str | None:
+    """Return the name of the GPU that torch uses, or None."""
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processor() -> str:
+    """Return the name of the processor, or of its architecture where the system does not give it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
+
+
+def memory_gb() -> float:
+    """Return the memory of this machine in GB, or of its container where that has less."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):  # no container, or one without a limit
+        pass
+    return total / 1e9

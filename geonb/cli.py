@@ -23,7 +23,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"geonb: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        advice = f"{error.name} is not installed; {_extra_for(error.name)}" if error.name else error
+        from geonb.doctor import extra_with
+
+        advice = f"{error.name} is not installed; {extra_with(error.name)}" if error.name else error
         print(f"geonb: {advice}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -179,19 +181,11 @@ def _explore(args: argparse.Namespace) -> None:
 def _doctor(args: argparse.Namespace) -> int:
     import json
 
-    from geonb.doctor import as_dicts, examine, report
+    from geonb.doctor import examine, report
 
-    findings = examine()
-    print(json.dumps(as_dicts(findings), indent=1) if args.json else report(findings))
-    return int(any(finding.state == "broken" for finding in findings))
-
-
-def _extra_for(module: str) -> str:
-    from geonb.doctor import EXTRAS
-
-    top = module.partition(".")[0]
-    extra = next((name for name, (modules, _) in EXTRAS.items() if top in modules), None)
-    return f"pip install 'geonb[{extra}]'" if extra else f"pip install {module}"
+    lines = examine()
+    print(json.dumps(lines, indent=1) if args.json else report(lines))
+    return int(any(line["state"] == "broken" for line in lines))
 
 
 if __name__ == "__main__":

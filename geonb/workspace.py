@@ -17,9 +17,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock
 
+from geonb._util import gpu
 from geonb.architectures import ARCHITECTURES
 from geonb.data.store import PlaceStore
 from geonb.training import TrainConfig, hashes_of, read_config, resolve, train
@@ -75,11 +75,6 @@ def profile() -> str:
     if name not in STORES:
         raise ValueError(f"GEONB_PROFILE={name}: choose one of {', '.join(STORES)}")
     return name
-
-
-def gpu() -> str | None:
-    """Return the name of the GPU that runs are trained on, or None."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
 def configuration(architecture: str) -> tuple[str, TrainConfig]:

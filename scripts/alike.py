@@ -15,8 +15,8 @@ import numpy as np
 
 import geonb
 from geonb import workspace
+from geonb._util import provenance
 from geonb.data.store import PlaceStore
-from geonb.doctor import provenance
 from geonb.evaluation.spatial import alike_beyond, share_alike
 from geonb.geo import great_circle_km
 from geonb.training import TrainConfig, train

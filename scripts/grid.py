@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from geonb import workspace
+from geonb._util import provenance
 from geonb.data.texts import leak_rate, mask_names, names_of
-from geonb.doctor import provenance
 from geonb.encoders.features import features
 from geonb.encoders.image import image_backbone
 from geonb.encoders.text import text_backbone

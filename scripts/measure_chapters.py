@@ -25,7 +25,7 @@ import psutil
 import yaml
 from nbclient import NotebookClient
 
-from geonb.doctor import memory_gb, provenance
+from geonb._util import memory_gb, provenance
 
 ROOT = Path(__file__).resolve().parent.parent
 EVERY = 0.1  # seconds between looks at a kernel

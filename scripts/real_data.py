@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 
 from geonb import load, workspace
+from geonb._util import provenance
 from geonb.data.sources.local import PROVENANCE, make_real_store, real_data
 from geonb.data.store import PlaceStore
 from geonb.data.texts import mask_names, names_of
-from geonb.doctor import provenance
 from geonb.encoders.features import features
 from geonb.encoders.image import image_backbone
 from geonb.evaluation.retrieval import retrieval

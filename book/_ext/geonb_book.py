@@ -148,9 +148,9 @@ def time_to_run(env) -> str:
 
 def this_device() -> str:
     """The GPU, or how many cores of which processor."""
-    from geonb import doctor, workspace
+    from geonb._util import cores, gpu, processor
 
-    return f"one {workspace.gpu()} GPU" if workspace.gpu() else f"{doctor.cores()} CPU cores ({doctor.processor()})"
+    return f"one {gpu()} GPU" if gpu() else f"{cores()} CPU cores ({processor()})"
 
 
 def number_by_file(app, env):
