@@ -24,11 +24,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from geonb.data.sampling import density_weights, weighted_sample
-from geonb.data.sentinel2 import BANDS
-from geonb.data.store import IMAGES_PER_CHUNK, PlaceStore, StoreError, write_store
+from geonb.data.store import PlaceStore, StoreError, write_store
 from geonb.sample.images import SIMULATED_FACTS, simulate_sentinel2
 from geonb.sample.texts import SIZES, compose
 
+IMAGES_PER_CHUNK = 64  # simulated by one process at a time
 CELL_KM = 300  # of the density-aware choice of places
 LARGE, LARGE_WEIGHT = 300_000, 3.0  # large places are this much likelier to be chosen
 # Chances that a place has a text and an image. Nothing is written about land points.
@@ -91,7 +91,6 @@ def make_atlas(out: str | Path, places: int = 8000, seed: int = 0, progress: boo
         texts=texts,
         images=_images(facts, rows, seed, progress),
         image_rows=rows,
-        bands=BANDS,
         facts=_fact_record(),
         simulated={"location": False, "text": True, "image": True},
         made={"function": "geonb.sample.make_atlas", "options": {"places": places, "seed": seed}},
