@@ -1,41 +1,31 @@
 """Simulated chips: spectra, determinism for each place, sensor, and what can be told from them."""
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from geonb.sample.images import (
-    BANDS,
-    ENDMEMBERS,
-    SIMULATED_FACTS,
-    _season,
-    _sun,
-    simulate_sentinel2,
-)
+from geonb.data.sentinel2 import BANDS
+from geonb.sample import FACTS
+from geonb.sample.canvas import ENDMEMBERS
+from geonb.sample.images import _season, _sun, simulate_sentinel2
 
+GOLDEN = json.loads((Path(__file__).parent / "golden_pixels.json").read_text())
 B = {name: i for i, name in enumerate(BANDS)}
 
 
 def places(k, climate, lat, lon=20.0, population=0.0, relief=40.0, elevation=200.0, coast=500.0, name="p"):
-    def full(value):
-        return np.full(k, value)
-
-    return {
-        "place_id": np.array([f"{name}-{climate}-{i}" for i in range(k)]),
-        "lon": full(lon),
-        "lat": full(lat),
-        "climate": full(climate),
-        "elevation_m": full(elevation),
-        "slope_m": full(relief),
-        "population": full(population),
-        "coast_km": full(coast),
-        "country": full("X"),
-        "continent": full("Asia"),
-    }
+    same = {
+        "lon": lon, "lat": lat, "climate": climate, "elevation_m": elevation, "slope_m": relief,
+        "population": population, "coast_km": coast, "continent": "Asia",
+    }  # fmt: skip
+    ids = np.array([f"{name}-{climate}-{i}" for i in range(k)])
+    return {"place_id": ids} | {column: np.full(k, value) for column, value in same.items()}
 
 
 def join(*tables):
@@ -67,10 +57,9 @@ def test_shape_type_range(world):
     images, facts = world
     assert images.shape == (66, 12, 64, 64) and images.dtype == np.uint16
     assert images.min() >= 1 and np.quantile(images, 0.999) <= 12_000
-    assert set(facts) == set(SIMULATED_FACTS)
-    for name, fact in SIMULATED_FACTS.items():
-        assert facts[name].shape == (66,)
-        assert fact["modalities"] == ["image"] and {"kind", "units", "definition", "source"} <= set(fact)
+    assert list(facts) == [name for name, fact in FACTS.items() if fact["modalities"] == ["image"]]
+    for name in facts:
+        assert facts[name].shape == (66,) and "definition" in FACTS[name]
         if name.endswith("share"):
             assert (facts[name] >= 0).all() and (facts[name] <= 1).all()
     assert ((facts["season_day"] >= 1) & (facts["season_day"] <= 365)).all()
@@ -109,20 +98,6 @@ def test_spectra_of_chips(world):
     assert (mean[desert, B["B4"]] > mean[desert, B["B2"]]).all() and (mean[desert, B["B11"]] > 2000).all()
 
 
-def test_water_is_dark_in_the_infrared():
-    images, facts = simulate_sentinel2(places(40, "Af", -2, population=300, coast=0.3))
-    found = 0
-    for chip, cloud in zip(images, facts["cloud_share"], strict=True):
-        chip = chip.astype(float)
-        ndwi = (chip[B["B3"]] - chip[B["B8"]]) / (chip[B["B3"]] + chip[B["B8"]])
-        if cloud == 0 and (ndwi > 0.3).mean() > 0.1:
-            found += 1
-            assert np.median(chip[B["B8"]][ndwi > 0.3]) < 800
-            assert np.median(chip[B["B12"]][ndwi > 0.3]) < 500
-    assert found >= 5
-    assert facts["water_share"].max() > 0.3
-
-
 def test_same_place_same_chip_in_any_batch_and_order(world):
     images, facts = world
     order = np.random.default_rng(0).permutation(66)
@@ -155,35 +130,15 @@ def test_coarse_bands_are_smoother():
         assert rough[B[coarse]] < 0.75 * rough[B[fine]], (fine, coarse)
 
 
-def nearest_class_accuracy(features, label):
-    """Leave one out: the class whose mean (of standardised features) is nearest."""
-    features = (features - features.mean(0)) / features.std(0)
-    hits = []
-    for i in range(len(label)):
-        rest = np.arange(len(label)) != i
-        means = {name: features[rest & (label == name)].mean(0) for name in np.unique(label)}
-        hits.append(min(means, key=lambda name: ((features[i] - means[name]) ** 2).sum()) == label[i])
-    return np.mean(hits)
-
-
-def test_climates_can_be_told_apart(world):
-    images, facts = world
-    chosen = np.isin(WORLD["climate"], ["BWh", "Af", "EF"]) & (facts["cloud_share"] < 0.2)
-    bands = np.log(images[chosen].mean((2, 3)))
-    assert nearest_class_accuracy(bands, WORLD["climate"][chosen]) > 0.9
-    shuffled = np.random.default_rng(0).permutation(WORLD["climate"][chosen])
-    assert nearest_class_accuracy(bands, shuffled) < 0.65  # the measure itself does not cheat
-
-
 def test_population_shows():
-    small = simulate_sentinel2(places(20, "Cfb", 48, population=150))[1]["built_share"]
-    large = simulate_sentinel2(places(20, "Cfb", 48, population=2_000_000))[1]["built_share"]
+    small = simulate_sentinel2(places(10, "Cfb", 48, population=150))[1]["built_share"]
+    large = simulate_sentinel2(places(10, "Cfb", 48, population=2_000_000))[1]["built_share"]
     none = simulate_sentinel2(places(5, "Cfb", 48, population=np.nan))[1]["built_share"]
     assert none.max() == 0 and 0 < small.mean() < 0.4 and large.mean() > 0.7
 
 
 def test_winter_is_white_only_where_it_is_cold():
-    cold = simulate_sentinel2(places(60, "Dfc", 60))[1]
+    cold = simulate_sentinel2(places(40, "Dfc", 60))[1]
     months = (cold["season_day"] < 75, (cold["season_day"] > 160) & (cold["season_day"] < 250))
     assert cold["snow_share"][months[0]].mean() > 0.15
     assert cold["snow_share"][months[1]].max() == 0
@@ -191,8 +146,8 @@ def test_winter_is_white_only_where_it_is_cold():
 
 
 def test_paddies_only_in_monsoon_asia():
-    asia = simulate_sentinel2(places(40, "Cwa", 26, lon=114, population=200))[1]["field_pattern"]
-    america = simulate_sentinel2(places(40, "Cfa", 35, lon=-90, population=200))[1]["field_pattern"]
+    asia = simulate_sentinel2(places(25, "Cwa", 26, lon=114, population=200))[1]["field_pattern"]
+    america = simulate_sentinel2(places(25, "Cfa", 35, lon=-90, population=200))[1]["field_pattern"]
     assert (asia == "paddies").mean() > 0.3 and (america != "paddies").all()
 
 
@@ -203,32 +158,25 @@ def test_sun_and_seasons():
     assert _season(50, 200) > 0.9 > -0.9 > _season(-50, 200)
 
 
-@pytest.mark.parametrize("size", [16, 50, 128])
-def test_other_sizes(size):
-    images, _ = simulate_sentinel2(places(4, "Dfb", 50, population=900), size=size)
-    assert images.shape == (4, 12, size, size) and images.min() >= 1
-
-
 def test_every_climate_and_missing_facts():
-    climates = ["Af", "Am", "Aw", "As", "BWh", "BWk", "BSh", "BSk", "Csa", "Csb", "Csc", "Cwa", "Cwb", "Cwc"]
-    climates += ["Cfa", "Cfb", "Cfc", "Dsa", "Dsb", "Dsc", "Dsd", "Dwa", "Dwb", "Dwc", "Dwd", "Dfa", "Dfb"]
-    climates += ["Dfc", "Dfd", "ET", "EF"]
+    climates = "Af Am Aw As BWh BWk BSh BSk Csa Csb Csc Cwa Cwb Cwc Cfa Cfb Cfc Dsa Dsb Dsc Dsd Dwa Dwb Dwc Dwd".split()
+    climates += "Dfa Dfb Dfc Dfd ET EF".split()
     unknown = {"population": np.nan, "relief": np.nan, "elevation": np.nan, "coast": np.nan}
     images, facts = simulate_sentinel2(join(*(places(1, c, 30, **unknown) for c in climates)), size=16)
-    assert np.isfinite(facts["ndvi_mean"]).all() and images.min() >= 1
+    assert images.shape == (31, 12, 16, 16) and np.isfinite(facts["ndvi_mean"]).all() and images.min() >= 1
 
 
-def test_no_places():
-    images, facts = simulate_sentinel2(places(0, "Af", 0))
-    assert images.shape == (0, 12, 64, 64) and all(len(column) == 0 for column in facts.values())
+def test_pixels_of_a_seed_stay_as_they_are(world):
+    """Committed results were made with these chips; another processor may round a few pixels differently."""
+    chosen = world[0][::6].astype(float)
+    np.testing.assert_allclose(chosen.mean((2, 3)), GOLDEN["mean"], atol=0.05)
+    np.testing.assert_allclose(chosen[:, :, 20, 40], GOLDEN["pixel"], atol=1)
 
 
 def test_bad_input_is_named():
     table = places(3, "Af", 0)
     with pytest.raises(ValueError, match="slope_m"):
         simulate_sentinel2({name: column for name, column in table.items() if name != "slope_m"})
-    with pytest.raises(ValueError, match="'lat': 2"):
-        simulate_sentinel2({**table, "lat": np.zeros(2)})
     with pytest.raises(ValueError, match="row 1.*'Ocean'"):
         simulate_sentinel2({**table, "climate": np.array(["Af", "Ocean", "Af"])})
     for short in ("BW", "BXh", "C", "Cx", "Ex", "E", "Zz", ""):
@@ -236,26 +184,17 @@ def test_bad_input_is_named():
             simulate_sentinel2({**table, "climate": np.array(["Af", "D", short])})
     with pytest.raises(ValueError, match="at least 16"):
         simulate_sentinel2(table, size=8)
+    with pytest.raises(ValueError, match="at least one place"):
+        simulate_sentinel2(places(0, "Af", 0))
 
 
-def test_threads_do_not_matter():
+def test_threads_do_not_matter(world):
     """No sum may depend on how many threads the linear algebra library has."""
     code = (
-        "import hashlib, numpy as np\n"
-        "from geonb.sample.images import simulate_sentinel2\n"
-        "names = 'lon lat elevation_m slope_m population coast_km'.split()\n"
-        "facts = {name: np.full(6, 40.0) for name in names}\n"
-        "facts |= {'climate': np.full(6, 'Cfb'), 'continent': np.full(6, 'Asia'), 'place_id': np.arange(6)}\n"
-        "print(hashlib.sha256(simulate_sentinel2(facts, size=96)[0].tobytes()).hexdigest())"
+        "import hashlib, test_images as t\n"
+        "print(t.digest(t.simulate_sentinel2({name: column[::9] for name, column in t.WORLD.items()})[0]))"
     )
-    digests = {
-        subprocess.run(
-            [sys.executable, "-c", code],
-            env={**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for threads in ("1", "2")
-    }
-    assert len(digests) == 1
+    threads = {"OMP_NUM_THREADS": "3", "OPENBLAS_NUM_THREADS": "3", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, env=os.environ | threads, cwd=Path(__file__).parent, capture_output=True, text=True)
+    assert run.stdout.strip() == digest(world[0][::9]), run.stderr
