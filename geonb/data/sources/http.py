@@ -63,25 +63,21 @@ def session(contact: str | None = None) -> requests.Session:
     Raises:
         ValueError: the contact is neither.
     """
+    if contact is not None and not _CONTACT.fullmatch(contact):
+        raise ValueError(f"contact {contact!r} must be an e-mail address or an https:// page")
     client = _Session()
-    client.headers["User-Agent"] = user_agent(contact)
+    about = contact or "https://github.com/geonb/geonb"
+    client.headers["User-Agent"] = f"geonb/{__version__} ({about}) {requests.utils.default_user_agent()}"
     for scheme in ("https://", "http://"):
         client.mount(scheme, requests.adapters.HTTPAdapter(max_retries=RETRY))
     return client
-
-
-def user_agent(contact: str | None = None) -> str:
-    """Compose the User-Agent: program, version and whom to write to. Arguments and errors are those of `session`."""
-    if contact is not None and not _CONTACT.fullmatch(contact):
-        raise ValueError(f"contact {contact!r} must be an e-mail address or an https:// page")
-    return f"geonb/{__version__} ({contact or 'https://github.com/geonb/geonb'}) {requests.utils.default_user_agent()}"
 
 
 def find_contact(contact: str | None = None) -> str:
     """Return the contact that was given, else the one in ``GEONB_CONTACT``.
 
     Raises:
-        ValueError: there is none, or it is no contact.
+        ValueError: there is none.
     """
     found = (contact or os.environ.get("GEONB_CONTACT", "")).strip()
     if not found:
@@ -89,7 +85,6 @@ def find_contact(contact: str | None = None) -> str:
             "Wikimedia asks programs for a contact, so nothing is sent without one: give --contact YOU@YOUR.DOMAIN "
             "(or an https:// page about your project), or set GEONB_CONTACT"
         )
-    user_agent(found)
     return found
 
 

@@ -136,7 +136,8 @@ def from_table(
                 if (size := group.row_groups[0].total_byte_size) > MAX_GROUP_BYTES:
                     raise ValueError(f"{group.path}: a row group of {size / 1e9:.1f} GB; write smaller ones")
                 with _readable(source):
-                    _save(parts, part, group.to_table(table.schema, columns, inside))
+                    articles = group.to_table(table.schema, columns, inside)
+                _save(parts, part, articles)
             done.append(part)
             rows += len(parts.table(part, ["page_id"]))
             if limit and rows >= limit:
@@ -327,6 +328,7 @@ def _halves(tile: tuple) -> list[tuple]:
 def _article(page: dict, skips: Skips) -> dict | None:
     """Turn a page of the service into a row of :data:`ARTICLES`; None for a disambiguation page."""
     known, position = page.get("pageprops", {}), (page.get("coordinates") or [{}])[0]
+    revision = page.get("lastrevid")
     title, text = (page.get(key, "").encode("utf-8", "replace").decode() for key in ("title", "extract"))
     if "disambiguation" in known:
         skips.add("disambiguation page", f"page {page['pageid']}, {title!r}")
@@ -334,7 +336,7 @@ def _article(page: dict, skips: Skips) -> dict | None:
     return {
         "page_id": page["pageid"], "title": title, "text": text, "lon": position.get("lon"), "lat": position.get("lat"),
         "globe": position.get("globe"), "primary": position.get("primary"), "url": page.get("fullurl"),
-        "revision": str(page.get("lastrevid", "")), "qid": known.get("wikibase_item"), "type": position.get("type"),
+        "revision": revision and str(revision), "qid": known.get("wikibase_item"), "type": position.get("type"),
         "country_code": position.get("country"),
     }  # fmt: skip
 
@@ -362,13 +364,7 @@ def _plan(
 
 
 _CONTROL = r"[\x00-\x08\x0b-\x1f\x7f-\x{9f}]"
-_FORMS = {
-    "url": r"^https://[a-z-]+(\.m)?\.wikipedia\.org/[^\s\x00-\x1f\"<>\\^`{|}]*$",
-    "type": r"^[A-Za-z0-9_ -]{1,32}$",
-    "qid": r"^Q\d{1,12}$",
-    "revision": r"^\d{1,18}$",
-    "country_code": r"^[A-Za-z]{2}$",
-}
+_URL = r"^https://[a-z-]+(\.m)?\.wikipedia\.org/[^\s\x00-\x1f\"<>\\^`{|}]*$"
 
 
 def _save(parts: Parts, name: str, articles: pa.Table, skips: Skips | None = None) -> None:
@@ -409,12 +405,10 @@ def _clean(articles: pa.Table, lang: str) -> pa.Table:
         bare = pc.replace_substring_regex(columns[name].fill_null(""), _CONTROL, "")
         columns[name] = pc.utf8_trim_whitespace(bare)
     columns["title"] = pc.replace_substring_regex(columns["title"], r"\s+", " ")
-    for name, pattern in _FORMS.items():
-        columns[name] = _matching(columns[name], pattern)
     columns["type"], columns["country_code"] = pc.utf8_lower(columns["type"]), pc.utf8_upper(columns["country_code"])
     page = pc.cast(columns["page_id"], pa.string()).fill_null("")
     address = pc.binary_join_element_wise(f"https://{lang}.wikipedia.org/?curid=", page, "")
-    columns["url"] = pc.coalesce(columns["url"], address)
+    columns["url"] = pc.coalesce(_matching(columns["url"], _URL), address)
     return pa.table(columns).cast(ARTICLES)
 
 
