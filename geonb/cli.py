@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seed", type=int, metavar="S")
     p.add_argument("--devices", type=int, metavar="N", help="on this machine")
     p.add_argument("--nodes", type=int, metavar="N", help="machines, each started by torchrun or srun")
-    p.add_argument("--config", type=Path, metavar="FILE.yaml", help="any fields of geonb.training.TrainConfig")
+    p.add_argument("--config", type=Path, metavar="FILE.yaml", help="any fields of geonb.config.TrainConfig")
     p.add_argument("--precision", metavar="P", help="32-true, bf16-mixed, ...")
     p.add_argument(
         "--extra", action="append", default=[], metavar="NAME=FILE.parquet",
@@ -111,8 +111,9 @@ def _train(args: argparse.Namespace) -> None:
     import math
     from dataclasses import replace
 
+    from geonb.config import TrainConfig, config_from_file, split_of
     from geonb.data.store import PlaceStore
-    from geonb.training import TrainConfig, config_from_file, split_of, train
+    from geonb.training import train
 
     store = PlaceStore.open(args.data)
     names = ("modalities", "steps", "batch_size", "seed", "devices", "nodes", "precision")

@@ -1,74 +1,63 @@
-"""Use a trained run: embed a table of positions, ask for the places that fit a text."""
+"""Tables in, embeddings out: embed a table of positions, find the places that match a text, read embedding files."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from geonb.data.store import PlaceStore
-    from geonb.model import Model
+from geonb._util import not_utf8, tqdm
+from geonb.data.store import PlaceStore, geo_metadata, points_from_wkb, wkb_points
+from geonb.geo import check_lonlat
+from geonb.model import Model, load
 
 LON, LAT = ("lon", "longitude", "x"), ("lat", "latitude", "y")
 BATCH = 50_000  # rows held in memory at a time
-NUMBERS = {  # how they are written in a CSV column of that type: without leading zeros, and so short that they fit
-    "int64": r"^(0|-?[1-9]\d{0,17})$",
-    "float64": r"^-?((0|[1-9]\d{0,14})(\.\d*)?|\.\d+)([eE][-+]?\d{1,3})?$",
-}
 
 
 def embed_table(run: str | Path, points: str | Path, out: str | Path, progress: bool = True) -> int:
     """Embed the positions of a CSV or Parquet file and write GeoParquet; returns the number of rows.
 
-    The output has the input's columns, ``geometry`` (points, EPSG:4326) and ``embedding``, a fixed-size list of
-    float32. Rows are streamed, so a table of any length fits. Positions come from the columns ``lon``/``lat``
-    (or ``longitude``/``latitude``, ``x``/``y``), or else from a ``geometry`` column of WKB points.
+    The output has the columns of the input, ``geometry`` (points, EPSG:4326) and ``embedding``, a fixed-size list of
+    float32. Rows are streamed, so a table of any length fits in memory. The columns of a CSV file, except positions,
+    are copied as text, character by character, so that codes such as 01001 stay what they are.
 
-    A CSV file is read twice: a column is one of numbers if each of its fields, in the whole file, is a number without
-    leading zeros or stands for a missing one (empty, NA, NaN, ...). Any other column, such as one of codes like 01001,
-    of dates or of words, is text as it stands in the file.
+    Args:
+        run: a finished run.
+        points: the table. Positions come from the columns ``lon`` and ``lat`` (or ``longitude`` and ``latitude``, ``x``
+            and ``y``), else from a column ``geometry`` of WKB points.
+        out: the file to write.
+        progress: show a progress bar.
 
     Raises:
         ValueError: a file that cannot be read, no position columns, or a position that is missing or out of range, with
             file and row.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from geonb._util import tqdm
-    from geonb.data.store import geo_metadata, wkb_points
-    from geonb.geo import check_lonlat
-    from geonb.model import load
-
     model, points, out = load(run), Path(points), Path(out)
     partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
-    writer, start, west_south_east_north = None, 0, [np.inf, np.inf, -np.inf, -np.inf]
+    writer, start, low, high = None, 0, np.full(2, np.inf), np.full(2, -np.inf)
     bar = tqdm(desc="embedding", unit="place", disable=not progress, delay=1.0)
     try:
         for table in _batches(points):
             lonlat = check_lonlat(positions(table, points), f"{points} (rows from {start})")
-            vectors = model.embed_locations(lonlat)
-            keep = table.drop_columns([c for c in ("geometry", "embedding") if c in table.column_names])
-            embedding = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), model.dim)
-            result = keep.append_column("geometry", wkb_points(lonlat)).append_column("embedding", embedding)
+            embedding = pa.FixedSizeListArray.from_arrays(pa.array(model.embed_locations(lonlat).ravel()), model.dim)
+            table = table.drop_columns([c for c in ("geometry", "embedding") if c in table.column_names])
+            table = table.append_column("geometry", wkb_points(lonlat)).append_column("embedding", embedding)
             if writer is None:
-                writer = pq.ParquetWriter(partial, result.schema.with_metadata(None), compression="zstd")
-            writer.write_table(result.cast(writer.schema))
-            low, high = lonlat.min(0), lonlat.max(0)
-            bounds = west_south_east_north
-            west_south_east_north = [min(bounds[0], low[0]), min(bounds[1], low[1]),
-                                     max(bounds[2], high[0]), max(bounds[3], high[1])]  # fmt: skip
+                writer = pq.ParquetWriter(partial, table.schema.with_metadata(None), compression="zstd")
+            writer.write_table(table.cast(writer.schema))
+            low, high = np.minimum(low, lonlat.min(0)), np.maximum(high, lonlat.max(0))
             start += len(lonlat)
             bar.update(len(lonlat))
         if writer is None:
             raise ValueError(f"{points}: no rows")
-        writer.add_key_value_metadata(geo_metadata(west_south_east_north))
+        writer.add_key_value_metadata(geo_metadata([*low, *high]))
         writer.close()
         partial.replace(out)
     finally:
@@ -78,19 +67,16 @@ def embed_table(run: str | Path, points: str | Path, out: str | Path, progress: 
 
 
 def ask(run: str | Path, text: str, data: str | Path, top: int = 20) -> list[dict]:
-    """The places of a store whose position is most similar to a text.
+    """Find the places of a store whose position is most similar to a text.
 
     Returns:
         ``top`` dicts with ``similarity`` (cosine), ``lon``, ``lat`` (degrees), ``place_id`` and ``title``, best first.
 
     Raises:
-        ValueError: ``top`` below 1, or what :func:`embed_question` refuses.
+        ValueError: ``top`` below 1, an empty text, or a run without text; see :func:`embed_question`.
     """
     if top < 1:
         raise ValueError(f"top must be at least 1, not {top}")
-    from geonb.data.store import PlaceStore
-    from geonb.model import load
-
     model, store = load(run), PlaceStore.open(data)
     similarity = model.embed_locations(store.lonlat) @ embed_question(model, text)
     titles = store.column("title")
@@ -107,107 +93,51 @@ def ask(run: str | Path, text: str, data: str | Path, top: int = 20) -> list[dic
 
 
 def embed_question(model: Model, text: str) -> np.ndarray:
-    """A text that places are to be found for as a vector float32 (dim,) of unit length.
+    """Embed one text as a unit vector float32 (dim,) with which places are searched.
 
     Raises:
-        ValueError: an empty text, a run without text, or a text of which its backbone knows no word.
+        ValueError: an empty text, a run without text, or a text without a word that its backbone has seen.
     """
     if not text.strip():
         raise ValueError("the text is empty; write what to look for")
-    words = model.backbone("text").encode([text])
-    if not words.any():  # of lsa alone; the encoder would make the same vector of all such texts
-        raise ValueError(f"no word of {text!r} occurs in the training texts of this run; ask in other words")
-    return model.embed_features("text", words)[0]
-
-
-def _batches(path: Path) -> Iterator[pa.Table]:
-    import pyarrow as pa
-    import pyarrow.csv
-    import pyarrow.parquet as pq
-
-    from geonb._util import not_utf8
-
-    if not path.exists():
-        raise ValueError(f"{path}: no such file")
-    if path.suffix not in (".csv", ".parquet"):
-        raise ValueError(f"{path}: give a .csv or .parquet file")
-    try:
-        if path.suffix == ".csv":
-            batches = _open_csv(path, _column_types(path))
-        else:
-            batches = pq.ParquetFile(path).iter_batches(BATCH)
-        for batch in batches:
-            if batch.num_rows:
-                yield pa.Table.from_batches([batch])
-    except (pa.ArrowException, UnicodeDecodeError) as error:  # the latter for the names of columns
-        if isinstance(error, UnicodeDecodeError) or "invalid UTF8" in str(error):
-            raise not_utf8(path, error) from None
-        raise ValueError(f"{path}: cannot be read ({error}); a table must be whole, and a CSV in UTF-8") from None
-
-
-def _open_csv(path: Path, types: dict[str, pa.DataType] | None = None) -> pa.RecordBatchReader:
-    import pyarrow as pa
-    import pyarrow.csv
-
-    options = pa.csv.ConvertOptions(column_types=types)
-    return pa.csv.open_csv(path, read_options=pa.csv.ReadOptions(block_size=1 << 22), convert_options=options)
-
-
-def _column_types(path: Path) -> dict[str, pa.DataType]:
-    """The type of each column of a CSV file, from all its rows, see :func:`embed_table`."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.csv
-
-    names = _open_csv(path).schema.names
-    fits = {name: list(NUMBERS) for name in names}  # what all fields so far are
-    missing = pa.array(pa.csv.ConvertOptions().null_values)
-    for batch in _open_csv(path, dict.fromkeys(names, pa.string())):
-        for name, column in zip(names, batch.columns, strict=True):
-            fields = column.filter(pc.invert(pc.is_in(column, value_set=missing)))
-            fits[name] = [
-                kind for kind in fits[name]
-                if pc.all(pc.match_substring_regex(fields, NUMBERS[kind]), min_count=0).as_py()
-            ]  # fmt: skip
-    return {name: pa.type_for_alias([*kinds, "string"][0]) for name, kinds in fits.items()}
+    encoded = model.backbone("text").encode([text])
+    if not encoded.any():  # of lsa only; the head would give all such texts one vector
+        raise ValueError(f"no word of {text!r} occurs in the training texts of this run; use other words")
+    return model.embed_features("text", encoded)[0]
 
 
 def positions(table: pa.Table, path: Path) -> np.ndarray:
-    """Positions (n, 2), degrees, of an Arrow table, from the columns that :func:`embed_table` reads.
+    """Extract positions (n, 2), degrees, from the columns of a table that :func:`embed_table` reads.
+
+    Args:
+        table: the table.
+        path: its file, which errors name.
 
     Raises:
-        ValueError: no such columns or two of a name, or not all numbers or WKB points; ``path`` is named as their file.
+        ValueError: no such columns, two of one name, or values that are not all numbers or WKB points.
     """
-    import pyarrow as pa
-
-    from geonb.data.store import points_from_wkb
-
     lower = [c.lower() for c in table.column_names]
-    lon, lat = (next((c for c in wanted if c in lower), None) for wanted in (LON, LAT))
-    used = (lon, lat) if lon and lat else ("geometry",)
+    used = _position_columns(lower)
+    if not used:
+        raise ValueError(f"{path}: no position columns; name them lon and lat (degrees), or give geometry as WKB")
     if twice := [c for c in used if lower.count(c) > 1]:
         raise ValueError(f"{path}: {lower.count(twice[0])} columns are named {twice[0]}; keep one")
-    if lon and lat:
-        try:
-            return np.stack([table[lower.index(c)].cast("float64").to_numpy() for c in (lon, lat)], 1)
-        except (ValueError, pa.ArrowException) as error:
-            raise ValueError(f"{path}: columns {lon}, {lat} are not all numbers ({error})") from None
-    if "geometry" in lower:
-        try:
-            return points_from_wkb(table[lower.index("geometry")])
-        except (ValueError, pa.ArrowException) as error:
-            raise ValueError(f"{path}: geometry is not all WKB points ({error})") from None
-    raise ValueError(f"{path}: no position columns; name them lon and lat (degrees), or give WKB points as geometry")
+    columns = [table[lower.index(c)] for c in used]
+    try:
+        if len(columns) == 1:
+            return points_from_wkb(columns[0])
+        return np.stack([column.cast("float64").to_numpy() for column in columns], 1)
+    except (ValueError, pa.ArrowException) as error:
+        expected = "numbers" if len(columns) == 2 else "WKB points"
+        raise ValueError(f"{path}: {', '.join(used)} must be {expected} in every row ({error})") from None
 
 
 def read_positions(path: str | Path) -> np.ndarray:
-    """Positions (n, 2), degrees, of a CSV or Parquet file, as :func:`embed_table` finds them.
+    """Read positions (n, 2), degrees, of a CSV or Parquet file, from the columns that :func:`embed_table` reads.
 
     Raises:
         ValueError: no rows, no position columns, or a position that is missing or out of range, with its row.
     """
-    from geonb.geo import check_lonlat
-
     path = Path(path)
     found = [positions(table, path) for table in _batches(path)]
     if not found:
@@ -215,23 +145,51 @@ def read_positions(path: str | Path) -> np.ndarray:
     return check_lonlat(np.concatenate(found), str(path))
 
 
+def _position_columns(names: Sequence[str]) -> list[str]:
+    """Choose, among the lower-case names of columns, the two of positions, else "geometry", else none."""
+    lon, lat = (next((c for c in wanted if c in names), None) for wanted in (LON, LAT))
+    return [lon, lat] if lon and lat else [c for c in names if c == "geometry"][:1]
+
+
+def _batches(path: Path) -> Iterator[pa.Table]:
+    """Read a CSV or Parquet file in parts."""
+    if not path.exists():
+        raise ValueError(f"{path}: no such file")
+    if path.suffix not in (".csv", ".parquet"):
+        raise ValueError(f"{path}: give a .csv or .parquet file")
+    try:
+        batches = _open_csv(path) if path.suffix == ".csv" else pq.ParquetFile(path).iter_batches(BATCH)
+        for batch in batches:
+            if batch.num_rows:
+                yield pa.Table.from_batches([batch])
+    except (pa.ArrowException, UnicodeDecodeError) as error:  # the latter for the names of columns
+        if isinstance(error, UnicodeDecodeError) or "invalid UTF8" in str(error):
+            raise not_utf8(path, error) from None
+        raise ValueError(f"{path}: cannot be read ({error}); it must be whole, and positions numbers") from None
+
+
+def _open_csv(path: Path) -> pa.RecordBatchReader:
+    """Open a CSV file with numbers in the two columns of positions and text in all others."""
+    names = pa.csv.open_csv(path).schema.names
+    numbers = [c for c in _position_columns([c.lower() for c in names]) if c != "geometry"]
+    types = {c: pa.float64() if c.lower() in numbers else pa.string() for c in names}
+    options = pa.csv.ConvertOptions(column_types=types)
+    return pa.csv.open_csv(path, read_options=pa.csv.ReadOptions(block_size=1 << 22), convert_options=options)
+
+
 def read_embedding_table(path: str | Path, columns: Sequence[str] | None = None) -> tuple[pa.Table, np.ndarray]:
-    """A Parquet file with a column ``embedding``, as ``geonb embed`` and others write it: the table, and the column.
+    """Read a Parquet file with a column ``embedding``, such as ``geonb embed`` writes.
 
     Args:
         path: the file.
-        columns: those to read beside it, where the file has them. Default: all.
+        columns: further columns to read, where the file has them; None for all.
 
     Returns:
-        The table, and its embeddings, float32 (n, d).
+        The table, and its embeddings float32 (n, d).
 
     Raises:
-        ValueError: no such file, no such column, or vectors that are none, missing or of unequal length.
+        ValueError: no such file or column, or values that are not vectors, missing or of unequal length.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
     path = Path(path)
     if not path.exists():
         raise ValueError(f"{path}: no such file")
@@ -243,23 +201,28 @@ def read_embedding_table(path: str | Path, columns: Sequence[str] | None = None)
         raise ValueError(f"{path}: cannot be read as Parquet ({error})") from None
     if "embedding" not in names:
         has = ", ".join(names)
-        raise ValueError(f"{path}: no column embedding (lists of numbers), as `geonb embed` makes one; it has {has}")
+        raise ValueError(f"{path}: no column embedding (lists of numbers), such as `geonb embed` writes; it has {has}")
     column = table["embedding"].combine_chunks()
     lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
     numbers = (pa.types.is_floating, pa.types.is_integer)
     if not (any(of(column.type) for of in lists) and any(of(column.type.value_type) for of in numbers)):
         raise ValueError(f"{path}: the column embedding must hold lists of numbers, not {column.type}")
     if column.null_count or len(pc.unique(pc.list_value_length(column))) != 1:
-        raise ValueError(f"{path}: embeddings are missing or not all of one length; give every row one")
+        raise ValueError(f"{path}: embeddings are missing or not all of one length; give one for every row")
     values = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
     return table, values.reshape(len(column), -1)
 
 
 def rows_of_places(table: pa.Table, path: str | Path, store: PlaceStore) -> np.ndarray:
-    """For each place of a store the row (places,) of a table with its ``place_id``; -1 where there is none.
+    """Find the row of a table (places,) that has the ``place_id`` of each place of a store; -1 where there is none.
+
+    Args:
+        table: has the column ``place_id``.
+        path: its file, which errors name.
+        store: the places.
 
     Raises:
-        ValueError: two rows for a place of the store; ``path`` is named as their file.
+        ValueError: two rows for one place of the store.
     """
     places = {place: i for i, place in enumerate(store.place_id.tolist())}
     out = np.full(len(store), -1)
@@ -273,20 +236,20 @@ def rows_of_places(table: pa.Table, path: str | Path, store: PlaceStore) -> np.n
 
 
 def read_embeddings(path: str | Path, store: PlaceStore) -> np.ndarray:
-    """Embeddings float32 (places, d) of a Parquet file, by ``place_id``, in the order of a store; NaN where none.
+    """Read embeddings float32 (places, d) of the places of a store from a Parquet file; NaN where it has none.
 
     Args:
         path: a file with the columns ``place_id`` and ``embedding`` (lists of d numbers), such as
             :func:`geonb.data.sources.alphaearth.add_alphaearth` writes.
-        store: a :class:`geonb.data.store.PlaceStore`.
+        store: the places.
 
     Raises:
-        ValueError: no ``place_id``, two rows for a place, no place of the store, or what
+        ValueError: no ``place_id``, two rows for one place, no place of the store, or a file that
             :func:`read_embedding_table` refuses.
     """
     table, vectors = read_embedding_table(path, ["place_id"])
     if "place_id" not in table.column_names:
-        raise ValueError(f"{path}: no column place_id; it says which place of {store.path} each embedding belongs to")
+        raise ValueError(f"{path}: no column place_id, which assigns each embedding to a place of {store.path}")
     rows = rows_of_places(table, path, store)
     if (rows < 0).all():
         raise ValueError(f"{path}: none of its places is in {store.path}")

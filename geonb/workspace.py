@@ -21,8 +21,10 @@ from filelock import FileLock
 
 from geonb._util import gpu
 from geonb.architectures import ARCHITECTURES
+from geonb.config import TrainConfig, resolve
 from geonb.data.store import PlaceStore
-from geonb.training import TrainConfig, hashes_of, read_config, resolve, train
+from geonb.run import read_config
+from geonb.training import hashes_of, train
 
 STORES = {"book": ("atlas", 8000), "workshop": ("workshop", 2000), "smoke": ("smoke", 700)}  # name, places
 # Stop 100 steps after the best validation. Tried with three seeds of every run that has no phases: none then selects
@@ -123,7 +125,7 @@ def run(name: str, architecture: str | None = None, extra: dict | None = None, *
         name: the run's folder; its settings are those of :data:`RUNS`, where that has it.
         architecture: of a run that :data:`RUNS` does not have; by default the name.
         extra: further modalities, see :func:`geonb.training.train`.
-        changes: fields of :class:`geonb.training.TrainConfig` that differ from the :func:`configuration`.
+        changes: fields of :class:`geonb.config.TrainConfig` that differ from the :func:`configuration`.
     """
     store, settings = data(), {"architecture": architecture or name} | RUNS.get(name, {}) | changes
     architecture = settings.pop("architecture")
@@ -133,7 +135,10 @@ def run(name: str, architecture: str | None = None, extra: dict | None = None, *
     if (path / "config.yaml").exists():
         wanted = {"architecture": architecture, "data_hash": store.data_hash, "extra": hashes_of(extra)}
         wanted = json.loads(json.dumps(wanted | asdict(config)))
-        stored = json.loads(json.dumps(read_config(path)))
+        try:
+            stored = json.loads(json.dumps(read_config(path)))
+        except ValueError:  # of an earlier version
+            stored = {}
         if {k: stored.get(k) for k in wanted} != wanted:
             print(f"{path.name}: config or data changed, training again")
             shutil.rmtree(path)

@@ -16,10 +16,11 @@ import numpy as np
 import geonb
 from geonb import workspace
 from geonb._util import provenance
+from geonb.config import TrainConfig
 from geonb.data.store import PlaceStore
 from geonb.evaluation.spatial import alike_beyond, share_alike
 from geonb.geo import great_circle_km
-from geonb.training import TrainConfig, train
+from geonb.training import train
 
 ROOT = Path(__file__).resolve().parent.parent
 BOUND = {

@@ -22,13 +22,14 @@ import numpy as np
 
 from geonb import load, workspace
 from geonb._util import provenance
+from geonb.config import TrainConfig, split_of
 from geonb.data.sources.local import PROVENANCE, make_real_store, real_data
 from geonb.data.store import PlaceStore
 from geonb.data.texts import mask_names, names_of
 from geonb.encoders.features import features
 from geonb.encoders.image import image_backbone
 from geonb.evaluation.retrieval import retrieval
-from geonb.training import TrainConfig, split_of, train
+from geonb.training import train
 
 ROOT = Path(__file__).resolve().parent.parent
 # What a person sees in each chip, true colour, before anything was computed from it.

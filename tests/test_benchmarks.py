@@ -47,11 +47,9 @@ def test_data_read_chips():
     assert {"one thread", "cold"} < row.keys()
 
 
-@pytest.mark.parametrize("case", ["cyclic, cached features", "imagebind, ResNet-18 from pixels"])
-def test_training(case):
-    row = run("training.py", "--case", case, "--steps", "2")
-    assert row["places_per_s"] > 0 and sum(row["shares"].values()) == pytest.approx(1)
-    assert {"data", "forward", "loss", "backward"} <= row["shares"].keys()
+def test_training():
+    row = run("training.py", "--case", "cyclic", "--steps", "2")
+    assert row["places_per_s"] > 0 and row["over_bare_pytorch"] > -1 and row["peak_mb"] > 0
 
 
 def test_explore_linked():

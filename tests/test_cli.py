@@ -11,106 +11,11 @@ from world import make_world
 import geonb
 from geonb import inference
 from geonb.cli import main
-from geonb.data.sources.local import read_places_csv
 from geonb.encoders import text
-from geonb.evaluation import suite
-from geonb.training import config_from_file
-
-
-@pytest.fixture
-def points(tmp_path):
-    lon, lat = np.array([13.4, -70.7, 180.0]), np.array([52.5, -33.4, 0.0])
-    table = pa.table({"name": ["Berlin, Mitte", "<b>Santiago</b>", "Dateline"], "lon": lon, "lat": lat})
-    pa.csv.write_csv(table, tmp_path / "points.csv")
-    return tmp_path / "points.csv"
 
 
 def run(*args):
     return main([str(a) for a in args])
-
-
-def test_embed_writes_geoparquet_with_the_input_columns(trained, points, tmp_path, capsys):
-    assert run("embed", trained, "--points", points, "--out", tmp_path / "e.parquet") == 0
-    assert "3 embeddings" in capsys.readouterr().out
-    table = pq.read_table(tmp_path / "e.parquet")
-    assert table.column_names == ["name", "lon", "lat", "geometry", "embedding"]
-    assert table["embedding"].type == pa.list_(pa.float32(), 32)
-    vectors = np.array(table["embedding"].to_pylist(), np.float32)
-    expected = geonb.load(trained).embed_locations([[13.4, 52.5], [-70.7, -33.4], [180.0, 0.0]])
-    np.testing.assert_allclose(vectors, expected, atol=1e-6)
-
-    geopandas = pytest.importorskip("geopandas")
-    frame = geopandas.read_parquet(tmp_path / "e.parquet")
-    assert frame.crs.equals("EPSG:4326") or frame.crs.to_authority() == ("OGC", "CRS84")
-    assert frame.geometry.x.tolist() == [13.4, -70.7, 180.0]
-    assert frame.total_bounds.tolist() == [-70.7, -33.4, 180.0, 52.5]
-
-
-def test_embed_reads_back_its_own_output_in_several_batches(trained, points, tmp_path, monkeypatch):
-    run("embed", trained, "--points", points, "--out", tmp_path / "a.parquet")
-    pq.write_table(pq.read_table(tmp_path / "a.parquet").drop_columns(["lon", "lat"]), tmp_path / "b.parquet")
-    monkeypatch.setattr(inference, "BATCH", 2)
-    assert run("embed", trained, "--points", tmp_path / "b.parquet", "--out", tmp_path / "c.parquet") == 0
-    a, c = pq.read_table(tmp_path / "a.parquet"), pq.read_table(tmp_path / "c.parquet")
-    assert a["geometry"] == c["geometry"]
-    np.testing.assert_allclose(np.array(a["embedding"].to_pylist()), np.array(c["embedding"].to_pylist()), atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    "content, message",
-    [
-        (
-            "name,lon,lat\na,10,20\nb,48.1,151.2\n",
-            "row 1: position (48.1, 151.2) is out of range; the columns look swapped",
-        ),
-        ("name,lon,lat\na,10,\n", "row 0: position (10.0, nan) is not finite"),
-        ("name,lon,lat\na,ten,20\n", "not all numbers"),
-        ("name,place\na,b\n", "no position columns; name them lon and lat"),
-        ("lon,lat,lon\n1,2,3\n", "2 columns are named lon; keep one"),
-        ("Lon,lat,lon\n1,2,3\n", "2 columns are named lon; keep one"),
-        ("lon,lat\n2020-01-01,2020-01-02\n", "not all numbers"),
-        ("geometry\nPOINT (1 2)\n", "geometry is not all WKB points"),
-        ("lon,lat\n1,2\n3\n", "cannot be read"),
-        ("", "cannot be read"),
-        ("lon,lat\n", "no rows"),
-    ],
-)
-def test_embed_refuses_bad_tables_and_leaves_nothing(content, message, trained, tmp_path, capsys):
-    (tmp_path / "bad.csv").write_text(content)
-    assert run("embed", trained, "--points", tmp_path / "bad.csv", "--out", tmp_path / "out.parquet") == 2
-    error = capsys.readouterr().err
-    assert message in error and "bad.csv" in error and error.count("\n") == 1
-    assert [p.name for p in tmp_path.iterdir()] == ["bad.csv"]
-
-
-@pytest.mark.parametrize("content", ["name,lon,lat,text\nPlzeň,13,49,x\n", "název,lon,lat,text\nPlzen,13,49,x\n"])
-def test_a_csv_in_another_encoding_is_refused_alike_by_embed_and_data_local(content, tmp_path):
-    (tmp_path / "old.csv").write_bytes(content.encode("cp1250"))
-    for read in (inference.read_positions, read_places_csv):
-        with pytest.raises(ValueError, match="old.csv: not UTF-8 .*iconv -f CP1252 -t UTF-8 OLD.csv > NEW.csv$"):
-            read(tmp_path / "old.csv")
-
-
-def test_the_columns_of_a_csv_come_out_as_they_went_in(trained, tmp_path):
-    filler = "x" * 200_000  # 30 rows of it are more than is read at a time
-    rows = [f"0{n:04d},{n},{n}.5,{10**20 + n},{filler},10,20," for n in range(29)]
-    (tmp_path / "p.csv").write_text("\n".join(["fips,count,half,id,text,lon,lat,note", *rows, f"56045,,NA,7,{filler},10,20,seen"]))
-    assert run("embed", trained, "--points", tmp_path / "p.csv", "--out", tmp_path / "e.parquet") == 0
-    table = pq.read_table(tmp_path / "e.parquet")
-    assert table["fips"].to_pylist() == [*(f"0{n:04d}" for n in range(29)), "56045"]
-    assert table["note"].to_pylist() == [""] * 29 + ["seen"]
-    assert table["count"].to_pylist() == [*range(29), None]
-    assert table["half"].to_pylist() == [*(n + 0.5 for n in range(29)), None]
-    assert table["id"].to_pylist() == [*(str(10**20 + n) for n in range(29)), "7"]
-
-
-def test_numbers_in_a_config_may_be_written_with_an_exponent_at_any_depth(tmp_path):
-    (tmp_path / "c.yaml").write_text(
-        "lr: 1e-4\noptions: {exclude_km: 1e1, queue: 1e3}\nsplit: {kind: blocked, size_km: 1.5e3}\nbetas: [0.9, 1e-1]\n"
-    )
-    config = config_from_file(tmp_path / "c.yaml")
-    assert (config.lr, config.betas, config.split["size_km"]) == (1e-4, (0.9, 0.1), 1500)
-    assert config.options == {"exclude_km": 10, "queue": 1000} and isinstance(config.options["queue"], int)
 
 
 def test_ask_lists_places_best_first(trained, world, capsys):
@@ -163,26 +68,9 @@ def test_train_evaluate_and_check_from_the_command_line(world, tmp_path, capsys)
         (["ask", "{tmp}", "rice", "--data", "{world}"], "no config.yaml"),
         (
             ["train", "fused", "--data", "{world}", "--out", "{tmp}/x", "--config", "{tmp}/word.yaml"],
-            "word.yaml: steps must be a number, not 'five'",
-        ),
-        (
-            ["train", "fused", "--data", "{world}", "--out", "{tmp}/x", "--config", "{tmp}/half.yaml"],
-            "half.yaml: steps must be a whole number, not 2.5",
-        ),
-        (
-            ["train", "fused", "--data", "{world}", "--out", "{tmp}/x", "--config", "{tmp}/split.yaml"],
-            "a blocked split has no size; choose from buffer_km, fractions, seed, size_km",
+            "word.yaml: steps: Input should be a valid integer",
         ),
         (["train", "fused", "--data", "{trained}", "--out", "{tmp}/x"], "this is a trained run, not a place store"),
-        (
-            ["train", "fused", "--data", "{world}", "--out", "{tmp}/x", "--epochs", "1", "--config", "{tmp}/text.yaml"],
-            "text.yaml: split must be a mapping such as {kind: blocked, size_km: 500}, not 'blocked'",
-        ),
-        (["train", "fused", "--data", "{world}", "--out", "{tmp}/x", "--config", "{tmp}/tab.yaml"], "tab.yaml: not YAML"),
-        (
-            ["train", "fused", "--data", "{world}", "--out", "{tmp}/x", "--config", "{tmp}/nan.yaml"],
-            "nan.yaml: lr must be a finite number",
-        ),
         (["ask", "{trained}", "xyzzy qwrtp", "--data", "{world}"], "no word of 'xyzzy qwrtp' occurs in the training texts"),
         (
             ["data", "sentinel2", "stac", "--land", "0", "--period", "2024-05-01", "2024-09-01", "--out", "{tmp}/x"],
@@ -198,15 +86,10 @@ def test_train_evaluate_and_check_from_the_command_line(world, tmp_path, capsys)
 def test_bad_requests_end_with_one_line_and_status_2(arguments, message, world, trained, tmp_path, capsys):
     (tmp_path / "bad.yaml").write_text("learning_rate: 0.1\n")
     (tmp_path / "word.yaml").write_text("steps: five\n")
-    (tmp_path / "half.yaml").write_text("steps: 2.5\n")
-    (tmp_path / "split.yaml").write_text("split: {kind: blocked, size: 30}\n")
-    (tmp_path / "text.yaml").write_text("split: blocked\n")
-    (tmp_path / "tab.yaml").write_text("options:\n\texclude_km: 3\n")
-    (tmp_path / "nan.yaml").write_text("lr: nan\n")
     filled = [a.format(world=world.path, tmp=tmp_path, trained=trained) for a in arguments]
     assert run(*filled) == 2
     error = capsys.readouterr().err
-    assert error.startswith("geonb: ") and message in error
+    assert error.startswith("geonb: ") and message in error and error.count("\n") == 1
 
 
 def test_a_damaged_store_is_noticed(tmp_path, capsys):
@@ -279,47 +162,6 @@ def test_a_run_is_trained_with_embeddings_from_a_file_as_one_more_modality(world
     assert "aef" in geonb.load(tmp_path / "r").modalities
     found = inference.read_embeddings(file, world)
     assert np.isnan(found[half:]).all() and np.allclose(found[half - 1], vectors[0].as_py())
-
-
-@pytest.mark.parametrize(
-    "column, message",
-    [
-        ([1.0, 2.0], "the column embedding must hold lists of numbers, not double"),
-        ([["a"], ["b"]], "lists of numbers, not list<.*string>"),
-        ([[1.0], None], "embeddings are missing"),
-        ([[1.0], [1.0, 2.0]], "not all of one length"),
-        (None, "no column embedding"),
-    ],
-)
-def test_a_column_embedding_that_is_none_is_told(tmp_path, column, message):
-    columns = {"place_id": ["p0", "p1"]} | ({} if column is None else {"embedding": column})
-    pq.write_table(pa.table(columns), tmp_path / "e.parquet")
-    with pytest.raises(ValueError, match=f"e.parquet: .*{message}"):
-        inference.read_embedding_table(tmp_path / "e.parquet")
-
-
-def test_embeddings_of_any_kind_of_list_are_read(tmp_path):
-    for kind in (pa.list_(pa.float64()), pa.large_list(pa.int32()), pa.list_(pa.float32(), 2), pa.list_(pa.float16())):
-        column = pa.array(np.array([[1, 2], [3, 4], [5, 6]], np.float16).tolist(), pa.list_(pa.float64())).cast(kind)
-        pq.write_table(pa.table({"embedding": column}), tmp_path / "e.parquet", row_group_size=2)
-        vectors = inference.read_embedding_table(tmp_path / "e.parquet")[1]
-        assert vectors.dtype == np.float32 and vectors.tolist() == [[1, 2], [3, 4], [5, 6]]
-
-
-def test_of_a_file_only_the_columns_that_are_wanted_are_read(tmp_path):
-    pq.write_table(pa.table({"place_id": ["a"], "embedding": [[1.0]], "text": ["much"]}), tmp_path / "e.parquet")
-    for wanted, found in ((None, ["place_id", "embedding", "text"]), (["place_id", "none"], ["place_id", "embedding"])):
-        assert inference.read_embedding_table(tmp_path / "e.parquet", wanted)[0].column_names == found
-
-
-def test_two_embeddings_of_one_place_are_refused_and_two_of_no_place_of_the_store_are_not(world, tmp_path):
-    vectors = [[1.0], [2.0], [3.0], [4.0], [5.0]]
-    pq.write_table(pa.table({"place_id": ["p1", "x", "x", "p0", None], "embedding": vectors}), tmp_path / "e.parquet")
-    assert inference.read_embeddings(tmp_path / "e.parquet", world)[:2].tolist() == [[4], [1]]
-    pq.write_table(pa.table({"place_id": ["p1", "x", "p0", "p2", "p1"], "embedding": vectors}), tmp_path / "e.parquet")
-    for read in (inference.read_embeddings, suite._read_embeddings):
-        with pytest.raises(ValueError, match="e.parquet: row 4: place_id 'p1' again, first in row 0; keep one"):
-            read(tmp_path / "e.parquet", world)
 
 
 def test_damaged_weights_of_a_text_backbone_end_with_one_line(world, tmp_path, capsys, monkeypatch):

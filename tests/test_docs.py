@@ -16,8 +16,8 @@ import torch
 
 from geonb.architectures import ARCHITECTURES
 from geonb.cli import main, parser
+from geonb.config import ENCODERS
 from geonb.evaluation.tasks import TASKS
-from geonb.training import ENCODERS
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "RELEASING.md"]

@@ -8,8 +8,9 @@ from scripts_of import script
 from world import SMALL, make_world
 
 from geonb import workspace
+from geonb.config import TrainConfig
 from geonb.data.sources.local import real_data
-from geonb.training import TrainConfig, train
+from geonb.training import train
 
 try:
     real_data()

@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from geonb.config import TrainConfig
 from geonb.data.store import write_store
 from geonb.sample.images import simulate_sentinel2
-from geonb.training import TrainConfig
 
 SMALL = TrainConfig(
     steps=20, batch_size=64, validate_every=5, dim=32, backbones={"text": "lsa", "image": "random_conv"},

@@ -72,7 +72,7 @@ class Cell:
         bound: the modalities that position is bound to; () for a reference.
         encoder: a key of :data:`LOCATION_ENCODERS`; "own" is the architecture's default. "" for a reference.
         seed: of weights, batches and the split.
-        variant: a name for ``changes``, fields of :class:`geonb.training.TrainConfig`.
+        variant: a name for ``changes``, fields of :class:`geonb.config.TrainConfig`.
     """
 
     architecture: str
@@ -111,13 +111,14 @@ class Grid:
     backbones: dict = field(default_factory=lambda: {"text": "auto", "image": "random_conv"})
 
     def split(self, seed: int) -> dict:
-        """The split of a seed's runs, as :class:`geonb.training.TrainConfig` takes it."""
+        """The split of a seed's runs, as :class:`geonb.config.TrainConfig` takes it."""
         return {"kind": "blocked", "size_km": self.size_km, "buffer_km": self.buffer_km, "seed": seed}
 
 
 def train_cell(cell: Cell, grid: Grid, store: PlaceStore, extra: dict) -> Path:
     """The run of a cell, trained if it is not there; its checkpoints, which nothing needs any more, are deleted."""
-    from geonb.training import TrainConfig, train
+    from geonb.config import TrainConfig
+    from geonb.training import train
 
     config = TrainConfig(
         modalities=("location", *cell.bound), seed=cell.seed, split=grid.split(cell.seed), steps=grid.steps,
@@ -133,7 +134,7 @@ def train_cell(cell: Cell, grid: Grid, store: PlaceStore, extra: dict) -> Path:
 
 def evaluate_cell(cell: Cell, grid: Grid, store: PlaceStore, extra: dict) -> tuple[dict, dict]:
     """(One line of results, the predictions behind it) of a cell; a run is trained first if it is not there."""
-    from geonb.training import split_of
+    from geonb.config import split_of
 
     split = split_of(store, {"split": grid.split(cell.seed)})
     model: Model | None = None

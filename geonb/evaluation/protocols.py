@@ -98,7 +98,7 @@ def continents_protocol(
     """Leave one continent out: every continent with 50 places or more that pre-training has seen is a fold.
 
     Args:
-        split: "train" and other names (n,), see :func:`geonb.training.split_of`.
+        split: "train" and other names (n,), see :func:`geonb.config.split_of`.
         lonlat: positions (n, 2), degrees.
         continents: names (n,), None where unknown.
         buffer_km: training places nearer than this to a test place are left out.

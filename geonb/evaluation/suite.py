@@ -73,7 +73,7 @@ def evaluate(
     import torch
 
     from geonb._util import tqdm
-    from geonb.training import split_of
+    from geonb.config import split_of
 
     store = data if isinstance(data, PlaceStore) else PlaceStore.open(data)
     models, others = _load_all(subjects, store)
@@ -246,12 +246,9 @@ def _read_embeddings(path: Path, store: PlaceStore) -> np.ndarray:
 
 def _embeddings(store: PlaceStore, modality: str, model: Model, cache: dict, progress: bool) -> np.ndarray:
     """Embeddings of the places that have the modality. Runs that share a backbone share its features, and the time to
-    load it; images that a run embeds from their pixels are read in parts."""
+    load it."""
     from geonb.encoders.features import features
 
-    if model.end_to_end(modality):
-        parts = np.array_split(np.flatnonzero(store.has(modality)), 1 + len(store) // 1024)
-        return np.concatenate([model.embed_images(store.images(rows), harmonised=True) for rows in parts])
     key = modality, model.manifest["backbones"][modality]["fingerprint"]
     if key not in cache:
         cache[key] = features(store, modality, model.backbone(modality), progress=progress)

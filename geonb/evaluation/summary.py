@@ -43,7 +43,7 @@ class Scores:
     """
 
     def __init__(self, grid: Grid, draws: int = DRAWS) -> None:
-        from geonb.training import split_of
+        from geonb.config import split_of
 
         self.store, self.grid, self.draws = PlaceStore.open(grid.data), grid, draws
         self.rows = {(group_of(row), row["seed"]): row for row in read_rows(grid.out)}

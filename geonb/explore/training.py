@@ -58,11 +58,12 @@ def learning_curves(runs: dict[str, str | Path], alt: str = "") -> Figure:
     import matplotlib.pyplot as plt
 
     from geonb.explore.figures import PALETTE, themed
+    from geonb.run import METRICS, read_lines
 
     fig, axes = plt.subplots(1, len(runs), figsize=(min(6.0, 3.8 * len(runs)), 2.6), sharey=True, squeeze=False)
     said = []
     for ax, (label, run) in zip(axes[0], runs.items(), strict=True):
-        lines = [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]
+        lines = read_lines(Path(run) / METRICS)
         manifest = json.loads((Path(run) / "manifest.json").read_text())
         steps = [line["step"] for line in lines]
         modalities = [k.split("/")[1] for k in lines[0] if k.startswith("held_out/")]

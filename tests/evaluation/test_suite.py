@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from world import SMALL, make_world
 
+from geonb.config import split_of
 from geonb.data.store import write_store
 from geonb.evaluation import cases, suite
 from geonb.evaluation.cases import REFERENCES, make_cases
@@ -14,7 +15,7 @@ from geonb.evaluation.suite import evaluate
 from geonb.evaluation.tables import cka_table, information_table, probe_table, retrieval_table
 from geonb.evaluation.tasks import Task
 from geonb.model import load
-from geonb.training import split_of, train
+from geonb.training import train
 
 WORLD_TASKS = {"zone": Task("zone", "classification"), "warmth": Task("warmth", "regression", "degrees C")}
 

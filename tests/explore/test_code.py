@@ -8,12 +8,12 @@ import pytest
 
 from geonb import architectures, losses
 from geonb.explore.code import plain_source, show_source
-from geonb.training import take_step
+from geonb.training import fit
 
 THINGS = [
     *(kind for _, kind in inspect.getmembers(architectures, inspect.isclass) if kind.__module__ == architectures.__name__),
     *(function for _, function in inspect.getmembers(losses, inspect.isfunction) if function.__module__ == losses.__name__),
-    losses.Space, losses.Space.near, take_step,
+    losses.Space, losses.Space.near, fit,
 ]  # fmt: skip
 
 
@@ -29,5 +29,5 @@ def test_it_is_the_code_without_its_docstrings(thing):
 
 
 def test_a_block_names_the_class_of_a_method():
-    shown = show_source(losses.Space.near, take_step).data
-    assert shown.startswith("```python\n# Space.near\ndef near(") and "\n\ndef take_step(" in shown and shown.endswith("\n```")
+    shown = show_source(losses.Space.near, fit).data
+    assert shown.startswith("```python\n# Space.near\ndef near(") and "\n\ndef fit(" in shown and shown.endswith("\n```")

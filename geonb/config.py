@@ -1,0 +1,312 @@
+"""What to train and how: the settings of a run, checked field by field, and the architecture that they describe.
+
+``TrainConfig`` holds what ``config.yaml`` of a run holds. ``resolve`` fills the fields that were left open for one
+architecture and one place store; ``build`` makes the untrained architecture. Nothing here knows the files of a run or
+the training loop.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import field, fields, replace
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import numpy as np
+import torch
+import yaml
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
+
+from geonb.architectures import ARCHITECTURES, Architecture, Cyclic
+from geonb.data.splits import blocked_split, random_split
+from geonb.data.store import PlaceStore
+from geonb.encoders.features import BACKBONES
+from geonb.encoders.head import Head
+from geonb.encoders.location import LocationEncoder, network, positional_encoding
+
+T = TypeVar("T")
+
+_DEFAULTS: dict[str, dict] = {
+    "encoding": {"name": "spherical_harmonics", "degrees": 20, "decay": 1.0},
+    "network": {"name": "residual"},
+    "head": {"name": "residual", "hidden": 256},
+}
+#: The encoders of each architecture, where the config names no others.
+ENCODERS: dict[str, dict[str, dict]] = {
+    "imagebind": _DEFAULTS,
+    "cyclic": _DEFAULTS,
+    "fused": _DEFAULTS,
+    "satclip": {
+        "encoding": {"name": "spherical_harmonics", "degrees": 20},
+        "network": {"name": "siren", "hidden": 256},
+        "head": {"name": "linear"},
+    },
+    "geoclip": {
+        "encoding": {"name": "random_fourier"},
+        "network": {"name": "capsules", "hidden": 256, "layers": 2},
+        "head": {"name": "mlp"},
+    },
+    "csp": {"encoding": {"name": "grid"}, "network": {"name": "feed_forward"}, "head": {"name": "linear"}},
+}
+
+
+def _named(settings: Any) -> Any:
+    if not isinstance(settings, dict) or "name" not in settings:
+        raise ValueError("give a mapping with a name, such as {name: residual}")
+    return settings
+
+
+Count = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+Named = Annotated[dict[str, Any], BeforeValidator(_named)]
+
+
+def _one_line_errors(cls: type[T]) -> type[T]:
+    """Make a pydantic dataclass report its first faulty field in one line, which a command can print."""
+    validate = cls.__init__
+
+    @wraps(validate)
+    def __init__(self: T, *args: Any, **kwargs: Any) -> None:
+        try:
+            validate(self, *args, **kwargs)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            if first["type"] == "unexpected_keyword_argument":
+                known = ", ".join(f.name for f in fields(cls))  # type: ignore[arg-type]
+                raise ValueError(f"{where} is not a field of the config; choose from {known}") from None
+            message = first["msg"].removeprefix("Value error, ")
+            raise ValueError(f"{where}: {message}; got {first['input']!r}") from None
+
+    cls.__init__ = __init__  # type: ignore[method-assign]
+    return cls
+
+
+@_one_line_errors
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class TrainConfig:
+    """Settings of a training run. Fields left at None are filled by :func:`resolve`.
+
+    Attributes:
+        modalities: names, with "location" among them; None takes all that the store has (baselines: the last one).
+        dim: dimensions of the shared space. More hold finer detail, and cost time in proportion.
+        encoding, network: of the location encoder, each ``{"name": ..., **options}``.
+        head: network on the features of every other modality, ``{"name": ..., **options}``.
+        options: of the architecture, see its class in :mod:`geonb.architectures`.
+        backbones: frozen encoders of "text" and "image", by name.
+        steps: optimiser steps. ``batch_size``: places per step, over all devices; a larger batch has more negatives.
+        stratify_km: draw at most one place of each equal-area cell of this size into a batch, and cells with equal
+            probability whatever their density; 0 takes places in random order, each at most once an epoch.
+        lr, betas, weight_decay: of AdamW; no decay on temperatures, norms and biases.
+        schedule: "cosine" to zero or "constant", after a warm-up over the first 5 % of steps.
+        ema: decay of an exponential moving average of the weights, which is then validated and selected instead of
+            the weights; a larger decay averages over more steps, 0 switches it off.
+        validate_every: steps between validations on spatially held-out places. The weights with the lowest validation
+            loss are the run's weights.
+        patience: stop after this many validations without improvement; None goes on to the last step. Not with
+            phases, which would end in the middle.
+        seed: of weights, batches, dropout and jitter.
+        split: ``kind`` "blocked" or "random", with the options of that function in :mod:`geonb.data.splits`.
+        precision: "32-true", "bf16-mixed" or "64-true".
+        devices, nodes: GPUs on each machine, or processes where there are none, and the number of machines.
+
+    Raises:
+        ValueError: an unknown field, or a value of the wrong type or out of range; one line that names the field.
+    """
+
+    modalities: tuple[str, ...] | None = None
+    dim: Count = 256
+    encoding: Named | None = None
+    network: Named | None = None
+    head: Named | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    backbones: dict[str, str] = field(default_factory=lambda: {"text": "auto", "image": "random_conv"})
+    steps: Count = 400
+    batch_size: Annotated[int, Field(ge=2)] = 512
+    stratify_km: NonNegative = 0.0
+    lr: NonNegative = 1e-3
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: NonNegative = 0.05
+    schedule: Literal["cosine", "constant"] = "cosine"
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    validate_every: Count = 25
+    patience: Count | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+    split: dict[str, Any] = field(
+        default_factory=lambda: {"kind": "blocked", "size_km": 500.0, "buffer_km": 50.0, "seed": 0}
+    )
+    precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"  # no 16-bit positions, no gradient scaler
+    devices: Count = 1
+    nodes: Count = 1
+
+
+#: The settings of each baseline's paper and code, where they are known. SatCLIP's code accumulates 8,192 places from
+#: 16 batches of 512 that do not see each other. GeoCLIP: optimiser and batch are those reported for it, with AdamW for
+#: Adam and a cosine for its steps down. CSP: its run on iNaturalist; AdamW without decay is Adam.
+PUBLISHED = {
+    "satclip": TrainConfig(
+        encoding={"name": "spherical_harmonics", "degrees": 40}, network={"name": "siren", "hidden": 512},
+        head={"name": "linear"}, batch_size=8192, lr=1e-4, betas=(0.9, 0.999), weight_decay=0.01, schedule="constant",
+    ),
+    "geoclip": TrainConfig(
+        dim=512, encoding={"name": "random_fourier"}, network={"name": "capsules"}, head={"name": "mlp"},
+        options={"queue": 4096, "jitter_km": 0.15}, batch_size=512, lr=3e-5, betas=(0.9, 0.999), weight_decay=1e-6,
+    ),
+    "csp": TrainConfig(
+        encoding={"name": "grid"}, network={"name": "feed_forward"}, head={"name": "linear"},
+        options={"temperatures": [20.0, 1.0, 1.0]}, batch_size=1024, lr=5e-4, betas=(0.9, 0.999), weight_decay=0.0,
+        schedule="constant",
+    ),
+}  # fmt: skip
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that also reads 1e-4 as a number, as YAML 1.2 does."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def config_from_file(path: str | Path) -> TrainConfig:
+    """Read a config from a YAML file that sets some fields of :class:`TrainConfig`.
+
+    Raises:
+        ValueError: not YAML, not a mapping, an unknown field, or a value of the wrong type or out of range.
+    """
+    try:
+        given = yaml.load(Path(path).read_text(), _Loader)  # a SafeLoader
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(given, dict):
+        raise ValueError(f"{path}: write fields of the config, such as steps: 400, not {given!r}")
+    try:
+        return TrainConfig(**given)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def resolve(
+    architecture: str, store: PlaceStore, config: TrainConfig, extra: dict[str, np.ndarray] | None = None
+) -> TrainConfig:
+    """Fill the open fields of a config, and check it against the architecture and the modalities at hand.
+
+    Args:
+        architecture: a key of :data:`geonb.architectures.ARCHITECTURES`.
+        store: the places to train on.
+        config: the settings so far.
+        extra: features (places, d) of further modalities by name, NaN where a place has none.
+
+    Raises:
+        ValueError: an unknown architecture or modality, a modality that the store lacks, or ill-shaped features.
+    """
+    if architecture not in ARCHITECTURES:
+        raise ValueError(f"unknown architecture {architecture!r}; choose one of {', '.join(ARCHITECTURES)}")
+    kind, extra = ARCHITECTURES[architecture], extra or {}
+    for name, values in extra.items():
+        _check_extra(name, values, store)
+    known = ["location", *BACKBONES, *extra]
+    available = [*(m for m in BACKBONES if store.has(m).any()), *extra]
+    modalities = config.modalities
+    if modalities is None:
+        modalities = ("location", *(available[-1:] if kind.binary else available))
+    if unknown := [m for m in modalities if m not in known]:
+        raise ValueError(
+            f"unknown modality {unknown[0]!r}; choose from {', '.join(known)}, or give its features as extra"
+        )
+    if "location" not in modalities or len(set(modalities)) != len(modalities):
+        raise ValueError(f"modalities must contain location, and each only once, not {modalities}")
+    bound = [m for m in modalities if m != "location"]
+    missing = [m for m in bound if m not in available]
+    if missing or not bound:
+        lacking = f"no {missing[0]}" if missing else "neither text nor image"
+        raise ValueError(f"{store.path}: the store has {lacking}, but location, {', '.join(available)}")
+    if config.patience and issubclass(kind, Cyclic):
+        raise ValueError("patience would stop cyclic training in the middle of a phase; leave it at None")
+    if strange := config.backbones.keys() - BACKBONES.keys():
+        raise ValueError(f"backbones has {min(strange)!r}, but only {', '.join(BACKBONES)} have backbones")
+    backbones = TrainConfig().backbones | config.backbones
+    defaults = ENCODERS[architecture]
+    return replace(
+        config,
+        modalities=("location", *bound),
+        encoding=config.encoding or defaults["encoding"],
+        network=config.network or defaults["network"],
+        head=config.head or defaults["head"],
+        backbones={m: backbones[m] for m in bound if m not in extra},
+    )
+
+
+def _check_extra(name: str, values: np.ndarray, store: PlaceStore) -> None:
+    if name in BACKBONES or not name.isidentifier() or np.ndim(values) != 2 or len(values) != len(store):
+        raise ValueError(
+            f"extra modality {name!r}: give a new name and an array ({len(store)}, d), a row per place of the store, "
+            f"NaN where a place has none; not one of shape {np.shape(values)}"
+        )
+    infinite = np.isinf(values).any(1)
+    if infinite.any():
+        row = int(infinite.argmax())
+        raise ValueError(f"extra modality {name!r}: row {row} ({store.place_id[row]}) is infinite; NaN means none")
+
+
+def split_of(store: PlaceStore, config: TrainConfig | dict) -> np.ndarray:
+    """Label each place of a store "train", "val", "test" or "buffer", as the config's ``split`` says.
+
+    Training uses "train" and selects weights by "val"; "test" is for evaluation only.
+
+    Args:
+        store: the places.
+        config: a config, or a dict that has the key ``split``, such as the ``config`` of a model.
+
+    Returns:
+        Strings (places,).
+
+    Raises:
+        ValueError: an unknown kind of split, or an option that is unknown or of the wrong type.
+    """
+    options = dict(config["split"] if isinstance(config, dict) else config.split)
+    kind = options.pop("kind", None)
+    if kind not in ("blocked", "random"):
+        raise ValueError(f"split: its kind is blocked or random, not {kind!r}")
+    make: Callable[..., np.ndarray] = blocked_split if kind == "blocked" else random_split
+    with _naming("split"):
+        return make(store.lonlat if kind == "blocked" else len(store), **options)
+
+
+def build(architecture: str, config: TrainConfig, feature_dims: dict[str, int]) -> Architecture:
+    """Build an untrained architecture, with weights drawn by the config's seed.
+
+    Args:
+        architecture: a key of :data:`geonb.architectures.ARCHITECTURES`.
+        config: a config that :func:`resolve` has filled.
+        feature_dims: number of features of each modality besides location.
+
+    Raises:
+        ValueError: an unknown encoding, network or option, or an option of the wrong type.
+    """
+    assert config.encoding and config.network and config.head and config.modalities, "a resolved config"
+    torch.manual_seed(config.seed)
+    with _naming("encoding"):
+        encoding = positional_encoding(**config.encoding)
+    with _naming("network"):
+        location = LocationEncoder(encoding, network(dim_in=encoding.dim, dim=config.dim, **config.network))
+    with _naming("head"):
+        options = dict(config.head)
+        name = options.pop("name")
+        heads = {m: Head(feature_dims[m], config.dim, name, **options) for m in config.modalities[1:]}
+    with _naming("options"):
+        return ARCHITECTURES[architecture](location, heads, **config.options)
+
+
+@contextmanager
+def _naming(field: str) -> Iterator[None]:
+    """Name the field of the config whose options a function did not accept."""
+    try:
+        yield
+    except TypeError as error:
+        raise ValueError(f"{field}: {error}; look for a misspelt option, or one of the wrong type") from error

@@ -1,0 +1,218 @@
+"""The folder of a run: what training writes and everything else reads.
+
+``config.yaml`` (the settings), ``metrics.jsonl`` (a line per validation), ``checkpoints/last.safetensors`` (where a
+stopped run goes on), and when training is done ``model.safetensors`` (the selected weights) and ``manifest.json`` (a
+description of the result). Each file except the metrics is replaced as a whole, so that a run which is killed while it
+writes keeps the previous file. Nothing is pickled. This module knows the files, not the training loop.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from geonb._util import write_atomically
+from geonb.config import TrainConfig
+from geonb.encoders.features import BACKBONES
+
+RUN_SCHEMA = 3
+METRICS = "metrics.jsonl"
+CHECKPOINT = Path("checkpoints") / "last.safetensors"
+RECORDED = ("architecture", "data_hash", "init", "extra")  # what config.yaml has besides the fields of TrainConfig
+
+
+def write_config(run: Path, record: dict, config: TrainConfig) -> None:
+    """Make the folder of a run and write its ``config.yaml``.
+
+    Args:
+        run: the folder.
+        record: what the run depends on besides its config: architecture, hash of the data, the run that it starts
+            from (``init``), and hashes of ``extra`` modalities.
+        config: the resolved config.
+    """
+    (run / CHECKPOINT).parent.mkdir(parents=True, exist_ok=True)
+    content = json.loads(json.dumps(record | asdict(config)))  # tuples as lists, which YAML has
+    write_atomically(run / "config.yaml", yaml.safe_dump(content, sort_keys=False).encode())
+
+
+def read_config(run: Path) -> dict:
+    """Read ``config.yaml``: the fields of :class:`geonb.config.TrainConfig`, and the record of :func:`write_config`.
+
+    Raises:
+        ValueError: the folder is not a run, or its config is of another version of the package.
+    """
+    path = run / "config.yaml"
+    if not path.exists():
+        raise ValueError(f"{run}: no config.yaml, so this is not a run; train one with `geonb train`")
+    try:
+        config = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: damaged ({' '.join(str(error).split())}); train again") from None
+    if unknown := config.keys() - {*RECORDED, *(f.name for f in fields(TrainConfig))}:
+        raise _other_version(run, f"config.yaml has an unknown field {min(unknown)}")
+    return config | {"modalities": tuple(config["modalities"])}
+
+
+def config_of(stored: dict) -> TrainConfig:
+    """Make the config of a run from what :func:`read_config` returns."""
+    return TrainConfig(**{name: value for name, value in stored.items() if name not in RECORDED})
+
+
+def append_metrics(run: Path, line: dict) -> None:
+    """Append the metrics of a validation to ``metrics.jsonl``."""
+    with (run / METRICS).open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def cut_metrics(run: Path, step: int) -> None:
+    """Delete the metrics after a step, because a run that goes on from there writes them again."""
+    lines = [json.dumps(line) + "\n" for line in read_lines(run / METRICS) if line["step"] <= step]
+    write_atomically(run / METRICS, "".join(lines).encode())
+
+
+def read_lines(path: Path) -> list[dict]:
+    """Read a file of JSON lines, without a line that was cut short when its writer was killed; [] without a file."""
+    lines = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return lines
+
+
+def save_checkpoint(
+    run: Path, modules: dict[str, torch.nn.Module], optimizer: torch.optim.Optimizer, best: dict, state: dict
+) -> None:
+    """Save everything that a run needs to go on.
+
+    Args:
+        run: the folder.
+        modules: by name, such as "model".
+        optimizer: its moments are saved, its settings come from the config.
+        best: the weights of the best validation so far.
+        state: plain values.
+    """
+    with (run / METRICS).open("ab") as file:  # a power cut must not keep the checkpoint and lose its metrics
+        os.fsync(file.fileno())
+    tensors = {f"{name}.{k}": v for name, module in modules.items() for k, v in module.state_dict().items()}
+    tensors |= {f"best.{k}": v for k, v in best.items()}
+    for index, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in moments.items()}
+    _save_tensors(run / CHECKPOINT, tensors, {"state": json.dumps(state)})
+
+
+def load_checkpoint(
+    run: Path, modules: dict[str, torch.nn.Module], optimizer: torch.optim.Optimizer
+) -> tuple[dict, dict]:
+    """Load the last checkpoint into the modules and the optimiser.
+
+    Returns:
+        The best weights so far and the plain values, as they were given to :func:`save_checkpoint`.
+
+    Raises:
+        ValueError: a damaged file.
+    """
+    path = run / CHECKPOINT
+    try:
+        with safe_open(path, "pt") as file:
+            state = json.loads(file.metadata()["state"])
+            tensors = {k: file.get_tensor(k) for k in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{path}: damaged ({error}); delete it, and --resume starts the run again") from None
+
+    def part(name: str) -> dict[str, Tensor]:
+        return {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
+
+    for name, module in modules.items():
+        module.load_state_dict(part(name))
+    moments: dict[int, dict] = {}
+    for key, value in part("optimizer").items():
+        index, name = key.split(".")
+        moments.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    return part("best"), state
+
+
+def is_finished(run: Path) -> bool:
+    """Tell whether a run has its weights and its manifest."""
+    return (run / "model.safetensors").exists() and (run / "manifest.json").exists()
+
+
+def write_result(run: Path, weights: dict[str, Tensor], manifest: dict) -> None:
+    """Write the weights of a run, and last its manifest, which marks the run as finished."""
+    _save_tensors(run / "model.safetensors", weights)
+    content = json.dumps({"schema": RUN_SCHEMA} | manifest, indent=2) + "\n"
+    write_atomically(run / "manifest.json", content.encode())
+
+
+def read_manifest(run: Path) -> dict:
+    """Read ``manifest.json`` of a finished run.
+
+    Raises:
+        ValueError: a run that was not finished, or one of another version of the package.
+    """
+    for name in ("model.safetensors", "manifest.json"):
+        if not (run / name).exists():
+            raise ValueError(f"{run}: no {name}, the training did not finish; go on with `geonb train ... --resume`")
+    manifest = json.loads((run / "manifest.json").read_text())
+    if manifest["schema"] != RUN_SCHEMA:
+        raise _other_version(run, f"run schema {manifest['schema']}, this version reads {RUN_SCHEMA}")
+    return manifest
+
+
+def read_weights(run: Path) -> dict[str, Tensor]:
+    """Read the selected weights of a finished run.
+
+    Raises:
+        ValueError: a damaged file.
+    """
+    try:
+        return load_file(run / "model.safetensors")
+    except SafetensorError as error:
+        raise ValueError(f"{run / 'model.safetensors'}: damaged weights ({error}); train again") from None
+
+
+def load_backbone(manifest: dict, weights: dict[str, Tensor], modality: str) -> Any:
+    """Load the frozen backbone that a run was trained with.
+
+    Args:
+        manifest: of the run.
+        weights: of the run; they contain those of a backbone that was fitted to the training texts.
+        modality: "text" or "image".
+
+    Raises:
+        ValueError: the run has no backbone for this modality, or the installed one is another.
+    """
+    described = manifest["backbones"][modality]
+    if "fingerprint" not in described:
+        raise ValueError(f"this run has no frozen backbone for {modality!r}; give its features to embed_features")
+    prefix = f"backbone.{modality}."
+    state = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+    backbone = BACKBONES[modality](described["name"], **({"state": state} if state else {}))
+    if backbone.fingerprint != described["fingerprint"]:
+        raise ValueError(
+            f"the installed {modality} backbone ({backbone.fingerprint}) is not the one of the run "
+            f"({described['fingerprint']}); install the same version or train again"
+        )
+    return backbone
+
+
+def _save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    write_atomically(path, save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata))
+
+
+def _other_version(run: Path, what: str) -> ValueError:
+    return ValueError(
+        f"{run}: {what}; the run was made by another version of geonb. Make it again: delete the folder and run the "
+        "`geonb train` command, the script or the chapter that made it"
+    )

@@ -1,0 +1,119 @@
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+from world import SMALL
+
+from geonb.config import PUBLISHED, TrainConfig, build, config_from_file, resolve, split_of
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"steps": 0}, "steps: .*greater than or equal to 1; got 0"),
+        ({"dim": 0}, "dim: "),
+        ({"validate_every": 0}, "validate_every: "),
+        ({"batch_size": 1}, "batch_size: .*equal to 2"),
+        ({"ema": 1.0}, "ema: .*less than 1"),
+        ({"lr": float("nan")}, "lr: .*finite"),
+        ({"schedule": "linear"}, "schedule: .*'cosine' or 'constant'; got 'linear'"),
+        ({"precision": "bf16-true"}, "precision: .*'64-true'"),
+        ({"modalities": "location"}, "modalities: "),
+        ({"betas": [0.9]}, "betas.1: "),
+        ({"options": None}, "options: .*dictionary; got None"),
+        ({"split": "blocked"}, "split: .*dictionary; got 'blocked'"),
+        ({"encoding": "grid"}, r"encoding: give a mapping with a name, such as \{name: residual\}; got 'grid'"),
+        ({"encoding": {"degrees": 3}}, "encoding: give a mapping with a name"),
+        ({"learning_rate": 0.1}, "learning_rate is not a field of the config; choose from modalities, dim"),
+    ],
+)
+def test_a_faulty_field_is_named_in_one_line(given, message):
+    with pytest.raises(ValueError, match=f"^{message}") as raised:
+        TrainConfig(**given)
+    assert "\n" not in str(raised.value)
+
+
+def test_numbers_in_a_file_may_have_an_exponent_at_any_depth(tmp_path):
+    (tmp_path / "c.yaml").write_text(
+        "lr: 1e-4\noptions: {exclude_km: 1e1, queue: 1000}\nsplit: {kind: blocked, size_km: 1.5e3}\nbetas: [0.9, 1e-1]\n"
+    )
+    config = config_from_file(tmp_path / "c.yaml")
+    assert (config.lr, config.betas, config.split["size_km"]) == (1e-4, (0.9, 0.1), 1500.0)
+    assert config.options == {"exclude_km": 10.0, "queue": 1000} and TrainConfig(**asdict(config)) == config
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("learning_rate: 0.1\n", "learning_rate is not a field"),
+        ("steps: five\n", "steps: .*'five'"),
+        ("steps: 2.5\n", "steps: .*2.5"),
+        ("lr: .nan\n", "lr: .*finite"),
+        ("- steps\n", "write fields of the config"),
+        ("", "write fields of the config"),
+        ("options:\n\texclude_km: 3\n", "not YAML"),
+        ("options: !!python/object/apply:os.system [echo]\n", "not YAML"),
+    ],
+)
+def test_a_faulty_file_is_named(text, message, tmp_path):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ValueError, match=f"c.yaml: {message}"):
+        config_from_file(tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize(
+    "architecture, changes, message",
+    [
+        ("imagebnd", {}, "unknown architecture 'imagebnd'; choose one of imagebind"),
+        ("fused", {"modalities": ("location", "sound")}, "unknown modality 'sound'; choose from location, text, image"),
+        ("fused", {"modalities": ("text", "image")}, "must contain location"),
+        ("fused", {"backbones": {"images": "random_conv"}}, "has 'images', but only text, image have backbones"),
+        ("cyclic", {"patience": 3}, "in the middle of a phase"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_refused(architecture, changes, message, world):
+    with pytest.raises(ValueError, match=message):
+        resolve(architecture, world, replace(SMALL, **changes))
+
+
+def test_open_fields_are_filled_and_given_ones_stay(world):
+    config = resolve("satclip", world, SMALL)
+    assert config.modalities == ("location", "image") and config.network == {"name": "siren", "hidden": 256}
+    assert config.encoding == SMALL.encoding and config.backbones == {"image": "random_conv"}
+    assert resolve("satclip", world, config) == config
+    assert resolve("fused", world, SMALL).modalities == ("location", "text", "image")
+
+
+def test_an_extra_modality_is_checked(world):
+    features = np.zeros((len(world), 2))
+    assert resolve("fused", world, SMALL, {"climate": features}).modalities[-1] == "climate"
+    infinite = features.copy()
+    infinite[3, 1] = np.inf
+    for extra, message in (({"climate": features[:5]}, "a row per place of the store"), ({"text": features}, "a new name"),
+                           ({"climate": infinite}, "row 3 .p3. is infinite")):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            resolve("fused", world, SMALL, extra)
+
+
+@pytest.mark.parametrize(
+    "split, message",
+    [
+        ({"kind": "blocks"}, "its kind is blocked or random, not 'blocks'"),
+        ({"size_km": 1500.0}, "its kind is blocked or random"),
+        ({"kind": "blocked", "size_km": "far"}, "split: .*wrong type"),
+        ({"kind": "blocked", "size": 30}, "split: .*'size'.*misspelt option"),
+    ],
+)
+def test_a_faulty_split_is_refused(split, message, world):
+    with pytest.raises(ValueError, match=message):
+        split_of(world, {"split": split})
+
+
+def test_the_published_settings_are_those_of_the_baselines():
+    parameters = {}
+    for name, config in PUBLISHED.items():
+        model = build(name, replace(config, modalities=("location", "image")), {"image": 768})
+        parameters[name] = sum(p.numel() for p in model.encoders["location"].parameters())
+    assert min(parameters.values()) > 100_000
+    # The released encoder counts its three times 512 frequencies as parameters.
+    assert parameters["geoclip"] + 3 * 512 == pytest.approx(9.45e6, rel=0.01)

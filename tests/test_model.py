@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+
+import geonb
+
+
+def test_places_of_a_store_are_embedded_from_cached_features(trained, world, monkeypatch):
+    model = geonb.load(trained)
+    for modality, embed in (("text", lambda rows: model.embed_texts(world.texts(rows))),
+                            ("image", lambda rows: model.embed_images(world.images(rows), harmonised=True))):  # fmt: skip
+        rows = np.random.default_rng(0).permutation(np.flatnonzero(world.has(modality)))[:20]
+        expected = embed(rows)
+        with monkeypatch.context() as patch:
+            patch.setattr(type(model.backbone(modality)), "encode", None)  # not called again
+            found = model.embed_store(world, modality, rows)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+        lacking = np.flatnonzero(~world.has(modality))[0]
+        with pytest.raises(ValueError, match=f"place {world.place_id[lacking]} has no {modality}; choose rows by"):
+            model.embed_store(world, modality, [rows[0], lacking])
+
+
+def test_a_model_refuses_what_it_cannot_embed(trained, world):
+    model = geonb.load(trained)
+    with pytest.raises(ValueError, match="row 0"):
+        model.embed_locations([[500.0, 0.0]])
+    with pytest.raises(ValueError, match="swapped"):
+        model.embed_locations([[48.0, 151.0]])
+    with pytest.raises(ValueError, match="text 1"):
+        model.embed_texts(["fine", "  "])
+    with pytest.raises(ValueError, match=r"a list of texts: \['snow'\]"):
+        model.embed_texts("snow")
+    with pytest.raises(ValueError, match="binds location, text, image; it has no 'sound'"):
+        model.backbone("sound")
+    width = model.backbone("text").dim
+    for modality, features, message in (
+        ("text", np.ones(width), rf"shape \(n, {width}\), a row each, not \({width},\)"),
+        ("text", np.ones((5, width + 1)), rf"not \(5, {width + 1}\)"),
+        ("txt", np.ones((5, width)), "features of text, image, not of 'txt'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.embed_features(modality, features)
+    good = world.images(np.flatnonzero(world.has("image"))[:2])
+    for images, message in ((good[:, :3], "12"), (good / 10000.0, "10,?000"), ((good // 40).astype(np.uint16), "8-bit"),
+                            (np.random.default_rng(0).integers(150, 900, (3, 12, 32, 32)) + 1000, "offset of .1000")):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            model.embed_images(images)
+
+
+def test_another_backbone_than_that_of_the_run_is_refused(trained):
+    model = geonb.load(trained)
+    model.manifest["backbones"]["image"]["fingerprint"] = "random_conv-0"
+    with pytest.raises(ValueError, match="is not the one of the run .random_conv-0.; install the same version"):
+        model.backbone("image")

@@ -1,0 +1,109 @@
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+
+import geonb
+from geonb import run
+from geonb._util import write_atomically
+
+
+@pytest.fixture
+def copy(trained, tmp_path):
+    """A finished run that a test may damage."""
+    out = tmp_path / "run"
+    (out / "checkpoints").mkdir(parents=True)
+    for name in ("config.yaml", "manifest.json", "model.safetensors", "metrics.jsonl", run.CHECKPOINT):
+        (out / name).write_bytes((trained / name).read_bytes())
+    return out
+
+
+class Bomb:
+    def __reduce__(self):
+        return (pytest.exit, ("unpickled",))
+
+
+def test_damaged_and_hostile_weights_are_refused(copy):
+    weights = copy / "model.safetensors"
+    whole = weights.read_bytes()
+    huge_header = (2**62).to_bytes(8, "little") + whole[8:]
+    outside = json.dumps({"x": {"dtype": "F32", "shape": [4], "data_offsets": [0, 10**9]}}).encode()
+    for content in (whole[:1000], pickle.dumps(Bomb()), huge_header, len(outside).to_bytes(8, "little") + outside):
+        weights.write_bytes(content)
+        with pytest.raises(ValueError, match="model.safetensors: damaged weights .*train again"):
+            geonb.load(copy)
+    save_file({"x": torch.zeros(1)}, weights)
+    with pytest.raises(ValueError, match="do not fit config.yaml"):
+        geonb.load(copy)
+
+
+def test_a_config_is_data_and_not_code(copy):
+    (copy / "config.yaml").write_text("architecture: !!python/object/apply:os.system [echo]\n")
+    with pytest.raises(ValueError, match="config.yaml: damaged"):
+        geonb.load(copy)
+
+
+def test_a_folder_that_is_no_run_and_a_run_that_is_not_finished_are_refused(copy, tmp_path):
+    with pytest.raises(ValueError, match="no config.yaml, so this is not a run"):
+        geonb.load(tmp_path)
+    (copy / "manifest.json").unlink()
+    with pytest.raises(ValueError, match="did not finish; go on with .*--resume"):
+        geonb.load(copy)
+
+
+def test_a_run_of_another_version_is_refused_with_the_way_to_make_it_again(copy):
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps(manifest | {"schema": 2}))
+    with pytest.raises(ValueError, match="run schema 2, this version reads 3; .*Make it again: delete the folder"):
+        geonb.load(copy)
+    config = yaml.safe_load((copy / "config.yaml").read_text())
+    (copy / "config.yaml").write_text(yaml.safe_dump(config | {"compile": False, "loggers": []}))
+    with pytest.raises(ValueError, match="unknown field compile; .*Make it again"):
+        geonb.load(copy)
+
+
+def test_a_line_that_was_cut_is_left_out_and_metrics_end_at_a_step(copy):
+    metrics = copy / "metrics.jsonl"
+    with metrics.open("a") as file:
+        file.write('{"step": 25, "lo')
+    assert [line["step"] for line in run.read_lines(metrics)] == [5, 10, 15, 20]
+    run.cut_metrics(copy, 10)
+    run.append_metrics(copy, {"step": 15})
+    assert [json.loads(line)["step"] for line in metrics.open()] == [5, 10, 15]
+    assert run.read_lines(copy / "nothing.jsonl") == []
+
+
+def test_a_checkpoint_gives_back_what_it_was_given(copy):
+    def setup():
+        torch.manual_seed(0)
+        model = torch.nn.Linear(3, 2)
+        return model, torch.optim.AdamW(model.parameters())
+
+    model, optimizer = setup()
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    best, state = {"weight": torch.arange(3.0)}, {"step": 7, "best_loss": 0.1 + 0.2}
+    run.save_checkpoint(copy, {"model": model}, optimizer, best, state)
+    again, other = setup()
+    found = run.load_checkpoint(copy, {"model": again}, other)
+    assert torch.equal(found[0]["weight"], best["weight"]) and found[1] == state
+    assert torch.equal(again.weight, model.weight)
+    for a, b in zip(optimizer.state_dict()["state"].values(), other.state_dict()["state"].values(), strict=True):
+        assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_file_that_cannot_be_written_for_want_of_a_folder_is_not_blamed_on_the_disk(tmp_path):
+    with pytest.raises(OSError, match="could not be written .No such file.*nothing was kept$"):
+        write_atomically(tmp_path / "nowhere" / "x", b"1")
+
+
+def test_loading_leaves_the_random_numbers_of_the_caller(trained):
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    geonb.load(trained)
+    np.testing.assert_array_equal(torch.rand(2), expected)
