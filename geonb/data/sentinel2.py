@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
+
+from geonb.geo import check_lonlat
+
+if TYPE_CHECKING:
+    from odc.geo.geobox import GeoBox
 
 #: The bands of Sentinel-2 L2A, in the order of all chips.
 BANDS = ["B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B11", "B12"]
 SCALE = 10_000  # digital numbers of a reflectance of 1
 MIN_SIZE = 16
+GSD_M = 10  # of a pixel of a chip
 OFFSET = 1000  # added to L2A digital numbers since processing baseline 04.00
 OFFSET_FROM = "2022-01-25"  # its first day
 
@@ -193,3 +201,45 @@ def _picture(images: np.ndarray, bands: tuple[str, str, str]) -> np.ndarray:
     chosen = check_shape(images)[:, [BANDS.index(band) for band in bands]]
     value = (chosen.astype(np.float32) / SCALE).clip(0, 1) ** (1 / GAMMA)
     return np.rint(255 * value).astype(np.uint8).transpose(0, 2, 3, 1)
+
+
+# --- the grid of a chip -------------------------------------------------------------------------------
+
+
+def utm_epsg(lonlat: ArrayLike) -> np.ndarray:
+    """Return EPSG codes (n,) of the UTM zones of positions (n, 2): 326xx north, 327xx south, 0 outside UTM.
+
+    Zones are 6 degrees wide except in Norway's south-west (zone 32 reaches to 3 E) and Svalbard (only 31, 33, 35 and
+    37), as the tiles of Sentinel-2 are. UTM ends at 80 S and 84 N.
+    """
+    lon, lat = check_lonlat(lonlat, "positions").T
+    zone = np.minimum((lon + 180) // 6 + 1, 60).astype(int)
+    zone = np.where((lat >= 56) & (lat < 64) & (lon >= 3) & (lon < 12), 32, zone)
+    svalbard = (lat >= 72) & (lon >= 0) & (lon < 42)
+    zone = np.where(svalbard, 31 + 2 * np.searchsorted([9, 21, 33], lon, side="right"), zone)
+    return np.where((lat >= -80) & (lat <= 84), np.where(lat < 0, 32700, 32600) + zone, 0)
+
+
+def chip_grid(lon: float, lat: float, size: int = 64) -> GeoBox:
+    """Lay the grid of a chip around a position: pixels of 10 m in its UTM zone, the corner on whole 10 m.
+
+    Args:
+        lon, lat: degrees; the centre of the chip lies within 5 m of them, east and north.
+        size: edge in pixels.
+
+    Returns:
+        The grid as odc-geo's GeoBox, which has ``crs``, ``transform``, ``shape`` and ``boundingbox``.
+
+    Raises:
+        ValueError: a position outside UTM.
+    """
+    from odc.geo.geobox import GeoBox
+    from rasterio.transform import from_origin
+    from rasterio.warp import transform
+
+    epsg = int(utm_epsg([[lon, lat]])[0])
+    if not epsg:
+        raise ValueError(f"({lon}, {lat}) is outside UTM, which ends at 80 S and 84 N; leave it out")
+    (x,), (y,) = transform("EPSG:4326", f"EPSG:{epsg}", [lon], [lat])
+    west, north = (round(edge / GSD_M) * GSD_M for edge in (x - size * GSD_M / 2, y + size * GSD_M / 2))
+    return GeoBox((size, size), from_origin(west, north, GSD_M, GSD_M), f"EPSG:{epsg}")

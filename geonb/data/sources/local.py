@@ -26,8 +26,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from geonb._util import not_utf8
-from geonb.data._raster import raster_errors
 from geonb.data.sentinel2 import BANDS, radiometric_offset
+from geonb.data.sources._raster import raster_errors
 from geonb.data.store import PlaceStore, write_store
 from geonb.geo import check_lonlat, great_circle_km, unit_xyz
 
