@@ -26,7 +26,6 @@ def add_verbs(data: Any) -> None:
     p = data.add_parser("alphaearth", help="AlphaEarth's annual embeddings at the places of a store, without login")
     p.add_argument("store", type=Path, metavar="STORE")
     p.add_argument("--year", type=int, required=True, metavar="YYYY")
-    p.add_argument("--footprint", type=float, default=0, metavar="METRES", help="mean over a square; 0 is one pixel")
     p.add_argument("--out", required=True, type=Path, metavar="FILE.parquet", help="for geonb train --extra")
     p.set_defaults(run=_alphaearth)
 
@@ -107,7 +106,6 @@ def _sentinel2(p: argparse.ArgumentParser) -> None:
 
     p = sources.add_parser("stac", help="scenes from a public catalogue, without login")
     _chip_options(p)
-    p.add_argument("--catalogue", default="earth-search", metavar="NAME", help="earth-search or planetary-computer")
     p.add_argument("--method", default="least_cloudy", choices=["least_cloudy", "median"])
     p.set_defaults(run=_sentinel2_stac)
 
@@ -185,7 +183,7 @@ def _wikipedia_api(args: argparse.Namespace) -> None:
 def _sentinel2_stac(args: argparse.Namespace) -> None:
     from geonb.data.sources.stac import from_stac
 
-    options = _given(args, "catalogue", "size", "method", "workers")
+    options = _given(args, "size", "method", "workers")
     _done(from_stac(args.out, _where(args), period=tuple(args.period), **options))
 
 
@@ -203,7 +201,7 @@ def _sentinel2_ee(args: argparse.Namespace) -> None:
 def _alphaearth(args: argparse.Namespace) -> None:
     from geonb.data.sources.alphaearth import add_alphaearth
 
-    counts = add_alphaearth(args.store, args.out, args.year, footprint_m=args.footprint)
+    counts = add_alphaearth(args.store, args.out, args.year)
     print(f"{args.out}: " + ", ".join(f"{count:,} {what}" for what, count in counts.items()))
 
 

@@ -20,7 +20,7 @@ EXTRAS = {  # of pyproject.toml: purpose, and the modules that come with it
     "real": ("GeoTIFF chips", ("rasterio", "pyogrio", "shapely")),
     "acquire": (
         "Wikipedia and Sentinel-2",
-        ("duckdb", "datasketch", "ee", "requests", "pooch", "pystac_client", "odc", "dask", "planetary_computer"),
+        ("duckdb", "datasketch", "ee", "requests", "pooch", "pystac_client", "odc", "dask"),
     ),
     "live": ("maps with a kernel", ("leafmap", "ipywidgets")),
 }

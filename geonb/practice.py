@@ -24,6 +24,8 @@ import pyarrow.parquet as pq
 from geonb.geo import great_circle_km
 
 if TYPE_CHECKING:
+    from affine import Affine
+
     from geonb.data.store import PlaceStore
 
 HOSTILE_TITLE = "<script>alert('a title')</script>"
@@ -104,6 +106,124 @@ def _page(article: dict) -> dict:
         "pageid": int(article["id"]), "ns": 0, "title": article["title"], "fullurl": article["url"],
         "lastrevid": 1_200_000_000 + int(article["id"]), "coordinates": [position],
         "pageprops": {"wikibase_item": article["qid"]},
+    }  # fmt: skip
+
+
+# --- Sentinel-2 ---------------------------------------------------------------------------------------
+
+DAYS = {  # of the scenes: processing baseline, and the share of the sky that is clouded
+    "2021-07-10": ("03.01", 0.0),
+    "2021-08-19": ("03.01", 0.3),
+    "2022-06-15": ("04.00", 0.2),
+    "2022-07-20": ("04.00", 0.0),
+    "2022-08-04": ("04.00", 0.1),
+    "2022-08-24": ("04.00", 0.5),
+}
+WRONG_DAY = "2022-07-20"  # of its scenes the catalogue says that the offset was taken off, which it was not
+
+
+@contextmanager
+def sentinel2_catalogue(store: PlaceStore, places: int = 6, seed: int = 0) -> Iterator[tuple[str, np.ndarray]]:
+    """Serve a STAC catalogue of scenes around some places of a store; yield its address and the positions (places, 2).
+
+    A scene is the cloudless chip of the store, mirrored at its edges, on one of six days, with clouds that drift. From
+    2022 on its numbers carry the offset of 1000, as the true ones do. The catalogue says so, except on `WRONG_DAY`:
+    such errors were really published.
+
+    Args:
+        store: places with Sentinel-2 chips of at least 22 pixels and a column "cloud_share", such as the Atlas sample.
+    """
+    from shapely.geometry import shape
+
+    rng = np.random.default_rng(seed)
+    usable = store.has("image") & (np.abs(store.lonlat[:, 1]) < 60) & (store.column("cloud_share") == 0)
+    rows = rng.permutation(np.flatnonzero(usable))[:places]
+    items, files = [], {}
+    for number, row in enumerate(rows):
+        chip = store.images([row])[0]
+        land = np.pad(chip, ((0, 0), *[(chip.shape[-1],) * 2] * 2), "symmetric")
+        for day, (baseline, clouded) in DAYS.items():
+            clouded = 0.4 if number % 2 and day == min(DAYS) else clouded
+            items.append(_scene(files, land, store.lonlat[row], f"{number:02d}", day, baseline, clouded, rng))
+
+    def answer(path: str, asked: dict) -> bytes | None:
+        if path == "/v1":
+            return json.dumps(_landing_page(url)).encode()
+        if path != "/v1/search":
+            return files.get(path)
+        start, end = asked["datetime"].split("/")
+        found = [
+            item for item in items
+            if start <= item["properties"]["datetime"] <= end
+            and shape(item["geometry"]).intersects(shape(asked["intersects"]))
+        ]  # fmt: skip
+        found.sort(key=lambda item: item["properties"]["eo:cloud_cover"])
+        text = json.dumps({"type": "FeatureCollection", "features": found, "links": []})
+        return text.replace("{here}", url).encode()
+
+    with serve(answer) as url:
+        yield f"{url}/v1", store.lonlat[rows]
+
+
+def _scene(
+    files: dict, land: np.ndarray, point: np.ndarray, number: str, day: str, baseline: str, clouded: float,
+    rng: np.random.Generator,
+) -> dict:  # fmt: skip
+    """Add the files of a scene around a position; return its STAC item, with ``{here}`` for the server's address."""
+    from scipy.ndimage import gaussian_filter
+
+    from geonb.data.sentinel2 import BANDS, chip_grid
+    from geonb.data.sources.stac import ASSETS, COLLECTION
+
+    edge = land.shape[-1] // 6 * 6  # pixels of 10 m, a multiple of those of 60 m
+    grid = chip_grid(*point.tolist(), edge)
+    sky = gaussian_filter(rng.normal(size=(edge, edge)), edge / 16, mode="wrap")
+    cloud = sky > np.quantile(sky, 1 - clouded) if clouded else np.zeros((edge, edge), bool)
+    image = np.where(cloud, 6500, land[:, :edge, :edge] * rng.uniform(0.95, 1.05)).round().astype(np.uint16)
+    offset = 1000 if baseline >= "04.00" else 0
+    name = f"S2A_PRACTICE{number}_{day.replace('-', '')}_L2A"
+    layers = dict(zip(BANDS, image + offset, strict=True)) | {"SCL": np.where(cloud, 9, 4).astype(np.uint8)}
+    for band, layer in layers.items():
+        step = 6 if band in ("B1", "B9") else 1 if band in ("B2", "B3", "B4", "B8") else 2
+        kind, blocks = layer.dtype, layer.reshape(edge // step, step, edge // step, step)
+        coarse = layer[::step, ::step] if band == "SCL" else blocks.mean((1, 3)).round().astype(kind)
+        files[f"/{name}/{band}.tif"] = _geotiff(coarse, grid.transform * grid.transform.scale(step), grid.crs.epsg)
+    wrong = day == WRONG_DAY
+    declared = [{"nodata": 0, "scale": 0.0001, "offset": 0.0 if wrong or not offset else -0.1}]
+    return {
+        "type": "Feature", "stac_version": "1.0.0", "id": name, "collection": COLLECTION, "links": [],
+        "geometry": grid.extent.to_crs("EPSG:4326").json, "bbox": list(grid.extent.to_crs("EPSG:4326").boundingbox),
+        "properties": {
+            "datetime": f"{day}T10:30:00Z", "platform": "sentinel-2a", "eo:cloud_cover": 100 * clouded,
+            "s2:processing_baseline": baseline, "proj:epsg": grid.crs.epsg, "earthsearch:boa_offset_applied": wrong,
+        },
+        "assets": {
+            asset: {"href": f"{{here}}/{name}/{band}.tif", "type": "image/tiff", "roles": ["data"]}
+            | ({} if band == "SCL" else {"raster:bands": declared})
+            for band, asset in ASSETS.items()
+        },
+    }  # fmt: skip
+
+
+def _geotiff(pixels: np.ndarray, transform: Affine, epsg: int) -> bytes:
+    from rasterio.io import MemoryFile
+
+    with MemoryFile() as memory:
+        with memory.open(
+            driver="GTiff", height=pixels.shape[0], width=pixels.shape[1], count=1, dtype=pixels.dtype, nodata=0,
+            crs=f"EPSG:{epsg}", transform=transform, tiled=True, blockxsize=64, blockysize=64, compress="deflate",
+        ) as out:  # fmt: skip
+            out.write(pixels, 1)
+        return memory.read()
+
+
+def _landing_page(url: str) -> dict:
+    search = {"rel": "search", "href": f"{url}/v1/search", "method": "POST", "type": "application/geo+json"}
+    kinds = ("core", "item-search", "item-search#sort", "item-search#query")
+    return {
+        "type": "Catalog", "id": "practice", "stac_version": "1.0.0", "description": "simulated practice scenes",
+        "conformsTo": [f"https://api.stacspec.org/v1.0.0/{kind}" for kind in kinds],
+        "links": [search, {"rel": "self", "href": f"{url}/v1"}],
     }  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """The practice inputs: both ways to Wikipedia find the same articles in them, and the faults that were planted."""
 
+import numpy as np
 import pytest
 from world import make_world
 
@@ -46,3 +47,21 @@ def test_a_server_gives_ranges_and_what_is_asked_and_posted():
         assert client.get(f"{url}/absent").status_code == 404
         head = client.head(f"{url}/abcdef")
         assert head.headers["Content-Length"] == "10" and not head.content
+
+
+def test_of_the_scenes_the_catalogue_is_wrong_about_one_day_and_the_pixels_tell(tmp_path, monkeypatch):
+    pytest.importorskip("odc.stac")
+    from geonb.data.sources.stac import from_stac
+    from geonb.sample import make_atlas
+
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    store = make_atlas(tmp_path / "atlas", places=24, seed=0)
+    with practice.sentinel2_catalogue(store, places=2) as (url, where):
+        chips = from_stac(
+            tmp_path / "chips", where, period=("2022-01-01", "2023-01-01"), size=32, url=url, simulated=True
+        )  # fmt: skip
+    assert len(chips) == 2 and set(chips.image_dates([0, 1])) == {practice.WRONG_DAY}
+    assert chips.column("offset_rule").tolist() == ["pixels against boa_offset_applied"] * 2
+    rows = [int(np.abs(store.lonlat - point).sum(1).argmin()) for point in where]
+    blue = chips.images([0, 1])[:, 1].mean((1, 2)) / store.images(rows)[:, 1].mean((1, 2))
+    assert np.allclose(blue, 1, atol=0.2)
