@@ -68,3 +68,62 @@ def great_circle_km(a: ArrayLike, b: ArrayLike) -> np.ndarray:
     lon_b, lat_b = np.moveaxis(np.radians(np.asarray(b, dtype=np.float64)), -1, 0)
     h = np.sin((lat_b - lat_a) / 2) ** 2 + np.cos(lat_a) * np.cos(lat_b) * np.sin((lon_b - lon_a) / 2) ** 2
     return 2 * EARTH_RADIUS_KM * np.arcsin(np.sqrt(np.clip(h, 0.0, 1.0)))
+
+
+def cell_grid(size_km: float) -> tuple[np.ndarray, np.ndarray]:
+    """Divide the sphere into cells of exactly equal area, about ``size_km`` wide and high everywhere.
+
+    Parallels cut the sphere into bands; a band of k cells spans k equal steps in longitude. The bands' edges lie where
+    the sine of latitude makes all cells equal in area (Lambert's cylindrical equal-area map has its rows in
+    sin(latitude)). Cells begin at the antimeridian, so none crosses it, and 180 is the same as -180. The caps at the
+    poles are single cells.
+
+    Returns:
+        the number of cells in each band, from south to north, and the bands' edges in sin(latitude).
+
+    Raises:
+        ValueError: a size that is not positive.
+    """
+    if not size_km > 0:
+        raise ValueError(f"size_km must be positive, not {size_km}")
+    rows = max(2, round(np.pi * EARTH_RADIUS_KM / size_km))
+    middle = np.radians(-90 + (np.arange(rows) + 0.5) * 180 / rows)
+    columns = np.maximum(1, np.round(2 * rows * np.cos(middle))).astype(np.int64)
+    columns[[0, -1]] = 1
+    return columns, np.concatenate([[-1.0], -1 + 2 * np.cumsum(columns) / columns.sum()])
+
+
+def cell_count(size_km: float) -> int:
+    """Count the cells of :func:`cell_grid` that cover the Earth."""
+    return int(cell_grid(size_km)[0].sum())
+
+
+def blocks(lonlat: ArrayLike, size_km: float) -> np.ndarray:
+    """Find the cell (n,) of :func:`cell_grid` in which each position (n, 2), degrees, lies.
+
+    Raises:
+        ValueError: a position out of range, or a size that is not positive.
+
+    Example:
+        Two places near Cologne lie in one cell, New York in another.
+
+        >>> blocks([(7.0, 50.9), (7.1, 51.0), (-74.0, 40.7)], size_km=500).tolist()
+        [1817, 1817, 1696]
+    """
+    lonlat = check_lonlat(lonlat)
+    columns, edges = cell_grid(size_km)
+    band = np.searchsorted(edges[1:-1], np.sin(np.radians(lonlat[:, 1])), side="right")
+    k = columns[band]
+    column = np.floor((lonlat[:, 0] + 180) / 360 * k).astype(np.int64) % k
+    return np.concatenate([[0], np.cumsum(columns)])[band] + column
+
+
+def cell_bounds(cells: ArrayLike, size_km: float) -> np.ndarray:
+    """Compute west, south, east, north (n, 4), degrees, of cells as :func:`blocks` numbers them."""
+    columns, edges = cell_grid(size_km)
+    cells, first = np.asarray(cells, dtype=np.int64), np.concatenate([[0], np.cumsum(columns)])
+    band = np.searchsorted(first, cells, side="right") - 1
+    width = 360 / columns[band]
+    west = (cells - first[band]) * width - 180
+    south, north = np.degrees(np.arcsin(np.clip(edges, -1, 1)))[np.stack([band, band + 1])]
+    return np.stack([west, south, west + width, north], 1)

@@ -14,10 +14,9 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 
-from geonb.data.sampling import cell_bounds, land_cells
-from geonb.data.splits import blocks
+from geonb.data.sampling import land_cells
 from geonb.data.store import PlaceStore
-from geonb.geo import unit_xyz
+from geonb.geo import blocks, cell_bounds, unit_xyz
 
 QUANTILES = (0, 5, 25, 50, 75, 95, 100)  # per cent
 TEXTS_AT_ONCE = 8192

@@ -1,4 +1,7 @@
-"""Where to look: points fair to area, points where articles are, and weights that make a crowded table fair to area."""
+"""Choose where to look: points even by area, points near articles, and weights that make a crowded table even by area.
+
+The land mask is a grid of 0.1 degrees (see assets/SOURCES.md); the module knows nothing else about the Earth.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +13,20 @@ from importlib.resources import files
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geonb.data.splits import _grid, blocks
-from geonb.geo import EARTH_RADIUS_KM, check_lonlat, unit_xyz
+from geonb.geo import EARTH_RADIUS_KM, blocks, cell_bounds, cell_count, check_lonlat, unit_xyz
 
 GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
+DENSITY_KM = 100.0
 
 
 def random_points(n: int, seed: int = 0) -> np.ndarray:
-    """n positions (n, 2) in degrees, uniform by area on the sphere (uniform in longitude and sin(latitude))."""
+    """Draw n positions (n, 2), degrees, uniform by area on the sphere (uniform in longitude and sin(latitude))."""
     u = np.random.default_rng(seed).random((n, 2))
     return np.stack([360 * u[:, 0] - 180, np.degrees(np.arcsin(2 * u[:, 1] - 1))], 1)
 
 
 def fibonacci_points(n: int) -> np.ndarray:
-    """n positions (n, 2) in degrees on a Fibonacci lattice: nearly even spacing, no randomness.
+    """Lay n positions (n, 2), degrees, on a Fibonacci lattice: nearly even spacing, no randomness.
 
     Gonzalez (2010), Measurement of areas on a sphere using Fibonacci and latitude-longitude lattices,
     Mathematical Geosciences 42, 49-64 (doi:10.1007/s11004-009-9257-x).
@@ -33,7 +36,7 @@ def fibonacci_points(n: int) -> np.ndarray:
 
 
 def on_land(lonlat: ArrayLike) -> np.ndarray:
-    """Which positions (n,) are on land, Antarctica included; a grid of 0.1 degrees (see assets/SOURCES.md)."""
+    """Tell which positions (n,) are on land, Antarctica included."""
     lonlat = check_lonlat(lonlat)
     mask = _land_mask()
     rows, columns = mask.shape
@@ -43,7 +46,7 @@ def on_land(lonlat: ArrayLike) -> np.ndarray:
 
 
 def land_points(n: int, seed: int = 0, method: str = "random") -> np.ndarray:
-    """n positions (n, 2) in degrees on land, even by area: "random", or close to evenly spaced with "fibonacci".
+    """Draw n positions (n, 2), degrees, on land, even by area: "random", or close to evenly spaced with "fibonacci".
 
     A Fibonacci lattice is made as dense as gives n points or a few more on land; of those the surplus is dropped
     at random.
@@ -72,31 +75,26 @@ def land_points(n: int, seed: int = 0, method: str = "random") -> np.ndarray:
     return points[np.sort(np.random.default_rng(seed).permutation(len(points))[:n])]
 
 
-def density_points(
-    lonlat: ArrayLike, n: int, seed: int = 0, *, power: float = 1.0, size_km: float = 100.0
-) -> np.ndarray:
-    """n positions (n, 2) on land, more of them where there are more articles (or photographs, or towns).
+def density_points(lonlat: ArrayLike, n: int, seed: int = 0) -> np.ndarray:
+    """Draw n positions (n, 2) on land, more of them where there are more articles (or photographs, or towns).
 
-    An equal-area cell is drawn with a chance in proportion to (articles in it) ** ``power``, then a point in it, even
-    by area over its land. So points lie near articles at the scale of the cells and not at the articles themselves;
-    :func:`points_around` does that.
+    An equal-area cell of :data:`DENSITY_KM` is drawn with a chance in proportion to the articles in it, then a point in
+    it, even by area over its land. So points lie near articles at the scale of the cells and not at the articles
+    themselves; :func:`points_around` does that.
 
     Args:
         lonlat: positions (m, 2) of the articles, degrees. Cells without land are left out.
         seed: the same gives the same points.
-        power: 1 follows the articles; 0 gives every cell with an article the same chance; .5 is between.
-        size_km: edge of the cells.
 
     Raises:
-        ValueError: no article in a cell with land, or a power that is not finite.
+        ValueError: no article in a cell with land.
     """
-    if not math.isfinite(power):
-        raise ValueError(f"power must be a finite number, not {power}")
+    size_km = DENSITY_KM
     cells, counts = np.unique(blocks(lonlat, size_km), return_counts=True)
     land = land_share(cells, size_km) > 0
     if not land.any():
         raise ValueError("no position lies in a cell with land; are they (lon, lat)?")
-    cells, chance = cells[land], counts[land].astype(np.float64) ** power
+    cells, chance = cells[land], counts[land].astype(np.float64)
     rng = np.random.default_rng(seed)
     drawn = cells[rng.choice(len(cells), n, p=chance / chance.sum())]
     points, missing = np.empty((n, 2)), np.arange(n)
@@ -107,7 +105,7 @@ def density_points(
 
 
 def points_around(lonlat: ArrayLike, per_place: int, max_km: float, seed: int = 0) -> np.ndarray:
-    """Positions (n x per_place, 2) around each of n places, even by area within ``max_km``; those of a place together.
+    """Draw positions (n x per_place, 2) around each of n places, even by area within ``max_km``, place by place.
 
     Distance and direction are along great circles, so a disc is as round and as large at the poles and across the
     antimeridian as on the equator; a fixed step in degrees would not be. Points may lie at sea.
@@ -115,7 +113,7 @@ def points_around(lonlat: ArrayLike, per_place: int, max_km: float, seed: int = 
     Args:
         lonlat: positions (n, 2) of the places, degrees.
         per_place: how many around each.
-        max_km: radius of the disc, up to half of the circumference (20,015 km).
+        max_km: radius of the disc, up to half of the Earth's circumference (20,015 km).
         seed: the same gives the same points.
 
     Raises:
@@ -137,24 +135,8 @@ def points_around(lonlat: ArrayLike, per_place: int, max_km: float, seed: int = 
     return np.degrees(np.stack([np.arctan2(y, x), np.arctan2(z, np.hypot(x, y))], 1))
 
 
-def cell_bounds(cells: ArrayLike, size_km: float) -> np.ndarray:
-    """West, south, east, north (n, 4) in degrees of equal-area cells, as :func:`geonb.data.splits.blocks` has them."""
-    columns, edges = _grid(size_km)
-    cells, first = np.asarray(cells, dtype=np.int64), np.concatenate([[0], np.cumsum(columns)])
-    band = np.searchsorted(first, cells, side="right") - 1
-    width = 360 / columns[band]
-    west = (cells - first[band]) * width - 180
-    south, north = np.degrees(np.arcsin(np.clip(edges, -1, 1)))[np.stack([band, band + 1])]
-    return np.stack([west, south, west + width, north], 1)
-
-
-def cell_count(size_km: float) -> int:
-    """How many equal-area cells of a size cover the Earth."""
-    return int(_grid(size_km)[0].sum())
-
-
 def land_share(cells: Sequence | np.ndarray, size_km: float, points: int = 100) -> np.ndarray:
-    """The share of land (n,) of equal-area cells, from so many points spread evenly in each.
+    """Estimate the share of land (n,) of equal-area cells from ``points`` spread evenly in each.
 
     The points are those of the R2 sequence (Roberts, 2018, The unreasonable effectiveness of quasirandom sequences).
     """
@@ -170,7 +152,7 @@ def land_share(cells: Sequence | np.ndarray, size_km: float, points: int = 100) 
 
 @cache
 def land_cells(size_km: float) -> np.ndarray:
-    """The equal-area cells of a size that are at least half land: their numbers (n,), in rising order."""
+    """List the equal-area cells of a size that are at least half land: their numbers (n,), in rising order."""
     cells = np.arange(cell_count(size_km))
     return cells[land_share(cells, size_km) >= 0.5]
 
@@ -184,7 +166,7 @@ def _in_cells(cells: np.ndarray, size_km: float, u: np.ndarray) -> np.ndarray:
 
 
 def density_weights(lonlat: ArrayLike, size_km: float = 500.0) -> np.ndarray:
-    """Sampling weights (n,), mean 1, that give each occupied equal-area cell of ``size_km`` the same total.
+    """Compute sampling weights (n,), mean 1, that give each occupied equal-area cell of ``size_km`` the same total.
 
     Gazetteers and photographs crowd in Europe; sampling by these weights is even over the inhabited land instead.
     Positions are (n, 2), degrees.
@@ -204,7 +186,7 @@ def density_weights(lonlat: ArrayLike, size_km: float = 500.0) -> np.ndarray:
 
 
 def weighted_sample(weights: ArrayLike, k: int, seed: int = 0) -> np.ndarray:
-    """k different rows (sorted), drawn one after another with chances in proportion to weights (n,).
+    """Draw k different rows (sorted), one after another, with chances in proportion to weights (n,).
 
     By exponential keys: Efraimidis and Spirakis (2006), Weighted random sampling with a reservoir, Information
     Processing Letters 97, 181-185 (doi:10.1016/j.ipl.2005.11.003).

@@ -210,9 +210,9 @@ def _groups(queries: Any) -> dict[str, list[str]]:
 
 
 def _columns(size_km: float) -> np.ndarray:
-    from geonb.data.splits import _grid
+    from geonb.geo import cell_grid
 
-    return _grid(size_km)[0]
+    return cell_grid(size_km)[0]
 
 
 def _cells(size_km: float) -> tuple[np.ndarray, np.ndarray]:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from geonb.data.quality import TEXTS_AT_ONCE, continents, quality
-from geonb.data.sampling import cell_bounds, land_cells, land_points
-from geonb.data.splits import blocks
+from geonb.data.sampling import land_cells, land_points
 from geonb.data.store import write_store
+from geonb.geo import blocks, cell_bounds
 
 
 def store_of(path, lonlat, texts=None, dates=None, **columns):

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 
 from geonb.data.sampling import (
-    cell_bounds,
-    cell_count,
     density_points,
     density_weights,
     fibonacci_points,
@@ -18,8 +16,7 @@ from geonb.data.sampling import (
     random_points,
     weighted_sample,
 )
-from geonb.data.splits import blocks
-from geonb.geo import great_circle_km, unit_xyz
+from geonb.geo import EARTH_RADIUS_KM, blocks, cell_bounds, cell_count, great_circle_km, unit_xyz
 
 
 @pytest.mark.parametrize("points", [random_points(20_000, 3), fibonacci_points(20_000)])
@@ -93,6 +90,8 @@ def test_cells_are_where_blocks_has_them_and_equal_in_area(size_km):
     area = (east - west) * (np.sin(np.radians(north)) - np.sin(np.radians(south)))
     np.testing.assert_allclose(area, area[0], rtol=1e-9)
     assert area.sum() == pytest.approx(720) and west.min() == -180 and east.max() == pytest.approx(180)
+    assert 0.8 < np.sqrt(4 * np.pi * EARTH_RADIUS_KM**2 / len(cells)) / size_km < 1.25
+    assert np.diff(blocks([[179.9, 10.0], [-179.9, 10.0]], size_km)) != 0  # no cell crosses the antimeridian
 
 
 def test_the_share_of_land_of_cells_adds_up_to_that_of_the_earth():
@@ -104,22 +103,19 @@ def test_the_share_of_land_of_cells_adds_up_to_that_of_the_earth():
 
 def test_points_on_land_are_even_by_area_cell_by_cell():
     cells, counts = np.unique(blocks(land_points(40_000, 1), 1000), return_counts=True)
-    share = land_share(cells, 1000, 20_000)
+    share = land_share(cells, 1000, 2_000)
     inland = share > 0.99
     assert inland.sum() > 50 and 0.7 < chi_square(counts[inland], counts[inland].mean()) < 1.4
 
 
-@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
-def test_points_follow_the_density_of_articles(power):
+def test_points_follow_the_density_of_articles():
     centres = np.array([[10.0, 25.0], [100.0, 60.0], [-60.0, -10.0], [25.0, -29.0]])  # far from any coast
-    articles = np.repeat(centres, [1, 10, 100, 400], axis=0)
-    cells = blocks(centres, 300)
-    points = density_points(articles, 20_000, 5, power=power, size_km=300)
-    counts = np.array([(blocks(points, 300) == cell).sum() for cell in cells])
-    chance = np.array([1.0, 10, 100, 400]) ** power
-    assert counts.sum() == 20_000 and chi_square(counts, 20_000 * chance / chance.sum()) < 4
-    west, south, east, north = cell_bounds(cells[-1:], 300)[0]
-    inside = points[blocks(points, 300) == cells[-1]]
+    cells, articles = blocks(centres, 100), np.repeat(centres, [1, 10, 100, 400], axis=0)
+    points = density_points(articles, 20_000, 5)
+    counts = np.array([(blocks(points, 100) == cell).sum() for cell in cells])
+    assert counts.sum() == 20_000 and chi_square(counts, 20_000 * np.array([1.0, 10, 100, 400]) / 511) < 4
+    west, south, east, north = cell_bounds(cells[-1:], 100)[0]
+    inside = points[blocks(points, 100) == cells[-1]]
     low, high = np.sin(np.radians([south, north]))
     for position in ((inside[:, 0] - west) / (east - west), (np.sin(np.radians(inside[:, 1])) - low) / (high - low)):
         tenths = np.bincount((10 * position).astype(int), minlength=10)
@@ -136,12 +132,10 @@ def test_density_points_are_on_land_and_the_same_for_the_same_seed():
     assert density_points(articles, 0).shape == (0, 2)
     with pytest.raises(ValueError, match="no position lies in a cell with land"):
         density_points([[-140.0, 0.0]], 5)
-    with pytest.raises(ValueError, match="power"):
-        density_points(articles, 5, power=float("nan"))
 
 
-@pytest.mark.parametrize("place", [[10.0, 50.0], [180.0, 10.0], [-180.0, -70.0], [0.0, 90.0], [77.0, -90.0], [30.0, 89.99]])
-@pytest.mark.parametrize("max_km", [0.05, 5.0, 2000.0])
+@pytest.mark.parametrize("place", [[10.0, 50.0], [180.0, 10.0], [77.0, -90.0], [30.0, 89.99]])
+@pytest.mark.parametrize("max_km", [0.05, 2000.0])
 def test_points_around_a_place_are_a_round_even_disc_wherever_it_is(place, max_km):
     n = 20_000
     points = points_around([place], n, max_km, 2)

@@ -10,16 +10,14 @@ from hypothesis.extra import numpy as hnp
 
 from geonb.data.sampling import random_points
 from geonb.data.splits import (
-    _grid,
     blocked_split,
-    blocks,
     correlation_range_km,
     correlogram,
     held_out_split,
     random_split,
     within,
 )
-from geonb.geo import EARTH_RADIUS_KM, great_circle_km, unit_xyz
+from geonb.geo import EARTH_RADIUS_KM, blocks, great_circle_km, unit_xyz
 
 POINTS = random_points(3000, seed=5)
 
@@ -35,26 +33,7 @@ def positions(draw):
     return lonlat
 
 
-@pytest.mark.parametrize("size", [100, 500, 3000, 30_000])
-def test_cells_have_equal_area_and_are_about_as_wide_as_asked(size):
-    columns, edges = _grid(size)
-    share = np.diff(edges) / 2 / columns  # of the sphere
-    np.testing.assert_allclose(share, share[0], rtol=1e-9)
-    area = 4 * np.pi * EARTH_RADIUS_KM**2 * share[0]
-    if size < 10_000:
-        assert 0.8 < np.sqrt(area) / size < 1.25
-        height = np.diff(np.degrees(np.arcsin(edges)))[1:-1] * np.pi / 180 * EARTH_RADIUS_KM
-        assert 0.6 < height.min() / size and height.max() / size < 1.7
-
-
-def test_even_points_fill_cells_evenly():
-    counts = np.bincount(blocks(random_points(200_000), 2000))
-    assert len(counts) == _grid(2000)[0].sum()
-    expected = 200_000 / len(counts)
-    assert ((counts - expected) ** 2 / expected).sum() < len(counts) + 5 * np.sqrt(2 * len(counts))  # chi-squared
-
-
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(positions(), st.floats(50, 4000))
 def test_a_turn_of_360_degrees_changes_no_block(lonlat, size):
     turned = lonlat.copy()
@@ -64,12 +43,7 @@ def test_a_turn_of_360_degrees_changes_no_block(lonlat, size):
     np.testing.assert_array_equal(blocked_split(turned, 800), blocked_split(lonlat, 800))
 
 
-def test_no_cell_spans_more_than_its_width_across_the_antimeridian():
-    lonlat = np.array([[179.9, 10.0], [-179.9, 10.0]])
-    assert np.diff(blocks(lonlat, 500)) != 0
-
-
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(positions(), st.floats(300, 3000), st.floats(0, 800), st.integers(0, 10))
 def test_blocked_split_keeps_its_promises(lonlat, size, buffer, seed):
     label = blocked_split(lonlat, size, buffer_km=buffer, seed=seed)
@@ -98,7 +72,7 @@ def test_fractions_are_met_before_the_buffer():
     assert not (blocked_split(POINTS, 500, (0.8, 0, 0.2)) == "val").any()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 500), st.integers(0, 5))
 def test_random_split_has_exact_shares(n, seed):
     label = random_split(n, (0.7, 0.1, 0.2), seed)
@@ -107,7 +81,7 @@ def test_random_split_has_exact_shares(n, seed):
     np.testing.assert_array_equal(label, random_split(n, (0.7, 0.1, 0.2), seed))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(positions(), st.floats(1, 20_000))
 def test_within_agrees_with_all_distances(lonlat, km):
     others = lonlat[::3]
@@ -126,7 +100,7 @@ def test_held_out_region_and_its_buffer():
         held_out_split(region, "north", POINTS)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(hnp.arrays(float, 3, elements=st.floats(-1, 2)))
 def test_fractions_that_do_not_sum_to_one_are_refused(fractions):
     assume((fractions < 0).any() or abs(fractions.sum() - 1) > 1e-3)
@@ -144,7 +118,7 @@ def test_too_few_blocks_and_wrong_sizes_are_refused():
         blocks([[361, 0]], 100)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_label_without_a_place_is_refused(seed):
     city = np.random.default_rng(0).uniform((13.0, 52.0), (13.9, 52.9), (500, 2))
     lonlat = np.concatenate([city, [(60, 0), (-120, 0), (-100, 20), (140, -30)]])
@@ -182,7 +156,7 @@ def test_classes_have_a_range_and_noise_has_none():
     names[::50] = None
     assert 300 < correlation_range_km(POINTS, names) < 1200
     assert correlation_range_km(POINTS, np.random.default_rng(0).standard_normal(len(POINTS))) == 0
-    assert correlation_range_km(POINTS, POINTS[:, 1], max_km=2000) == 2000
+    assert correlation_range_km(POINTS, unit_xyz(POINTS)[:, 2]) == 5000  # its correlation is the cosine of the distance
     with pytest.raises(ValueError, match="all values are equal"):
         correlation_range_km(POINTS, np.ones(len(POINTS)))
     with pytest.raises(ValueError, match="only 0 places"):
