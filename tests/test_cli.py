@@ -1,95 +1,97 @@
+"""The command line: every verb on inputs of this machine, and how it ends when something is wrong."""
+
 import json
+import subprocess
 import sys
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 from world import make_world
 
 import geonb
-from geonb import inference
+from geonb import practice
 from geonb.cli import main
+from geonb.data.store import PlaceStore
 from geonb.encoders import text
+
+PERIOD = ("--period", "2024-05-01", "2024-09-01")
 
 
 def run(*args):
     return main([str(a) for a in args])
 
 
-def test_ask_lists_places_best_first(trained, world, capsys):
-    assert run("ask", trained, "tropical forest", "--data", world.path, "--top", "5") == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 6
-    scores = [float(line.split()[0]) for line in lines[1:]]
-    assert scores == sorted(scores, reverse=True)
-
-
-def test_train_evaluate_and_check_from_the_command_line(world, tmp_path, capsys):
-    out = tmp_path / "run"
-    arguments = ["train", "fused", "--data", world.path, "--out", out, "--epochs", "1", "--batch-size", "64"]
-    assert run(*arguments, "--modalities", "location,image", "--seed", "3") == 0
-    manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["modalities"] == ["location", "image"] and manifest["seed"] == 3
-    assert run(*arguments) == 2
-    assert "exists already" in capsys.readouterr().err
-    assert run(*arguments, "--resume") == 0
-
-    assert run("evaluate", out, "--data", world.path, "--out", tmp_path / "results.json") == 0
-    results = json.loads((tmp_path / "results.json").read_text())
-    assert results["training"]["run"]["steps"] == manifest["steps"]
-    assert {(r["query"], r["target"]) for r in results["retrieval"]} == {("location", "image"), ("image", "location")}
-    assert len(results["skipped"]) >= 5  # the world has none of the tasks' columns, and says so
-    assert "From location to image" in (tmp_path / "results.html").read_text()
-    points = tmp_path / "points.csv"
-    points.write_text("lon,lat\n" + "\n".join(f"{lon!r},{lat!r}" for lon, lat in world.lonlat.tolist()))
-    assert run("embed", out, "--points", points, "--out", tmp_path / "theirs.parquet") == 0
-    both = ["evaluate", out, tmp_path / "theirs.parquet", "--data", world.path, "--out", tmp_path / "both.json"]
-    assert run(*both) == 0
-    cka = json.loads((tmp_path / "both.json").read_text())["information"]
-    assert [r["value"] for r in cka if r["measure"] == "CKA with theirs"] == [pytest.approx(1.0)]
-    assert run("data", "check", world.path) == 0
-
-
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        (["train", "imagebnd", "--data", "{world}", "--out", "{tmp}/x"], "unknown architecture 'imagebnd'"),
-        (["train", "fused", "--data", "{tmp}/none", "--out", "{tmp}/x"], "none"),
-        (
-            ["train", "fused", "--data", "{world}", "--out", "{tmp}/x", "--modalities", "location,smell"],
-            "unknown modality",
-        ),
-        (
-            ["train", "fused", "--data", "{world}", "--out", "{tmp}/x", "--config", "{tmp}/bad.yaml"],
-            "learning_rate is not a field",
-        ),
-        (["ask", "{tmp}", "rice", "--data", "{world}"], "no config.yaml"),
-        (
-            ["train", "fused", "--data", "{world}", "--out", "{tmp}/x", "--config", "{tmp}/word.yaml"],
-            "word.yaml: steps: Input should be a valid integer",
-        ),
-        (["train", "fused", "--data", "{trained}", "--out", "{tmp}/x"], "this is a trained run, not a place store"),
-        (["ask", "{trained}", "xyzzy qwrtp", "--data", "{world}"], "no word of 'xyzzy qwrtp' occurs in the training texts"),
-        (
-            ["data", "sentinel2", "stac", "--land", "0", "--period", "2024-05-01", "2024-09-01", "--out", "{tmp}/x"],
-            "--land 0: give a number of points",
-        ),
-        (["ask", "{trained}", "  ", "--data", "{world}"], "the text is empty; write what to look for"),
-        (["ask", "{trained}", "ice", "--data", "{world}", "--top", "-3"], "top must be at least 1, not -3"),
-        (["evaluate", "{trained}", "--data", "{world}", "--out", "{tmp}/page.html"], "ends in .json"),
-        (["embed", "{trained}", "--points", "{tmp}/no.csv", "--out", "{tmp}/e.parquet"], "no such file"),
-        (["data", "check", "{tmp}"], "manifest.json"),
-    ],
-)
-def test_bad_requests_end_with_one_line_and_status_2(arguments, message, world, trained, tmp_path, capsys):
-    (tmp_path / "bad.yaml").write_text("learning_rate: 0.1\n")
+@pytest.fixture
+def files(world, trained, tmp_path):
+    """Fill the names of files into the words of a command."""
+    (tmp_path / "points.csv").write_text("name,lon,lat\na,10,50\nb,20,40\n")
+    (tmp_path / "swapped.csv").write_text("lon,lat\n10,20\n48.1,151.2\n")
+    (tmp_path / "field.yaml").write_text("learning_rate: 0.1\n")
     (tmp_path / "word.yaml").write_text("steps: five\n")
-    filled = [a.format(world=world.path, tmp=tmp_path, trained=trained) for a in arguments]
-    assert run(*filled) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("geonb: ") and message in error and error.count("\n") == 1
+    return lambda words: [word.format(world=world.path, run=trained, tmp=tmp_path) for word in words.split("|")]
+
+
+def test_help_names_every_command_and_starts_without_heavy_imports(capsys):
+    code = "import sys, geonb.cli; geonb.cli.parser(); print([m for m in ('torch', 'numpy', 'pyarrow') if m in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    shown = capsys.readouterr().out
+    assert all(verb in shown for verb in ("data", "train", "evaluate", "embed", "ask", "export", "explore", "doctor"))
+
+
+# ---- data
+
+
+def test_a_sample_has_as_many_places_as_asked_for_and_is_the_same_for_the_same_seed(tmp_path, capsys):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        assert run("data", "sample", "--out", tmp_path / name, "--places", 20, "--seed", seed) == 0
+        assert "20 places; facts are real, images simulated" in capsys.readouterr().out
+    a, b, c = (PlaceStore.open(tmp_path / name).data_hash for name in "abc")
+    assert a == b != c
+
+
+def test_wikipedia_from_a_table_is_a_store_that_passes_the_check(world, tmp_path, capsys):
+    table = practice.wikipedia_table(world, tmp_path / "articles.parquet")
+    options = ("--min-chars", 20, "--places-only", "--limit", 200, "--snapshot", "20260901", "--lang", "en")
+    assert run("data", "wikipedia", "table", table, "--out", tmp_path / "a", "--bbox", -180, 0, 180, 90, *options) == 0
+    assert "places, " in capsys.readouterr().out
+    assert (PlaceStore.open(tmp_path / "a").lonlat[:, 1] >= 0).all()
+    assert run("data", "check", tmp_path / "a") == 0
+    shown = capsys.readouterr().out
+    assert "all hashes agree" in shown and "Coverage" in shown  # files, then coverage
+
+
+def test_local_files_become_a_store_and_doubtful_rows_are_dropped_or_kept(tmp_path, capsys):
+    rows = ["title,longitude,latitude,text", "Zero,0,0,A text about nowhere.", "Bern,7.45,46.95,The capital of Switzerland."]
+    (tmp_path / "mine.csv").write_text("\n".join(rows) + "\n")
+    assert run("data", "local", "--csv", tmp_path / "mine.csv", "--out", tmp_path / "dropped") == 0
+    assert run("data", "local", "--csv", tmp_path / "mine.csv", "--out", tmp_path / "kept", "--keep-suspicious") == 0
+    shown = capsys.readouterr().out
+    assert "dropped: 1 places" in shown and "kept: 2 places" in shown
+    (tmp_path / "mine.csv").write_text("\n".join([*rows, "Lost,,,Nobody knows where."]) + "\n")
+    assert run("data", "local", "--csv", tmp_path / "mine.csv", "--out", tmp_path / "no") == 2
+    assert "mine.csv" in capsys.readouterr().err and not (tmp_path / "no").exists()
+    assert run("data", "local", "--csv", tmp_path / "mine.csv", "--out", tmp_path / "some", "--drop-invalid") == 0
+
+
+@pytest.mark.parametrize("where, requests", [("--land|50", 50), ("--points|{tmp}/points.csv", 2), ("--store|{world}", 300)])
+def test_the_cost_of_chips_is_estimated_before_anything_is_asked(files, tmp_path, capsys, where, requests):
+    assert run("data", "sentinel2", "ee", *files(where), *PERIOD, "--out", tmp_path / "s", "--estimate") == 0
+    assert f"{requests} requests" in capsys.readouterr().out and not (tmp_path / "s").exists()
+
+
+def test_earth_engine_without_credentials_names_the_command_that_gets_them(world, tmp_path, capsys, monkeypatch):
+    ee = pytest.importorskip("ee")
+
+    def refuse(*arguments, **options):
+        raise ee.EEException("Please authorize access to your Earth Engine account")
+
+    monkeypatch.setattr(ee, "Initialize", refuse)
+    assert run("data", "sentinel2", "ee", "--store", world.path, *PERIOD, "--out", tmp_path / "s") == 2
+    assert "earthengine authenticate" in capsys.readouterr().err and not (tmp_path / "s").exists()
 
 
 def test_a_damaged_store_is_noticed(tmp_path, capsys):
@@ -103,26 +105,117 @@ def test_a_damaged_store_is_noticed(tmp_path, capsys):
     assert "texts.parquet" in capsys.readouterr().err
 
 
-def test_local_files_become_a_store_and_doubtful_rows_are_dropped_or_kept(tmp_path, capsys):
-    rows = ["title,longitude,latitude,text", "Zero,0,0,A text about nowhere.", "Bern,7.45,46.95,The capital of Switzerland."]
-    (tmp_path / "mine.csv").write_text("\n".join(rows) + "\n")
-    assert run("data", "local", "--csv", tmp_path / "mine.csv", "--out", tmp_path / "dropped") == 0
-    assert run("data", "local", "--csv", tmp_path / "mine.csv", "--out", tmp_path / "kept", "--keep-suspicious") == 0
-    out, told = capsys.readouterr()
-    assert "dropped: 1 places" in out and "kept: 2 places" in out
-    assert "mine.csv: 1 of 2 rows kept\n  1 dropped: " in told and "1 kept, but flagged: " in told
-    (tmp_path / "mine.csv").write_text("\n".join([*rows, "Lost,,,Nobody knows where."]) + "\n")
-    assert run("data", "local", "--csv", tmp_path / "mine.csv", "--out", tmp_path / "no") == 2
-    assert "mine.csv" in capsys.readouterr().err and not (tmp_path / "no").exists()
-    assert run("data", "local", "--csv", tmp_path / "mine.csv", "--out", tmp_path / "some", "--drop-invalid") == 0
-    assert "1 dropped: no valid position (2)" in capsys.readouterr().err
+# ---- training and use
 
 
-def test_help_names_every_command(capsys):
-    with pytest.raises(SystemExit):
-        main(["--help"])
-    text = capsys.readouterr().out
-    assert all(verb in text for verb in ("data", "train", "evaluate", "embed", "ask", "explore"))
+def test_train_resume_evaluate_and_embed(world, tmp_path, capsys):
+    out = tmp_path / "run"
+    arguments = ["train", "fused", "--data", world.path, "--out", out, "--epochs", "1", "--batch-size", "64"]
+    assert run(*arguments, "--modalities", "location,image", "--seed", "3") == 0
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["modalities"] == ["location", "image"] and manifest["seed"] == 3
+    assert run(*arguments) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert run(*arguments, "--resume") == 0
+
+    assert run("evaluate", out, "--data", world.path, "--out", tmp_path / "results.json") == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["training"]["run"]["steps"] == manifest["steps"]
+    assert {(r["query"], r["target"]) for r in results["retrieval"]} == {("location", "image"), ("image", "location")}
+    assert len(results["skipped"]) >= 5  # the world has none of the columns of the tasks
+    assert "From location to image" in (tmp_path / "results.html").read_text()
+    points = tmp_path / "points.csv"
+    points.write_text("lon,lat\n" + "\n".join(f"{lon!r},{lat!r}" for lon, lat in world.lonlat.tolist()))
+    assert run("embed", out, "--points", points, "--out", tmp_path / "theirs.parquet") == 0
+    assert f"{len(world)} embeddings" in capsys.readouterr().out
+    both = ["evaluate", out, tmp_path / "theirs.parquet", "--data", world.path, "--out", tmp_path / "both.json"]
+    assert run(*both) == 0
+    cka = json.loads((tmp_path / "both.json").read_text())["information"]
+    assert [r["value"] for r in cka if r["measure"] == "CKA with theirs"] == [pytest.approx(1.0)]
+
+
+def test_embeddings_of_a_file_are_trained_as_a_further_modality(world, tmp_path, capsys):
+    half = len(world) // 2
+    vectors = np.random.default_rng(0).normal(size=(half, 8)).astype(np.float32)
+    table = pa.table({"place_id": world.place_id[:half][::-1].tolist(), "embedding": vectors.tolist()})
+    pq.write_table(table, tmp_path / "aef.parquet")
+    (tmp_path / "c.yaml").write_text("backbones: {text: lsa, image: random_conv}\ndim: 16\nvalidate_every: 2\n")
+    options = ["--config", tmp_path / "c.yaml", "--steps", 2, "--batch-size", 32, "--modalities", "location,text,aef"]
+    extra = ["--extra", f"aef={tmp_path}/aef.parquet"]
+    made = run("train", "imagebind", "--data", world.path, "--out", tmp_path / "r", *extra, *options)
+    assert made == 0, capsys.readouterr().err
+    assert "aef" in geonb.load(tmp_path / "r").modalities
+
+
+def test_ask_lists_places_best_first(trained, world, capsys):
+    assert run("ask", trained, "tropical forest", "--data", world.path, "--top", "5") == 0
+    lines = capsys.readouterr().out.splitlines()
+    scores = [float(line.split()[0]) for line in lines[1:]]
+    assert len(scores) == 5 and scores == sorted(scores, reverse=True)
+
+
+def test_explore_writes_one_page_with_the_places_in_it(trained, world, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    assert run("explore", trained, "--data", world.path, "--out", page) == 0
+    assert capsys.readouterr().out.strip() == str(page)
+    shown = page.read_text()
+    assert shown.startswith("<!doctype html>") and world.column("title")[0] in shown
+    assert list(tmp_path.iterdir()) == [page]
+
+
+@pytest.mark.parametrize("option, bands", [("", 3), ("--like|13.4|52.5", 1), ("--text|northern ice", 1)])
+def test_a_space_is_exported_for_qgis(trained, tmp_path, capsys, option, bands):
+    rasterio = pytest.importorskip("rasterio")
+    words = option.split("|") if option else []
+    assert run("export", trained, "--out", tmp_path / "e.tif", "--degrees", 10, *words) == 0, capsys.readouterr().err
+    with rasterio.open(tmp_path / "e.tif") as image:
+        assert (image.count, image.width, image.height) == (bands, 36, 18) and image.crs.to_epsg() == 4326
+
+
+# ---- what goes wrong
+
+
+@pytest.mark.parametrize(
+    "command, message",
+    [
+        ("train|imagebnd|--data|{world}|--out|{tmp}/x", "unknown architecture 'imagebnd'"),
+        ("train|fused|--data|{tmp}/none|--out|{tmp}/x", "none: no such place store"),
+        ("train|fused|--data|{run}|--out|{tmp}/x", "this is a trained run, not a place store"),
+        ("train|fused|--data|{world}|--out|{tmp}/x|--modalities|location,smell", "unknown modality"),
+        ("train|fused|--data|{world}|--out|{tmp}/x|--config|{tmp}/field.yaml", "learning_rate is not a field"),
+        ("train|fused|--data|{world}|--out|{tmp}/x|--config|{tmp}/word.yaml", "word.yaml: steps"),
+        ("train|fused|--data|{world}|--out|{tmp}/x|--extra|aef", "give a name and a file"),
+        ("train|fused|--data|{world}|--out|{tmp}/x|--extra|aef=no.parquet", "no.parquet: no such file"),
+        ("ask|{tmp}|rice|--data|{world}", "no config.yaml"),
+        ("ask|{run}|xyzzy qwrtp|--data|{world}", "no word of 'xyzzy qwrtp' occurs in the training texts"),
+        ("ask|{run}|  |--data|{world}", "the text is empty; write what to look for"),
+        ("ask|{run}|ice|--data|{world}|--top|-3", "top must be at least 1, not -3"),
+        ("evaluate|{run}|--data|{world}|--out|{tmp}/page.html", "ends in .json"),
+        ("embed|{run}|--points|{tmp}/no.csv|--out|{tmp}/e.parquet", "no such file"),
+        ("data|check|{tmp}", "manifest.json"),
+        ("data|wikipedia|api|--bbox|7.4|46.9|7.5|47|--out|{tmp}/x", "GEONB_CONTACT"),
+        ("data|alphaearth|{world}|--year|2001|--out|{tmp}/a.parquet", "2001"),
+        ("data|sentinel2|stac|--land|0|--period|2024-05-01|2024-09-01|--out|{tmp}/x", "--land 0: give a number of points"),
+        ("data|sentinel2|stac|--points|no.csv|--period|2024-05-01|2024-09-01|--out|{tmp}/x", "no such file"),
+        ("data|sentinel2|stac|--points|{tmp}/swapped.csv|--period|2024-05-01|2024-09-01|--out|{tmp}/x", "look swapped"),
+        ("data|sentinel2|stac|--store|nowhere|--period|2024-05-01|2024-09-01|--out|{tmp}/x", "no such place store"),
+    ],
+)
+def test_bad_requests_end_with_one_line_and_status_2(command, message, files, tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("GEONB_CONTACT", raising=False)
+    before = sorted(tmp_path.iterdir())
+    assert run(*files(command)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("geonb: ") and message in error and error.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_damaged_weights_of_a_text_backbone_end_with_one_line(world, tmp_path, capsys, monkeypatch):
+    (tmp_path / "model.safetensors").write_bytes(b"not the weights")
+    monkeypatch.setattr(text, "_minilm_folder", lambda: tmp_path)
+    (tmp_path / "c.yaml").write_text("backbones: {text: minilm}\n")
+    assert run("train", "fused", "--data", world.path, "--out", tmp_path / "r", "--config", tmp_path / "c.yaml") == 2
+    assert "delete them and install the model again" in capsys.readouterr().err and not (tmp_path / "r").exists()
 
 
 def test_a_missing_module_is_named_with_the_extra_that_has_it(trained, world, tmp_path, capsys, monkeypatch):
@@ -139,51 +232,3 @@ def test_ctrl_c_ends_with_one_line_and_status_130(world, capsys, monkeypatch):
     monkeypatch.setattr("geonb.data.store.check_store", pressed)
     assert run("data", "check", world.path) == 130
     assert capsys.readouterr().err == "geonb: stopped\n"
-
-
-def test_explore_writes_one_page_with_the_places_in_it(trained, world, tmp_path, capsys):
-    page = tmp_path / "page.html"
-    assert run("explore", trained, "--data", world.path, "--out", page) == 0
-    assert capsys.readouterr().out.strip() == str(page)
-    text = page.read_text()
-    assert text.startswith("<!doctype html>") and world.column("title")[0] in text and list(tmp_path.iterdir()) == [page]
-
-
-def test_a_run_is_trained_with_embeddings_from_a_file_as_one_more_modality(world, tmp_path, capsys):
-    rng = np.random.default_rng(0)
-    half = len(world) // 2
-    vectors = pa.FixedSizeListArray.from_arrays(pa.array(rng.normal(size=half * 8).astype(np.float32)), 8)
-    file = tmp_path / "aef.parquet"
-    pq.write_table(pa.table({"place_id": world.place_id[:half][::-1].tolist(), "embedding": vectors}), file)
-    (tmp_path / "c.yaml").write_text("backbones: {text: lsa, image: random_conv}\ndim: 16\nvalidate_every: 2\n")
-    options = ["--config", tmp_path / "c.yaml", "--steps", 2, "--batch-size", 32, "--modalities", "location,text,aef"]
-    made = run("train", "imagebind", "--data", world.path, "--out", tmp_path / "r", "--extra", f"aef={file}", *options)
-    assert made == 0, capsys.readouterr().err
-    assert "aef" in geonb.load(tmp_path / "r").modalities
-    found = inference.read_embeddings(file, world)
-    assert np.isnan(found[half:]).all() and np.allclose(found[half - 1], vectors[0].as_py())
-
-
-def test_damaged_weights_of_a_text_backbone_end_with_one_line(world, tmp_path, capsys, monkeypatch):
-    (tmp_path / "model.safetensors").write_bytes(b"not the weights")
-    monkeypatch.setattr(text, "_minilm_folder", lambda download=False: tmp_path)
-    (tmp_path / "c.yaml").write_text("backbones: {text: minilm}\n")
-    arguments = ["train", "fused", "--data", world.path, "--out", tmp_path / "r", "--config", tmp_path / "c.yaml"]
-    assert run(*arguments) == 2
-    assert "delete them and install the model again" in capsys.readouterr().err and not (tmp_path / "r").exists()
-
-
-@pytest.mark.parametrize(
-    "option, message", [("aef", "give a name and a file"), ("aef=nowhere.parquet", "nowhere.parquet: no such file")]
-)
-def test_a_file_of_embeddings_that_is_none_is_told(world, tmp_path, capsys, option, message):
-    assert run("train", "imagebind", "--data", world.path, "--out", tmp_path / "r", "--extra", option) == 2
-    assert message in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("option, bands", [([], 3), (["--like", "13.4", "52.5"], 1), (["--text", "northern ice"], 1)])
-def test_a_space_is_exported_for_qgis(trained, tmp_path, capsys, option, bands):
-    rasterio = pytest.importorskip("rasterio")
-    assert run("export", trained, "--out", tmp_path / "e.tif", "--degrees", 10, *option) == 0, capsys.readouterr().err
-    with rasterio.open(tmp_path / "e.tif") as image:
-        assert (image.count, image.width, image.height) == (bands, 36, 18) and image.crs.to_epsg() == 4326
