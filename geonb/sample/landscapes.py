@@ -30,7 +30,7 @@ class Place:
 
     @property
     def settled(self) -> bool:
-        """Whether the place has inhabitants."""
+        """Whether anyone lives there."""
         return self.population > 0
 
 
