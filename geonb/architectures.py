@@ -209,7 +209,7 @@ class Cyclic(Architecture):
         self.cycles, self.replay, self.phases = cycles, replay, cycles * len(heads)
 
     def turn(self, progress: float) -> str:
-        """Return the modality whose turn it is after a share ``progress`` of the steps, in [0, 1)."""
+        """Return the modality that is bound after a share ``progress`` of the steps, in [0, 1)."""
         return self.order[self.phase(progress) % len(self.order)]
 
     def begin_step(self, progress: float, seed: int) -> None:
@@ -242,7 +242,7 @@ class Fused(Architecture):
 
     @property
     def pairs(self) -> set[frozenset[str]]:
-        """All pairs; with "melt", whose anchors are locations, location and each other modality."""
+        """All pairs; with "melt", whose anchors are locations, only those with location."""
         return super().pairs if self.form == "melt" else {frozenset(p) for p in combinations(self.modalities, 2)}
 
     def scale(self, pair: str) -> Tensor:
@@ -257,8 +257,8 @@ class Fused(Architecture):
         return {"fused": nt_xent_fused(embeddings, present, scale, space, self.form, chunk=self.chunk)}
 
     def draw(self, present: Tensor) -> Tensor:
-        """Draw one of the further modalities of each place, long (n,), -1 where there is none, given the presence
-        (m, n) of all, the location first."""
+        """Draw one of the further modalities of each place, long (n,), -1 for none, given the presence (m, n) of all
+        modalities, the location first."""
         real = present[0]
         chance = torch.rand(int(real.sum()), len(self.heads), generator=self.generator).T.to(present.device)
         drawn = torch.full_like(real, -1, dtype=torch.long)

@@ -13,7 +13,7 @@ candidates among them, and a cross-entropy. They share three options:
   then O(n d + chunk n); a larger chunk is faster.
 * missing modalities: leave their rows out (``x[has]``, :meth:`Space.keep`), or give ``present``.
 
-The module knows neither encoders nor files, and not which modalities there are.
+The module knows neither encoders nor files, nor which modalities exist.
 """
 
 from __future__ import annotations
@@ -331,7 +331,7 @@ def nt_xent_fused(
               \log \frac{\sum_{p \in P(a)} e^{s\,z_a\cdot z_p}}{\sum_{k \in K(a)} e^{s\,z_a\cdot z_k}}
 
     The mean outside the logarithm is SupCon's L_out (Khosla et al., 2020, arXiv 2004.11362, eq. 2). The sum inside is
-    MIL-NCE's (Miech et al., 2020, arXiv 1912.06430); there one easy modality can satisfy the loss for all. With
+    MIL-NCE's (Miech et al., 2020, arXiv 1912.06430); under it one easy modality can satisfy the loss for all. With
     ``anchors="all"`` every present embedding is an anchor and all other present embeddings are candidates K, those of
     its own modality too: with two modalities this is NT-Xent (Chen et al., 2020, arXiv 2002.05709, eq. 1). With
     ``anchors="location"`` positions are the anchors and the other modalities the candidates: with one other modality
@@ -418,20 +418,20 @@ def symile(
     _check_space(space, n, n)
 
     def anchored(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-        each = torch.arange(n, device=device)
+        each = torch.arange(n, device=device)  # pair number k is b[p[k]] with c[q[k]]; anchor i matches pair matched[i]
         if negatives == "all":
-            p, q, own = each.repeat_interleave(n), each.repeat(n), each * (n + 1)
+            p, q, matched = each.repeat_interleave(n), each.repeat(n), each * (n + 1)
         else:
             p, q = (torch.randperm(n, generator=generator).to(device) for _ in "bc")
-            own = each
+            matched = each
 
         def loss(rows: slice) -> Tensor:
             if negatives == "all":
                 logits = _logits((a[rows, None] * b).flatten(0, 1), c, scale).view(rows.stop - rows.start, n * n)
             else:
-                matched = scale * (a[rows] * b[rows] * c[rows]).sum(1, keepdim=True)
-                logits = _logits(a[rows], b[p] * c[q], scale).scatter(1, own[rows, None], matched)
-            positive = own[rows, None] == torch.arange(len(p), device=device)
+                own = scale * (a[rows] * b[rows] * c[rows]).sum(1, keepdim=True)
+                logits = _logits(a[rows], b[p] * c[q], scale).scatter(1, matched[rows, None], own)
+            positive = matched[rows, None] == torch.arange(len(p), device=device)
             near, kernel = (v if v is None else v[:, p] * v[:, q] for v in _near_and_kernel(space, rows))
             return _cross_entropy(logits, positive, near, kernel)
 

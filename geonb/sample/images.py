@@ -2,7 +2,7 @@
 
 These are simulations, not observations. A chip is built as a picture of the land would be:
 
-1. The Köppen-Geiger class, relief, population and position choose a landscape (:mod:`geonb.sample.landscapes`).
+1. The Köppen-Geiger class, relief, population and position choose a landscape (:mod:`geonb.sample.painters`).
 2. It is painted from spectra, with structure at several scales (:mod:`geonb.sample.canvas`).
 3. Rivers, lakes, sea, villages and streets, snow, terrain illumination, haze, clouds and their shadows follow.
 4. The sensor averages 20 m and 60 m bands over their footprints, interpolates them to 10 m, and adds noise.
@@ -20,7 +20,7 @@ import numpy as np
 
 from geonb.data.sentinel2 import SCALE
 from geonb.sample.canvas import ENDMEMBERS, PARCELS, Canvas, blur, coarsen, smoothstep, within
-from geonb.sample.landscapes import PAINTERS, SNOW_LINE, Place, landscape_weights
+from geonb.sample.painters import PAINTERS, SNOW_LINE, Place, landscape_weights
 
 PIXEL_M = 10.0
 FOOTPRINT_M = np.array([60, 10, 10, 10, 20, 20, 20, 10, 20, 60, 20, 20])  # of each band
@@ -78,10 +78,10 @@ def simulate_sentinel2(
         place_id, *known = row
         key = hashlib.blake2b(f"{seed}:{place_id}".encode(), digest_size=16).digest()
         rng = np.random.Generator(np.random.Philox(key=np.frombuffer(key, dtype="<u8")))
-        image, told = _chip(_place(number, *known), size, rng)
-        chips.append(image)
-        chip_facts.append(told)
-    return np.stack(chips), {name: np.array([told[name] for told in chip_facts]) for name in chip_facts[0]}
+        chip, of_chip = _chip(_place(number, *known), size, rng)
+        chips.append(chip)
+        chip_facts.append(of_chip)
+    return np.stack(chips), {name: np.array([of_chip[name] for of_chip in chip_facts]) for name in chip_facts[0]}
 
 
 def _place(
@@ -200,7 +200,7 @@ def _greenness(climate: str, season: float) -> float:
 
 
 def _temperature_class(climate: str) -> str:
-    """The key of a climate class in `_TEMPERATURE`; "" where there is none."""
+    """The key of a climate class in `_TEMPERATURE`; "" for an unknown class."""
     if climate[:1] == "D":
         return "D" + climate[-1] if climate[-1] in "abcd" else "Db"
     return next((climate[:n] for n in (3, 2, 1) if climate[:n] in _TEMPERATURE), "")
@@ -254,11 +254,11 @@ def _roads(c: Canvas, p: Place) -> np.ndarray:
 
 
 def _settlement(c: Canvas, p: Place, green: float, road: np.ndarray) -> None:
-    """Streets, roofs, gardens and parks: larger, denser and greyer the more people live there.
+    """Streets, roofs, gardens and parks: larger, denser and greyer with more inhabitants.
 
-    The gazetteer's point is rarely where the densest streets are, and a town of 5,000 would fill every chip:
-    the settlement's centre lies up to about one radius from that of the chip, so that many towns show their
-    edge and the land around. Density falls from centre to edge.
+    The gazetteer's point is rarely the one with the densest streets, and a town of 5,000 would fill every chip. So the
+    settlement's centre lies up to about one radius from that of the chip, and many towns show their edge and the land
+    around them. Density falls from centre to edge.
     """
     if not p.settled:
         return

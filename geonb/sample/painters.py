@@ -30,7 +30,7 @@ class Place:
 
     @property
     def settled(self) -> bool:
-        """Whether anyone lives there."""
+        """Whether the place has inhabitants."""
         return self.population > 0
 
 
