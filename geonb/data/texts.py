@@ -1,29 +1,30 @@
-"""Place names masked in texts: for experiments on how much of what a text tells about a place is its name.
+"""Mask place names in texts, group near-duplicates, and recognise articles that are about no place.
 
-A name is looked for word by word: letters are compared without case and without accents ("São Paulo" is found in
-"Sao Paulo"), and what stands between two words (a space, a hyphen, an apostrophe, a full stop) does not matter
-("Saint-Denis" is found in "Saint Denis", "Xi'an" in "Xi’an"). Only whole words are masked, the longest name first.
+Names are masked for experiments on how much of what a text tells about a place is its name. A name is looked for word
+by word: letters are compared without case and without accents ("São Paulo" is found in "Sao Paulo"), and the signs
+between two words (a space, a hyphen, an apostrophe, a full stop) do not matter ("Saint-Denis" is found in "Saint
+Denis", "Xi'an" in "Xi’an"). Only whole words are masked, the longest name first.
 
 Case tells names from words. Lower case is never taken for a name: in "a nice town on a split rock" neither Nice nor
-Split is masked, unless the name itself is written so ("euro"). A name that the texts *share* and that is a common
-word besides is not masked at the start of a sentence: there the capital of "Nice" means nothing. A common word is
-one that occurs in lower case somewhere in the same texts, so the rule needs no list of words, and holds in any
-language that has capitals. A text's *own* names are masked at the start of sentences too, since there they are
-likely, and the point is that none of them is left.
+Split is masked, unless the name itself is written so ("eThekwini"). A name that the texts *share* and that is also a
+common word is not masked at the start of a sentence, where the capital of "Nice" means nothing. A common word is one
+that occurs in lower case somewhere in the same texts, so the rule needs no list of words, and works in any language
+that has capitals. A text's *own* names are masked at the start of sentences too, since they are likely there, and none
+of them must be left.
 
-What stays: words that stand for a place but are none of the names given (demonyms such as "French", abbreviations
+Some names stay: words that stand for a place but are none of the names given (demonyms such as "French", abbreviations
 such as "U.S.", rivers and mountains that the store has no column for), and names inside the words of languages that
-put no space between words. :func:`leak_rate` finds the second kind, as it looks in another way than the masking.
+put no space between words. :func:`leak_rate` finds the second kind, because it does not search as the masking does.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, lru_cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -35,103 +36,97 @@ TOKEN = "[place]"
 # Columns of a place store that hold names of places; those that a store lacks are left out.
 NAME_COLUMNS = ("title", "country", "continent", "admin1_name", "admin1_town", "near_city", "timezone")
 APART = ("title", "timezone")  # those of them that are put together from several names
-ALSO = ("language", "currency")
 SHORTEST_PART = 4  # letters of a part of a title that is masked alone
 
-_END = ""  # the key in a trie under which a name ends; no word is empty
 _SENTENCE_END = re.compile(r"[.!?:;\n\r\u2026\u3002\uff01\uff1f\u061f]")
 
 
 # --- masking ------------------------------------------------------------------------------------------
 
 
-def mask_names(
-    texts: Sequence[str], names: Sequence[Iterable[str]], shared: Iterable[str] = (), token: str = TOKEN
-) -> list[str]:
-    """Replace the names of places in texts by a token.
+def mask_names(texts: Sequence[str], names: Sequence[Iterable[str]], shared: Iterable[str] = ()) -> list[str]:
+    """Replace the names of places in texts by :data:`TOKEN`.
 
-    Time and memory grow with the length of the texts and of the names, not with their product.
+    Time and memory grow with the length of the texts and of the names, not with their product. Masking twice changes
+    nothing: no name spans a token.
 
     Args:
         texts: n texts.
-        names: for each text its own names: no occurrence with a capital, or written as the name is, stays.
-        shared: a gazetteer for all texts. Of its names those that are also common words are left alone at the
-            start of sentences (see above).
-        token: what a name is replaced by. Where a text has it already it is left alone, so masking twice changes
-            nothing.
+        names: for each text its own names. None is left that has a capital, or is written as the name is.
+        shared: names for all texts. Those of them that are also common words are left alone at the start of
+            sentences (see above).
 
     Returns:
-        the n texts. What is not masked is left as it is, to the letter.
+        the n texts; what is not masked is unchanged.
 
     Raises:
-        ValueError: not as many lists of names as texts; a list of names that is a text; a token that could be a part
-            of a word.
+        ValueError: not as many lists of names as texts, or a list of names that is a text.
 
     Example:
         >>> mask_names(["Cologne lies on the Rhine; in German it is Köln."], [["Cologne", "Köln"]])
         ['[place] lies on the Rhine; in German it is [place].']
     """
     names = _checked(texts, names)
-    if not token.strip() or token != token.strip() or token[0].isalnum() or token[-1].isalnum():
-        raise ValueError(f"the token {token!r} could be a part of a word; put it in brackets, as in {TOKEN}")
-    gazetteer = _trie(shared)
-    cut = [_words(text, token) for text in texts]
-    spans: list[list[tuple[int, int]]] = []
-    for words, own in zip(cut, names, strict=True):
-        spans.append(list(_find(words, _trie(own), gazetteer)))
-    common = _common(cut, spans)
+    gazetteer = _Names(shared)
+    cut = [_words(text, TOKEN) for text in texts]
+    spans = [list(_find(words, _Names(of_text), gazetteer)) for words, of_text in zip(cut, names, strict=True)]
+    masked = [{i for start, stop in found for i in range(start, stop)} for found in spans]
+    common = {w.key for words, gone in zip(cut, masked, strict=True) for i, w in enumerate(words)
+              if not w.capital and i not in gone}  # fmt: skip
     out = []
-    for text, words, found in zip(texts, cut, spans, strict=True):
-        taken = {i for start, stop in found for i in range(start, stop)}
+    for text, words, found, gone in zip(texts, cut, spans, masked, strict=True):
         for i, word in enumerate(words):  # a shared name of one word at the start of a sentence
-            if i not in taken and word.starts and word.capital and word.key not in common:
-                if _END in gazetteer.get(word.key, {}):
-                    found.append((i, i + 1))
-        out.append(_replace(text, words, sorted(found), token))
+            if word.starts and word.capital and i not in gone and word.key not in common and (word.key,) in gazetteer:
+                found.append((i, i + 1))
+        parts, at = [], 0
+        for start, stop in sorted(found):
+            parts += [text[at : words[start].start], TOKEN]
+            at = words[stop - 1].stop
+        out.append("".join([*parts, text[at:]]))
     return out
 
 
-class _Word:
+class _Word(NamedTuple):
     """A word of a text."""
 
-    __slots__ = ("start", "stop", "key", "capital", "starts", "barrier")
-
-    def __init__(self, start: int, stop: int, key: str, capital: bool, starts: bool, barrier: bool) -> None:
-        self.start, self.stop = start, stop  # where it stands
-        self.key = key  # as it is compared
-        self.capital = capital  # it has a capital, or its script has no case
-        self.starts = starts  # it begins a sentence, which explains its capital
-        self.barrier = barrier  # a token stands between it and the word before: no name spans the two
+    start: int
+    stop: int
+    key: str  # as it is compared: without case and marks
+    capital: bool  # it has a capital, or its script has no case
+    starts: bool  # it begins a sentence, which explains its capital
+    barrier: bool  # a token precedes it: no name spans the two
 
 
 def _words(text: str, token: str = "") -> list[_Word]:
-    """The words of a text; a token is none."""
-    out: list[_Word] = []
-    at, barrier, gap = 0, False, "\n"
-    for start, stop in _outside(text, token):
-        for match in _word_pattern().finditer(text, start, stop):
-            gap += text[max(at, start) : match.start()]
-            key, capital = _folded(match.group())
-            starts = bool(_SENTENCE_END.search(gap))
-            out.append(_Word(match.start(), match.end(), key, capital, starts, barrier))
-            at, barrier, gap = match.end(), False, ""
-        gap += text[max(at, start) : stop] if at < stop else ""
-        if stop < len(text):
-            barrier, gap = True, ""
+    """Cut a text into words; a token is none."""
+    out, offset = [], 0
+    for i, piece in enumerate(text.split(token) if token else [text]):
+        at = 0
+        for match in _word_pattern().finditer(piece):
+            start, stop = match.span()
+            starts = (i == at == 0) or bool(_SENTENCE_END.search(piece, at, start))
+            out.append(_Word(offset + start, offset + stop, *_folded(match[0]), starts, i > 0 and at == 0))
+            at = stop
+        offset += len(piece) + len(token)
     return out
 
 
-def _outside(text: str, token: str) -> Iterator[tuple[int, int]]:
-    """The stretches of a text before, between and after its tokens."""
-    start = 0
-    while token and (at := text.find(token, start)) >= 0:
-        yield start, at
-        start = at + len(token)
-    yield start, len(text)
+class _Names(dict):
+    """Names as tuples of keys -> whether one is written in lower case throughout; ``longest`` by first key."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        super().__init__()
+        self.longest: dict[str, int] = {}
+        for name in names:
+            words = _words(name or "")
+            if words and any(map(str.isalpha, name)):
+                keys = tuple(word.key for word in words)
+                self[keys] = self.get(keys, False) or not any(word.capital for word in words)
+                self.longest[keys[0]] = max(self.longest.get(keys[0], 0), len(keys))
 
 
-def _find(words: list[_Word], own: dict, shared: dict) -> Iterator[tuple[int, int]]:
-    """Where names stand, as (first word, word behind the last), from left to right, the longest at each place."""
+def _find(words: list[_Word], own: _Names, shared: _Names) -> Iterator[tuple[int, int]]:
+    """Find names as (first word, word after the last), from left to right, the longest at each place."""
     i = 0
     while i < len(words):
         stop = max(_longest(words, i, own, False), _longest(words, i, shared, True))
@@ -140,112 +135,68 @@ def _find(words: list[_Word], own: dict, shared: dict) -> Iterator[tuple[int, in
         i = max(stop, i + 1)
 
 
-def _longest(words: list[_Word], first: int, trie: dict, shared: bool) -> int:
-    """The word behind the longest name that begins at a word, or 0.
+def _longest(words: list[_Word], first: int, names: _Names, shared: bool) -> int:
+    """Return the word after the longest name that begins at a word, or 0.
 
     A capital that only the start of a sentence explains does not make a shared name.
     """
-    found, capital, lower, node = 0, False, True, trie  # lower: all words so far are in lower case
-    for i in range(first, len(words)):
+    found, capital, lower, keys = 0, False, True, ()
+    for i in range(first, min(first + names.longest.get(words[first].key, 0), len(words))):
         word = words[i]
-        node = node.get(word.key)
-        if node is None or (word.barrier and i > first):
+        if word.barrier and i > first:
             break
+        keys = (*keys, word.key)
         capital = capital or (word.capital and not (shared and word.starts and i == first))
         lower = lower and not word.capital
-        if _END in node and (capital or (lower and node[_END])):
+        if keys in names and (capital or (lower and names[keys])):
             found = i + 1
     return found
-
-
-def _common(cut: list[list[_Word]], spans: list[list[tuple[int, int]]]) -> set[str]:
-    """The words that occur in lower case outside the names found."""
-    common: set[str] = set()
-    for words, found in zip(cut, spans, strict=True):
-        taken = {i for start, stop in found for i in range(start, stop)}
-        common.update(word.key for i, word in enumerate(words) if not word.capital and i not in taken)
-    return common
-
-
-def _replace(text: str, words: list[_Word], found: list[tuple[int, int]], token: str) -> str:
-    parts, at = [], 0
-    for start, stop in found:
-        parts += [text[at : words[start].start], token]
-        at = words[stop - 1].stop
-    return "".join([*parts, text[at:]])
-
-
-def _trie(names: Iterable[str]) -> dict:
-    """Names as nested dicts of words; where one ends, whether it is written in lower case throughout."""
-    root: dict = {}
-    for name in names:
-        words = _words(name or "")
-        if not any(map(str.isalpha, name or "")):
-            continue
-        node = root
-        for word in words:
-            node = node.setdefault(word.key, {})
-        node[_END] = node.get(_END, False) or not any(word.capital for word in words)
-    return root
 
 
 @cache
 def _word_pattern() -> re.Pattern:
     """A word: letters and digits, with the marks on them (accents, vowel signs), which ``\\w`` leaves out."""
-    marks = [c for c in range(0x300, 0xE01F0) if unicodedata.category(chr(c))[0] == "M"]
-    ends = [i for i in range(len(marks)) if i + 1 == len(marks) or marks[i + 1] != marks[i] + 1]
-    begins = [0, *(i + 1 for i in ends[:-1])]
-    ranges = "".join(f"\\U{marks[a]:08x}-\\U{marks[b]:08x}" for a, b in zip(begins, ends, strict=True))
-    return re.compile(rf"[^\W_](?:[^\W_]|[{ranges}])*")
+    marks = "".join(chr(c) for c in range(0x300, 0xE01F0) if unicodedata.category(chr(c))[0] == "M")
+    return re.compile(rf"[^\W_](?:[^\W_]|[{marks}])*")
 
 
 @lru_cache(2**18)
 def _folded(word: str) -> tuple[str, bool]:
-    """A word without case and marks, and whether it has a capital or is of a script without case."""
-    plain = "".join(c for c in unicodedata.normalize("NFKD", word) if unicodedata.category(c)[0] != "M")
-    key = unicodedata.normalize("NFC", plain.casefold()).replace(" ", "") or word
+    """Return a word without case and marks, and whether it has a capital or is of a script without case."""
+    bare = "".join(c for c in unicodedata.normalize("NFKD", word) if unicodedata.category(c)[0] != "M")
+    key = unicodedata.normalize("NFC", bare.casefold()).replace(" ", "") or word
     caseless = word[0].isalpha() and word[0].lower() == word[0].upper()
     return key, caseless or any(c.isupper() or c.istitle() for c in word)
 
 
-# --- what is left -------------------------------------------------------------------------------------
+def leak_rate(masked: Sequence[str], names: Sequence[Iterable[str]]) -> float:
+    """Compute the share of texts that still have any of their own names; 0 for no texts.
 
-
-def leaks(masked: Sequence[str], names: Sequence[Iterable[str]], token: str = TOKEN) -> list[int]:
-    """How many of its own names each of n texts still has.
-
-    A name counts where its words stand one after another with any sign between them, and one of them has a
-    capital, or all are written as the name is. Names are looked for one by one in the text as a whole: another way
-    than :func:`mask_names` takes, so that one checks the other.
+    A name counts where its words stand one after another with any sign between them, and one of them has a capital, or
+    all are written as the name is. Names are looked for one by one in the whole text: in another way than
+    :func:`mask_names` works, so that one checks the other.
 
     Raises:
         ValueError: as :func:`mask_names`.
     """
-    counts = []
-    for text, own in zip(masked, _checked(masked, names), strict=True):
-        words = [w for part in text.split(token) for w in (*_word_pattern().findall(part), "\0")]
-        keys = [_folded(word)[0] for word in words]
-        line = f" {' '.join(keys)} "
-        counts.append(sum(_survives(name, words, line) for name in {name for name in own if name}))
-    return counts
-
-
-def leak_rate(masked: Sequence[str], names: Sequence[Iterable[str]], token: str = TOKEN) -> float:
-    """The share of texts that still have any of their own names; 0 for no texts. See :func:`leaks`."""
-    return float(np.mean([count > 0 for count in leaks(masked, names, token)])) if len(masked) else 0.0
+    left = []
+    for text, of_text in zip(masked, _checked(masked, names), strict=True):
+        words = [w for part in text.split(TOKEN) for w in (*_word_pattern().findall(part), "\0")]
+        line = f" {' '.join(_folded(word)[0] for word in words)} "
+        left.append(any(_survives(name, words, line) for name in of_text))
+    return float(np.mean(left)) if left else 0.0
 
 
 def _survives(name: str, words: list[str], line: str) -> bool:
-    own = _word_pattern().findall(name)
-    if not any(map(str.isalpha, name)) or not own:
+    of_name = _word_pattern().findall(name or "")
+    if not of_name or not any(map(str.isalpha, name)):
         return False
-    key = f" {' '.join(_folded(word)[0] for word in own)} "
-    as_written = not any(_folded(word)[1] for word in own)
+    key = f" {' '.join(_folded(word)[0] for word in of_name)} "
+    as_written = not any(_folded(word)[1] for word in of_name)
     at = line.find(key)
     while at >= 0:
         first = line.count(" ", 0, at + 1) - 1
-        seen = words[first : first + len(own)]
-        if as_written or any(_folded(word)[1] for word in seen):
+        if as_written or any(_folded(word)[1] for word in words[first : first + len(of_name)]):
             return True
         at = line.find(key, at + 1)
     return False
@@ -255,109 +206,74 @@ def _checked(texts: Sequence[str], names: Sequence[Iterable[str]]) -> list[list[
     if isinstance(texts, str) or isinstance(names, str):
         raise ValueError("give a list of texts, and for each a list of names")
     if len(texts) != len(names):
-        raise ValueError(f"{len(texts)} texts, but {len(names)} lists of names; give one list a text")
-    for row, own in enumerate(names):
-        if isinstance(own, str):
-            raise ValueError(f"row {row}: the names are one text, {own[:40]!r}; give a list of names")
-    return [list(own) for own in names]
+        raise ValueError(f"{len(texts)} texts, but {len(names)} lists of names; give one list for each text")
+    for row, of_text in enumerate(names):
+        if isinstance(of_text, str):
+            raise ValueError(f"row {row}: the names are one text, {of_text[:40]!r}; give a list of names")
+    return [list(of_text) for of_text in names]
 
 
 # --- the names of a store -----------------------------------------------------------------------------
 
 
-def names_of(
-    store: PlaceStore,
-    rows: ArrayLike | None = None,
-    also: Collection[str] = (),
-    parts: bool = True,
-    gazetteer: Iterable[str] = (),
-) -> tuple[list[list[str]], set[str]]:
-    """The names of places that the texts of a place store may mention.
+def names_of(store: PlaceStore, rows: ArrayLike | None = None) -> tuple[list[list[str]], set[str]]:
+    """Collect the names of places that the texts of a place store may mention.
 
-    A place's own names are its title, those in the columns `NAME_COLUMNS`, and its country's capital and neighbours
-    where its ``country_code`` is known. Titles and time zones are also taken apart: "Lake George (Uganda)" gives
-    "Lake George" and "Uganda", "America/New_York" gives "America" and "New York".
+    A place's own names are its title, those in the columns :data:`NAME_COLUMNS`, and its country's capital and
+    neighbours where its ``country_code`` is known. Titles and time zones are also taken apart: "Lake George (Uganda)"
+    gives "Lake George" and "Uganda", "America/New_York" gives "America" and "New York". The words of a title with a
+    capital and at least :data:`SHORTEST_PART` letters are own names too (the "Berat" of "Historic Centres of Berat and
+    Gjirokastra"), if no text of the store has them in lower case.
 
     Args:
         store: a :class:`geonb.data.store.PlaceStore`.
         rows: of the store (integers, or bool (n,)); those that have a text if not given.
-        also: "language", "currency": mask these words too. They tell the country, but are no names of places.
-        parts: the words of a title with a capital and at least `SHORTEST_PART` letters are own names too (the
-            "Berat" of "Historic Centres of Berat and Gjirokastra"), if no text of the store has them in lower case.
-        gazetteer: more names for all texts, such as those of a table of towns.
 
     Returns:
-        ``(names, shared)``: for each row its own names, and the names of all these rows together with all
-        countries, their capitals and ``gazetteer``, as :func:`mask_names` takes them. Parts of titles are not shared.
-
-    Raises:
-        ValueError: an unknown word in ``also``.
+        ``(names, shared)``: for each row its own names, and the names of all these rows together with all countries
+        and their capitals, as :func:`mask_names` takes them. Parts of titles are not shared.
     """
-    if unknown := set(also) - set(ALSO):
-        raise ValueError(f"also may name {', '.join(ALSO)}, not {', '.join(sorted(unknown))}")
     rows = store.has("text") if rows is None else np.asarray(rows)
     rows = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
-    countries = _countries()
-    columns = {name: store.column(name)[rows] for name in (*NAME_COLUMNS, *also) if name in store.columns}
-    empty: list[Any] = [None] * len(rows)
-    codes = store.column("country_code")[rows] if "country_code" in store.columns else empty
-    common = _lower_case_words(store)
-    names: list[list[str]] = []
-    shared = {name for name in gazetteer if name}
-    for row in countries.values():
-        shared.update(name for name in (row["name"], row["capital"], row["continent"]) if name)
-        shared.update([*(row["languages"] if "language" in also else []), *_also(row, also)])
+    columns = {name: store.column(name)[rows] for name in NAME_COLUMNS if name in store.columns}
+    codes = store.column("country_code")[rows] if "country_code" in store.columns else np.full(len(rows), None)
+    texts = store.texts(np.flatnonzero(store.has("text")))
+    common = {word.key for text in texts for word in _words(text) if not word.capital}
+    countries, names = _countries(), []
+    shared = {name for row in countries.values() for name in (row["name"], row["capital"], row["continent"])}
     for i in range(len(rows)):
-        own: dict[Any, None] = {}
-        for column in columns:
-            value = columns[column][i]
-            if value:
-                own.update(dict.fromkeys(_pieces(str(value), common) if column in APART else [str(value)]))
-        country = countries.get(codes[i])
-        if country:
+        own: dict[str | None, None] = {}  # a set that keeps the order
+        for column, values in columns.items():
+            value = str(values[i] or "")
+            own.update(dict.fromkeys(_pieces(value, common) if column in APART else [value]))
+        if country := countries.get(codes[i]):
             own.update(dict.fromkeys([country["name"], country["capital"], *country["neighbours"]]))
-            own.update(dict.fromkeys([*(country["languages"] if "language" in also else []), *_also(country, also)]))
-        own.pop(None, None)
-        own.pop("", None)
         shared.update(own)
-        title = columns.get("title", empty)[i]
-        if parts and title:
-            own.update(dict.fromkeys(_parts(str(title), common)))
-        names.append(list(own))
-    return names, shared
-
-
-def _also(country: dict, also: Collection[str]) -> list[str]:
-    return [country["currency"]] if "currency" in also and country["currency"] else []
+        own.update(dict.fromkeys(_parts(str(columns["title"][i] or ""), common) if "title" in columns else ()))
+        names.append([name for name in own if name])
+    return names, shared - {None, ""}
 
 
 def _pieces(name: str, common: set[str]) -> list[str]:
-    """A title or time zone, and the names it is put together from by commas, brackets and strokes.
+    """Split a title or time zone into itself and the names it is put together from by commas, brackets and strokes.
 
     A piece of one word that is common is none of them: the "Cathedral" of "Cathedral, Alcázar and Archivo de Indias".
     """
     pieces = [piece.strip(" _").replace("_", " ") for piece in re.split(r"[,;()\[\]/]", name)]
-    alone = {piece: {word.key for word in _words(piece)} for piece in pieces}
-    return [name, *(p for p in pieces if p and not p[0].islower() and not (len(alone[p]) == 1 and alone[p] <= common))]
+    keys = {piece: {word.key for word in _words(piece)} for piece in pieces}
+    return [name, *(p for p in pieces if p and not p[0].islower() and not (len(keys[p]) == 1 and keys[p] <= common))]
 
 
 def _parts(title: str, common: set[str]) -> list[str]:
-    """The words of a title that can stand for the place alone."""
+    """List the words of a title that can stand for the place alone."""
     words = _words(title)
-    if len(words) < 2:
-        return []
     long = [w for w in words if w.capital and w.stop - w.start >= SHORTEST_PART and w.key not in common]
-    return [title[w.start : w.stop] for w in long]
-
-
-def _lower_case_words(store: PlaceStore) -> set[str]:
-    texts = store.texts(np.flatnonzero(store.has("text")))
-    return {word.key for text in texts for word in _words(text) if not word.capital}
+    return [title[w.start : w.stop] for w in long] if len(words) > 1 else []
 
 
 @cache
 def _countries() -> dict[str, dict]:
-    """Country by its ISO 3166 code: name, continent, capital, currency, languages, neighbours (names)."""
+    """Country by its ISO 3166 code: name, continent, capital, neighbours (names) and more."""
     import pyarrow.parquet as pq
 
     with (files("geonb.data") / "assets" / "countries.parquet").open("rb") as stream:
