@@ -67,7 +67,7 @@ def test_the_worked_examples_run(tmp_path, monkeypatch, capsys):
     assert "('location', 'text', 'image', 'terrain')" in printed
     assert re.search(r"image_hub compares .*'image', 'location'", printed) and "R²" in printed
     run = tmp_path / "runs" / "image_hub"
-    assert (run / "manifest.json").exists() and len(names["cases"]) == 2 and not names["skipped"]
+    assert (run / "manifest.json").exists() and len(names["folds"]) == 2 and not names["skipped"]
 
     (chapter,) = (p for p in (tmp_path / "book").iterdir() if p.stem != "intro")
     notebook = nbformat.read(chapter, 4)
@@ -99,7 +99,7 @@ def test_every_target_of_make_and_every_script_is_there():
     makes, files = set(), set()
     for words in (words for name in DOCUMENTS for words in commands(name)):
         makes |= set(words[1:]) if words[0] == "make" else set()
-        files |= {word for word in words if re.match(r"(scripts|benchmarks|tests)/", word) and word.endswith(".py")}
+        files |= {word for word in words if re.match(r"(scripts|research|benchmarks|tests)/", word) and word.endswith(".py")}
     assert {"book", "test"} <= makes <= targets
     assert files and all((ROOT / file).exists() for file in files), files
     assert "exec make test" in (ROOT / ".ci" / "run").read_text()  # the check runs what the README says

@@ -19,7 +19,19 @@ SHAPE = re.compile(
     r"\((?:\w+|\.\.\.)(?:, ?[\w.·*+ ]+)*,?\)|\(\.\.\., \w+\)|shape|\b(?:one|row|value|number|vector|index)s? (?:a|each|per|for each|of each)\b"
 )
 SOURCE = re.compile(r"\b(?:19\d|20[0-3])\d\b|arXiv \d{4}\.\d{5}|\b(?:our own|ours|of this book)\b")
-HELPERS = {"weighted_median", "density", "quantile_groups", "by_group", "finite_or_none"}  # they count and group
+UNITS = {  # of numbers and arrays with such a name: how their unit may be said
+    r"(\w+_)?(lonlat|lon|lat|bbox|bounds|points)|west|south|east|north": r"\bdegrees\b|°|\bmetres\b",
+    r"(read_)?positions": r"\bdegrees\b|\bunit vectors\b",
+    r"images|\w+_chips|\w+_color": r"reflectance|\buint8\b|0\.\.1\b",
+    r"(\w+_)?(angles?|heading)": r"\bdegrees\b|\bradians\b",
+    r"size|(\w+_)?radius|distances?|spacing|resolution|area|height|altitude":
+        r"\bk?m2?\b|\bpixels?\b|\bradians\b|\brows\b|\bpoints squared\b",
+    r"(\w+_)?(timeout|wait|pause|seconds|after)": r"\bseconds\b",
+    r"(\w+_)?cloud": r"%|\bpercent\b|\bshare\b",
+    r"embed(_\w+)?|z": r"\bunit (vectors|length)\b",
+}
+HELPERS = {"weighted_median"}  # beside measures: it counts
+EXAMPLES = [m for m in MODULES if ">>> " in Path(importlib.util.find_spec(m).origin).read_text("utf-8")]
 
 
 def public(module: str) -> list[tuple[str, ast.AST]]:

@@ -1,4 +1,7 @@
-"""How much an embedding space holds, and how two of them compare."""
+"""Measures of an embedding space, and of two spaces of the same places.
+
+The functions take arrays. They know nothing of positions or tasks.
+"""
 
 from __future__ import annotations
 
@@ -60,14 +63,17 @@ def two_nn(x: ArrayLike, discard: float = 0.1) -> float:
     """Intrinsic dimension from each row's two nearest neighbours (Facco et al., 2017, Scientific Reports 7, 12140).
 
     The ratios mu of the second distance to the first have the survival function mu^-d wherever density is constant
-    over two neighbours: a line through the origin of -log(1 - F) against log mu, whose slope is d. The ``discard``
-    share with the largest ratios is left out. Of rows that coincide one is kept.
+    over two neighbours, so -log(1 - F) against log mu is a line through the origin with slope d.
+
+    Args:
+        x: rows (n, d_x); of rows that coincide one is kept.
+        discard: share of the rows with the largest ratios that is left out; a larger share is more robust and noisier.
 
     Raises:
         ValueError: fewer than 10 different rows.
 
     Example:
-        A plane is a plane, however many coordinates it is given in:
+        A plane has two dimensions, however many coordinates it is given in:
 
         >>> import numpy as np
         >>> from geonb.evaluation.information import two_nn
@@ -75,17 +81,18 @@ def two_nn(x: ArrayLike, discard: float = 0.1) -> float:
         >>> round(two_nn(np.stack([u, v, u + v, u - v], 1)))
         2
     """
-    (first, second) = _neighbour_distances(_distinct(x, 10), 2).T
+    first, second = _neighbours(_distinct(x, 10), 2)[0].T
     ratios = np.sort(second / first)
     n = len(ratios)
-    kept = int(n * (1 - discard))
-    log_mu, survival = np.log(ratios[:kept]), -np.log1p(-np.arange(1, kept + 1) / (n + 1))
+    used = int(n * (1 - discard))
+    log_mu, survival = np.log(ratios[:used]), -np.log1p(-np.arange(1, used + 1) / (n + 1))
     return float(log_mu @ survival / (log_mu @ log_mu))
 
 
 def levina_bickel(x: ArrayLike, k: int = 20) -> float:
     """Intrinsic dimension by maximum likelihood of the distances to the k nearest neighbours (Levina and Bickel, 2004,
-    eq. 8), its inverses averaged over rows as MacKay and Ghahramani (2005) say. Of rows that coincide one is kept."""
+    eq. 8), its inverses averaged over rows as in MacKay and Ghahramani (2005). Of rows (n, d_x) that coincide one is
+    kept."""
     return float((k - 1) / (k - 2) / np.mean(1 / local_dimension(_distinct(x, k + 2), k)))
 
 
@@ -100,17 +107,18 @@ def local_dimension(x: Sequence | np.ndarray, k: int = 50) -> np.ndarray:
     """
     if k < 3 or len(x) <= k:
         raise ValueError(f"{len(x)} rows and {k} neighbours; give 3 neighbours or more, and more rows than neighbours")
-    distances = _neighbour_distances(x, k)
+    distances = _neighbours(x, k)[0]
     distances = np.maximum(distances, 1e-9 * np.maximum(distances[:, -1:], 1e-300))
     return (k - 2) / np.maximum(np.log(distances[:, -1:] / distances[:, :-1]).sum(1), 1e-12)
 
 
 def info_nce_bound(a: ArrayLike, b: ArrayLike, batch: int = 256, draws: int = 20, seed: int = 0) -> float:
     """A lower bound in nats on the mutual information of paired unit vectors (n, d): log N - InfoNCE, N = ``batch``
-    (van den Oord et al., 2018, eq. 10), for this critic alone, a scaled cosine.
+    (van den Oord et al., 2018, eq. 10), with a scaled cosine as the critic.
 
-    The scale is the best of a grid on one half of the pairs, the bound is of the other half: the mean over ``draws``
-    random batches and both directions. It cannot exceed log N, and may be below 0, where it says nothing.
+    The scale is the best of 16 on one half of the pairs. The bound is measured on the other half: the mean over
+    ``draws`` random batches and both directions. It cannot exceed log N. A value below 0 is no information about the
+    mutual information.
 
     Raises:
         ValueError: fewer than 4 pairs.
@@ -128,8 +136,8 @@ def info_nce_bound(a: ArrayLike, b: ArrayLike, batch: int = 256, draws: int = 20
         for _ in range(draws):
             chosen = draw.choice(rows, batch, replace=False)
             logits = scale * (a[chosen] @ b[chosen].T)
-            own = np.diag(logits)
-            losses = [np.logaddexp.reduce(logits, axis) - own for axis in (0, 1)]
+            pairs = np.diag(logits)
+            losses = [np.logaddexp.reduce(logits, axis) - pairs for axis in (0, 1)]
             values.append(np.log(batch) - np.mean(losses))
         return float(np.mean(values))
 
@@ -140,9 +148,9 @@ def info_nce_bound(a: ArrayLike, b: ArrayLike, batch: int = 256, draws: int = 20
 
 def neighbour_overlap(a: ArrayLike, b: ArrayLike, k: int = 10) -> float:
     """Share of each row's k nearest neighbours (Euclidean) that two representations (n, d1), (n, d2) of the same places
-    have in common, from 0 to 1; chance is k / (n - 1). A plain count of what Venna and Kaski (2001) ask of a
-    projection, that it preserves neighbourhoods."""
-    near = [_neighbours(np.asarray(x, np.float64), k)[1] for x in (a, b)]
+    have in common, from 0 to 1; chance is k / (n - 1). After Venna and Kaski (2001), who ask of a projection that it
+    preserves neighbourhoods."""
+    near = [_neighbours(x, k)[1] for x in (a, b)]
     return float(np.mean([len(np.intersect1d(p, q)) / k for p, q in zip(*near, strict=True)]))
 
 
@@ -153,23 +161,13 @@ def _distinct(x: ArrayLike, least: int) -> np.ndarray:
     return x
 
 
-def _neighbour_distances(x: ArrayLike, k: int) -> np.ndarray:
-    """Distances (n, k) to the k nearest other rows, ascending."""
-    return _neighbours(np.asarray(x, np.float64), k)[0]
+def _neighbours(x: ArrayLike, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """(distances, rows), each (n, k), of the k nearest other rows, nearest first."""
+    from sklearn.neighbors import NearestNeighbors
 
-
-def _neighbours(x: np.ndarray, k: int, chunk: int = 1024) -> tuple[np.ndarray, np.ndarray]:
-    """(distances, rows), each (n, k), of the k nearest other rows, nearest first; compared in chunks."""
-    x = x - x.mean(0)  # the next lines subtract squares; near the origin they lose least
-    squares = (x * x).sum(1)
-    distances, rows = np.empty((len(x), k)), np.empty((len(x), k), np.int64)
-    for start in range(0, len(x), chunk):
-        own = np.arange(start, min(start + chunk, len(x)))
-        d2 = squares[own, None] + squares - 2 * x[own] @ x.T
-        d2[np.arange(len(own)), own] = np.inf
-        near = np.argpartition(d2, k - 1, axis=1)[:, :k]
-        exact = np.linalg.norm(x[own, None] - x[near], axis=2)
-        order = exact.argsort(1)
-        rows[own] = np.take_along_axis(near, order, 1)
-        distances[own] = np.take_along_axis(exact, order, 1)
-    return distances, rows
+    x = np.asarray(x, np.float64)
+    x = x - x.mean(0)  # scikit-learn subtracts squares, which loses least near the origin
+    rows = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(x).kneighbors(return_distance=False)
+    exact = np.stack([np.linalg.norm(x - x[column], axis=1) for column in rows.T], 1)
+    order = exact.argsort(1)
+    return np.take_along_axis(exact, order, 1), np.take_along_axis(rows, order, 1)

@@ -1,19 +1,21 @@
-"""Protocols by name: which places' labels train a probe, and which test it.
+"""Protocols: which places' labels train a probe, and which places test it.
 
-A protocol is a list of folds whose test places are predicted in turn and scored together. Two protocols answer two
-questions, and never share a table:
+A protocol is a list of folds. The test places of all folds are predicted in turn and scored together. Each protocol
+asks another question, so their scores never share a table:
 
-- "random": 80/20 among places that pre-training has seen without labels. What most papers report.
-- "blocked": whole blocks of the Earth that neither pre-training nor the probe has seen, with a buffer.
-- "continents" and "bands": each continent, or each band of 60 degrees of longitude, has no labels at all, with a
-  buffer; pre-training has seen it without labels. What a user faces who has labels in one part of the world.
+- "random": 80/20 among places that pre-training has seen without labels. Most papers report this one.
+- "blocked": whole blocks of the Earth, with a buffer, that neither pre-training nor the probe has seen.
+- "continents" and "bands": each continent, or each band of 60 degrees of longitude, gives no labels, with a buffer;
+  pre-training has seen it without labels. This is the case of a user with labels in one part of the world.
+
+The module knows positions and splits, and nothing about probes or embeddings.
 """
 
 from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 BAND_DEGREES = 60.0
 REGION_BUFFER_KM = 100.0
 REGION_FOLD_KM = 2500.0
+MIN_REGION = 50  # places that a continent needs to be a fold
+MAX_BLOCK_KM = 1500.0  # larger blocks are continents, for which there is a protocol
 
 
 @dataclass(frozen=True)
@@ -38,8 +42,8 @@ class Protocol:
         name: of the protocol.
         folds: (train, test) boolean masks (n,) of the places.
         buffer_km: no test place of a fold lies within this distance of a training place of the fold.
-        fold_km: edge of the blocks by which a probe is tuned inside the training places: as far from their labels as
-            the test places are, as nearly as blocks can be.
+        fold_km: edge of the blocks by which a probe is tuned inside the training places. Larger blocks choose the
+            penalty for test places that lie farther from all labels.
     """
 
     name: str
@@ -51,7 +55,7 @@ class Protocol:
         """Check the folds, given the positions (n, 2) of all places in degrees.
 
         Raises:
-            ValueError: a place is in two roles of a fold, tested twice, or nearer to training than allowed.
+            ValueError: a place both trains and tests in a fold, is tested twice, or lies too near to training.
         """
         tested = np.zeros(len(lonlat), int)
         for i, (train, test) in enumerate(self.folds):
@@ -69,7 +73,11 @@ class Protocol:
             raise ValueError(f"{self.name}: place {int((tested > 1).argmax())} is tested in {tested.max()} folds")
 
     def nearest_label_km(self, lonlat: ArrayLike) -> float:
-        """Median great-circle distance from a test place to its fold's nearest training place; ``lonlat``: degrees."""
+        """Median great-circle distance from a test place to its fold's nearest training place.
+
+        Args:
+            lonlat: positions (n, 2) of all places, degrees.
+        """
         from scipy.spatial import cKDTree
 
         xyz = unit_xyz(lonlat)
@@ -78,17 +86,24 @@ class Protocol:
 
 
 def random_protocol(split: np.ndarray, seed: int = 0) -> Protocol:
-    """80/20 at random among the places that pre-training has seen (``split`` (n,) is "train")."""
+    """Split the places that pre-training has seen 80/20 at random.
+
+    Args:
+        split: "train" and other names (n,), see :func:`geonb.training.split_of`.
+    """
     order = np.random.default_rng(seed).permutation(np.flatnonzero(split == "train"))
-    cut = int(0.8 * len(order))
-    return Protocol("random", ((_mask(order[:cut], len(split)), _mask(order[cut:], len(split))),))
+    places, cut = np.arange(len(split)), int(0.8 * len(order))
+    return Protocol("random", ((np.isin(places, order[:cut]), np.isin(places, order[cut:])),))
 
 
 def blocked_protocol(
     split: np.ndarray, buffer_km: float = 50.0, size_km: float = 500.0, name: str = "blocked"
 ) -> Protocol:
-    """Labels of pre-training's places (``split`` (n,) is "train"), tested on the places that it has held out, in blocks
-    of ``size_km``."""
+    """Train on the places that pre-training has seen, test on those that it has held out in blocks of ``size_km``.
+
+    Args:
+        split: as in :func:`random_protocol`, "test" among its names.
+    """
     return Protocol(name, ((split == "train", split == "test"),), buffer_km, size_km)
 
 
@@ -98,59 +113,80 @@ def continents_protocol(
     """Leave one continent out: every continent with 50 places or more that pre-training has seen is a fold.
 
     Args:
-        split: "train" and other names (n,), see :func:`geonb.config.split_of`.
+        split: as in :func:`random_protocol`.
         lonlat: positions (n, 2), degrees.
         continents: names (n,), None where unknown.
         buffer_km: training places nearer than this to a test place are left out.
     """
     seen, continents = split == "train", np.asarray(continents, object)
     names, counts = np.unique(continents[seen & (continents != None)].astype(str), return_counts=True)  # noqa: E711
-    folds = tuple(_region(seen, continents == name, lonlat, buffer_km) for name in names[counts >= 50])
+    folds = tuple(_region(seen, continents == name, lonlat, buffer_km) for name in names[counts >= MIN_REGION])
     return Protocol("continents", folds, buffer_km, REGION_FOLD_KM)
 
 
-def bands_protocol(
-    split: np.ndarray, lonlat: np.ndarray, degrees: float = BAND_DEGREES, buffer_km: float = REGION_BUFFER_KM
-) -> Protocol:
-    """Leave one band of longitude out, 360 / ``degrees`` of them from the antimeridian eastward; ``split`` (n,) and
-    ``lonlat`` (n, 2) as in :func:`continents_protocol`."""
+def bands_protocol(split: np.ndarray, lonlat: np.ndarray, buffer_km: float = REGION_BUFFER_KM) -> Protocol:
+    """Leave one band of 60 degrees of longitude out, six of them from the antimeridian eastward.
+
+    Args:
+        split, lonlat, buffer_km: as in :func:`continents_protocol`; positions (n, 2) in degrees.
+    """
     lonlat = np.asarray(lonlat, np.float64)
-    band = np.floor((lonlat[:, 0] + 180) % 360 / degrees).astype(int)
+    band = np.floor((lonlat[:, 0] + 180) % 360 / BAND_DEGREES).astype(int)
     seen = split == "train"
     folds = tuple(_region(seen, band == b, lonlat, buffer_km) for b in np.unique(band[seen]))
     return Protocol("bands", folds, buffer_km, REGION_FOLD_KM)
 
 
-def few_labels(protocol: Protocol, n: int | None, seed: int = 0) -> Protocol:
-    """The same test places, and ``n`` of each fold's training labels at random (None: all); more contain fewer."""
-    folds = []
-    for i, (train, test) in enumerate(protocol.folds):
-        order = np.random.default_rng((seed, i)).permutation(np.flatnonzero(train))
-        folds.append((_mask(order[:n], len(train)), test))
-    name = f"{protocol.name}, {'all' if n is None else n} labels"
-    return Protocol(name, tuple(folds), protocol.buffer_km, protocol.fold_km)
-
-
-def block_km(store: PlaceStore, tasks: dict[str, Task], most_km: float = 1500.0) -> tuple[float, dict[str, float]]:
-    """(Block size in km, correlation range of each task in km): blocks no smaller than any measured range.
-
-    Ranges beyond ``most_km`` do not count: blocks of that size are continents, for which there is a protocol of its
-    own. The size is rounded up to 100 km, and never less, below which no range is measured.
-    """
-    ranges = {}
-    for name, task in tasks.items():
-        with contextlib.suppress(ValueError):  # constant, or known at too few places to be measured
-            ranges[name] = correlation_range_km(store.lonlat, task.target(store.column(task.column)))
-    counted = [r for r in ranges.values() if r <= most_km]
-    return (max(100.0, float(np.ceil(max(counted) / 100) * 100)) if counted else 500.0), ranges
-
-
-def _region(seen: Any, region: Any, lonlat: np.ndarray, buffer_km: float) -> tuple[np.ndarray, np.ndarray]:
+def _region(
+    seen: np.ndarray, region: np.ndarray, lonlat: np.ndarray, buffer_km: float
+) -> tuple[np.ndarray, np.ndarray]:
     test = seen & region
     return seen & ~region & ~within(lonlat, lonlat[test], buffer_km), test
 
 
-def _mask(rows: np.ndarray, n: int) -> np.ndarray:
-    mask = np.zeros(n, bool)
-    mask[rows] = True
-    return mask
+def protocols_of(
+    store: PlaceStore, split: np.ndarray, config: dict, seed: int = 0, skipped: list[dict] | None = None
+) -> list[Protocol]:
+    """Make the protocols that a store allows, and check them.
+
+    Args:
+        split: of the store's places, (places,). ``config``: the split's, as in
+            :class:`geonb.training.TrainConfig`; where its kind is not blocked, "blocked" is called "held-out".
+        seed: of the random protocol.
+        skipped: a list to which the other protocols are added, each with the reason.
+
+    Raises:
+        ValueError: see :meth:`Protocol.check`.
+    """
+    name = "blocked" if config["kind"] == "blocked" else "held-out"
+    protocols = [
+        random_protocol(split, seed),
+        blocked_protocol(split, config.get("buffer_km", 0.0), config.get("size_km", 500.0), name),
+        bands_protocol(split, store.lonlat),
+    ]
+    if "continent" in store.columns:
+        protocols.append(continents_protocol(split, store.lonlat, store.column("continent")))
+    possible = [p for p in protocols if any(train.any() and test.any() for train, test in p.folds)]
+    for protocol in possible:
+        protocol.check(store.lonlat)
+    if skipped is not None:
+        why = "the places lie too close together for a part of the Earth to be held out"
+        skipped += [{"protocol": p.name, "why": why} for p in protocols if p not in possible]
+    return possible
+
+
+def block_km(store: PlaceStore, tasks: dict[str, Task]) -> tuple[float, dict[str, float]]:
+    """Measure the correlation range of each task, and choose a block size that is no smaller than any of them.
+
+    Ranges beyond 1,500 km do not count. The size is rounded up to 100 km, the least that a range is measured by.
+
+    Returns:
+        (block size in km, correlation range of each task in km; a task that is constant or known at too few places
+        has none).
+    """
+    ranges = {}
+    for name, task in tasks.items():
+        with contextlib.suppress(ValueError):
+            ranges[name] = correlation_range_km(store.lonlat, task.target(store.column(task.column)))
+    counted = [r for r in ranges.values() if r <= MAX_BLOCK_KM]
+    return (max(100.0, float(np.ceil(max(counted) / 100) * 100)) if counted else 500.0), ranges

@@ -1,4 +1,7 @@
-"""Cross-modal retrieval: given one modality of a place, find another modality of the same place."""
+"""Cross-modal retrieval: given one modality of a place, find another modality of the same place.
+
+The module compares vectors row by row. It does not know which modality they come from.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,19 @@ from numpy.typing import ArrayLike
 
 from geonb.geo import EARTH_RADIUS_KM, great_circle_km, unit_xyz
 
-TIE = 1e-6  # cosines of float32 vectors that differ by less are equal but for rounding
+TIE = 1e-6  # cosines of float32 vectors that differ by less are equal up to rounding
 RADII_KM = (1, 25, 200, 750, 2500)  # street, city, region, country, continent (Hays and Efros, 2008)
 
 
 def retrieval(
     queries: ArrayLike, gallery: ArrayLike, lonlat: ArrayLike, ks: Sequence[int] = (1, 5, 10), chunk: int = 2048
 ) -> dict:
-    """How well query i finds gallery item i among all n items, by cosine similarity.
+    """Measure how well query i finds gallery item i among all n items, by cosine similarity.
 
     Args:
         queries, gallery: unit vectors (n, d); row i of both belongs to place i.
         lonlat: positions (n, 2) of the places, degrees.
-        ks: the ranks at which recall is counted.
+        ks: the ranks at which recall is counted; recall grows with the rank, and so does chance.
         chunk: queries compared at a time; bounds the memory.
 
     Returns:
@@ -50,19 +53,19 @@ def retrieval(
     if queries.ndim != 2 or queries.shape != gallery.shape or len(lonlat) != n:
         raise ValueError(f"queries {queries.shape}, gallery {gallery.shape} and {len(lonlat)} positions do not match")
     if n < 2:
-        raise ValueError(f"retrieval among {n} places means nothing; give at least 2")
-    for what, vectors in (("query", queries), ("gallery", gallery)):
+        raise ValueError(f"retrieval among {n} places is not defined; give at least 2")
+    for role, vectors in (("query", queries), ("gallery", gallery)):
         off = ~(np.abs(np.linalg.norm(vectors, axis=1) - 1) < 1e-3)  # NaN is off too
         if off.any():
-            raise ValueError(f"{what} row {int(off.argmax())} is not a unit vector ({int(off.sum())} such rows)")
+            raise ValueError(f"{role} row {int(off.argmax())} is not a unit vector ({int(off.sum())} such rows)")
     better, ties, best = np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n, np.int64)
     rng = np.random.default_rng(0)
     for start in range(0, n, chunk):
         rows = np.arange(start, min(start + chunk, n))
         similarity = queries[rows] @ gallery.T
-        own = similarity[np.arange(len(rows)), rows][:, None]
-        better[rows] = (similarity > own + TIE).sum(1)
-        ties[rows] = (np.abs(similarity - own) <= TIE).sum(1)  # itself included
+        match = similarity[np.arange(len(rows)), rows][:, None]
+        better[rows] = (similarity > match + TIE).sum(1)
+        ties[rows] = (np.abs(similarity - match) <= TIE).sum(1)  # itself included
         row, column = np.nonzero(similarity >= similarity.max(1, keepdims=True) - TIE)
         first = np.searchsorted(row, np.arange(len(rows) + 1))
         best[rows] = column[first[:-1] + (rng.random(len(rows)) * np.diff(first)).astype(np.int64)]

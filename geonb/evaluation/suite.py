@@ -1,10 +1,13 @@
-"""The whole evaluation of finished runs, and of embeddings from elsewhere, as one ``results.json``."""
+"""The evaluation of finished runs, and of embeddings from other sources, as one ``results.json``.
+
+:func:`evaluate` is for users. :func:`evaluate_model` measures one run under given protocols; the grid of ``research/``
+uses it too.
+"""
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import combinations, permutations
 from pathlib import Path
@@ -14,13 +17,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from geonb import __version__
+from geonb._util import tqdm, write_atomically
 from geonb.data.store import PlaceStore
-from geonb.evaluation.cases import PUBLISHED, REFERENCES, Case, Predictor, make_cases, published_embeddings
+from geonb.evaluation.folds import PUBLISHED, REFERENCES, ProbeRunner, TaskFold, published_embeddings, task_folds
 from geonb.evaluation.information import alignment, effective_rank, linear_cka, modality_gap, uniformity
 from geonb.evaluation.probes import balanced_accuracy, score
-from geonb.evaluation.protocols import bands_protocol, block_km, blocked_protocol, continents_protocol, random_protocol
-from geonb.evaluation.retrieval import RADII_KM, retrieval
-from geonb.evaluation.spatial import finite_or_none, interval_or_none, morans_i_test, weighted_median
+from geonb.evaluation.protocols import block_km, protocols_of
+from geonb.evaluation.retrieval import retrieval
+from geonb.evaluation.spatial import block_bootstrap, morans_i, weighted_median
 from geonb.evaluation.tasks import TASKS
 from geonb.geo import EARTH_RADIUS_KM, check_lonlat, unit_xyz
 
@@ -29,7 +33,8 @@ if TYPE_CHECKING:
 
 SCHEMA = 3
 BLOCK_KM = 500.0
-MATCH_KM = 1.0  # an embedding from elsewhere belongs to a place that is no farther away
+MATCH_KM = 1.0  # an embedding from another source belongs to a place that is no farther than this
+MIN_QUERIES = 10  # places with both modalities, without which retrieval is not measured
 
 
 def evaluate(
@@ -44,11 +49,10 @@ def evaluate(
     One line evaluates a competitor: ``evaluate({"theirs": their_function}, "data/atlas")``, where the function takes
     positions (n, 2), lon/lat degrees, and returns vectors (n, d).
 
-    The protocols of :mod:`geonb.evaluation.protocols`: random, blocked, continents and bands, never mixed in one table.
-    "blocked" is called "held-out" for runs whose own split is not blocked, and for embeddings of places that fill too
-    few blocks, where it is no test of extrapolation.
-    Location embeddings are probed as they are; no coordinates are appended. Retrieval is among the held-out places
-    that have both modalities.
+    The protocols are those of :mod:`geonb.evaluation.protocols`: random, blocked, continents and bands. "blocked" is
+    called "held-out" for runs whose own split is not blocked, and where the places fill too few blocks to hold any out;
+    then it is no test of extrapolation. Location embeddings are probed as they are; no coordinates are appended.
+    Retrieval is among the held-out places that have both modalities.
 
     Args:
         subjects: run folders and .parquet files of embeddings, named by their file names; or a dict from names to any
@@ -56,15 +60,15 @@ def evaluate(
             (lists of numbers) and a place_id, or positions (lon and lat, or WKB points as geometry) within 1 km of
             every place of the store; ``geonb embed`` writes such a file.
         data: a place store or its folder. A run that was trained on other data is allowed, and marked: it may have
-            seen places near the held-out ones, as may every embedding from elsewhere. Tasks and modalities that the
-            store lacks are listed as skipped.
+            seen places near the held-out ones, as may every embedding from another source. Tasks and modalities that
+            the store lacks are listed as skipped.
         out: where to write the results, or None.
         seed: of the random split and the bootstrap.
 
     Returns:
-        {"schema", "created", "versions", "data", "training", "probes", "retrieval", "information", "skipped"}; each
-        table is a list of flat rows. A number that is not defined is None: an interval of places that fill too few
-        blocks (:func:`geonb.evaluation.spatial.block_bootstrap`), or the CKA with a constant embedding.
+        {"schema", "created", "versions", "data", "training", "protocols", "probes", "retrieval", "information",
+        "skipped"}; each table is a list of flat rows. A number that is not defined is None: an interval of places that
+        fill too few blocks (:func:`geonb.evaluation.spatial.block_bootstrap`), or the CKA with a constant embedding.
 
     Raises:
         ValueError: nothing to evaluate, two of one name, a run that did not finish, runs with different splits, or
@@ -72,28 +76,18 @@ def evaluate(
     """
     import torch
 
-    from geonb._util import tqdm
-    from geonb.config import split_of
-
     store = data if isinstance(data, PlaceStore) else PlaceStore.open(data)
     models, others = _load_all(subjects, store)
-    splits = {json.dumps(m.config["split"], sort_keys=True) for m in models.values()}
-    if len(splits) > 1:
-        raise ValueError("the runs have different splits, so no held-out place is new to all; evaluate them apart")
     tasks = {name: task for name, task in TASKS.items() if task.column in store.columns}
     size_km, ranges = block_km(store, tasks)
-    config: dict[str, Any] = {"kind": "blocked", "size_km": size_km, "buffer_km": 50.0, "seed": seed}
-    config = json.loads(splits.pop()) if splits else config
-    skipped: list[dict[str, str]] = []
-    try:
-        split = split_of(store, {"split": config})
-    except ValueError:
-        if models:
-            raise
-        skipped.append({"protocol": "blocked", "why": f"too few blocks of {size_km:g} km hold places; drawn at random"})
-        config = {"kind": "random", "seed": seed}
-        split = split_of(store, {"split": config})
-
+    config, split, skipped = _split(store, models, size_km, seed)
+    for name in [name for name in TASKS if name not in tasks]:
+        skipped.append({"task": name, "why": f"the store has no column {TASKS[name].column}"})
+    for modality in ("text", "image"):
+        if not store.has(modality).any():
+            skipped.append({"modality": modality, "why": "the store has none"})
+    protocols = protocols_of(store, split, config, seed, skipped)
+    folds = task_folds(store.column, tasks, protocols, skipped)
     results: dict[str, Any] = {
         "schema": SCHEMA,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -108,88 +102,267 @@ def evaluate(
             "correlation_range_km": ranges,
         },
         "training": {name: _training(model, store) for name, model in models.items()},
-        "protocols": [],
+        "protocols": [
+            {"split": p.name, "nearest_label_km": p.nearest_label_km(store.lonlat), "folds": len(p.folds)}
+            for p in protocols
+        ],
         "probes": [],
         "retrieval": [],
         "information": [],
         "skipped": skipped,
     }
-    for name, task in TASKS.items():
-        if name not in tasks:
-            results["skipped"].append({"task": name, "why": f"the store has no column {task.column}"})
-    present = [m for m in ("text", "image") if store.has(m).any()]
-    results["skipped"] += [{"modality": m, "why": "the store has none"} for m in ("text", "image") if m not in present]
-
-    held_out = "blocked" if config["kind"] == "blocked" else "held-out"
-    apart = config.get("buffer_km", 0.0), config.get("size_km", BLOCK_KM)
-    protocols = [random_protocol(split, seed), blocked_protocol(split, *apart, held_out)]
-    protocols.append(bands_protocol(split, store.lonlat))
-    if "continent" in store.columns:
-        protocols.append(continents_protocol(split, store.lonlat, store.column("continent")))
-    holds_out = {p.name: any(train.any() and test.any() for train, test in p.folds) for p in protocols}
-    why = "the places lie too close together for a part of the Earth to be held out"
-    results["skipped"] += [{"protocol": name, "why": why} for name, does in holds_out.items() if not does]
-    protocols = [p for p in protocols if holds_out[p.name]]
-    for protocol in protocols:
-        protocol.check(store.lonlat)
-        nearest = protocol.nearest_label_km(store.lonlat)
-        results["protocols"].append({"split": protocol.name, "nearest_label_km": nearest, "folds": len(protocol.folds)})
-    cases = make_cases(store.column, tasks, protocols, results["skipped"])
-
-    bar = tqdm(total=len(models) + len(others) + len(REFERENCES), desc="evaluation", unit="row", disable=not progress)
-    location: dict[str, np.ndarray] = {}
-    cache: dict[tuple[str, str], np.ndarray] = {}
+    test, location, cache = split == "test", dict(others), {}
+    bar = tqdm(total=len(REFERENCES) + len(others) + len(models), desc="evaluation", unit="row", disable=not progress)
     with bar:
-        for name in REFERENCES:
-            results["probes"] += _probe_rows(Predictor(name, store.lonlat), cases, seed)
-            bar.update()
-        for name, vectors in published_embeddings(store.lonlat).items():
-            results["probes"] += _probe_rows(Predictor(name, store.lonlat, vectors), cases, seed)
-        for name, vectors in others.items():
-            results["probes"] += _probe_rows(Predictor(name, store.lonlat, vectors), cases, seed)
-            location[name] = vectors
-            bar.update()
+        for name, vectors in (dict.fromkeys(REFERENCES) | published_embeddings(store.lonlat) | others).items():
+            results["probes"] += probe_rows(ProbeRunner(name, store.lonlat, vectors), folds, seed)[0]
+            bar.update(name != PUBLISHED)
         for name, model in models.items():
-            location[name] = model.embed_locations(store.lonlat)
-            results["probes"] += _probe_rows(Predictor(name, store.lonlat, location[name]), cases, seed)
-            z = {"location": location[name]}
-            for m in model.modalities[1:]:
-                if m in present:
-                    z[m] = np.full((len(store), model.dim), np.nan, np.float32)
-                    z[m][store.has(m)] = _embeddings(store, m, model, cache, progress)
-            results["retrieval"] += _retrieval_rows(name, model, z, store, split, held_out, seed)
-            results["information"] += _information_rows(name, z, store, split)
+            z = embed_store(model, store, cache=cache, progress=progress)
+            rows, _ = evaluate_model(name, model, store, z, folds, seed)
+            location[name] = z["location"]
+            for table, found in rows.items():
+                results[table] += found
             bar.update()
     for name, vectors in others.items():
-        rank = effective_rank(vectors[split == "test"])
+        rank = effective_rank(vectors[test])
         results["information"].append({"run": name, "measure": "effective rank, location", "value": rank})
     for a, b in permutations(location, 2):
-        cka = finite_or_none(linear_cka(location[a][split == "test"], location[b][split == "test"]))
+        cka = _finite_or_none(linear_cka(location[a][test], location[b][test]))
         results["information"].append({"run": a, "measure": f"CKA with {b}", "value": cka})
 
     if out is not None:
-        _write(Path(out), results)
+        content = json.dumps(results, indent=1, allow_nan=False) + "\n"
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(Path(out), content.encode())
     return results
 
 
-def _write(out: Path, results: dict) -> None:
-    """The whole file or none of it."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
+def embed_store(
+    model: Model,
+    store: PlaceStore,
+    extra: Mapping[str, np.ndarray] | None = None,
+    cache: dict | None = None,
+    progress: bool = False,
+) -> dict[str, np.ndarray]:
+    """Embed every place of a store in each modality of a run.
+
+    Args:
+        extra: features (places, d_m) of further modalities of the run by name, NaN where a place has none.
+        cache: backbone features by modality and backbone, shared between runs. Images that a run embeds from their
+            pixels are not cached, and read in parts.
+
+    Returns:
+        Unit vectors float32 (places, d) by modality, "location" first; NaN where a place has none. Modalities that
+        neither the store nor ``extra`` has are left out.
+    """
+    extra, cache = extra or {}, {} if cache is None else cache
+    z = {"location": model.embed_locations(store.lonlat)}
+    for m in model.modalities[1:]:
+        if m in extra:
+            has = np.isfinite(extra[m]).all(1)
+            vectors = model.embed_features(m, extra[m][has])
+        elif m in ("text", "image") and store.has(m).any():
+            has = store.has(m)
+            vectors = _embed_modality(model, store, m, cache, progress)
+        else:
+            continue
+        z[m] = np.full((len(store), model.dim), np.nan, np.float32)
+        z[m][has] = vectors
+    return z
+
+
+def _embed_modality(model: Model, store: PlaceStore, modality: str, cache: dict, progress: bool) -> np.ndarray:
+    from geonb.encoders.features import features
+
+    if model.end_to_end(modality):
+        parts = np.array_split(np.flatnonzero(store.has(modality)), 1 + len(store) // 1024)
+        return np.concatenate([model.embed_images(store.images(rows), harmonised=True) for rows in parts])
+    key = modality, model.manifest["backbones"][modality]["fingerprint"]
+    if key not in cache:
+        cache[key] = features(store, modality, model.backbone(modality), progress=progress)
+    return model.embed_features(modality, cache[key])
+
+
+def evaluate_model(
+    name: str, model: Model, store: PlaceStore, z: Mapping[str, np.ndarray], folds: list[TaskFold], seed: int = 0
+) -> tuple[dict[str, list[dict]], dict[str, np.ndarray]]:
+    """Probe the location embeddings of a run; measure retrieval and the space on the places that it has held out.
+
+    Args:
+        name: of the run, in the rows.
+        z: what :func:`embed_store` returns, (places, d) by modality.
+        folds: tasks under protocols, see :func:`geonb.evaluation.folds.task_folds`.
+        seed: of the bootstrap.
+
+    Returns:
+        Rows of "probes", "retrieval" and "information"; and the predictions behind them: "task|protocol" (t,) for the
+        tested places in their order, and "retrieval|query|target" (3, q): row of the store, hit among the first 10,
+        and error in km of each query.
+    """
+    from geonb.training import split_of
+
+    test = split_of(store, model.config) == "test"
+    held_out = "blocked" if model.config["split"]["kind"] == "blocked" else "held-out"
+    probes, predictions = probe_rows(ProbeRunner(name, store.lonlat, z["location"]), folds, seed)
+    found = []
+    for query, target in permutations(z, 2):
+        chosen = test & _present(z[query]) & _present(z[target])
+        if chosen.sum() >= MIN_QUERIES:
+            row = {"run": name, "query": query, "target": target, "split": held_out}
+            row["trained"] = frozenset((query, target)) in model.architecture.pairs
+            measured, arrays = retrieval_row(z[query], z[target], store.lonlat, chosen, seed)
+            found.append(row | measured)
+            predictions[f"retrieval|{query}|{target}"] = arrays
+    return {"probes": probes, "retrieval": found, "information": _information_rows(name, z, test)}, predictions
+
+
+def probe_rows(
+    runner: ProbeRunner, folds: Iterable[TaskFold], seed: int = 0
+) -> tuple[list[dict], dict[str, np.ndarray]]:
+    """Predict every task fold.
+
+    Returns:
+        Rows with value and 95 % interval; and predictions (t,) by "task|protocol".
+    """
+    rows, predictions = [], {}
+    for fold in folds:
+        predicted, penalty = runner.predict(fold)
+        rows.append(_probe_row(runner, fold, predicted, penalty, seed))
+        predictions[f"{fold.name}|{fold.protocol}"] = predicted
+    return rows, predictions
+
+
+def _probe_row(runner: ProbeRunner, fold: TaskFold, predictions: np.ndarray, penalty: float, seed: int) -> dict:
+    kind, classification = fold.task.kind, fold.task.kind == "classification"
+    truth, lonlat = fold.truth(), runner.lonlat[fold.test]
+    row = {
+        "representation": runner.name,
+        "is_reference": runner.is_reference,
+        "task": fold.name,
+        "split": fold.protocol,
+        "metric": "accuracy" if classification else "R²",
+        "value": float(fold.score(predictions)),
+        **_interval("", lonlat, lambda w: score(truth, predictions, kind, w), seed),
+        "units": "share" if classification else "share of variance",
+        "scaling": fold.task.scaling,
+        "n_train": int(np.mean([train.sum() for train, _ in fold.folds])),
+        "n_test": len(truth),
+        "folds": len(fold.folds),
+        "penalty": penalty,
+    }
+    if classification:
+        return row | {
+            "classes": len(np.unique(truth)),
+            "n_test_left_out": fold.left_out,
+            "balanced_accuracy": float(balanced_accuracy(truth, predictions)),
+            **_interval("balanced_accuracy_", lonlat, lambda w: balanced_accuracy(truth, predictions, w), seed),
+        }
+    residual = truth - predictions
+    size = np.abs(residual)
+    measurable = len(residual) > 9 and np.ptp(residual) > 0  # of 9, each has all others as its 8 neighbours
+    moran, z = morans_i(residual, lonlat, seed=seed) if measurable else (None, None)
+    return row | {
+        "target_units": fold.task.target_units,
+        "mean_absolute_error": float(size.mean()),
+        **_interval("mean_absolute_error_", lonlat, lambda w: w @ size / w.sum(1), seed),
+        "morans_i_of_residuals": moran,
+        "morans_i_z": z,
+    }
+
+
+def retrieval_row(
+    queries: np.ndarray, gallery: np.ndarray, lonlat: np.ndarray, chosen: np.ndarray, seed: int = 0
+) -> tuple[dict, np.ndarray]:
+    """Measure retrieval among some places, with 95 % intervals by blocks.
+
+    Args:
+        queries, gallery: unit vectors (n, d) of all places. ``lonlat``: their positions (n, 2), degrees.
+        chosen: mask (n,) of the places that are queries and gallery.
+
+    Returns:
+        A row of the measures of :func:`geonb.evaluation.retrieval.retrieval`; and (3, q): row, hit among the first 10
+        and error in km of each query.
+    """
+    places = lonlat[chosen]
+    found = retrieval(queries[chosen], gallery[chosen], places)
+    row = {k: v for k, v in found.items() if not isinstance(v, np.ndarray)}
+    for k in (1, 5, 10):
+        row |= _interval(f"recall@{k}_", places, lambda w, hits=found[f"hits@{k}"]: w @ hits / w.sum(1), seed)
+    row |= _interval("median_km_", places, lambda w: weighted_median(found["error_km"], w), seed)
+    return row, np.stack([np.flatnonzero(chosen), found["hits@10"], found["error_km"]])
+
+
+def _information_rows(name: str, z: Mapping[str, np.ndarray], test: np.ndarray) -> list[dict]:
+    measures = {}
+    for m, vectors in z.items():
+        cloud = vectors[test & _present(vectors)]
+        if len(cloud) > 1:
+            measures |= {f"effective rank, {m}": effective_rank(cloud), f"uniformity, {m}": uniformity(cloud)}
+    for a, b in combinations(z, 2):
+        both = test & _present(z[a]) & _present(z[b])
+        if both.sum() > 1:
+            pair = z[a][both], z[b][both]
+            measures |= {f"alignment, {a} and {b}": alignment(*pair), f"modality gap, {a} and {b}": modality_gap(*pair)}
+    return [{"run": name, "measure": measure, "value": value} for measure, value in measures.items()]
+
+
+def _present(vectors: np.ndarray) -> np.ndarray:
+    """Which places (n,) have an embedding."""
+    return np.isfinite(vectors[:, 0])
+
+
+def _interval(prefix: str, lonlat: np.ndarray, statistic: Callable[..., np.ndarray], seed: int) -> dict:
+    low, high = block_bootstrap(lonlat, statistic, BLOCK_KM, seed=seed)
+    return {f"{prefix}low": _finite_or_none(low), f"{prefix}high": _finite_or_none(high)}
+
+
+def _finite_or_none(value: float) -> float | None:
+    """None where a number is not finite, because JSON has no NaN."""
+    return float(value) if np.isfinite(value) else None
+
+
+def _split(
+    store: PlaceStore, models: Mapping[str, Model], size_km: float, seed: int
+) -> tuple[dict, np.ndarray, list[dict]]:
+    """(Config of the runs' split, or of one for embeddings without a run; the split (places,); what is skipped)."""
+    from geonb.training import split_of
+
+    configs = {json.dumps(m.config["split"], sort_keys=True) for m in models.values()}
+    if len(configs) > 1:
+        raise ValueError("the runs have different splits, so no held-out place is new to all; evaluate them one by one")
+    if configs:
+        config = json.loads(configs.pop())
+        return config, split_of(store, {"split": config}), []
+    config = {"kind": "blocked", "size_km": size_km, "buffer_km": 50.0, "seed": seed}
     try:
-        partial.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
+        return config, split_of(store, {"split": config}), []
+    except ValueError:
+        why = f"too few blocks of {size_km:g} km hold places; drawn at random"
+        config = {"kind": "random", "seed": seed}
+        return config, split_of(store, {"split": config}), [{"protocol": "blocked", "why": why}]
+
+
+def _training(model: Model, store: PlaceStore) -> dict:
+    keys = (
+        "architecture", "modalities", "steps", "batch_size", "samples_seen", "selected_step", "parameters", "seed",
+        "wall_s", "device",
+    )  # fmt: skip
+    manifest = model.manifest
+    return {k: manifest[k] for k in keys} | {
+        "init": model.config.get("init"),
+        "data_name": manifest["data"]["name"],
+        "other_data": manifest["data"]["hash"] != store.data_hash,
+    }
 
 
 def _load_all(
     subjects: Sequence[str | Path] | Mapping[str, Any], store: PlaceStore
-) -> tuple[dict, dict[str, np.ndarray]]:
-    """(Models of runs, embeddings (places, d) from elsewhere), by name."""
+) -> tuple[dict[str, Model], dict[str, np.ndarray]]:
+    """(Models of runs, embeddings (places, d) from other sources), by name."""
     from geonb.model import load
 
-    if not isinstance(subjects, dict):
+    if not isinstance(subjects, Mapping):
         named = [(Path(s).resolve().name.removesuffix(".parquet"), s) for s in subjects]
         for name in dict(named):
             same = [str(s) for n, s in named if n == name]
@@ -201,25 +374,31 @@ def _load_all(
     models, others = {}, {}
     for name, subject in subjects.items():
         if name in (*REFERENCES, PUBLISHED):
-            raise ValueError(f"{name!r} is the name of a reference row; rename what you give")
-        if isinstance(subject, str | Path) and Path(subject).suffix != ".parquet":
-            models[name] = load(subject)
-            continue
-        if isinstance(subject, str | Path):
-            vectors = _read_embeddings(Path(subject), store)
+            raise ValueError(f"{name!r} is the name of a reference row; rename the run or embedding")
+        path = Path(subject) if isinstance(subject, str | Path) else None
+        if path and path.suffix != ".parquet":
+            models[name] = load(path)
+        elif path:
+            others[name] = _checked(name, _read_embeddings(path, store), store)
         else:
-            vectors = np.asarray(subject(store.lonlat.copy()) if callable(subject) else subject)
-        if vectors.ndim != 2 or len(vectors) != len(store):
-            raise ValueError(f"{name}: embeddings {vectors.shape}; give ({len(store)}, d), a row for each place")
-        bad = ~np.isfinite(vectors.astype(np.float64)).all(1)
-        if bad.any():
-            first = int(bad.argmax())
-            raise ValueError(
-                f"{name}: the embedding of place {store.place_id[first]} (row {first}) is not finite "
-                f"({int(bad.sum())} such rows)"
-            )
-        others[name] = vectors.astype(np.float32)
+            vectors = subject(store.lonlat.copy()) if callable(subject) else subject
+            others[name] = _checked(name, vectors, store)
     return models, others
+
+
+def _checked(name: str, vectors: ArrayLike, store: PlaceStore) -> np.ndarray:
+    """Embeddings as float32, if there is one for each place and all are finite."""
+    vectors = np.asarray(vectors)
+    if vectors.ndim != 2 or len(vectors) != len(store):
+        raise ValueError(f"{name}: embeddings {vectors.shape}; give ({len(store)}, d), a row for each place")
+    bad = ~np.isfinite(vectors.astype(np.float64)).all(1)
+    if bad.any():
+        first = int(bad.argmax())
+        raise ValueError(
+            f"{name}: the embedding of place {store.place_id[first]} (row {first}) is not finite "
+            f"({int(bad.sum())} such rows)"
+        )
+    return vectors.astype(np.float32)
 
 
 def _read_embeddings(path: Path, store: PlaceStore) -> np.ndarray:
@@ -242,117 +421,3 @@ def _read_embeddings(path: Path, store: PlaceStore) -> np.ndarray:
             f"within {MATCH_KM:g} km)"
         )
     return vectors[found]
-
-
-def _embeddings(store: PlaceStore, modality: str, model: Model, cache: dict, progress: bool) -> np.ndarray:
-    """Embeddings of the places that have the modality. Runs that share a backbone share its features, and the time to
-    load it."""
-    from geonb.encoders.features import features
-
-    key = modality, model.manifest["backbones"][modality]["fingerprint"]
-    if key not in cache:
-        cache[key] = features(store, modality, model.backbone(modality), progress=progress)
-    return model.embed_features(modality, cache[key])
-
-
-def _training(model: Model, store: PlaceStore) -> dict:
-    keys = ("architecture", "modalities", "steps", "batch_size", "samples_seen", "selected_step", "parameters", "seed",
-            "wall_s", "device")  # fmt: skip
-    manifest = model.manifest
-    return {k: manifest[k] for k in keys} | {
-        "init": model.config.get("init"),
-        "data_name": manifest["data"]["name"],
-        "other_data": manifest["data"]["hash"] != store.data_hash,
-    }
-
-
-def _probe_rows(predictor: Predictor, cases: list[Case], seed: int) -> list[dict]:
-    return [_probe_row(predictor, case, *predictor.predict(case), seed) for case in cases]
-
-
-def _probe_row(predictor: Predictor, case: Case, predictions: np.ndarray, penalty: float, seed: int) -> dict:
-    kind, classification = case.task.kind, case.task.kind == "classification"
-    truth, lonlat = case.truth(), predictor.lonlat[case.test]
-
-    def interval(statistic):
-        return interval_or_none(lonlat, statistic, BLOCK_KM, seed)
-
-    low, high = interval(lambda w: score(truth, predictions, kind, w))
-    row = {
-        "representation": predictor.name,
-        "is_reference": predictor.is_reference,
-        "task": case.name,
-        "split": case.protocol,
-        "metric": "accuracy" if classification else "R²",
-        "value": float(case.score(predictions)),
-        "low": low,
-        "high": high,
-        "units": "share" if classification else "share of variance",
-        "scaling": case.task.scaling,
-        "n_train": int(np.mean([train.sum() for train, _ in case.folds])),
-        "n_test": len(truth),
-        "folds": len(case.folds),
-        "penalty": penalty,
-    }
-    if classification:
-        low, high = interval(lambda w: balanced_accuracy(truth, predictions, w))
-        return row | {
-            "classes": len(np.unique(truth)),
-            "n_test_left_out": case.left_out,
-            "balanced_accuracy": float(balanced_accuracy(truth, predictions)),
-            "balanced_accuracy_low": low,
-            "balanced_accuracy_high": high,
-        }
-    residual = truth - predictions
-    size = np.abs(residual)
-    low, high = interval(lambda w: w @ size / w.sum(1))
-    measurable = len(residual) > 9 and np.ptp(residual) > 0  # of 9, each has all others as its 8 neighbours
-    moran, z = morans_i_test(residual, lonlat, seed=seed) if measurable else (None, None)
-    return row | {
-        "target_units": case.task.target_units,
-        "mean_absolute_error": float(size.mean()),
-        "mean_absolute_error_low": low,
-        "mean_absolute_error_high": high,
-        "morans_i_of_residuals": moran,
-        "morans_i_z": z,
-    }
-
-
-def _retrieval_rows(
-    name: str, model: Model, z: dict, store: PlaceStore, split: ArrayLike, held_out: str, seed: int
-) -> list[dict]:
-    rows = []
-    for query, target in permutations(z, 2):
-        chosen = (split == "test") & store.has(query) & store.has(target)
-        if chosen.sum() < 10:
-            continue
-        lonlat = store.lonlat[chosen]
-        found = retrieval(z[query][chosen], z[target][chosen], lonlat)
-        keep = ["n", "median_km", "chance_median_km", *(f"within_{r}_km" for r in RADII_KM)]
-        keep += [f"{kind}@{k}" for k in (1, 5, 10) for kind in ("recall", "chance")]
-        statistics = {
-            f"recall@{k}": lambda w, hits=found[f"hits@{k}"]: w @ hits / w.sum(1) for k in (1, 5, 10)
-        } | {"median_km": lambda w, error=found["error_km"]: weighted_median(error, w)}  # fmt: skip
-        row = {"run": name, "query": query, "target": target, "split": held_out}
-        row |= {"trained": frozenset((query, target)) in model.architecture.pairs} | {k: found[k] for k in keep}
-        for metric, statistic in statistics.items():
-            row[f"{metric}_low"], row[f"{metric}_high"] = interval_or_none(lonlat, statistic, BLOCK_KM, seed)
-        rows.append(row)
-    return rows
-
-
-def _information_rows(name: str, z: dict, store: PlaceStore, split: ArrayLike) -> list[dict]:
-    test = split == "test"
-    rows = []
-    for m, vectors in z.items():
-        own = vectors[test & store.has(m)]
-        if len(own) > 1:
-            rows.append({"run": name, "measure": f"effective rank, {m}", "value": effective_rank(own)})
-            rows.append({"run": name, "measure": f"uniformity, {m}", "value": uniformity(own)})
-    for a, b in combinations(z, 2):
-        both = test & store.has(a) & store.has(b)
-        if both.sum() > 1:
-            pair = z[a][both], z[b][both]
-            rows.append({"run": name, "measure": f"alignment, {a} and {b}", "value": alignment(*pair)})
-            rows.append({"run": name, "measure": f"modality gap, {a} and {b}", "value": modality_gap(*pair)})
-    return rows

@@ -1,22 +1,36 @@
-"""Results as tables for people: every one says what it was measured on."""
+"""Results as tables for people; every caption says what was measured, and on which data.
+
+The module formats rows of :func:`geonb.evaluation.suite.evaluate` and of the committed grid. It measures nothing.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from html import escape
 from typing import TYPE_CHECKING
 
-from geonb.evaluation.retrieval import RADII_KM
+import numpy as np
 
 if TYPE_CHECKING:
     import pandas as pd
 
+PROTOCOLS = {
+    "random": "random 80/20 split of places that pre-training has seen without labels",
+    "blocked": "held-out blocks that neither pre-training nor the probe has seen",
+    "held-out": "held-out places, drawn at random, that neither pre-training nor the probe has seen",
+    "continents": "each continent in turn without any label, though pre-training has seen it",
+    "bands": "each band of 60 degrees of longitude in turn without any label, though pre-training has seen it",
+}
+MARKS = "★ best of the column, ≈ interval overlaps the best's. Brackets: 95 % intervals by bootstrap"
+NO_INTERVAL = " The places fill too few blocks for an interval."
+
 
 class Table:
-    """A pandas DataFrame with a caption; shown as plain, accessible HTML.
+    """A pandas DataFrame with a caption, shown as accessible HTML without scripts.
 
     Attributes:
-        frame: the DataFrame, one row a representation.
-        caption: what was measured, on what, and what marks mean.
+        frame: the DataFrame, one row per representation.
+        caption: what was measured, on which data, and what marks mean.
     """
 
     def __init__(self, frame: pd.DataFrame, caption: str) -> None:
@@ -30,262 +44,182 @@ class Table:
         )
         return (
             f'<div class="geonb-table" role="region" tabindex="0" aria-label="{escape(self.caption[:80])}">'
-            f"<table><caption>{escape(self.caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+            f"<table><caption>{escape(self.caption)}</caption><thead><tr>{head}</tr></thead>"
+            f"<tbody>{body}</tbody></table></div>"
         )
 
     def __repr__(self) -> str:
         return f"{self.caption}\n{self.frame.to_string()}"
 
 
-PROTOCOLS = {
-    "random": "random 80/20 split of places that pre-training has seen without labels",
-    "blocked": "held-out blocks that neither pre-training nor the probe has seen",
-    "held-out": "held-out places, drawn at random, that neither pre-training nor the probe has seen",
-    "continents": "each continent in turn without any label, though pre-training has seen it",
-    "bands": "each band of 60 degrees of longitude in turn without any label, though pre-training has seen it",
-}
-
-
-def probe_table(results: dict, split: str, errors: bool = False) -> Table:
-    """Linear probes under one protocol of :data:`PROTOCOLS`: value and 95 % interval for each task.
+def probe_table(results: dict, split: str) -> Table:
+    """Tabulate linear probes under one protocol of :data:`PROTOCOLS`: value and 95 % interval for each task.
 
     "★" marks the best row of a column, "≈" those whose interval overlaps the best's.
 
-    Args:
-        errors: balanced accuracy in place of accuracy, and the mean absolute error in place of R².
-
     Raises:
-        ValueError: no probes under that protocol; the message lists those there are.
+        ValueError: no probes under that protocol; the message lists those that the results have.
     """
-
-    rows = [r for r in results["probes"] if r["split"] == split]
-    if not rows:
-        there = ", ".join(sorted({r["split"] for r in results["probes"]})) or "none"
-        raise ValueError(f"no probes under the split {split!r}; these results have: {there}")
-    cells: dict[str, dict[str, tuple]] = {}
-    for r in rows:
-        column, key, sign = f"{r['task']} ({r['metric']})", "value", 1
-        if errors and r["metric"] == "accuracy":
-            column, key = f"{r['task']} (balanced accuracy)", "balanced_accuracy"
-        elif errors:
-            column, key, sign = f"{r['task']} (mean absolute error, {r['target_units']})", "mean_absolute_error", -1
-        low, high = (r["low"], r["high"]) if key == "value" else (r[f"{key}_low"], r[f"{key}_high"])
-        cells.setdefault(column, {})[r["representation"]] = r[key], low, high, sign
-    table = {r["representation"]: _effort(results, r["representation"]) for r in rows}
-    for column, values in cells.items():
-        marks = _marks(values)
-        for name, (value, low, high, _) in values.items():
-            digits = 2 if abs(value) < 10 else 0
-            table[name][column] = f"{value:,.{digits}f}{interval_text(low, high, digits)}{marks[name]}"
-    tests = sorted({r["n_test"] for r in rows})
-    scaled = sorted({f"{r['task']}: {r['scaling']}" for r in rows if r["scaling"] != "none"})
-    rare = sorted({f"{r['task']} {r['n_test_left_out']:,}" for r in rows if r.get("n_test_left_out")})
+    rows = _select(results["probes"], split=split)
+    rows["column"] = rows["task"] + " (" + rows["metric"] + ")"
+    cells = rows["value"].map("{:,.2f} ".format) + _intervals(rows, "", 2)
+    rows["cell"] = cells.str.removesuffix(" –") + _marks(rows, "value", "", by="column")
+    tests = sorted({rows["n_test"].min(), rows["n_test"].max()})
+    nearest = [p["nearest_label_km"] for p in results["protocols"] if p["split"] == split]
+    scaled = sorted({f"{r['task']}: {r['scaling']}" for r in results["probes"] if r["scaling"] != "none"})
+    rare = rows[rows.get("n_test_left_out", 0 * rows["n_test"]) > 0]
+    rare = sorted({f"{r.task} {r.n_test_left_out:,.0f}" for r in rare.itertuples()})
     caption = (
-        f"Linear probes (ridge regression, ridge classifier), {PROTOCOLS[split]}; {_span(tests)} test places"
-        f"{_nearest(results, split)}. "
-        f"{_data(results)} {MARKS} for places drawn by blocks of 500 km."
-        + (NO_INTERVAL if any(r["low"] is None for r in rows) else "")
+        f"Linear probes (ridge regression, ridge classifier), {PROTOCOLS[split]}; "
+        f"{' to '.join(f'{n:,}' for n in tests)} test places"
+        + "".join(f", half of them farther than {km:,.0f} km from any label" for km in nearest)
+        + f". {_data(results)} {MARKS} for places drawn by blocks of 500 km."
+        + (NO_INTERVAL if rows["low"].isna().any() else "")
         + (f" Targets scaled ({'; '.join(scaled)})." if scaled else "")
         + (f" Test places left out, their class too rare to train on: {', '.join(rare)}." if rare else "")
     )
-    return Table(_frame(table), caption)
+    return Table(_with_cost(_pivot(rows, "representation", "column"), results), caption)
 
 
 def retrieval_table(results: dict, query: str, target: str) -> Table:
-    """Retrieval in one direction: recall at 1, 5, 10 and the median error, beside chance.
+    """Tabulate retrieval in one direction: recall at 1, 5, 10 and the median error, beside chance.
 
     Raises:
         ValueError: no retrieval in that direction.
     """
-
-    rows = [r for r in results["retrieval"] if (r["query"], r["target"]) == (query, target)]
-    if not rows:
-        raise ValueError(f"no retrieval from {query} to {target} in these results")
-    marks = _marks({r["run"]: (r["recall@10"], r["recall@10_low"], r["recall@10_high"], 1) for r in rows})
-    table = {}
-    for r in rows:
-        recall = interval_text(r["recall@10_low"], r["recall@10_high"], 3) or " –"
-        table[r["run"]] = _effort(results, r["run"]) | {
-            "trained pair": "yes" if r["trained"] else "never",
-            **{f"recall@{k}": f"{r[f'recall@{k}']:.3f}" for k in (1, 5, 10)},
-            "recall@10, 95 %": recall[1:] + marks[r["run"]],
-            "median error": f"{r['median_km']:,.0f} km",
-        }
-        if "median_km_low" in r:  # results written before 0.1.0 have no such interval
-            error = interval_text(r["median_km_low"], r["median_km_high"], 0)
-            table[r["run"]]["median error, 95 %"] = f"{error[1:]} km" if error else "–"
-    first = rows[0]
-    table["chance"] = {
-        **{f"recall@{k}": f"{first[f'chance@{k}']:.3f}" for k in (1, 5, 10)},
-        "median error": f"{first['chance_median_km']:,.0f} km",
-    }
-    held_out = "places of held-out blocks" if first.get("split", "blocked") == "blocked" else "held-out places"
+    rows = _select(results["retrieval"], query=query, target=target).set_index("run")
+    frame = _recalls(rows)
+    frame.insert(0, "trained pair", np.where(rows["trained"], "yes", "never"))
+    frame["recall@10, 95 %"] = _intervals(rows, "recall@10_", 3) + _marks(rows, "recall@10", "recall@10_")
+    frame["median error"] = rows["median_km"].map("{:,.0f} km".format)
+    frame["median error, 95 %"] = (_intervals(rows, "median_km_", 0) + " km").replace("– km", "–")
+    held_out = "places of held-out blocks" if (rows["split"] == "blocked").all() else "held-out places"
     caption = (
-        f"From {query} to {target} among {first['n']:,} {held_out} (the gallery). {_data(results)} "
+        f"From {query} to {target} among {rows['n'].iloc[0]:,} {held_out} (the gallery). {_data(results)} "
         f"{MARKS} for queries drawn by blocks of 500 km, the gallery as it is."
-        + (NO_INTERVAL if any(r["recall@10_low"] is None for r in rows) else "")
+        + (NO_INTERVAL if rows["recall@10_low"].isna().any() else "")
     )
-    return Table(_frame(table), caption)
+    return Table(_with_cost(_with_chance(frame, rows), results), caption)
 
 
 def information_table(results: dict) -> Table:
-    """Effective rank, uniformity, alignment and modality gap of each run, on held-out places."""
-
-    table: dict[str, dict[str, str]] = {}
-    for r in results["information"]:
-        if not r["measure"].startswith("CKA"):
-            table.setdefault(r["run"], _effort(results, r["run"]))[r["measure"]] = f"{r['value']:.2f}"
+    """Tabulate effective rank, uniformity, alignment and modality gap of each run, on held-out places."""
+    rows = _frame(r for r in results["information"] if not r["measure"].startswith("CKA"))
+    rows["cell"] = rows["value"].map("{:.2f}".format)
     caption = f"Measured on {results['data']['held_out']:,} held-out places. {_data(results)} No intervals."
-    return Table(_frame(table), caption)
+    return Table(_with_cost(_pivot(rows, "run", "measure"), results), caption)
 
 
 def cka_table(results: dict) -> Table:
-    """Linear CKA between every two location embeddings, on held-out places."""
-
+    """Tabulate linear CKA between every two location embeddings, on held-out places; "–" for a constant embedding."""
     runs = list(dict.fromkeys(r["run"] for r in results["information"]))
-    table = {run: _effort(results, run) | {other: "1.00" for other in runs if other == run} for run in runs}
-    for r in results["information"]:
-        if r["measure"].startswith("CKA with "):
-            value = "–" if r["value"] is None else f"{r['value']:.2f}"  # not defined for a constant embedding
-            table[r["run"]][r["measure"].removeprefix("CKA with ")] = value
-    frame = _frame(table)
+    rows = [{"run": run, "measure": f"CKA with {run}", "value": 1.0} for run in runs]
+    rows = _frame([*rows, *(r for r in results["information"] if r["measure"].startswith("CKA with "))])
+    rows["measure"] = rows["measure"].str.removeprefix("CKA with ")
+    rows["cell"] = rows["value"].map("{:.2f}".format).replace("nan", "–")
     caption = (
         f"Linear CKA between location embeddings (0 unrelated, 1 equal up to rotation and scale), on "
         f"{results['data']['held_out']:,} held-out places. {_data(results)} No intervals."
     )
-    return Table(frame[["steps", "samples seen", *runs]], caption)
+    return Table(_with_cost(_pivot(rows, "run", "measure"), results), caption)
 
 
 def grid_table(grid: dict, protocol: str, encoder: str = "degree 20") -> Table:
-    """Probes of a grid (``scripts/grid.py``) under one protocol: the runs with one location encoder, those with their
-    own, and the reference rows; mean over seeds with its interval.
+    """Tabulate probes of a grid (``research/grid.py``) under one protocol: the runs with one location encoder, those
+    with their own, and the reference rows; mean over seeds with its interval.
 
     "★" marks the best of the whole grid, whatever its encoder, so that a column has none where another encoder is best;
-    "≈" those whose paired difference to it is none, its interval holding 0.
+    "≈" those whose paired difference to it has an interval that includes 0.
 
     Raises:
-        ValueError: no probes under that protocol with that encoder.
+        ValueError: no probes under that protocol.
     """
-    rows = [r for r in grid["probes"] if r["protocol"] == protocol and r["encoder"] in ("", "own", encoder)]
-    if not rows:
-        there = ", ".join(sorted({r["protocol"] for r in grid["probes"]}))
-        raise ValueError(f"no probes under {protocol!r} with {encoder!r}; these results have the protocols {there}")
-    table: dict[str, dict[str, str]] = {}
-    for r in rows:
-        mark = " ★" if r["behind_best"]["value"] == 0 else " ≈" if r["behind_best"]["low"] <= 0 else ""
-        cell = f"{r['value']:.2f} [{r['low']:.2f}, {r['high']:.2f}]{mark}"
-        table.setdefault(label_of(r), {})[f"{r['task']} ({r['metric']})"] = cell
+    rows = _select(grid["probes"], protocol=protocol)
+    rows = rows[rows["encoder"].isin(["", "own", encoder])]
+    marks = [" ★" if b["value"] == 0 else " ≈" if b["low"] <= 0 else "" for b in rows["behind_best"]]
+    rows = rows.assign(
+        label=rows.apply(label_of, axis=1),
+        column=rows["task"] + " (" + rows["metric"] + ")",
+        cell=rows["value"].map("{:.2f} ".format) + _intervals(rows, "", 2) + marks,
+    )
     made = grid["provenance"]
     caption = (
-        f"Linear probes, {PROTOCOLS[protocol]}. Location encoder of the runs: {encoder}, or their own where it says "
-        f"so; mean over {made['seeds']} seeds, each with its own held-out blocks of {made['block_km']:,.0f} km. "
-        "★ the best of the whole grid, all encoders; ≈ the paired difference to it is none (its interval holds 0); "
+        f"Linear probes, {PROTOCOLS[protocol]}. Location encoder of the runs: {encoder}, or their own where the row "
+        f"says so; mean over {made['seeds']} seeds, each with its own held-out blocks of {made['block_km']:,.0f} km. "
+        "★ the best of the whole grid, all encoders; ≈ the interval of the paired difference to it includes 0; "
         "no ★ in a column whose best has another encoder. Brackets: 95 % over seeds and blocks. " + _made(made)
     )
-    return Table(_frame(table), caption)
-
-
-def grid_retrieval_table(grid: dict, query: str, target: str, encoder: str = "degree 20") -> Table:
-    """Retrieval of a grid in one direction, by every route and with and without place names; mean over seeds.
-
-    Raises:
-        ValueError: no retrieval in that direction with that encoder.
-    """
-    rows = [r for r in grid["retrieval"] if (r["query"], r["target"]) == (query, target) and r["encoder"] == encoder]
-    if not rows:
-        raise ValueError(f"no retrieval from {query} to {target} with {encoder!r} in these results")
-    table = {}
-    for r in rows:
-        name = ", ".join(p for p in (label_of(r), r["masked"], r["route"]) if p)
-        table[name] = {f"recall@{k}": f"{r[f'recall@{k}']:.3f}" for k in (1, 5, 10)}
-        table[name]["recall@10, 95 %"] = f"[{r['recall@10_low']:.3f}, {r['recall@10_high']:.3f}]"
-        table[name]["median error"] = f"{r['median_km']:,.0f} km"
-        table[name] |= {f"within {km:,} km": f"{r[f'within_{km}_km']:.3f}" for km in RADII_KM}
-    first = rows[0]
-    table["chance"] = {f"recall@{k}": f"{first[f'chance@{k}']:.3f}" for k in (1, 5, 10)}
-    table["chance"]["median error"] = f"{first['chance_median_km']:,.0f} km"
-    caption = (
-        f"From {query} to {target} among held-out places, on average {first['n']:,.0f} of them (the gallery); "
-        f"location encoder {encoder}. {_made(grid['provenance'])}"
-    )
-    return Table(_frame(table), caption)
-
-
-def hypothesis_table(grid: dict) -> Table:
-    """Each hypothesis with what was measured, its interval, and its outcome."""
-    table = {}
-    for h in grid["hypotheses"]:
-        for i, part in enumerate(h["parts"]):
-            wanted = {"above": "above 0", "below": "below 0", "equal": f"within ±{part['within']}"}[part["wanted"]]
-            table[h["name"] if i == 0 else f"{h['name']} ({i + 1})"] = {
-                "measured": part["what"],
-                "value": f"{part['value']:+.3f} [{part['low']:+.3f}, {part['high']:+.3f}]",
-                "wanted": wanted,
-                "outcome": h["outcome"] if i == 0 else "",
-            }
-    caption = f"Outcome of every hypothesis. Brackets: 95 % over seeds and blocks. {_made(grid['provenance'])}"
-    return Table(_frame(table), caption)
+    return Table(_pivot(rows, "label", "column"), caption)
 
 
 def label_of(row: dict) -> str:
-    """A row of a grid in words: "imagebind, text + image, own encoder"."""
+    """Name a row of a grid in words: "imagebind, text + image, own encoder"."""
     bound = " + ".join(m.replace("masked_text", "text without names") for m in row["bound"])
     own = "own encoder" if row["encoder"] == "own" else ""
     return ", ".join(p for p in (row["architecture"], bound, own, row["variant"]) if p)
 
 
-def _made(made: dict) -> str:
-    return (
-        f"{made['data']['places']:,} places, text and images simulated; {made['steps']} steps of {made['batch_size']} "
-        f"places. Made {made['date']} by {made['made_by']} on {made['device']}."
-    )
-
-
-MARKS = "★ best of the column, ≈ interval overlaps the best's. Brackets: 95 % intervals by bootstrap"
-NO_INTERVAL = " The places fill too few blocks for an interval."
-
-
-def interval_text(low: float | None, high: float | None, digits: int) -> str:
-    """The interval in brackets after a space, or "" where there is none."""
-    return "" if low is None or high is None else f" [{low:,.{digits}f}, {high:,.{digits}f}]"
-
-
-def _marks(values: dict[str, tuple]) -> dict[str, str]:
-    """A mark for each name, from (value, low, high, sign); sign -1 where less is better, low and high None where there
-    is no interval."""
-    best = max(values, key=lambda name: values[name][3] * values[name][0])
-    _, best_low, best_high, _ = values[best]
-    return {
-        name: " ★" if name == best
-        else " ≈" if None not in (low, high, best_low, best_high) and high >= best_low and low <= best_high
-        else ""
-        for name, (_, low, high, _) in values.items()
-    }  # fmt: skip
-
-
-def _frame(table: dict[str, dict[str, str]]) -> pd.DataFrame:
-    """What was measured first, what it cost last, so that a narrow page shows the results."""
+def _frame(rows: Iterable[dict]) -> pd.DataFrame:
     import pandas as pd
 
-    frame = pd.DataFrame.from_dict(table, orient="index").fillna("–")
-    cost = [c for c in ("steps", "samples seen") if c in frame]
-    return frame[[c for c in frame if c not in cost] + cost]
+    frame = pd.DataFrame(list(rows))
+    numbers = [c for c in frame if c == "value" or c.endswith(("low", "high"))]
+    return frame.astype(dict.fromkeys(numbers, float))  # None becomes NaN
 
 
-def _effort(results: dict, name: str) -> dict[str, str]:
-    run = results["training"].get(name)
-    if run is None:
-        return {"steps": "–", "samples seen": "–"}
-    return {"steps": f"{run['steps']:,} (kept {run['selected_step']:,})", "samples seen": f"{run['samples_seen']:,}"}
+def _select(rows: list[dict], **wanted: str) -> pd.DataFrame:
+    """The rows with certain values."""
+    chosen = [r for r in rows if all(r[k] == v for k, v in wanted.items())]
+    if not chosen:
+        known = sorted({", ".join(r[k] for k in wanted) for r in rows})
+        raise ValueError(f"no rows of {', '.join(wanted.values())}; these results have: {'; '.join(known) or 'none'}")
+    return _frame(chosen)
 
 
-def _nearest(results: dict, split: str) -> str:
-    km = [p["nearest_label_km"] for p in results.get("protocols", []) if p["split"] == split]
-    return f", half of them farther than {km[0]:,.0f} km from any label" if km else ""
+def _pivot(rows: pd.DataFrame, index: str, columns: str) -> pd.DataFrame:
+    """The column "cell" as a table, in the order of the rows."""
+    wide = rows.pivot(index=index, columns=columns, values="cell").fillna("–")
+    return wide.loc[rows[index].unique(), rows[columns].unique()]
 
 
-def _span(numbers: list[int]) -> str:
-    return f"{numbers[0]:,}" if numbers[0] == numbers[-1] else f"{numbers[0]:,} to {numbers[-1]:,}"
+def _intervals(rows: pd.DataFrame, prefix: str, digits: int) -> pd.Series:
+    """Intervals in brackets, "–" where there is none."""
+    low, high = (rows[f"{prefix}{end}"].map(f"{{:,.{digits}f}}".format) for end in ("low", "high"))
+    return ("[" + low + ", " + high + "]").replace("[nan, nan]", "–")
+
+
+def _marks(rows: pd.DataFrame, value: str, prefix: str, by: str | None = None) -> np.ndarray:
+    """A star for the largest value of each group, "≈" where an interval overlaps that of the largest."""
+    groups = rows[by].to_numpy() if by else np.zeros(len(rows))
+    values, low, high = (rows[c].to_numpy() for c in (value, f"{prefix}low", f"{prefix}high"))
+    marks = np.full(len(rows), "", object)
+    for group in np.unique(groups):
+        members = np.flatnonzero(groups == group)
+        best = members[values[members].argmax()]
+        marks[members[(high[members] >= low[best]) & (low[members] <= high[best])]] = " ≈"
+        marks[best] = " ★"
+    return marks
+
+
+def _recalls(rows: pd.DataFrame, kind: str = "recall") -> pd.DataFrame:
+    columns = {f"{kind}@{k}": f"recall@{k}" for k in (1, 5, 10)}
+    return rows[[*columns]].rename(columns=columns).map("{:.3f}".format)
+
+
+def _with_chance(frame: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """The table with a last row of what a random match scores."""
+    chance = _recalls(rows, "chance").iloc[0]
+    frame.loc["chance"] = chance
+    frame.loc["chance", "median error"] = f"{rows['chance_median_km'].iloc[0]:,.0f} km"
+    return frame.fillna("–")
+
+
+def _with_cost(frame: pd.DataFrame, results: dict) -> pd.DataFrame:
+    """The table with the effort of each run in the last columns, so that a narrow page shows the results."""
+    runs = [results["training"].get(name) for name in frame.index]
+    frame["steps"] = [f"{r['steps']:,} (selected {r['selected_step']:,})" if r else "–" for r in runs]
+    frame["samples seen"] = [f"{r['samples_seen']:,}" if r else "–" for r in runs]
+    return frame
 
 
 def _data(results: dict) -> str:
@@ -294,3 +228,10 @@ def _data(results: dict) -> str:
     text = f"{results['data']['places']:,} places in all. "
     text += f"Simulated: {', '.join(simulated)}." if simulated else "Real data."
     return text + (f" Trained on other data, perhaps near the test places: {', '.join(other)}." if other else "")
+
+
+def _made(made: dict) -> str:
+    return (
+        f"{made['data']['places']:,} places, text and images simulated; {made['steps']} steps of {made['batch_size']} "
+        f"places. Made {made['date']} on {made['device']}."
+    )

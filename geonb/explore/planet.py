@@ -356,13 +356,13 @@ def _checkerboard(embed: Callable[[np.ndarray], np.ndarray], seed: int) -> np.nd
 def _scales(model: Model, lonlat: ArrayLike, seed: int) -> dict:
     """How a model's similarity falls with distance, and which checkerboards a probe of it can tell."""
     from geonb.data.sampling import land_points, on_land, points_around
-    from geonb.evaluation.spatial import resolution_km, similarity_by_distance
+    from geonb.evaluation.spatial import resolution_km, variogram
 
     centres = land_points(400, seed)
     around = [points_around(centres, 4, km, seed + i) for i, km in enumerate((20.0, 60.0, 200.0, 600.0))]
     points = np.concatenate([centres, *around])
     points = points[on_land(points)]
-    curve = similarity_by_distance(model.embed_locations(points), points, EDGES_KM, pairs=400_000, seed=seed)
+    curve = 1 - variogram(model.embed_locations(points), points, EDGES_KM, pairs=400_000, seed=seed)[0]
     accuracy = _checkerboard(model.embed_locations, seed)
     middles = np.sqrt(EDGES_KM[1:] * EDGES_KM[:-1])
     far = float(np.square(model.embed_locations(lonlat).mean(0, dtype=np.float64)).sum())

@@ -1,9 +1,9 @@
 """The grid behind the chapter of the six hypotheses: writes geonb/results/grid.json, with its provenance.
 
-    python scripts/grid.py [--seeds 5] [--workers 2] [--out runs/grid]
+    python research/grid.py [--seeds 5] [--workers 2] [--out runs/grid]
 
-Everything is kept as it is finished, so the script can be stopped and started again. Where the wheel of geoclip 1.3.0
-is named by GEONB_GEOCLIP or installed, its published location encoder is one of the reference rows.
+Finished cells are kept, so the script can be stopped and started again. Where the wheel of geoclip 1.3.0 is named by
+GEONB_GEOCLIP or installed, its published location encoder is one of the reference rows.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ import os
 from pathlib import Path
 
 import numpy as np
+from cells import LOCATION_ENCODERS, MASKED, Cell, Settings, run_cells
+from hypotheses import hypotheses
+from scores import GridScores, summarise
 
 from geonb import workspace
 from geonb._util import provenance
@@ -21,11 +24,8 @@ from geonb.data.texts import leak_rate, mask_names, names_of
 from geonb.encoders.features import features
 from geonb.encoders.image import image_backbone
 from geonb.encoders.text import text_backbone
-from geonb.evaluation.cases import PUBLISHED, REFERENCES, published_embeddings
-from geonb.evaluation.grid import LOCATION_ENCODERS, MASKED, Cell, Grid, run_grid
-from geonb.evaluation.hypotheses import hypotheses
+from geonb.evaluation.folds import PUBLISHED, REFERENCES, published_embeddings
 from geonb.evaluation.protocols import block_km
-from geonb.evaluation.summary import Scores, summarise
 from geonb.evaluation.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,7 +35,7 @@ APART = {km: {"options": {"exclude_km": km}} for km in (100.0, 1000.0)}
 
 
 def cells(seeds: int, published: bool) -> list[Cell]:
-    """Every run of every seed, one seed after another, so that a grid that is stopped holds whole seeds."""
+    """List every run of every seed, one seed after another, so that a grid that is stopped has whole seeds."""
     both, found = ("text", "image"), []
     references = [*REFERENCES, *CEILINGS, *([PUBLISHED] if published else [])]
     for seed in range(seeds):
@@ -53,33 +53,35 @@ def cells(seeds: int, published: bool) -> list[Cell]:
     return found
 
 
-def features_of(store, path: Path) -> dict:
-    """Write features of texts without place names, what backbones know of each place, and the published encoder's
-    embeddings, if it is here; returns how well names were masked and whether it was here."""
+def write_features(store, path: Path) -> dict:
+    """Write the features of texts without place names, the backbones' features of each place, and the published
+    encoder's embeddings, where it is installed; returns how well names were masked, and whether it was."""
     backbone = text_backbone("auto", fit_on=[])
     rows = np.flatnonzero(store.has("text"))
     names, shared = names_of(store, rows)
     texts = store.texts(rows)
     masked = mask_names(texts, names, shared)
-    told = {"texts with own names": leak_rate(texts, names), "after masking": leak_rate(masked, names)}
 
     def spread(has, values):
         full = np.full((len(store), values.shape[1]), np.nan, np.float32)
         full[has] = values
         return full
 
-    found = {
+    arrays = {
         MASKED: spread(rows, backbone.encode(masked, progress=True)),
         "text features": spread(rows, features(store, "text", backbone)),
         "image features": spread(store.has("image"), features(store, "image", image_backbone("random_conv"))),
+    } | published_embeddings(store.lonlat)
+    np.savez(path, **arrays)
+    return {
+        "texts with own names": leak_rate(texts, names),
+        "after masking": leak_rate(masked, names),
+        "published encoder": PUBLISHED in arrays,
     }
-    found |= published_embeddings(store.lonlat)
-    np.savez(path, **found)
-    return told | {"published encoder": PUBLISHED in found}
 
 
 def rounded(content):
-    """The same with five decimals; tables show two or three."""
+    """Round all numbers to five decimals; tables show two or three."""
     if isinstance(content, dict):
         return {k: rounded(v) for k, v in content.items()}
     if isinstance(content, list | tuple):
@@ -98,27 +100,28 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     extra, note = args.out / "extra.npz", args.out / "extra.json"
     if not note.exists():
-        note.write_text(json.dumps(features_of(store, extra)))
-    told = json.loads(note.read_text())
+        note.write_text(json.dumps(write_features(store, extra)))
+    masking = json.loads(note.read_text())
     size_km, ranges = block_km(store, TASKS)
-    grid = Grid(str(store.path), str(args.out), size_km, extra=str(extra))
-    run_grid(cells(args.seeds, told["published encoder"]), grid, args.workers)
+    settings = Settings(str(store.path), str(args.out), size_km, extra=str(extra))
+    grid = cells(args.seeds, masking["published encoder"])
+    run_cells(grid, settings, args.workers)
 
-    scores = Scores(grid)
+    scores = GridScores(settings, grid)
     runs = [row for row in scores.rows.values() if "training" in row]
     made = provenance() | {
-        "made_by": "scripts/grid.py",
+        "made_by": "research/grid.py",
         "data": {"name": store.path.name, "hash": store.data_hash, "places": len(store)},
         "simulated": {m: bool(store.simulated(m)) for m in ("text", "image")},
         "seeds": len(scores.seeds),
         "runs": len(runs),
         "cells": len(scores.rows),
-        "steps": grid.steps,
-        "batch_size": grid.batch_size,
+        "steps": settings.steps,
+        "batch_size": settings.batch_size,
         "block_km": size_km,
-        "buffer_km": grid.buffer_km,
+        "buffer_km": settings.buffer_km,
         "correlation_range_km": ranges,
-        "masking": told,
+        "masking": masking,
         "training_cpu_s": round(sum(row["training"]["wall_s"] for row in runs)),
         "evaluation_cpu_s": round(sum(row["evaluation_s"] for row in scores.rows.values())),
     }

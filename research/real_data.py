@@ -1,6 +1,6 @@
 """The book's experiments on real articles and real Sentinel-2 chips: writes geonb/results/real.json.
 
-    python scripts/real_data.py [--seeds 3] [--steps 400] [--work DIR] [--out FILE]
+    python research/real_data.py [--seeds 3] [--steps 400] [--work DIR] [--out FILE]
 
 Needs the real data set (``GEONB_REAL_DATA``, see geonb.data.sources.local.real_data) and, for the runs that start from
 the Atlas sample, runs/atlas/imagebind, which is trained when missing.
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> dict:
     result = {
         "provenance": provenance()
         | {
-            "made_by": "scripts/real_data.py",
+            "made_by": "research/real_data.py",
             "sources": {p.name: _source(p.name) for p in found["csv"]} | {"patch_*.tif": _source("patch_1.tif")},
             "articles": len(articles),
             "descriptions": len(descriptions),

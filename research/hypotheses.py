@@ -1,11 +1,14 @@
-"""The six hypotheses of the book's chapter 18, as functions of a grid's scores."""
+"""The six hypotheses of the book's chapter 18, as functions of a grid's scores.
+
+They were committed before the runs that test them. Do not change them; add new ones beside them.
+"""
 
 from __future__ import annotations
 
 import numpy as np
+from cells import MASKED
+from scores import GridScores, Group
 
-from geonb.evaluation.grid import MASKED
-from geonb.evaluation.summary import Group, Scores
 from geonb.evaluation.tasks import TASKS
 
 TEXT, IMAGE, BOTH = ("text",), ("image",), ("text", "image")
@@ -15,22 +18,22 @@ EQUIVALENT = 0.01
 
 
 def bound_to(modalities: tuple[str, ...], encoder: str = MAIN, variant: str = "") -> Group:
-    """The group of ``imagebind`` runs bound to some modalities."""
+    """Name the group of ``imagebind`` runs bound to some modalities."""
     return "imagebind", modalities, encoder, variant
 
 
-def mean_score(scores: Scores, group: Group, tasks: list[str], protocol: str) -> np.ndarray:
-    """(seeds, 1 + draws): mean over tasks of accuracy or R², where R² below 0 counts as 0."""
+def mean_score(scores: GridScores, group: Group, tasks: list[str], protocol: str) -> np.ndarray:
+    """Average accuracy or R² over tasks, (seeds, 1 + draws); R² below 0 counts as 0."""
     return np.mean([np.maximum(scores.probe(group, task, protocol), 0) for task in tasks], 0)
 
 
-def tasks_of(scores: Scores, protocol: str, theme: str | None = None) -> list[str]:
-    """The tasks that can be tested under a protocol, of a theme or of all."""
+def tasks_of(scores: GridScores, protocol: str, theme: str | None = None) -> list[str]:
+    """List the tasks that can be tested under a protocol, of a theme or of all."""
     return [name for name, task in TASKS.items() if theme in (None, task.theme) and scores.has(name, protocol)]
 
 
-def gain(scores: Scores, encoder: str, tasks: list[str], protocol: str) -> np.ndarray:
-    """(seeds, 1 + draws): score when bound to both minus that of the better single modality, mean over tasks."""
+def gain(scores: GridScores, encoder: str, tasks: list[str], protocol: str) -> np.ndarray:
+    """Score when bound to both minus that of the better single modality, mean over tasks; (seeds, 1 + draws)."""
     gains = []
     for task in tasks:
         both, *single = (mean_score(scores, bound_to(m, encoder), [task], protocol) for m in (BOTH, TEXT, IMAGE))
@@ -38,8 +41,8 @@ def gain(scores: Scores, encoder: str, tasks: list[str], protocol: str) -> np.nd
     return np.mean(gains, 0)
 
 
-def hypotheses(scores: Scores, encoders: list[str]) -> list[dict]:
-    """Every hypothesis with what was measured for it, and its outcome: "supported", "refuted" or "undecided".
+def hypotheses(scores: GridScores, encoders: list[str]) -> list[dict]:
+    """Decide every hypothesis: what was measured for it, and its outcome, "supported", "refuted" or "undecided".
 
     Args:
         encoders: location encoders by rising capacity; the first and the last are compared for H2.
@@ -95,7 +98,8 @@ def hypotheses(scores: Scores, encoders: list[str]) -> list[dict]:
 
 
 def outcome(parts: list[dict]) -> str:
-    """ "supported" if every part is as wanted, "refuted" if any lies wholly on the other side, else "undecided"."""
+    """Decide: "supported" if every part is as wanted, "refuted" if any lies wholly on the other side, else
+    "undecided"."""
     verdicts = [_side(p) for p in parts]
     if all(v == "as wanted" for v in verdicts):
         return "supported"
