@@ -1,4 +1,4 @@
-"""Dimensions against scikit-dimension and known manifolds; bounds and overlaps against what is known in closed form."""
+"""Dimensions against scikit-dimension and known manifolds; other measures against closed forms."""
 
 import numpy as np
 import pytest
@@ -6,13 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geonb.evaluation.information import (
+    alignment,
     effective_rank,
     info_nce_bound,
     levina_bickel,
     linear_cka,
     local_dimension,
+    modality_gap,
     neighbour_overlap,
     two_nn,
+    uniformity,
 )
 
 
@@ -22,16 +25,19 @@ def turned(x, wide=24, seed=0):
     return x @ q[: x.shape[1]]
 
 
-@pytest.mark.parametrize("d", [1, 2, 3, 5])
+def unit(x):
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("d", [1, 2, 5])
 def test_dimensions_of_known_manifolds(d):
-    x = turned(np.random.default_rng(d).uniform(size=(3000, d)))
+    x = turned(np.random.default_rng(d).uniform(size=(2000, d)))
     assert two_nn(x) == pytest.approx(d, rel=0.1)
-    assert levina_bickel(x) == pytest.approx(d, rel=0.12)  # edges make it a little smaller
+    assert levina_bickel(x) == pytest.approx(d, rel=0.13)  # edges make it a little smaller
 
 
 def test_a_sphere_has_one_dimension_less_than_its_space():
-    x = np.random.default_rng(0).normal(size=(4000, 4))
-    x = turned(x / np.linalg.norm(x, axis=1, keepdims=True))
+    x = turned(unit(np.random.default_rng(0).normal(size=(3000, 4))))
     assert two_nn(x) == pytest.approx(3, rel=0.08) and levina_bickel(x) == pytest.approx(3, rel=0.08)
 
 
@@ -41,20 +47,20 @@ def test_dimensions_equal_scikit_dimension():
     assert two_nn(x) == pytest.approx(skdim.id.TwoNN(discard_fraction=0.1).fit(x).dimension_, rel=0.01)
     oracle = skdim.id.MLE(unbiased=True).fit_transform_pw(x, n_neighbors=20)
     np.testing.assert_allclose(local_dimension(x, 20), oracle, rtol=1e-6)
-    oracle = skdim.id.MLE().fit(x, n_neighbors=20).dimension_  # combined as MacKay and Ghahramani say
+    oracle = skdim.id.MLE().fit(x, n_neighbors=20).dimension_  # combined as in MacKay and Ghahramani
     assert levina_bickel(x, 20) == pytest.approx(oracle, rel=1e-6)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 999), scale=st.floats(1e-3, 1e3))
-def test_dimensions_know_neither_scale_nor_direction(seed, scale):
+def test_dimensions_do_not_depend_on_scale_and_direction(seed, scale):
     x = np.random.default_rng(seed).normal(size=(200, 3))
     y = scale * turned(x, 8, seed) + 5.0
     assert two_nn(y) == pytest.approx(two_nn(x), rel=1e-4)
     assert levina_bickel(y) == pytest.approx(levina_bickel(x), rel=1e-4)
 
 
-def test_the_local_dimension_tells_a_line_from_a_plane():
+def test_the_local_dimension_differs_between_a_line_and_a_plane():
     rng = np.random.default_rng(2)
     line, plane = np.zeros((500, 3)), np.zeros((500, 3))
     line[:, 0], plane[:, 1:] = rng.uniform(size=500) + 5, rng.uniform(size=(500, 2))
@@ -73,24 +79,16 @@ def test_rows_that_coincide_do_no_harm():
         local_dimension(x, 2)
 
 
-def unit(x):
-    return x / np.linalg.norm(x, axis=1, keepdims=True)
-
-
-@pytest.mark.parametrize("r", [0.0, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("r", [0.0, 0.9, 0.999])
 def test_the_bound_lies_below_the_known_information_and_its_cap(r):
     rng = np.random.default_rng(4)
-    a = rng.normal(size=(4000, 8))
+    a = rng.normal(size=(3000, 8))
     b = r * a + np.sqrt(1 - r * r) * rng.normal(size=a.shape)
-    truth = -8 / 2 * np.log(1 - r * r)
-    found = info_nce_bound(unit(a), unit(b))
-    assert found <= min(truth, np.log(256)) + 0.05
-    assert found >= 0.6 * min(truth, np.log(256)) - 0.1
-    if r == 0.999:
-        assert found == pytest.approx(np.log(256), abs=0.1)
+    most = min(-8 / 2 * np.log(1 - r * r), np.log(256))
+    assert 0.6 * most - 0.1 <= info_nce_bound(unit(a), unit(b)) <= most + 0.05
 
 
-def test_the_bound_of_unrelated_vectors_does_not_depend_on_the_pairs_it_was_fitted_to():
+def test_the_bound_is_not_measured_on_the_pairs_that_choose_its_scale():
     rng = np.random.default_rng(5)
     a, b = unit(rng.normal(size=(40, 64))), unit(rng.normal(size=(40, 64)))
     assert info_nce_bound(a, b) < 0.05
@@ -103,17 +101,31 @@ def test_neighbours_in_common():
     x = rng.normal(size=(1500, 6))
     assert neighbour_overlap(x, turned(3 * x)) == 1.0
     assert neighbour_overlap(x, rng.normal(size=(1500, 6))) == pytest.approx(10 / 1499, abs=0.004)
-    from sklearn.neighbors import NearestNeighbors
-
     y = x + 0.5 * rng.normal(size=x.shape)
-    near = [NearestNeighbors(n_neighbors=10).fit(z).kneighbors(return_distance=False) for z in (x, y)]
+    near = [np.linalg.norm(z[:, None] - z[None], axis=2).argsort(1)[:, 1:11] for z in (x[:300], y[:300])]
     expected = np.mean([len(set(p) & set(q)) / 10 for p, q in zip(*near, strict=True)])
-    assert neighbour_overlap(x, y) == pytest.approx(expected)
+    assert neighbour_overlap(x[:300], y[:300]) == pytest.approx(expected)
 
 
-def test_rank_and_alignment_in_closed_form():
-    q, _ = np.linalg.qr(np.random.default_rng(7).normal(size=(300, 12)))
-    assert effective_rank(turned(q)) == pytest.approx(12)
+def test_effective_rank_runs_from_one_to_the_dimension():
+    assert effective_rank(np.outer(np.arange(1.0, 9), np.ones(5))) == pytest.approx(1.0)
+    assert effective_rank(np.eye(6)) == pytest.approx(6.0)
+    z = np.random.default_rng(0).normal(size=(200, 8))
+    share = np.linalg.svd(z, compute_uv=False) / np.linalg.svd(z, compute_uv=False).sum()
+    assert effective_rank(z) == pytest.approx(np.exp(-(share * np.log(share)).sum()))
+    assert effective_rank(turned(z)) == pytest.approx(effective_rank(z)) == pytest.approx(effective_rank(z.T))
+
+
+def test_alignment_uniformity_and_gap_at_their_ends():
+    z = unit(np.random.default_rng(0).normal(size=(1500, 3)))
+    assert alignment(z, z) == 0 and alignment(z, -z) == pytest.approx(4.0)
+    assert uniformity(np.tile(z[:1], (20, 1))) == pytest.approx(0.0)
+    # on the sphere in 3-d, x.y is uniform in [-1, 1]: E exp(-4 + 4 x.y) = (1 - exp(-8)) / 8
+    assert uniformity(z) == pytest.approx(np.log((1 - np.exp(-8)) / 8), abs=0.03)
+    assert modality_gap(z, z) == 0 and modality_gap(np.tile([[1.0, 0]], (3, 1)), np.tile([[-1.0, 0]], (3, 1))) == 2
+
+
+def test_cka_in_closed_form():
     a, b = np.random.default_rng(8).normal(size=(2, 200, 5))
     centre = np.eye(200) - 1 / 200
 
@@ -121,3 +133,5 @@ def test_rank_and_alignment_in_closed_form():
         return np.trace(x @ x.T @ centre @ y @ y.T @ centre)
 
     assert linear_cka(a, b) == pytest.approx(hsic(a, b) / np.sqrt(hsic(a, a) * hsic(b, b)))
+    assert linear_cka(a, 3 * turned(a) + 1) == pytest.approx(1.0)
+    assert np.isnan(linear_cka(a, np.ones((200, 3))))

@@ -5,17 +5,16 @@ from hypothesis import strategies as st
 
 from geonb.data.sampling import random_points
 from geonb.data.splits import blocked_split
-from geonb.evaluation.cases import Predictor, make_cases
+from geonb.evaluation.folds import ProbeRunner, task_folds
 from geonb.evaluation.protocols import (
     Protocol,
     bands_protocol,
     block_km,
     blocked_protocol,
     continents_protocol,
-    few_labels,
     random_protocol,
 )
-from geonb.evaluation.tasks import TASKS, Task, fact_tasks
+from geonb.evaluation.tasks import Task
 from geonb.geo import great_circle_km
 
 
@@ -29,7 +28,7 @@ def everything(lonlat, seed=0, buffer_km=300.0):
     ]  # fmt: skip
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10_000), buffer_km=st.floats(1.0, 800.0))
 def test_no_protocol_leaks(seed, buffer_km):
     lonlat = random_points(900, seed)
@@ -75,16 +74,6 @@ def test_regions_are_whole_and_all_are_tested():
         assert len(np.unique(band[test])) == 1 and band[test][0] not in band[train]
 
 
-def test_few_labels_are_nested_and_test_the_same_places():
-    lonlat = random_points(600, 3)
-    protocol = random_protocol(np.full(600, "train"))
-    small, large = few_labels(protocol, 10, seed=4), few_labels(protocol, 100, seed=4)
-    assert small.folds[0][0].sum() == 10 and large.folds[0][0].sum() == 100
-    assert not (small.folds[0][0] & ~large.folds[0][0]).any()
-    assert (small.folds[0][1] == protocol.folds[0][1]).all()
-    small.check(lonlat)
-
-
 def test_labels_are_nearer_under_a_random_protocol():
     lonlat = random_points(2000, 5)
     _, (random, blocked, continents, _) = everything(lonlat)
@@ -113,29 +102,48 @@ def test_blocks_are_no_smaller_than_what_is_correlated():
     assert block_km(store, {"noise": tasks["noise"]}) == (100, {"noise": 0})  # not blocks of no size
 
 
-def test_cases_pool_their_folds_and_skip_unknown_classes():
+def test_task_folds_pool_their_folds_and_skip_unknown_classes():
     lonlat = random_points(900, 8)
     _, (_, _, continents, bands) = everything(lonlat)
-    west = np.where(lonlat[:, 0] < -30, "west", np.where(lonlat[:, 0] < 60, "middle", "east")).astype(object)
-    west[::7] = None
-    columns = {"side": west, "north": lonlat[:, 1]}
+    side = np.where(lonlat[:, 0] < -30, "west", np.where(lonlat[:, 0] < 60, "middle", "east")).astype(object)
+    side[::7] = None
+    columns = {"side": side, "north": lonlat[:, 1], "constant": np.ones(900)}
     tasks = {"side": Task("side", "classification"), "north": Task("north", "regression", "degrees")}
     skipped = []
-    cases = make_cases(columns.__getitem__, tasks, [continents, bands], skipped)
-    assert [s["task"] for s in skipped if s["split"] == "continents"] == ["side"]  # each region is its own class
-    case = next(c for c in cases if (c.name, c.protocol) == ("north", "bands"))
-    predicted, _ = Predictor("latitude", lonlat, lonlat[:, 1:]).predict(case)
-    assert len(predicted) == case.test.sum() and case.score(predicted) > 0.999  # a feature that is the target
-    constant, _ = Predictor("majority or mean", lonlat).predict(case)
-    assert case.score(constant) <= 0
+    folds = task_folds(columns.__getitem__, tasks | {"constant": Task("constant", "regression")}, [continents, bands], skipped)
+    assert [s["task"] for s in skipped if s["split"] == "continents"] == ["side", "constant"]  # each region is its own class
+    assert "all the same" in skipped[-1]["why"]
+    fold = next(f for f in folds if (f.name, f.protocol) == ("north", "bands"))
+    predicted, _ = ProbeRunner("latitude", lonlat, lonlat[:, 1:]).predict(fold)
+    assert len(predicted) == fold.test.sum() and fold.score(predicted) > 0.999  # a feature that is the target
+    constant, _ = ProbeRunner("majority or mean", lonlat).predict(fold)
+    assert fold.score(constant) <= 0
     with pytest.raises(ValueError, match="no representation"):
-        Predictor("unknown", lonlat)
+        ProbeRunner("unknown", lonlat)
 
 
-def test_every_task_says_where_it_comes_from_and_how_it_is_scaled(world):
-    for task in TASKS.values():
-        assert task.source and task.scaling in ("none", "log10(1 + x)")
-        assert task.units or task.kind == "classification"
-    facts = fact_tasks(world)
-    assert facts["zone"].known_by == ("text", "image") and facts["warmth"].known_by == ("image",)
-    assert facts["warmth"].units == "degrees C"
+def test_rare_classes_are_left_out_of_training_and_testing_and_counted():
+    rng = np.random.default_rng(9)
+    label = rng.choice(["a", "b"], 400).astype(object)
+    label[rng.choice(400, 6, replace=False)] = "rare"
+    train = rng.random(400) < 0.5
+    train[label == "rare"] = [True, False, False, False, False, False]
+    (fold,) = task_folds({"label": label}.__getitem__, {"label": Task("label", "classification")},
+                         [Protocol("random", ((train, ~train),))])  # fmt: skip
+    assert fold.left_out == 5 and set(fold.truth()) == {"a", "b"} and "rare" not in fold.y[fold.folds[0][0]]
+    few = task_folds({"label": label}.__getitem__, {"label": Task("label", "classification")},
+                     [Protocol("random", ((train, ~train),))], few=True)  # fmt: skip
+    assert few[0].left_out == 0 and "rare" in few[0].truth()
+
+
+def test_the_decomposition_of_training_places_is_shared_by_tasks_and_not_by_others():
+    lonlat = random_points(300, 10)
+    train = np.arange(300) < 200
+    columns = {"north": lonlat[:, 1], "east": lonlat[:, 0], "gaps": np.where(np.arange(300) % 9, lonlat[:, 1], np.nan)}
+    tasks = {name: Task(name, "regression") for name in columns}
+    folds = task_folds(columns.__getitem__, tasks, [Protocol("random", ((train, ~train),))])
+    for name in ("kriging", "nearest neighbours", "raw coordinates"):
+        shared = ProbeRunner(name, lonlat)
+        for fold in folds:
+            np.testing.assert_array_equal(shared.predict(fold)[0], ProbeRunner(name, lonlat).predict(fold)[0])
+        assert len(shared._fitted) == 2

@@ -1,0 +1,6 @@
+"""The scripts of research/ as modules; the processes of a grid inherit the path."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "research"))
