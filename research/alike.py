@@ -16,10 +16,11 @@ import numpy as np
 
 import geonb
 from geonb import workspace
-from geonb.doctor import provenance
+from geonb._util import provenance
+from geonb.config import TrainConfig
 from geonb.evaluation.spatial import similar_beyond
 from geonb.geo import great_circle_km
-from geonb.training import TrainConfig, train
+from geonb.training import train
 
 ROOT = Path(__file__).resolve().parent.parent
 BOUND = {

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from geonb._util import tqdm, write_atomically
+from geonb.config import TrainConfig, split_of
 from geonb.data.sampling import land_points
 from geonb.data.store import PlaceStore
 from geonb.encoders.features import BACKBONES, features
@@ -29,7 +30,7 @@ from geonb.evaluation.protocols import Protocol, protocols_of
 from geonb.evaluation.suite import embed_store, evaluate_model, probe_rows, retrieval_row
 from geonb.evaluation.tasks import TASKS, Task
 from geonb.model import Model, load
-from geonb.training import TrainConfig, split_of, train
+from geonb.training import train
 
 MASKED = "masked_text"  # the modality of texts without place names, where a grid has one
 FEW, FEW_TASKS = (10, 30, 100, 300, 1000, None), ("country", "climate", "elevation")
@@ -53,7 +54,7 @@ class Cell:
         bound: the modalities that position is bound to; () for a reference.
         encoder: a key of LOCATION_ENCODERS; "own" is the architecture's default. "" for a reference.
         seed: of weights, batches and the split.
-        variant: a name for ``changes``, fields of geonb.training.TrainConfig.
+        variant: a name for ``changes``, fields of geonb.config.TrainConfig.
     """
 
     architecture: str

@@ -89,7 +89,7 @@ def random_protocol(split: np.ndarray, seed: int = 0) -> Protocol:
     """Split the places that pre-training has seen 80/20 at random.
 
     Args:
-        split: "train" and other names (n,), see :func:`geonb.training.split_of`.
+        split: "train" and other names (n,), see :func:`geonb.config.split_of`.
     """
     order = np.random.default_rng(seed).permutation(np.flatnonzero(split == "train"))
     places, cut = np.arange(len(split)), int(0.8 * len(order))
@@ -151,7 +151,7 @@ def protocols_of(
 
     Args:
         split: of the store's places, (places,). ``config``: the split's, as in
-            :class:`geonb.training.TrainConfig`; where its kind is not blocked, "blocked" is called "held-out".
+            :class:`geonb.config.TrainConfig`; where its kind is not blocked, "blocked" is called "held-out".
         seed: of the random protocol.
         skipped: a list to which the other protocols are added, each with the reason.
 

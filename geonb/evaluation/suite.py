@@ -149,13 +149,14 @@ def embed_store(
 
     Args:
         extra: features (places, d_m) of further modalities of the run by name, NaN where a place has none.
-        cache: backbone features by modality and backbone, shared between runs. Images that a run embeds from their
-            pixels are not cached, and read in parts.
+        cache: a dict for backbone features by modality and backbone, which runs share.
 
     Returns:
         Unit vectors float32 (places, d) by modality, "location" first; NaN where a place has none. Modalities that
         neither the store nor ``extra`` has are left out.
     """
+    from geonb.encoders.features import features
+
     extra, cache = extra or {}, {} if cache is None else cache
     z = {"location": model.embed_locations(store.lonlat)}
     for m in model.modalities[1:]:
@@ -163,25 +164,15 @@ def embed_store(
             has = np.isfinite(extra[m]).all(1)
             vectors = model.embed_features(m, extra[m][has])
         elif m in ("text", "image") and store.has(m).any():
-            has = store.has(m)
-            vectors = _embed_modality(model, store, m, cache, progress)
+            has, key = store.has(m), (m, model.manifest["backbones"][m]["fingerprint"])
+            if key not in cache:
+                cache[key] = features(store, m, model.backbone(m), progress=progress)
+            vectors = model.embed_features(m, cache[key])
         else:
             continue
         z[m] = np.full((len(store), model.dim), np.nan, np.float32)
         z[m][has] = vectors
     return z
-
-
-def _embed_modality(model: Model, store: PlaceStore, modality: str, cache: dict, progress: bool) -> np.ndarray:
-    from geonb.encoders.features import features
-
-    if model.end_to_end(modality):
-        parts = np.array_split(np.flatnonzero(store.has(modality)), 1 + len(store) // 1024)
-        return np.concatenate([model.embed_images(store.images(rows), harmonised=True) for rows in parts])
-    key = modality, model.manifest["backbones"][modality]["fingerprint"]
-    if key not in cache:
-        cache[key] = features(store, modality, model.backbone(modality), progress=progress)
-    return model.embed_features(modality, cache[key])
 
 
 def evaluate_model(
@@ -200,7 +191,7 @@ def evaluate_model(
         tested places in their order, and "retrieval|query|target" (3, q): row of the store, hit among the first 10,
         and error in km of each query.
     """
-    from geonb.training import split_of
+    from geonb.config import split_of
 
     test = split_of(store, model.config) == "test"
     held_out = "blocked" if model.config["split"]["kind"] == "blocked" else "held-out"
@@ -326,7 +317,7 @@ def _split(
     store: PlaceStore, models: Mapping[str, Model], size_km: float, seed: int
 ) -> tuple[dict, np.ndarray, list[dict]]:
     """(Config of the runs' split, or of one for embeddings without a run; the split (places,); what is skipped)."""
-    from geonb.training import split_of
+    from geonb.config import split_of
 
     configs = {json.dumps(m.config["split"], sort_keys=True) for m in models.values()}
     if len(configs) > 1:
