@@ -152,7 +152,8 @@ class _Writer:
 
     def positions(self) -> list[tuple[str, list[str]]]:
         """Phrases on where the place lies, each with its facts; an empty one among them."""
-        p, phrases = self.p, [("", [])]
+        p = self.p
+        phrases: list[tuple[str, list[str]]] = [("", [])]
 
         def add(facts: list[str], *words: str) -> None:
             phrases.extend((phrase, facts) for phrase in words)
