@@ -46,7 +46,7 @@ def simulate(k, climate, lat, population=0.0, name="p"):
         "climate": np.full(k, climate),
         "continent": np.full(k, "Europe"),
     }
-    values = {"lon": 20, "lat": lat, "elevation_m": 200, "slope_m": 50, "coast_km": 300}
+    values = {"lon": 20, "lat": lat, "elevation_m": 200, "relief_m": 50, "coast_km": 300}
     facts |= {column: np.full(k, float(value)) for column, value in values.items()}
     facts["population"] = np.full(k, float(population))
     return simulate_sentinel2(facts)

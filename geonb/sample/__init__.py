@@ -27,7 +27,7 @@ import yaml
 from geonb._util import tqdm
 from geonb.data.sampling import density_weights, weighted_sample
 from geonb.data.store import PlaceStore, StoreError, write_store
-from geonb.sample.images import simulate_sentinel2
+from geonb.sample.images import COLUMNS, simulate_sentinel2
 from geonb.sample.texts import WORDINGS, by_least, compose
 
 IMAGES_PER_CHUNK = 64  # simulated by one process at a time
@@ -155,11 +155,8 @@ def _none_for_nan(value: object) -> object:
 
 def _images(facts: dict, rows: np.ndarray, seed: int, progress: bool) -> Iterator[tuple[np.ndarray, dict]]:
     """Simulate chunks of images with their facts, in order, in as many processes as there are cores."""
-    names = ("place_id", "lon", "lat", "climate", "elevation_m", "population", "coast_km", "continent", "country")
-    tasks = []
-    for start in range(0, len(rows), IMAGES_PER_CHUNK):
-        part = rows[start : start + IMAGES_PER_CHUNK]
-        tasks.append(({name: facts[name][part] for name in names} | {"slope_m": facts["relief_m"][part]}, seed))
+    parts = [rows[start : start + IMAGES_PER_CHUNK] for start in range(0, len(rows), IMAGES_PER_CHUNK)]
+    tasks = [({name: facts[name][part] for name in COLUMNS}, seed) for part in parts]
     workers = min(len(tasks), os.cpu_count() or 1)
     with ExitStack() as stack:
         bar = stack.enter_context(tqdm(total=len(rows), desc="simulated images", unit="image", disable=not progress))

@@ -33,8 +33,9 @@ _TEMPERATURE = {
     "Dc": (-3, 17), "Dd": (-11, 24), "ET": (-6, 11), "EF": (-25, 12),
 }  # fmt: skip
 _LAPSE = 0.0065  # K / m
-_COLUMNS = (
-    "place_id", "lon", "lat", "climate", "elevation_m", "slope_m", "population", "coast_km", "continent",
+#: Facts of a place that decide its chip.
+COLUMNS = (
+    "place_id", "lon", "lat", "climate", "elevation_m", "relief_m", "population", "coast_km", "continent",
 )  # fmt: skip
 # By the first letter of the climate class: chance of a river, chance of clouds, garden, weights of roofs.
 _RIVER = {"A": 0.2, "B": 0.05, "C": 0.15, "D": 0.2, "E": 0.1}
@@ -55,7 +56,7 @@ def simulate_sentinel2(
 
     Args:
         facts: columns of length k: place_id (str), lon, lat (degrees), climate (Köppen-Geiger, as "BWh"),
-            elevation_m, slope_m (local relief in m, over kilometres), population, coast_km, continent.
+            elevation_m, relief_m (over kilometres), population, coast_km, continent.
             NaN counts as 0 for elevation, relief and population, and as far from the coast for coast_km.
         size: pixels of 10 m along each side, at least 16.
         seed: decides everything random in a chip, together with its place_id.
@@ -68,13 +69,13 @@ def simulate_sentinel2(
     Raises:
         ValueError: no places, a missing column, too small a size, or an unknown climate (naming the row).
     """
-    missing = [name for name in _COLUMNS if name not in facts]
+    missing = [name for name in COLUMNS if name not in facts]
     if missing:
-        raise ValueError(f"facts lack the columns {missing}; needed are {list(_COLUMNS)}")
+        raise ValueError(f"facts lack the columns {missing}; needed are {list(COLUMNS)}")
     if size < 16 or not len(facts["place_id"]):
         raise ValueError(f"needed are a size of at least 16 pixels, not {size}, and at least one place")
     chips, chip_facts = [], []
-    for number, row in enumerate(zip(*(facts[name] for name in _COLUMNS), strict=True)):
+    for number, row in enumerate(zip(*(facts[name] for name in COLUMNS), strict=True)):
         place_id, *known = row
         key = hashlib.blake2b(f"{seed}:{place_id}".encode(), digest_size=16).digest()
         rng = np.random.Generator(np.random.Philox(key=np.frombuffer(key, dtype="<u8")))

@@ -21,7 +21,7 @@ B = {name: i for i, name in enumerate(BANDS)}
 
 def places(k, climate, lat, lon=20.0, population=0.0, relief=40.0, elevation=200.0, coast=500.0, name="p"):
     same = {
-        "lon": lon, "lat": lat, "climate": climate, "elevation_m": elevation, "slope_m": relief,
+        "lon": lon, "lat": lat, "climate": climate, "elevation_m": elevation, "relief_m": relief,
         "population": population, "coast_km": coast, "continent": "Asia",
     }  # fmt: skip
     ids = np.array([f"{name}-{climate}-{i}" for i in range(k)])
@@ -175,8 +175,8 @@ def test_pixels_of_a_seed_stay_as_they_are(world):
 
 def test_bad_input_is_named():
     table = places(3, "Af", 0)
-    with pytest.raises(ValueError, match="slope_m"):
-        simulate_sentinel2({name: column for name, column in table.items() if name != "slope_m"})
+    with pytest.raises(ValueError, match="relief_m"):
+        simulate_sentinel2({name: column for name, column in table.items() if name != "relief_m"})
     with pytest.raises(ValueError, match="row 1.*'Ocean'"):
         simulate_sentinel2({**table, "climate": np.array(["Af", "Ocean", "Af"])})
     for short in ("BW", "BXh", "C", "Cx", "Ex", "E", "Zz", ""):
