@@ -10,7 +10,7 @@ import pytest
 from faulty import Response, serve, tree
 from real_files import real_data
 
-from geonb.data.sentinel2 import BANDS, chip_grid, radiometric_offset, utm_epsg
+from geonb.data.sentinel2 import BANDS, chip_grid, radiometric_offset, seen_offset, utm_epsg
 from geonb.data.sources import http, stac
 from geonb.data.sources.parts import Chip
 from geonb.data.sources.stac import (
@@ -20,7 +20,6 @@ from geonb.data.sources.stac import (
     open_bands,
     read_chip,
     remove_offset,
-    seen_offset,
 )
 from geonb.data.store import check_store, write_store
 

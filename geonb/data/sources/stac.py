@@ -36,7 +36,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geonb.data.sentinel2 import BANDS, OFFSET, OFFSET_FROM, SCALE, chip_grid, radiometric_offset, utm_epsg
+from geonb.data.sentinel2 import (
+    BANDS,
+    COVERED,
+    OFFSET,
+    OFFSET_FROM,
+    SCALE,
+    chip_grid,
+    radiometric_offset,
+    seen_offset,
+    utm_epsg,
+)
 from geonb.data.sources._raster import REMOTE, allowed, may_pass, raster_errors
 from geonb.data.sources.http import session
 from geonb.data.sources.parts import Chip, chip_store
@@ -62,8 +72,6 @@ SOURCE = "Copernicus Sentinel-2 Collection 1 L2A through Earth Search (Element 8
 LICENSE = "free and open (Copernicus Sentinel data terms); contains modified Copernicus Sentinel data"
 METHODS = ("least_cloudy", "median")
 
-COVERED = (0, 1, 3, 8, 9, 10)  # classes of SCL: no data, defective, cloud shadow, cloud (twice), thin cirrus
-DARK = (2, 4, 6)  # topographic shadow, vegetation, water
 COARSE = ("B1", "B5", "B6", "B7", "B8A", "B9", "B11", "B12")  # 20 and 60 m
 
 MAX_SCENE_CLOUD = 80  # per cent of a scene; cloudier ones are not searched for
@@ -212,40 +220,6 @@ def _baseline(item: Item) -> str:
     """The processing baseline, such as "05.10"; ``""`` where it is not stated."""
     stated = item.properties.get("s2:processing_baseline") or item.properties.get("processing:version")
     return stated if re.fullmatch(r"\d{1,2}\.\d{1,2}", str(stated)) else ""
-
-
-def seen_offset(dn: np.ndarray, scl: np.ndarray | None = None) -> int | None:
-    """Return the offset that the pixels of a chip show: 0, 1000, or None where they leave a doubt.
-
-    The darkest band of water, plants and shadow has a reflectance near 0. Which pixels these are says SCL, and what
-    differences of bands say, in which an offset cancels: much more near infrared than red and more green than red
-    (plants); more green than infrared and no short-wave infrared (water).
-
-    - A hundredth of the chip below 500 in some band, a twentieth below 700, or half of what is dark below 800: there is
-      no offset, else their reflectance were below -0.05, -0.03 or -0.02.
-    - At least a hundredth of the chip is dark, and the 1st percentile of its darkest band is 850 or more: the offset is
-      there.
-
-    On twelve real chips the 1st percentile of the darkest band is 182 to 410 without an offset, 879 or more with it.
-
-    Args:
-        dn: (12, H, W), bands as in :data:`geonb.data.sentinel2.BANDS`; 0 is no data.
-        scl: classes (H, W), where they are known. What is covered by clouds is not looked at.
-    """
-    usable = (dn > 0).all(0)
-    if scl is not None:
-        usable &= ~np.isin(scl, COVERED)
-    if usable.sum() < 16:
-        return None
-    b = {band: dn[i].astype(np.int32) for i, band in enumerate(BANDS)}
-    plants = (b["B8"] - b["B4"] > 1800) & (b["B3"] > b["B4"])
-    water = (b["B3"] - b["B8"] > 100) & (b["B8"] - b["B12"] < 300) & (abs(b["B11"] - b["B12"]) < 150)
-    dark = usable & (plants | water | (np.isin(scl, DARK) if scl is not None else False))
-    enough = dark.sum() >= max(16, usable.sum() / 100)
-    hundredth, twentieth = np.percentile(dn[:, usable], [1, 5], axis=1).min(1)
-    if hundredth < 500 or twentieth < 700 or (enough and np.median(dn[:, dark], axis=1).min() < 800):
-        return 0
-    return OFFSET if enough and np.percentile(dn[:, dark], 1, axis=1).min() >= 850 else None
 
 
 def remove_offset(
