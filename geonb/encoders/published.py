@@ -198,8 +198,6 @@ def _unpickle(data: bytes, where: str | Path) -> dict[str, Any]:
     try:
         with torch.serialization.safe_globals(_NUMPY_NUMBERS):
             content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except MemoryError:
-        raise
     except Exception as error:  # the reader has no common exception for damaged files
         reason = (str(error).strip() or "no reason given").splitlines()[0]
         raise ValueError(

