@@ -393,6 +393,11 @@ def test_parts_of_a_space():
     space = Space(lonlat, other, soft_km=3000.0)
     kernel = space.kernel(rows)
     torch.testing.assert_close(space.exchanged().kernel(rows), kernel.T)
+    a, b, moved = unit(6, 5), unit(6, 5, seed=1), Space(lonlat, other[:6], exclude_km=900.0)
+    back = info_nce(b, a, 7.0, Space(other[:6], lonlat, exclude_km=900.0), symmetric=False)
+    both = (info_nce(a, b, 7.0, moved, symmetric=False) + back) / 2
+    torch.testing.assert_close(info_nce(a, b, 7.0, moved), both)
+    assert back != info_nce(b, a, 7.0, moved, symmetric=False)
     has, columns = torch.arange(6) % 2 == 0, torch.tensor([4, 0, 8])
     torch.testing.assert_close(space.keep(has, columns).kernel(rows), kernel[has][:, columns])
     own = Space(lonlat, soft_km=3000.0)
