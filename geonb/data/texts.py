@@ -419,9 +419,7 @@ _BORN = re.compile(
     r"[–-].*\d)"
 )
 _ASIDE = re.compile(r"\s*\([^()]*\)")
-_SENTENCE = re.compile(  # which does not end at "St." or "J."
-    r".*?(?:(?<![A-Z.][A-Za-z])(?<!\b[A-Z])[.!?](?=\s+[^a-z\s])|$)", re.DOTALL
-)
+_END_OF_SENTENCE = re.compile(r"(?<![A-Z.][A-Za-z])(?<!\b[A-Z])[.!?](?=\s+[^a-z\s])")  # not at "St." or "J."
 _IS = re.compile(
     r"\b(?:is|was|are|were)\s+(?:an?|the|one\s+of\s+the)\s+(.+?)"
     r"(?=\s+(?:of|in|on|at|by|from|for|to|near|between|during|along|with|within|among|under|over|about"
@@ -462,7 +460,7 @@ def why_no_place(title: str, text: str, kind: str | None = None, lang: str = "en
     bare = start
     for _ in range(3):
         bare = _ASIDE.sub("", bare)
-    found = _IS.search(_SENTENCE.match(bare)[0])
+    found = _IS.search(_END_OF_SENTENCE.split(bare, maxsplit=1)[0])
     noun = (found[1].split() or [""])[-1].lower() if found else ""
     if noun in _NO_PLACES or not found:
         return _NO_PLACES.get(noun, "")

@@ -103,17 +103,18 @@ def download(url: str, path: str | Path, sha256: str | None = None) -> Path:
     import pooch
     from filelock import FileLock
 
+    target = Path(path)
+
     def fetch(url: str, file: str, _: Any) -> None:
         with session() as client, client.get(url, stream=True, headers={"Accept-Encoding": "identity"}) as answer:
             answer.raise_for_status()
             size = int(answer.headers.get("Content-Length", 0)) or None
-            with open(file, "wb") as out, tqdm(total=size, unit="B", unit_scale=True, desc=path.name) as bar:
+            with open(file, "wb") as out, tqdm(total=size, unit="B", unit_scale=True, desc=target.name) as bar:
                 for piece in answer.iter_content(1 << 20):
                     bar.update(out.write(piece))
 
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
     known = f"sha256:{sha256}" if sha256 else None
-    with FileLock(f"{path}.lock"):
-        pooch.retrieve(url, known, path.name, path.parent, downloader=fetch)
-    return path
+    with FileLock(f"{target}.lock"):
+        pooch.retrieve(url, known, target.name, target.parent, downloader=fetch)
+    return target

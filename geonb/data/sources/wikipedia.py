@@ -387,7 +387,8 @@ def _save(parts: Parts, name: str, articles: pa.Table, skips: Skips | None = Non
     why = np.select(list(reasons.values()), list(reasons), "").astype(object)
     if parts.plan["places_only"]:
         for row in np.flatnonzero(why == ""):
-            kind = why_no_place(*(table[name][row].as_py() for name in ("title", "text", "type")), parts.plan["lang"])
+            title, text, kind = (table[name][row].as_py() for name in ("title", "text", "type"))
+            kind = why_no_place(title, text, kind, parts.plan["lang"])
             why[row] = f"not a place, but {kind}" if kind else ""
     for row in np.flatnonzero(why != ""):
         skips.add(why[row], f"page {table['page_id'][row]}, {table['title'][row].as_py()!r}")
