@@ -325,9 +325,9 @@ def _alphaearth(store: Path, year: int, out: Path) -> None:
 
 
 def _local(out: Path, csv: list[Path], chips: list[Path], **options: Any) -> None:
-    from geonb.data.sources.local import make_real_store
+    from geonb.data.sources.files import from_files
 
-    _made(make_real_store(out, csv_paths=csv, chip_paths=chips, **options))
+    _made(from_files(out, csv, chips, **options))
 
 
 def _check(dir: Path) -> None:

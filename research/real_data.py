@@ -2,7 +2,7 @@
 
     python research/real_data.py [--seeds 3] [--steps 400] [--work DIR] [--out FILE]
 
-Needs the real data set (``GEONB_REAL_DATA``, see geonb.data.sources.local.real_data) and, for the runs that start from
+Needs the real data set (``GEONB_REAL_DATA``, see real_data below) and, for the runs that start from
 the Atlas sample, runs/atlas/imagebind, which is trained when missing.
 
 Texts: location and text are bound on two thirds of the articles, alone and starting from the Atlas run; the last third
@@ -23,7 +23,7 @@ import numpy as np
 from geonb import load, workspace
 from geonb._util import provenance
 from geonb.config import TrainConfig, split_of
-from geonb.data.sources.local import PROVENANCE, make_real_store, real_data
+from geonb.data.sources.files import from_files
 from geonb.data.store import PlaceStore
 from geonb.data.texts import mask_names, names_of
 from geonb.encoders.features import features
@@ -38,6 +38,24 @@ KINDS = {
     "511198": "cloud over forest", "566084": "dry rangeland", "58000": "desert", "70541": "desert", "74721": "water",
     "752389": "water", "766272": "savanna", "8845": "boreal lakes and bog",
 }  # fmt: skip
+# Files of the real data set: pattern of the name, source, licence.
+PROVENANCE = (
+    (
+        "wikipedia_places.csv*",
+        "Wikipedia introductions through YAGO 3 (github.com/boberle/random-items, commit 2b82ced, 2020)",
+        "CC BY-SA 3.0 (Wikipedia contributors)",
+    ),
+    (
+        "world_heritage.csv*",
+        "UNESCO World Heritage List, 2019 edition (UNESCO World Heritage Centre)",
+        "CC BY-SA 3.0 IGO",
+    ),
+    (
+        "patch_*.tif",
+        "Copernicus Sentinel-2 L2A, example chips of github.com/microsoft/satclip, commit 1ead106",
+        "MIT (repository); contains modified Copernicus Sentinel data",
+    ),
+)
 MEASURES = ("n", "recall@1", "recall@10", "chance@10", "median_km", "chance_median_km", "within_750_km")
 
 
@@ -54,10 +72,10 @@ def main(argv: list[str] | None = None) -> dict:
 
     found = real_data()
     csv = {p.name.split(".")[0]: p for p in found["csv"]}
-    articles = _store(args.work / "articles", csv_paths=[csv["wikipedia_places"]])
-    descriptions = _store(args.work / "descriptions", csv_paths=[csv["world_heritage"]])
-    tiles = _store(args.work / "tiles", chip_paths=found["chips"])
-    tiles_as_found = _store(args.work / "tiles-as-found", chip_paths=found["chips"], harmonise=False)
+    articles = _store(args.work / "articles", tables=[csv["wikipedia_places"]])
+    descriptions = _store(args.work / "descriptions", tables=[csv["world_heritage"]])
+    tiles = _store(args.work / "tiles", chips=found["chips"])
+    tiles_as_found = _store(args.work / "tiles-as-found", chips=found["chips"], harmonise=False)
     os.environ.setdefault("GEONB_HOME", str(ROOT))
     atlas_run = args.atlas_run or workspace.run("imagebind")
 
@@ -161,7 +179,23 @@ def _most_frequent(names: np.ndarray) -> str:
 
 
 def _store(path: Path, **inputs) -> PlaceStore:
-    return PlaceStore.open(path) if path.exists() else make_real_store(path, **inputs)
+    return PlaceStore.open(path) if path.exists() else from_files(path, provenance=PROVENANCE, **inputs)
+
+
+def real_data() -> dict[str, list[Path]]:
+    """Find the real data set, {"csv": [...], "chips": [...]}: in `GEONB_REAL_DATA`, else in ``../shared/data``.
+
+    Raises:
+        FileNotFoundError: it is absent; the message says where it was looked for.
+    """
+    folder = Path(os.environ.get("GEONB_REAL_DATA") or ROOT.parent / "shared" / "data")
+    found = {"csv": sorted(folder.glob("places_text/*.csv*")), "chips": sorted(folder.glob("sentinel2/*.tif"))}
+    if not found["csv"] or not found["chips"]:
+        raise FileNotFoundError(
+            f"no real data in {folder}: it needs places_text/*.csv and sentinel2/*.tif; "
+            "set GEONB_REAL_DATA to the folder that has them"
+        )
+    return found
 
 
 def _source(name: str) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 import geonb
 from geonb import inference
-from geonb.data.sources.local import read_places_csv
+from geonb.data.sources.files import read_texts
 from geonb.evaluation import suite
 
 LONLAT = [[13.4, 52.5], [-70.7, -33.4], [180.0, 0.0]]
@@ -71,7 +71,7 @@ def test_a_bad_table_is_refused_and_nothing_is_left(content, message, trained, t
 @pytest.mark.parametrize("content", ["name,lon,lat,text\nPlzeň,13,49,x\n", "název,lon,lat,text\nPlzen,13,49,x\n"])
 def test_a_csv_in_another_encoding_is_refused_alike_by_embed_and_data_local(content, tmp_path):
     (tmp_path / "old.csv").write_bytes(content.encode("cp1250"))
-    for read in (inference.read_positions, read_places_csv):
+    for read in (inference.read_positions, read_texts):
         with pytest.raises(ValueError, match="old.csv: not UTF-8 .*iconv -f CP1252 -t UTF-8 OLD.csv > NEW.csv$"):
             read(tmp_path / "old.csv")
 

@@ -4,12 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from real_data import main
+from real_data import main, real_data
 from world import SMALL, make_world
 
 from geonb import workspace
 from geonb.config import TrainConfig
-from geonb.data.sources.local import real_data
 from geonb.training import train
 
 try:

@@ -1,4 +1,4 @@
-"""Real files into a place store: dirty tables, GeoTIFF chips, provenance. Most run on files made here."""
+"""Real files into a place store: dirty tables, GeoTIFFs, provenance. Most run on files made here."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import hashlib
 
 import numpy as np
 import pytest
+from real_files import real_data
 
-from geonb.data.sources.local import (
+from geonb.data.sources.files import (
     _distance_and_spread,
     coordinate_precision_km,
-    make_real_store,
-    read_geotiff_chips,
-    read_places_csv,
-    real_data,
+    from_files,
+    read_texts,
+    read_tiles,
     suspicious_positions,
 )
 from geonb.data.store import BANDS, check_store
@@ -63,8 +63,8 @@ def write_chip(path, pixels=None, crs="EPSG:32631", seed=0, descriptions=None, n
 
 @pytest.mark.parametrize("name", ["places.csv", "places.csv.gz"])
 def test_a_clean_table_is_read_whole(tmp_path, name):
-    places, report = read_places_csv(write_csv(tmp_path / name, GOOD))
-    assert report.read == report.kept == 4 and not report.dropped
+    places, skips = read_texts(write_csv(tmp_path / name, GOOD))
+    assert places["row"].tolist() == [0, 1, 2, 3] and not skips.counts
     np.testing.assert_allclose(places["lon"], [row[1] for row in GOOD])
     np.testing.assert_allclose(places["lat"], [row[2] for row in GOOD])
     assert places["title"].tolist() == ["Cairo", "Aswan", "Lake George (Uganda)", "Kampala"]
@@ -76,17 +76,17 @@ def test_a_clean_table_is_read_whole(tmp_path, name):
 def test_a_column_with_the_name_of_another_is_kept_under_a_name_of_its_own(tmp_path):
     header = ["longitude", "latitude", "description", "row", "text", "lon", "file_row"]
     path = write_csv(tmp_path / "a.csv", [[1.5, 2.5, "A description.", "R1", "A text.", 99, "other"]], header)
-    places, _ = read_places_csv(path, text_column="description")
+    places, _ = read_texts(path)
     assert {name: values[0] for name, values in places.items()} == {
-        "lon": 1.5, "lat": 2.5, "title": "", "text": "A description.", "row": 0, "position_flag": None,
+        "lon": 1.5, "lat": 2.5, "title": "", "text": "A text.", "row": 0, "position_flag": None,
         "coordinate_precision_km": places["coordinate_precision_km"][0],
-        "file_file_row": "R1", "file_text": "A text.", "file_lon": 99, "file_row": "other",
+        "file_file_row": "R1", "description": "A description.", "file_lon": 99, "file_row": "other",
     }  # fmt: skip
 
 
 def test_the_identifiers_of_a_table_are_kept_beside_those_of_the_store(tmp_path):
     path = write_csv(tmp_path / "a.csv", [[1, 2, "A text.", "007", "other"]], ["lon", "lat", "text", "place_id", "file_place_id"])
-    store = make_real_store(tmp_path / "store", [path], progress=False)
+    store = from_files(tmp_path / "store", [path])
     assert (store.place_id[0], store.column("file_file_place_id")[0]) == ("a-0", "007")
     assert store.column("file_place_id")[0] == "other"
 
@@ -98,19 +98,16 @@ def test_what_is_dropped_is_reported_with_its_row(tmp_path):
         ["Cairo again", 31.2, 30.0, "Egypt", "Africa", "", "cairo  lies on the NILE."],
         ["Luxor", 0.0, 25.7, "Egypt", "Africa", "", "Luxor lost its longitude."],
     ]
-    places, report = read_places_csv(write_csv(tmp_path / "dirty.csv", GOOD + dirt))
-    assert report.dropped == {
-        "empty text": [5],
-        "same text as a row before": [6],
-        "at 0, 0": [4],
-        "on an axis, far from its country": [7],
-    }
+    places, skips = read_texts(write_csv(tmp_path / "dirty.csv", GOOD + dirt))
+    assert skips.counts == {
+        "empty text": 1, "same text as a row before": 1, "at 0, 0": 1, "on an axis, far from its country": 1,
+    }  # fmt: skip
     assert places["row"].tolist() == [0, 1, 2, 3]  # Lake George on the equator is right and stays
-    assert "row 4: 'Sydney' at (0, 0), Australia" in str(report)
+    assert "dirty.csv: row 4: 'Sydney' at (0, 0), Australia" in str(skips)
 
-    places, report = read_places_csv(tmp_path / "dirty.csv", keep_suspicious=True)
+    places, _ = read_texts(tmp_path / "dirty.csv", keep_suspicious=True)
     assert places["row"].tolist() == [0, 1, 2, 3, 4, 7]
-    assert report.flagged == {"at 0, 0": [4], "on an axis, far from its country": [7]}
+    assert places["position_flag"].tolist() == [None] * 4 + ["at 0, 0", "on an axis, far from its country"]
 
 
 @pytest.mark.parametrize(
@@ -119,57 +116,60 @@ def test_what_is_dropped_is_reported_with_its_row(tmp_path):
         (["x", "", 10, "", "", "", "text"], "row 4.*not finite"),
         (["x", "nan", 10, "", "", "", "text"], "row 4.*not finite"),
         (["x", 190, 10, "", "", "", "text"], "row 4.*out of range"),
-        (["x", "12°E", 10, "", "", "", "text"], "row 4: longitude is '12°E', not a number"),
+        (["x", "12°E", 10, "", "", "", "text"], "row 4.*not finite"),
     ],
 )
 def test_invalid_positions_raise_with_file_and_row_or_are_dropped(tmp_path, row, message):
     path = write_csv(tmp_path / "bad.csv", [*GOOD, row])
     with pytest.raises(ValueError, match=rf"bad\.csv: {message}"):
-        read_places_csv(path)
-    places, report = read_places_csv(path, drop_invalid=True)
-    assert len(places["lon"]) == 4
-    assert report.dropped == {"no valid position": [4]}
+        read_texts(path)
+    places, skips = read_texts(path, drop_invalid=True)
+    assert len(places["lon"]) == 4 and skips.counts == {"no valid position": 1}
 
 
 def test_swapped_columns_are_named(tmp_path):
     rows = [["Sydney", -33.87, 151.21, "", "", "", "a"], ["Tokyo", 35.68, 139.69, "", "", "", "b"]]
     with pytest.raises(ValueError, match=r"swap\.csv: row 0.*swapped"):
-        read_places_csv(write_csv(tmp_path / "swap.csv", rows))
+        read_texts(write_csv(tmp_path / "swap.csv", rows))
     header = ["title", "latitude", "longitude", *HEADER[3:]]
-    places, _ = read_places_csv(write_csv(tmp_path / "right.csv", rows, header))
+    places, _ = read_texts(write_csv(tmp_path / "right.csv", rows, header))
     np.testing.assert_allclose(places["lon"], [151.21, 139.69])
 
 
 def test_tables_that_are_no_tables_raise_with_the_file(tmp_path):
     with pytest.raises(ValueError, match="absent.csv: no such file"):
-        read_places_csv(tmp_path / "absent.csv")
+        read_texts(tmp_path / "absent.csv")
     (tmp_path / "empty.csv").write_text("")
-    with pytest.raises(ValueError, match="empty.csv: the table has no rows"):
-        read_places_csv(tmp_path / "empty.csv")
+    with pytest.raises(ValueError, match="empty.csv: cannot be read .*Empty CSV"):
+        read_texts(tmp_path / "empty.csv")
+    (tmp_path / "header.csv").write_text("title,longitude,latitude,text\n")
+    with pytest.raises(ValueError, match="header.csv: the table has no rows"):
+        read_texts(tmp_path / "header.csv")
     (tmp_path / "latin.csv").write_bytes("title,longitude,latitude,text\nPlzeň,13,49,Größe".encode("cp1250"))
     with pytest.raises(ValueError, match="latin.csv: not UTF-8"):
-        read_places_csv(tmp_path / "latin.csv")
+        read_texts(tmp_path / "latin.csv")
     (tmp_path / "ragged.csv").write_text("title,longitude,latitude,text\na,1,2,x\nb,1,2\n")
-    with pytest.raises(ValueError, match="ragged.csv: row 1 has 3 fields, the header 4"):
-        read_places_csv(tmp_path / "ragged.csv")
+    with pytest.raises(ValueError, match="ragged.csv: cannot be read .*Row #3: Expected 4 columns, got 3: b,1,2.*quote missing"):
+        read_texts(tmp_path / "ragged.csv")
     whole = write_csv(tmp_path / "whole.csv.gz", GOOD).read_bytes()
     (tmp_path / "cut.csv.gz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="cut.csv.gz: cannot be read"):
-        read_places_csv(tmp_path / "cut.csv.gz")
+        read_texts(tmp_path / "cut.csv.gz")
     broken = bytearray(gzip.compress(b"title,longitude,latitude,text"))
     broken[10] |= 6  # a block of a kind that deflate does not have
     (tmp_path / "broken.csv.gz").write_bytes(broken)
     with pytest.raises(ValueError, match="broken.csv.gz: cannot be read .*is the file whole"):
-        read_places_csv(tmp_path / "broken.csv.gz")
+        read_texts(tmp_path / "broken.csv.gz")
     (tmp_path / "twice.csv").write_text("title,longitude,latitude,text,kind, kind\na,1,2,x,b,c\n")
     with pytest.raises(ValueError, match="twice.csv: two columns are named 'kind'; rename one"):
-        read_places_csv(tmp_path / "twice.csv")
-    with pytest.raises(ValueError, match="no column abstract for text; the columns are title"):
-        read_places_csv(write_csv(tmp_path / "ok.csv", GOOD), text_column="abstract")
+        read_texts(tmp_path / "twice.csv")
+    (tmp_path / "long.csv").write_text("title,longitude,latitude,text\na,1,2,x\nb,1,2,x,y\n")
+    with pytest.raises(ValueError, match="long.csv: cannot be read .*quote missing"):
+        read_texts(tmp_path / "long.csv")
     with pytest.raises(ValueError, match="no column longitude or lon or lng"):
-        read_places_csv(write_csv(tmp_path / "nolon.csv", [["a", "b"]], ["title", "text"]))
+        read_texts(write_csv(tmp_path / "nolon.csv", [["a", "b"]], ["title", "text"]))
     with pytest.raises(ValueError, match="no row is left"):
-        read_places_csv(write_csv(tmp_path / "none.csv", [["x", 0, 0, "", "", "", "text"]]))
+        read_texts(write_csv(tmp_path / "none.csv", [["x", 0, 0, "", "", "", "text"]]))
 
 
 def test_a_changed_sign_is_told_from_a_far_position_by_enough_witnesses():
@@ -195,8 +195,8 @@ def test_far_rows_are_kept_with_a_flag_and_mirrored_ones_dropped(tmp_path):
     rows += [[f"F{i}", 2 + i, 46.0, "France", "Europe", "", f"Town {i}."] for i in range(6)]
     rows.append(["Réunion", 55.5, -20.9, "France", "Africa", "", "An island."])
     rows[8][1] = -14.5
-    places, report = read_places_csv(write_csv(tmp_path / "far.csv", rows))
-    assert report.flagged == {"far from its country": [15]} and report.dropped == {"mirrored": [8]}
+    places, skips = read_texts(write_csv(tmp_path / "far.csv", rows))
+    assert skips.counts == {"mirrored": 1} and 8 not in places["row"]
     assert places["position_flag"].tolist() == [None] * 14 + ["far from its country"]
 
 
@@ -231,7 +231,7 @@ def test_precision_of_coordinates_is_the_grid_they_lie_on():
 
 def test_tiles_are_the_right_pixels_at_the_right_place(tmp_path):
     path, pixels = write_chip(tmp_path / "a.tif")
-    images, places, (report,) = read_geotiff_chips([path], tile=64)
+    images, places, skips = read_tiles(path)
     assert images.shape == (4, 12, 64, 64) and images.dtype == np.uint16
     for image, row, col in zip(images, places["tile_row"], places["tile_col"], strict=True):
         np.testing.assert_array_equal(image, pixels[:, row * 64 : row * 64 + 64, col * 64 : col * 64 + 64])
@@ -239,20 +239,20 @@ def test_tiles_are_the_right_pixels_at_the_right_place(tmp_path):
     east, north = 320 / 0.9996 / 111_319.49, 320 / 0.9996 / 110_574.28
     np.testing.assert_allclose(places["lon"], 3 + np.array([-1, 1, -1, 1]) * east, atol=1e-7)
     np.testing.assert_allclose(places["lat"], np.array([1, 1, -1, -1]) * north, atol=1e-7)
-    assert (places["gsd_m"] == 10).all() and report.read == report.kept == 4
+    assert (places["gsd_m"] == 10).all() and not skips.counts
 
 
 def test_tiles_without_data_are_dropped_and_reported(tmp_path):
     pixels = np.random.default_rng(0).integers(200, 4000, (12, 128, 128)).astype(np.uint16)
     pixels[:, 5, 5] = 0  # no data: zero in every band
     pixels[3, 100, 100] = 0  # one dark band is data
-    images, places, (report,) = read_geotiff_chips([write_chip(tmp_path / "a.tif", pixels)[0]])
-    assert len(images) == 3 and report.dropped == {"pixels without data": ["0/0"]}
+    images, places, skips = read_tiles(write_chip(tmp_path / "a.tif", pixels)[0])
+    assert places["tile_row"].tolist() == [0, 1, 1] and skips.counts == {"tiles with pixels without data": 1}
     pixels[3, 100, 100] = 65_535
-    images, _, (report,) = read_geotiff_chips([write_chip(tmp_path / "b.tif", pixels, nodata=65_535)[0]])
-    assert len(images) == 2 and report.dropped == {"pixels without data": ["0/0", "1/1"]}
+    images, places, _ = read_tiles(write_chip(tmp_path / "b.tif", pixels, nodata=65_535)[0])
+    assert len(images) == 2 and places["tile_col"].tolist() == [1, 0]
     with pytest.raises(ValueError, match="no tile is left"):
-        read_geotiff_chips([write_chip(tmp_path / "c.tif", np.zeros((12, 64, 64), np.uint16))[0]])
+        from_files(tmp_path / "s", [], [write_chip(tmp_path / "c.tif", np.zeros((12, 64, 64), np.uint16))[0]])
 
 
 @pytest.mark.parametrize(
@@ -272,14 +272,14 @@ def test_tiles_without_data_are_dropped_and_reported(tmp_path):
 def test_wrong_chips_raise_with_the_file_and_the_remedy(tmp_path, change, message):
     path, _ = write_chip(tmp_path / "wrong.tif", **change)
     with pytest.raises(ValueError, match=rf"wrong\.tif: .*{message}"):
-        read_geotiff_chips([path])
+        read_tiles(path)
 
 
 @pytest.mark.parametrize("layout", [{"driver": "COG"}, {"BIGTIFF": "YES"}, {"tiled": True, "compress": "deflate"}])
 def test_every_kind_of_geotiff_is_read(tmp_path, layout):
     plain, _ = write_chip(tmp_path / "plain.tif")
     other, _ = write_chip(tmp_path / "other.tif", layout=layout)
-    np.testing.assert_array_equal(read_geotiff_chips([other])[0], read_geotiff_chips([plain])[0])
+    np.testing.assert_array_equal(read_tiles(other)[0], read_tiles(plain)[0])
 
 
 def test_another_format_under_the_name_of_a_geotiff_is_not_followed(tmp_path):
@@ -293,45 +293,45 @@ def test_another_format_under_the_name_of_a_geotiff_is_not_followed(tmp_path):
         f"<GeoTransform>500000,10,0,0,0,-10</GeoTransform>{bands}</VRTDataset>"
     )
     with pytest.raises(ValueError, match="patch_0.tif: cannot be read as a GeoTIFF"):
-        read_geotiff_chips([tmp_path / "patch_0.tif"])
+        read_tiles(tmp_path / "patch_0.tif")
 
 
 def test_band_names_in_either_spelling_are_accepted(tmp_path):
     long = [f"B{int(name[1:]):02d}" if name[1:].isdigit() else name for name in BANDS]
     for i, names in enumerate((BANDS, long)):
         path, _ = write_chip(tmp_path / f"{i}.tif", descriptions=names)
-        assert len(read_geotiff_chips([path])[0]) == 4
+        assert len(read_tiles(path)[0]) == 4
 
 
 def test_chips_that_are_no_chips_raise_with_the_file(tmp_path):
     pytest.importorskip("rasterio")
     with pytest.raises(ValueError, match="absent.tif: no such file"):
-        read_geotiff_chips([tmp_path / "absent.tif"])
+        read_tiles(tmp_path / "absent.tif")
     (tmp_path / "text.tif").write_text("not an image")
     with pytest.raises(ValueError, match="text.tif: cannot be read as a GeoTIFF"):
-        read_geotiff_chips([tmp_path / "text.tif"])
+        read_tiles(tmp_path / "text.tif")
     whole = write_chip(tmp_path / "whole.tif")[0].read_bytes()
     (tmp_path / "cut.tif").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="cut.tif: cannot be read"):
-        read_geotiff_chips([tmp_path / "cut.tif"])
+        read_tiles(tmp_path / "cut.tif")
 
 
 def test_the_radiometric_offset_is_taken_off_where_a_file_carries_it(tmp_path):
     plain = np.random.default_rng(0).integers(60, 500, (12, 64, 64)).astype(np.uint16)
     files = [write_chip(tmp_path / "old.tif", plain)[0], write_chip(tmp_path / "new.tif", plain + 1000)[0]]
-    images, places, _ = read_geotiff_chips(files, harmonise=True)
-    assert places["radiometric_offset"].tolist() == [0, 1000]
-    np.testing.assert_array_equal(images[0], plain)
-    np.testing.assert_array_equal(images[1], plain)
-    raw, places, _ = read_geotiff_chips(files)
-    np.testing.assert_array_equal(raw[1], plain + 1000)
-    assert places["radiometric_offset"].tolist() == [0, 0]
+    for file, offset in zip(files, (0, 1000), strict=True):
+        images, places, _ = read_tiles(file)
+        assert places["radiometric_offset"].tolist() == [offset]
+        np.testing.assert_array_equal(images[0], plain)
+    raw, places, _ = read_tiles(files[1], harmonise=False)
+    np.testing.assert_array_equal(raw[0], plain + 1000)
+    assert places["radiometric_offset"].tolist() == [0]
 
 
 def test_chips_of_several_pixel_sizes_are_refused(tmp_path):
     a, b = write_chip(tmp_path / "a.tif")[0], write_chip(tmp_path / "b.tif", size=20.0)[0]
     with pytest.raises(ValueError, match="b.tif: pixels of 20 m"):
-        read_geotiff_chips([a, b])
+        from_files(tmp_path / "store", [], [a, b])
 
 
 # --- one store
@@ -344,7 +344,8 @@ def test_tables_and_chips_make_one_store_that_says_where_it_is_from(tmp_path):
     b = write_csv(tmp_path / "mine.csv", own, header)
     chip, pixels = write_chip(tmp_path / "chip.tif")
     out = tmp_path / "store"
-    store = make_real_store(out, [a, b], [chip], harmonise=False, progress=False)
+    credit = [("wikipedia_*", "Wikipedia", "CC BY-SA 3.0")]
+    store = from_files(out, [a, b], [chip], harmonise=False, provenance=credit)
     assert len(store) == 4 + 1 + 4 and "9" in check_store(out)
     assert store.has("text").tolist() == [True] * 5 + [False] * 4
     assert store.has("image").tolist() == [False] * 5 + [True] * 4
@@ -352,9 +353,7 @@ def test_tables_and_chips_make_one_store_that_says_where_it_is_from(tmp_path):
     np.testing.assert_array_equal(store.images([5])[0], pixels[:, :64, :64])
     np.testing.assert_allclose(store.lonlat[:5, 0], [row[1] for row in GOOD] + [20.13])
     assert store.place_id[[0, 4, 8]].tolist() == ["wikipedia_places-0", "mine-0", "chip-1-1"]
-    assert store.column("license")[[0, 4, 5]].tolist() == [
-        "CC BY-SA 3.0 (Wikipedia contributors)", "CC0", "unknown",
-    ]
+    assert store.column("license")[[0, 4, 5]].tolist() == ["CC BY-SA 3.0", "CC0", "unknown"]
     assert store.column("source")[5] == "chip.tif"
     assert store.text_column("lang", [0, 4]) == ["en", "sq"]
     assert store.text_column("revision", [0, 4]) == [None, "0123"]
@@ -364,8 +363,8 @@ def test_tables_and_chips_make_one_store_that_says_where_it_is_from(tmp_path):
     inputs = store.manifest["made"]["inputs"]
     assert inputs["chip.tif"] == hashlib.sha256(chip.read_bytes()).hexdigest()
     card = (out / "datacard.md").read_text(encoding="utf-8")
-    assert "A register. Licence: CC0." in card and "4 of 4 tiles kept" in card
-    again = make_real_store(tmp_path / "again", [a, b], [chip], harmonise=False, progress=False)
+    assert "A register. Licence: CC0." in card
+    again = from_files(tmp_path / "again", [a, b], [chip], harmonise=False, provenance=credit)
     assert again.data_hash == store.data_hash
 
 
@@ -373,27 +372,27 @@ def test_a_column_that_is_of_numbers_in_one_table_and_of_words_in_another_is_tex
     header = ["lon", "lat", "text", "size"]
     a = write_csv(tmp_path / "a.csv", [[1, 2, "one", "1.5"], [2, 3, "two", ""]], header)
     b = write_csv(tmp_path / "b.csv", [[3, 4, "three", "big"], [4, 5, "four", ""]], header)
-    store = make_real_store(tmp_path / "store", [a, b], progress=False)
+    store = from_files(tmp_path / "store", [a, b])
     assert store.column("size").tolist() == ["1.5", None, "big", None]
 
 
 def test_texts_alone_and_chips_alone_make_stores(tmp_path):
-    texts = make_real_store(tmp_path / "t", [write_csv(tmp_path / "a.csv", GOOD)], progress=False)
+    texts = from_files(tmp_path / "t", [write_csv(tmp_path / "a.csv", GOOD)])
     assert texts.has("text").all() and not texts.has("image").any()
     chip, _ = write_chip(tmp_path / "a.tif")
-    images = make_real_store(tmp_path / "i", [], [chip], harmonise=False, progress=False)
+    images = from_files(tmp_path / "i", [], [chip], harmonise=False)
     assert images.has("image").all() and not images.has("text").any()
 
 
 def test_bad_input_leaves_no_store_behind(tmp_path):
     bad = write_csv(tmp_path / "bad.csv", [*GOOD, ["x", 190, 0, "", "", "", "text"]])
     with pytest.raises(ValueError, match="bad.csv: row 4"):
-        make_real_store(tmp_path / "store", [bad], progress=False)
+        from_files(tmp_path / "store", [bad])
     with pytest.raises(ValueError, match="no file given"):
-        make_real_store(tmp_path / "store")
+        from_files(tmp_path / "store")
     good = write_csv(tmp_path / "good.csv", GOOD)
     with pytest.raises(ValueError, match="good-0"):
-        make_real_store(tmp_path / "store", [good, good], progress=False)
+        from_files(tmp_path / "store", [good, good])
     assert not (tmp_path / "store").exists()
 
 
@@ -402,26 +401,14 @@ def test_bad_input_leaves_no_store_behind(tmp_path):
 
 @pytest.fixture(scope="module")
 def real():
-    try:
-        return real_data()
-    except FileNotFoundError as error:
-        pytest.skip(f"REAL DATA ABSENT, nothing real was tested: {error}")
-
-
-def test_real_data_asked_for_and_absent_say_where_they_were_looked_for(monkeypatch, tmp_path):
-    monkeypatch.setenv("GEONB_REAL_DATA", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="GEONB_REAL_DATA"):
-        real_data()
+    return real_data()
 
 
 def test_known_mistakes_in_the_real_articles_are_found(real):
-    (path,) = [path for path in real["csv"] if path.name.startswith("wikipedia")]
-    places, report = read_places_csv(path)
-    assert report.read == 1573 and len(report.dropped["at 0, 0"]) == 37
-    assert "Sydney" not in places["title"] and "Old Delhi" not in places["title"]
-    kept, _ = read_places_csv(path, keep_suspicious=True)
-    mirrored = report.dropped["mirrored"]
-    assert kept["title"][np.isin(kept["row"], mirrored)].tolist() == ["Auberge d'Angleterre"]
+    (path,) = [path for path in real["csv"] if path.name.startswith("wikipedia_places")]
+    places, skips = read_texts(path)
+    assert skips.counts == {"at 0, 0": 37, "mirrored": 1} and len(places["row"]) == 1573 - 38
+    assert "Sydney" not in places["title"] and "Auberge d'Angleterre" in skips.examples["mirrored"]
     flagged = places["title"][places["position_flag"] != None]  # noqa: E711 (elementwise)
     assert flagged.tolist() == ["Lake Eyre", "Lake Tōfutsu"]
     assert "Lake George (Uganda)" in places["title"]  # on the equator, and rightly so
@@ -430,8 +417,9 @@ def test_known_mistakes_in_the_real_articles_are_found(real):
 
 
 def test_real_files_make_a_store(real, tmp_path):
+    """The chips are of S2-100K, whole: one tile each."""
     pytest.importorskip("rasterio")
-    store = make_real_store(tmp_path / "real", real["csv"], real["chips"][:3], progress=False)
-    assert store.has("text").sum() == 1535 + 539 and store.has("image").sum() == 3 * 16
-    assert "unknown" not in set(store.column("license"))
-    assert store.images(np.flatnonzero(store.has("image"))).shape == (48, 12, 64, 64)
+    tables = [path for path in real["csv"] if path.name.startswith("world")]
+    store = from_files(tmp_path / "real", tables, real["chips"][:3], tile=256)
+    assert store.has("text").sum() == 539 and store.has("image").sum() == 3
+    assert store.images(np.flatnonzero(store.has("image"))).shape == (3, 12, 256, 256)

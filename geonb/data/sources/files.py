@@ -1,0 +1,504 @@
+"""Real observations from files at hand: tables of texts with positions, and Sentinel-2 GeoTIFFs.
+
+Real tables are dirty. What is wrong for certain (no number, out of range) stops the reading with the file and the row,
+or is dropped and reported when you ask for that. What is very probably wrong (a position at 0, 0; one on the equator or
+the zero meridian far from everything else in its country; one that only a changed sign brings home) is dropped and
+reported by default, and stays when you ask for that. What may be wrong or an overseas territory stays, with a flag.
+
+GeoTIFFs are cut into tiles. Those of S2-100K (https://huggingface.co/datasets/torchgeo/s2-100k; Klemmer et al., 2025)
+are read as they are: unpack its tar files, and give ``patch_*.tif``; positions are those of the files themselves.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import ArrayLike
+from pyarrow import csv
+
+from geonb._util import not_utf8, tqdm
+from geonb.data.sentinel2 import BANDS, radiometric_offset
+from geonb.data.sources._raster import raster_errors
+from geonb.data.sources.parts import Skips
+from geonb.data.store import PlaceStore, write_store
+from geonb.geo import check_lonlat, great_circle_km, unit_xyz
+
+COLUMN_NAMES = {
+    "lon": ("longitude", "lon", "lng"),
+    "lat": ("latitude", "lat"),
+    "text": ("text",),
+    "title": ("title", "article", "name_en", "name"),
+    "country": ("country", "states_name_en"),
+    "continent": ("continent",),
+}
+
+# Grids on which people round coordinates, in degrees: whole and half degrees, tenths, minutes, seconds, ...
+ROUNDING_GRIDS = (1, 1 / 2, 1 / 10, 1 / 60, 1 / 100, 1 / 1000, 1 / 3600, 1e-4, 1e-5)
+KM_PER_DEGREE = 111.195  # of latitude, on a sphere of 6371.0088 km
+
+AXIS_FAR_KM = 500
+COUNTRY_FAR_KM = 2000
+COUNTRY_FAR_RATIO = 4
+COUNTRY_MIN_OTHERS = 5
+MIRROR_HOME_KM = 500
+FAR = "far from its country"
+
+TILE = 64  # pixels, the edge of a tile
+
+# Columns that are names even where they look like numbers.
+NAMES = {"place_id", "source", "license", "lang", "revision", "url"}
+
+# Columns of a table that would clash with those that a store has beside them.
+RESERVED = {"place_id", "geometry", "file"}
+
+_MARKUP = re.compile(r"</?[A-Za-z][A-Za-z0-9]{0,9}\s*/?>")
+
+
+# --- tables -------------------------------------------------------------------------------------------
+
+
+def read_texts(
+    path: str | Path, *, drop_invalid: bool = False, keep_suspicious: bool = False
+) -> tuple[dict[str, np.ndarray], Skips]:
+    """Read a CSV or CSV.GZ table (UTF-8, with a header) of texts with positions; columns are those of `COLUMN_NAMES`.
+
+    Rows with an empty text, with a text that a row before has word for word, and with a suspicious position
+    (`suspicious_positions`) are dropped. A position that is only "far from its country" is flagged and never dropped:
+    a lone overseas territory looks just like a mistake there, and dropping those would thin out islands.
+
+    Args:
+        path: the file.
+        drop_invalid: drop rows without a valid position instead of raising.
+        keep_suspicious: keep rows whose position is suspicious, and only flag them.
+
+    Returns:
+        ``(places, skips)``. ``places`` has "lon", "lat" (degrees), "title", "text", "row" (in the file, counted from 0
+        below the header), "coordinate_precision_km", "position_flag" (why a row was flagged, or None), "country" and
+        "continent" where known, and every other column under its own name (float64 where all its values are numbers;
+        missing values are NaN or None); one that has the name of a column above, or of one that a store adds
+        (`RESERVED`), gets ``file_`` before it. Tags such as <em> are taken out of titles and texts. ``skips`` counts
+        what was dropped, with the first row of each reason.
+
+    Raises:
+        ValueError: naming the file, and the row where it is a row's fault.
+    """
+    path = Path(path)
+    table = _read_table(path)
+    role = {name: next((c for c in known if c in table), None) for name, known in COLUMN_NAMES.items()}
+    if missing := [name for name in ("lon", "lat", "text") if role[name] is None]:
+        wanted = " or ".join(COLUMN_NAMES[missing[0]])
+        raise ValueError(f"{path}: no column {wanted} for {missing[0]}; the columns are {', '.join(table)}")
+    n = len(next(iter(table.values())))
+    columns = {name: table[role[name]] if role[name] else [""] * n for name in COLUMN_NAMES}
+    lonlat = np.stack([[_number(value) for value in columns[name]] for name in ("lon", "lat")], 1)
+    texts = [_clean(text) for text in columns["text"]]
+    titles = [_clean(title.replace("_", " ")) for title in columns["title"]]
+    country, continent = _objects(columns["country"]), _objects(columns["continent"])
+
+    invalid = ~np.isfinite(lonlat).all(1) | (np.abs(lonlat) > [180, 90]).any(1)
+    if not drop_invalid:
+        check_lonlat(lonlat, where=str(path))
+    reasons: dict[str, np.ndarray] = {"no valid position": invalid}
+    reasons["empty text"] = ~invalid & np.array([not text for text in texts], dtype=bool)
+    gone = invalid | reasons["empty text"]
+    reasons["same text as a row before"] = _repeated(texts, gone)
+    gone |= reasons["same text as a row before"]
+    suspicious = suspicious_positions(lonlat, country, continent, skip=gone)
+    flag, skips = _objects([None] * n), Skips()
+    for reason, mask in (reasons | suspicious).items():
+        if reason == FAR or (keep_suspicious and reason in suspicious):
+            flag[mask] = reason
+        elif mask.any():
+            row = int(np.argmax(mask))
+            at = f"{titles[row]!r} at ({lonlat[row, 0]:g}, {lonlat[row, 1]:g}), {country[row]}"
+            skips.add(reason, f"{path.name}: row {row}: {at}", n=int(mask.sum()))
+            gone = gone | mask
+
+    kept = np.flatnonzero(~gone)
+    if not len(kept):
+        raise ValueError(f"{path}: no row is left to use\n{skips}")
+    places: dict[str, np.ndarray] = {
+        "lon": lonlat[kept, 0],
+        "lat": lonlat[kept, 1],
+        "title": _objects(titles)[kept],
+        "text": _objects(texts)[kept],
+        "row": kept,
+        "coordinate_precision_km": coordinate_precision_km(lonlat[kept]),
+        "position_flag": flag[kept],
+    }
+    for name, values in (("country", country), ("continent", continent)):
+        if role[name]:
+            places[name] = _objects([value or None for value in values])[kept]
+    for name in table:
+        if name and name not in role.values():
+            values = [table[name][row] for row in kept]
+            free = name
+            while free in RESERVED or free in places or (free != name and free in table):
+                free = f"file_{free}"
+            places[free] = _objects([v or None for v in values]) if name in NAMES else _typed(values)
+    return places, skips
+
+
+def suspicious_positions(
+    lonlat: np.ndarray, country: ArrayLike, continent: ArrayLike, skip: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """Find positions (n, 2), degrees, that are probably wrong: reason -> bool (n,), a row under one reason at most.
+
+    - "at 0, 0": no land within 500 km.
+    - "on an axis, far from its country": longitude or latitude is exactly 0, and the position is more than
+      500 km, and more than twice as far as any of them, from the median of the other rows of its country
+      (of its continent where the country has no other row).
+    - "mirrored": far from its country (next line), and at home (within 500 km, or no farther than the others)
+      when longitude or latitude changes its sign.
+    - "far from its country": more than 2,000 km, and more than four times as far as any of them, from the median of at
+      least five other rows of the country. Two mistakes in a small country hide each other.
+
+    Rows in ``skip`` are neither judged nor used as evidence; an empty country or continent is unknown.
+    """
+    n = len(lonlat)
+    usable = np.ones(n, bool) if skip is None else ~skip
+    zero = usable & (lonlat == 0).all(1)
+    axis = usable & (lonlat == 0).any(1) & ~zero
+    axis_far, mirrored, country_far = np.zeros(n, bool), np.zeros(n, bool), np.zeros(n, bool)
+    country, continent = np.asarray(country, dtype=object), np.asarray(continent, dtype=object)
+    witness = usable & ~zero & ~axis
+
+    for row in np.flatnonzero(axis):
+        for group in (country, continent):
+            others = lonlat[witness & (group == group[row])] if group[row] else lonlat[:0]
+            if len(others):
+                distance, spread = _distance_and_spread(lonlat[row], others)
+                axis_far[row] = distance > max(AXIS_FAR_KM, 2 * spread)
+                break
+    for name in set(country[witness]) - {"", None}:
+        members = np.flatnonzero(witness & (country == name))
+        if len(members) <= COUNTRY_MIN_OTHERS:
+            continue
+        for i, row in enumerate(members):
+            others = np.delete(lonlat[members], i, 0)
+            distance, spread = _distance_and_spread(lonlat[row], others)
+            if distance > max(COUNTRY_FAR_KM, COUNTRY_FAR_RATIO * spread):
+                flips = lonlat[row] * [[-1, 1], [1, -1], [-1, -1]]
+                nearest = min(_distance_and_spread(flip, others)[0] for flip in flips)
+                (mirrored if nearest <= max(MIRROR_HOME_KM, spread) else country_far)[row] = True
+    return {
+        "at 0, 0": zero,
+        "on an axis, far from its country": axis_far,
+        "mirrored": mirrored,
+        FAR: country_far,
+    }
+
+
+def _distance_and_spread(point: np.ndarray, others: np.ndarray) -> tuple[float, float]:
+    """Distance in km of a point from the median of others, and of the farthest of those from it."""
+    x, y, z = np.median(unit_xyz(others), 0)
+    middle = np.degrees([np.arctan2(y, x), np.arctan2(z, np.hypot(x, y))])
+    return float(great_circle_km(point, middle)), float(great_circle_km(others, middle).max())
+
+
+def coordinate_precision_km(lonlat: np.ndarray) -> np.ndarray:
+    """Estimate how coarsely positions (n, 2) were written: step in km of the coarsest of `ROUNDING_GRIDS` they lie on.
+
+    A position lies on a grid when both coordinates do, to 2e-6 degrees. One in a hundred
+    positions given in minutes stands on a coarser grid by chance. Finer than 1e-5 degrees counts as 1e-6.
+    """
+    step = np.full(len(lonlat), 1e-6)
+    for grid in sorted(ROUNDING_GRIDS):
+        off = np.abs(lonlat - np.round(lonlat / grid) * grid).max(1)
+        step[off <= min(2e-6, grid / 20)] = grid
+    return step * KM_PER_DEGREE
+
+
+def _read_table(path: Path) -> dict[str, list[str]]:
+    """Read the columns of a table as stripped text, without any guess about types."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    reading = {
+        "read_options": csv.ReadOptions(block_size=1 << 24),  # a row must fit in
+        "parse_options": csv.ParseOptions(newlines_in_values=True),
+    }
+    try:
+        with csv.open_csv(path, **reading) as file:
+            names = file.schema.names
+        text = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
+        table = csv.read_csv(path, convert_options=text, **reading)
+    except (pa.ArrowInvalid, OSError) as error:
+        if "UTF8" in str(error):
+            raise not_utf8(path, error) from error
+        raise ValueError(f"{path}: cannot be read ({error}); is the file whole, and no quote missing?") from error
+    if not len(table):
+        raise ValueError(f"{path}: the table has no rows; it needs a header and at least one row")
+    names = [name.strip() for name in names]
+    if twice := [name for name in names if name and names.count(name) > 1]:
+        raise ValueError(f"{path}: two columns are named {twice[0]!r}; rename one of them")
+    return {
+        name: [value.strip() for value in column.to_pylist()] for name, column in zip(names, table.columns, strict=True)
+    }
+
+
+def _number(value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        return np.nan
+
+
+def _objects(values: list) -> np.ndarray:
+    return np.array(values, dtype=object)
+
+
+def _typed(values: list[str]) -> np.ndarray:
+    """float64 with NaN where every value that is given is a number, else object with None."""
+    try:
+        return np.array([float(value) if value else np.nan for value in values])
+    except ValueError:
+        return _objects([value or None for value in values])
+
+
+def _clean(text: str) -> str:
+    return _MARKUP.sub("", text).strip()
+
+
+def _repeated(texts: list[str], skip: np.ndarray) -> np.ndarray:
+    seen: set[str] = set()
+    repeated = np.zeros(len(texts), bool)
+    for row in np.flatnonzero(~skip):
+        words = " ".join(texts[row].casefold().split())
+        repeated[row] = words in seen
+        seen.add(words)
+    return repeated
+
+
+# --- images -------------------------------------------------------------------------------------------
+
+
+def read_tiles(
+    path: str | Path, tile: int = TILE, *, harmonise: bool = True
+) -> tuple[np.ndarray, dict[str, np.ndarray], Skips]:
+    """Cut a Sentinel-2 L2A GeoTIFF into square tiles, each with the position of its centre.
+
+    The file has 12 bands (`BANDS`, in that order), uint16 reflectance x 10,000, a projected reference system in metres
+    (UTM), square pixels, north up. Tiles are cut from the upper left corner; what is left over at the right and the
+    bottom, and tiles with a pixel without data (the file's own value, or 0 in all bands), are dropped and reported.
+
+    Args:
+        path: the file.
+        tile: edge of a tile in pixels.
+        harmonise: take off the offset of +1000 that processing baseline 04.00 (2022-01-25) brought, where the file
+            carries it, as `geonb.data.sentinel2.radiometric_offset` estimates from the pixels.
+
+    Returns:
+        ``(images, places, skips)``: uint16 (k, 12, tile, tile); columns of k values "lon", "lat" (degrees),
+        "file", "tile_row", "tile_col", "gsd_m", "radiometric_offset" (taken off, in DN); and what was dropped.
+
+    Raises:
+        ValueError: naming the file, what is wrong and what to do. ImportError without rasterio.
+    """
+    import rasterio
+    from rasterio.warp import transform as reproject
+
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    try:
+        # By name of the driver: other formats may refer to files and addresses elsewhere.
+        with rasterio.open(path, driver="GTiff") as source:
+            if wrong := _wrong(source, tile):
+                raise ValueError(f"{path}: {wrong}")
+            pixels, grid, crs, nodata = source.read(), source.transform, source.crs, source.nodata
+    except raster_errors() as error:
+        raise ValueError(f"{path}: cannot be read as a GeoTIFF ({error}); is the file whole?") from error
+
+    rows, cols = pixels.shape[1] // tile, pixels.shape[2] // tile
+    tiles = pixels[:, : rows * tile, : cols * tile].reshape(len(BANDS), rows, tile, cols, tile)
+    tiles = tiles.transpose(1, 3, 0, 2, 4).reshape(rows * cols, len(BANDS), tile, tile)
+    empty = (tiles == 0).all(1)
+    if nodata is not None and nodata != 0:
+        empty |= (tiles == nodata).any(1)
+    whole = ~empty.any((1, 2))
+    row, col = np.divmod(np.arange(rows * cols), cols)
+    kept, skips = int(whole.sum()), Skips()
+    skips.add("tiles with pixels without data", path.name, n=len(whole) - kept)
+    offset = int(radiometric_offset(pixels)) if harmonise else 0
+    x, y = grid * ((col[whole] + 0.5) * tile, (row[whole] + 0.5) * tile)
+    lon, lat = reproject(crs, "EPSG:4326", x.tolist(), y.tolist()) if whole.any() else ([], [])
+    places = {
+        "lon": np.array(lon),
+        "lat": np.array(lat),
+        "file": _objects([path.name] * kept),
+        "tile_row": row[whole],
+        "tile_col": col[whole],
+        "gsd_m": np.full(kept, grid.a),
+        "radiometric_offset": np.full(kept, offset),
+    }
+    return tiles[whole] - np.minimum(tiles[whole], np.uint16(offset)), places, skips
+
+
+def _wrong(source: Any, tile: int) -> str:
+    """Return what is wrong with an open GeoTIFF, and what to do; ``""`` if nothing is."""
+    named = [re.sub(r"^B0+", "B", (name or "").strip().upper()) for name in source.descriptions]
+    a, b, _, d, e, _ = source.transform[:6]
+    if source.count != len(BANDS):
+        return f"{source.count} bands, not {len(BANDS)}; export {' '.join(BANDS)} in this order"
+    if set(source.dtypes) != {"uint16"}:
+        return f"pixels are {source.dtypes[0]}, not uint16; give reflectance x 10,000 as uint16"
+    if source.crs is None:
+        return "no coordinate reference system, so its tiles have no position; export it with one"
+    if not source.crs.is_projected:
+        return f"{source.crs} is in degrees; reproject it to UTM"
+    if b or d or not a > 0 > e or not np.isclose(a, -e):
+        return "pixels are not square and north up; resample it with gdalwarp"
+    if min(source.height, source.width) < tile:
+        return f"{source.width} x {source.height} pixels, smaller than a tile of {tile}"
+    if set(named) & set(BANDS) and named != BANDS:
+        return f"its bands are named {' '.join(named)}; export them as {' '.join(BANDS)}"
+    return ""
+
+
+# --- one store ----------------------------------------------------------------------------------------
+
+
+def from_files(
+    out: str | Path,
+    tables: Sequence = (),
+    chips: Sequence = (),
+    *,
+    tile: int = TILE,
+    harmonise: bool = True,
+    drop_invalid: bool = False,
+    keep_suspicious: bool = False,
+    provenance: Sequence[tuple[str, str, str]] = (),
+) -> PlaceStore:
+    """Make a place store of real texts (places without an image) and real image tiles (places without a text).
+
+    What was dropped or flagged is printed on stderr, and written to the data card. The pixels of one GeoTIFF at a time
+    are in memory; each is read twice.
+
+    Args:
+        out: folder to write; it must not exist.
+        tables: CSV files, as `read_texts` takes them. Their own columns "source", "license", "lang", "revision" and
+            "url" are used row by row where there are any; texts without "lang" are taken for English.
+        chips: GeoTIFFs of one pixel size, as `read_tiles` takes them.
+        tile, harmonise: of the chips.
+        drop_invalid, keep_suspicious: of the tables.
+        provenance: (pattern of the file name, source, licence); the first that fits counts. A file that none
+            fits has its name as source and the licence "unknown".
+
+    Returns:
+        The store. ``manifest["simulated"]`` is false for all modalities.
+
+    Raises:
+        ValueError: as the two readers do, or if no file is given. Nothing is written then.
+    """
+    if not tables and not chips:
+        raise ValueError("no file given; give CSV tables, GeoTIFF chips, or both")
+    parts, texts, skips = [], [], Skips()
+    for path in map(Path, tables):
+        places, dropped = read_texts(path, drop_invalid=drop_invalid, keep_suspicious=keep_suspicious)
+        n = len(places["lon"])
+        places["place_id"] = _objects([f"{_stem(path)}-{row}" for row in places["row"]])
+        for name, value in _source_of(path, provenance).items():
+            places.setdefault(name, _objects([value] * n))
+        text = {name: places[name] for name in ("place_id", "source", "license")}
+        text["text"] = places.pop("text")
+        for name, default in (("lang", "en"), ("revision", None), ("url", None)):
+            text[name] = places.pop(name, _objects([default] * n))
+        texts.append(text)
+        parts.append(places)
+        skips.update(dropped)
+
+    first, sizes = sum(len(part["lon"]) for part in parts), []
+    for path in tqdm(list(map(Path, chips)), desc="chips", unit="file"):
+        _, places, dropped = read_tiles(path, tile, harmonise=harmonise)
+        named = zip(places["tile_row"], places["tile_col"], strict=True)
+        places["place_id"] = _objects([f"{_stem(path)}-{row}-{col}" for row, col in named])
+        for name, value in _source_of(path, provenance).items():
+            places[name] = _objects([value] * len(places["lon"]))
+        sizes += places.pop("gsd_m").tolist()
+        if not np.allclose(sizes, sizes[:1]):
+            raise ValueError(f"{path}: pixels of {sizes[-1]:g} m, others have {sizes[0]:g} m; make a store of each")
+        parts.append(places)
+        skips.update(dropped)
+    places = _stacked(parts)
+    count = len(places["lon"])
+    if not count:
+        raise ValueError(f"no tile is left to use\n{skips}")
+    if skips.counts:
+        print(skips, file=sys.stderr)
+    options = {"tile": tile, "harmonise": harmonise, "drop_invalid": drop_invalid, "keep_suspicious": keep_suspicious}
+    return write_store(
+        out,
+        places=places,
+        texts=_stacked(texts) if texts else None,
+        images=(read_tiles(path, tile, harmonise=harmonise)[0] for path in chips) if sizes else None,
+        image_rows=np.arange(first, count),
+        gsd_m=sizes[0] if sizes else 10.0,
+        simulated={"location": False, "text": False, "image": False},
+        made={
+            "function": "geonb.data.sources.files.from_files",
+            "options": options,
+            "inputs": {Path(path).name: _sha256(path) for path in (*tables, *chips)},
+            "left_out": skips.counts,
+        },
+        datacard=_datacard(places, first, skips),
+    )
+
+
+def _datacard(places: dict[str, np.ndarray], texts: int, skips: Skips) -> str:
+    rights = dict.fromkeys(zip(places["source"], places["license"], strict=True))
+    flagged = sum(value is not None for value in places.get("position_flag", []))
+    lines = [
+        "# Real places", "",
+        f"{texts:,} places with a text and {len(places['lon']) - texts:,} with an image; nothing is simulated.", "",
+        "## Sources and licences", "", *(f"- {source}. Licence: {license}." for source, license in rights), "",
+        "## What was left out", "", "Rows are counted from 0 below the header.", "", "```", str(skips), "```", "",
+        "## Limits", "",
+        "- No place has both a text and an image.",
+        "- Positions of texts are as coarse as `coordinate_precision_km` says or coarser: a country or a long river "
+        "has one point.",
+        f"- {flagged:,} rows have a `position_flag`: they may stand in the wrong place.",
+        "- Tiles cut from one file are neighbours: keep them on one side of a split.",
+        "- Clouds were not masked. `radiometric_offset` is what was taken off the digital numbers.",
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _sha256(path: str | Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _stacked(tables: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Stack tables; a column has NaN or None where its table lacks it, and is text where one table has text in it."""
+    out = {}
+    for name in dict.fromkeys(name for table in tables for name in table):
+        numeric = all(table[name].dtype.kind in "iuf" for table in tables if name in table)
+        missing = np.nan if numeric else None
+        parts = [table.get(name, np.full(len(table["place_id"]), missing)) for table in tables]
+        out[name] = np.concatenate(parts if numeric else [_as_text(part) for part in parts])
+    return out
+
+
+def _as_text(values: np.ndarray) -> np.ndarray:
+    if values.dtype == object:
+        return values
+    return _objects([None if np.isnan(value) else str(value).removesuffix(".0") for value in values.tolist()])
+
+
+def _stem(path: Path) -> str:
+    """"wikipedia_places" of "wikipedia_places.csv.gz"."""
+    return path.name.split(".")[0]
+
+
+def _source_of(path: Path, provenance: Sequence[tuple[str, str, str]]) -> dict[str, str]:
+    """Find source and licence of a file by its name."""
+    fits = (rest for pattern, *rest in provenance if fnmatch.fnmatch(path.name, pattern))
+    return dict(zip(("source", "license"), next(fits, (path.name, "unknown")), strict=True))
