@@ -1,8 +1,6 @@
-"""What to train and how: the settings of a run, checked field by field, and the architecture that they describe.
+"""The settings of a run, checked field by field, and the untrained architecture that they describe.
 
-``TrainConfig`` holds what ``config.yaml`` of a run holds. ``resolve`` fills the fields that were left open for one
-architecture and one place store; ``build`` makes the untrained architecture. Nothing here knows the files of a run or
-the training loop.
+Nothing here knows the files of a run or the training loop.
 """
 
 from __future__ import annotations
@@ -82,7 +80,7 @@ def _one_line_errors(cls: type[T]) -> type[T]:
             message = first["msg"].removeprefix("Value error, ")
             raise ValueError(f"{where}: {message}; got {first['input']!r}") from None
 
-    cls.__init__ = __init__  # type: ignore[method-assign]
+    cls.__init__ = __init__  # type: ignore[method-assign,assignment]
     return cls
 
 
@@ -210,22 +208,18 @@ def resolve(
     kind, extra = ARCHITECTURES[architecture], extra or {}
     for name, values in extra.items():
         _check_extra(name, values, store)
-    known = ["location", *BACKBONES, *extra]
-    available = [*(m for m in BACKBONES if store.has(m).any()), *extra]
-    modalities = config.modalities
-    if modalities is None:
-        modalities = ("location", *(available[-1:] if kind.binary else available))
-    if unknown := [m for m in modalities if m not in known]:
+    available = ["location", *(m for m in BACKBONES if store.has(m).any()), *extra]
+    modalities = config.modalities or ("location", *(available[1:][-1:] if kind.binary else available[1:]))
+    if unknown := [m for m in modalities if m not in available]:
         raise ValueError(
-            f"unknown modality {unknown[0]!r}; choose from {', '.join(known)}, or give its features as extra"
+            f"{store.path}: no modality {unknown[0]!r}; it has {', '.join(available)}. Give others as extra features"
         )
-    if "location" not in modalities or len(set(modalities)) != len(modalities):
-        raise ValueError(f"modalities must contain location, and each only once, not {modalities}")
     bound = [m for m in modalities if m != "location"]
-    missing = [m for m in bound if m not in available]
-    if missing or not bound:
-        lacking = f"no {missing[0]}" if missing else "neither text nor image"
-        raise ValueError(f"{store.path}: the store has {lacking}, but location, {', '.join(available)}")
+    if not bound or len({"location", *bound}) != len(modalities):
+        raise ValueError(
+            f"modalities must be location and at least one other, each once, not {modalities}; {store.path} has "
+            f"{', '.join(available)}"
+        )
     if config.patience and issubclass(kind, Cyclic):
         raise ValueError("patience would stop cyclic training in the middle of a phase; leave it at None")
     if strange := config.backbones.keys() - BACKBONES.keys():

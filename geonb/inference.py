@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
@@ -203,14 +202,16 @@ def read_embedding_table(path: str | Path, columns: Sequence[str] | None = None)
         has = ", ".join(names)
         raise ValueError(f"{path}: no column embedding (lists of numbers), such as `geonb embed` writes; it has {has}")
     column = table["embedding"].combine_chunks()
-    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    numbers = (pa.types.is_floating, pa.types.is_integer)
-    if not (any(of(column.type) for of in lists) and any(of(column.type.value_type) for of in numbers)):
-        raise ValueError(f"{path}: the column embedding must hold lists of numbers, not {column.type}")
-    if column.null_count or len(pc.unique(pc.list_value_length(column))) != 1:
-        raise ValueError(f"{path}: embeddings are missing or not all of one length; give one for every row")
-    values = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
-    return table, values.reshape(len(column), -1)
+    try:
+        vectors = column.cast(pa.list_(pa.float32(), len(column[0])))
+    except (pa.ArrowException, TypeError, IndexError) as error:
+        raise ValueError(
+            f"{path}: the column embedding must have lists of numbers, all of one length, not {column.type} ({error})"
+        ) from None
+    if vectors.null_count:
+        row = vectors.is_null().to_pylist().index(True)
+        raise ValueError(f"{path}: row {row} has no embedding; give one for every row")
+    return table, vectors.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
 
 
 def rows_of_places(table: pa.Table, path: str | Path, store: PlaceStore) -> np.ndarray:

@@ -143,13 +143,8 @@ def load_checkpoint(
     return part("best"), state
 
 
-def is_finished(run: Path) -> bool:
-    """Tell whether a run has its weights and its manifest."""
-    return (run / "model.safetensors").exists() and (run / "manifest.json").exists()
-
-
 def write_result(run: Path, weights: dict[str, Tensor], manifest: dict) -> None:
-    """Write the weights of a run, and last its manifest, which marks the run as finished."""
+    """Write the weights of a run, tensors of any shape, and last its manifest, which marks the run as finished."""
     _save_tensors(run / "model.safetensors", weights)
     content = json.dumps({"schema": RUN_SCHEMA} | manifest, indent=2) + "\n"
     write_atomically(run / "manifest.json", content.encode())
@@ -171,7 +166,7 @@ def read_manifest(run: Path) -> dict:
 
 
 def read_weights(run: Path) -> dict[str, Tensor]:
-    """Read the selected weights of a finished run.
+    """Read the selected weights of a finished run, tensors of any shape by name.
 
     Raises:
         ValueError: a damaged file.
@@ -187,7 +182,7 @@ def load_backbone(manifest: dict, weights: dict[str, Tensor], modality: str) -> 
 
     Args:
         manifest: of the run.
-        weights: of the run; they contain those of a backbone that was fitted to the training texts.
+        weights: of the run, tensors of any shape; those of a backbone that was fitted to texts are among them.
         modality: "text" or "image".
 
     Raises:

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from geonb import __version__
+from geonb import run as files
 from geonb._util import tqdm
 from geonb.architectures import Architecture, Batch
 from geonb.config import TrainConfig, build, resolve, split_of
@@ -39,23 +41,6 @@ from geonb.data.store import PlaceStore
 from geonb.encoders.features import BACKBONES, features
 from geonb.encoders.text import text_backbone
 from geonb.losses import info_nce
-from geonb.run import (
-    CHECKPOINT,
-    METRICS,
-    append_metrics,
-    config_of,
-    cut_metrics,
-    is_finished,
-    load_backbone,
-    load_checkpoint,
-    read_config,
-    read_lines,
-    read_manifest,
-    read_weights,
-    save_checkpoint,
-    write_config,
-    write_result,
-)
 
 VALIDATION_PLACES = 2048
 CHECKPOINT_S = 10.0  # least seconds between two checkpoints
@@ -99,25 +84,27 @@ def train(
     out, extra = Path(out), {m: np.asarray(v, np.float32) for m, v in (extra or {}).items()}
     record = {"architecture": architecture, "data_hash": store.data_hash, "extra": hashes_of(extra)}
     if resume and (out / "config.yaml").exists():
-        stored = read_config(out)
-        if {k: stored[k] for k in record} != record:
+        stored = files.read_config(out)
+        if {k: stored.get(k) for k in record} != record:
             raise ValueError(f"{out}: this run is of another architecture or other data; resume with the same")
-        if is_finished(out):
-            read_manifest(out)  # raises for a run of another version
+        if (out / "model.safetensors").exists() and (out / "manifest.json").exists():
+            files.read_manifest(out)  # raises for a run of another version
             return out
-        config, init = config_of(stored), stored["init"]
-        if init and not Path(init).exists():
-            raise ValueError(
-                f"{out}: this run was started from {init}, which does not exist; put it back, resume from the folder "
-                "in which the run was started, or train again"
-            )
+        config, init = files.config_of(stored), stored.get("init")
     else:
         config = resolve(architecture, store, config or TrainConfig(), extra)
     if rank_zero_only.rank == 0:  # before other processes start, because they would wait for this one
         if not resume and out.exists() and any(out.iterdir()):
             raise ValueError(f"{out}: exists already; resume it (--resume), delete it, or choose another folder")
         _check_disk(out)
-    fabric = _fabric(config)
+    several = config.devices * config.nodes > 1
+    fabric = Fabric(
+        accelerator="cuda" if torch.cuda.is_available() else "cpu",  # Apple's lacks the double precision of distances
+        devices=config.devices,
+        num_nodes=config.nodes,
+        strategy=DDPStrategy(find_unused_parameters=True) if several else "auto",  # some modalities wait for their turn
+        precision=config.precision,
+    )
     fabric.launch()
 
     backbones = _backbones(store, config, init)
@@ -131,37 +118,32 @@ def train(
         raise ValueError(f"{model.phases} phases need at least that many steps, not {config.steps}; take fewer cycles")
     for m, values in dataset.features.items():
         model.encoders[m].standardise_by(values[rows[dataset.present[m][rows]]])
-    if init is not None and not (out / CHECKPOINT).exists():
+    if init is not None and not (out / files.CHECKPOINT).exists():
         _start_from(model, Path(init))
 
-    _on_rank_zero(fabric, lambda: write_config(out, record | {"init": init and str(init)}, config))
+    _on_rank_zero(fabric, lambda: files.write_config(out, record | {"init": init and str(init)}, config))
     try:
         best, state = fit(fabric, model, dataset, rows, val_rows, config, out, progress)
     except KeyboardInterrupt:
         tqdm.write(f"{out}: stopped; go on from its last checkpoint with --resume", file=sys.stderr)
         raise
-    fitted = backbones["text"].state() if "text" in backbones else {}
-    weights = best | {f"backbone.text.{k}": v for k, v in fitted.items()}
+    if "text" in backbones:
+        best |= {f"backbone.text.{k}": v for k, v in backbones["text"].state().items()}
     described = {m: {"name": b.name, "dim": b.dim, "fingerprint": b.fingerprint} for m, b in backbones.items()}
     described |= {m: {"name": "extra", "dim": v.shape[1]} for m, v in dataset.features.items() if m in extra}
     manifest = {
         "architecture": architecture,
         "modalities": list(model.modalities),
         "backbones": described,
-        "data": {
-            "name": store.path.name,
-            "hash": store.data_hash,
-            "places": len(store),
-            "train_places": len(rows),
-            "simulated": {m: bool(store.simulated(m)) for m in ("location", *config.backbones)},
-        },
+        "data": {"name": store.path.name, "hash": store.data_hash, "places": len(store), "train_places": len(rows)}
+        | {"simulated": {m: bool(store.simulated(m)) for m in ("location", *config.backbones)}},
         "parameters": sum(p.numel() for p in model.parameters()),
         "steps": state["step"],
         "batch_size": state["batch_size"],
         "samples_seen": state["step"] * state["batch_size"],
         "selected_step": state["best_step"],
         "validation_loss": state["best_loss"],
-        "backward_transfer": backward_transfer(read_lines(out / METRICS), model),
+        "backward_transfer": backward_transfer(files.read_lines(out / files.METRICS), model),
         "seed": config.seed,
         "precision": config.precision,
         "devices": config.devices * config.nodes,
@@ -169,7 +151,7 @@ def train(
         "versions": {"geonb": __version__, "torch": torch.__version__},
         "wall_s": round(state["wall_s"], 2),
     }
-    _on_rank_zero(fabric, lambda: write_result(out, weights, manifest))
+    _on_rank_zero(fabric, lambda: files.write_result(out, best, manifest))
     return out
 
 
@@ -183,7 +165,7 @@ def fit(
         fabric: starts the processes, moves tensors and adds up gradients.
         model: the architecture, trained in place.
         dataset: the places.
-        rows, val_rows: places (n,) to train on, and (k,) by whose loss the weights are selected.
+        rows, val_rows: places (n,) to train on, and (k,) by whose loss weights are selected.
         config: the settings.
         run: the folder for metrics and checkpoints.
         progress: show a progress bar.
@@ -194,6 +176,7 @@ def fit(
 
     Raises:
         FloatingPointError: a loss that is not finite.
+        ValueError: several machines that do not see the same folder.
     """
     cells = blocks(dataset.lonlat[rows].double().numpy(), config.stratify_km) if config.stratify_km else None
     batch_size = min(config.batch_size, len(rows) if cells is None else len(np.unique(cells)))
@@ -208,13 +191,14 @@ def fit(
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
 
     modules = {"model": model} | ({"ema": average} if average else {})
-    save = partial(save_checkpoint, run, modules, optimizer)
-    best, state = {}, {"step": 0, "batch_size": batch_size, "best_step": 0, "best_loss": math.inf, "wall_s": 0.0}
-    if (run / CHECKPOINT).exists():
-        best, state = load_checkpoint(run, modules, optimizer)
+    save = partial(files.save_checkpoint, run, modules, optimizer)
+    best: dict[str, Tensor] = {}
+    state: dict[str, Any] = {"step": 0, "batch_size": batch_size, "best_step": 0, "best_loss": math.inf, "wall_s": 0.0}
+    if (run / files.CHECKPOINT).exists():
+        best, state = files.load_checkpoint(run, modules, optimizer)
     if fabric.broadcast(state["step"]) != state["step"]:
         raise ValueError(f"{run}: not the same folder on all machines; use one that all of them see")
-    _on_rank_zero(fabric, lambda: cut_metrics(run, state["step"]))
+    _on_rank_zero(fabric, lambda: files.cut_metrics(run, state["step"]))
     started, saved, reported = time.monotonic() - state["wall_s"], -math.inf, time.monotonic()
 
     steps = range(state["step"], config.steps)
@@ -268,7 +252,7 @@ def fit(
         if phase_ends or done == config.steps:
             line["phase"] = model.phase(step / config.steps)
         bar.set_postfix(loss=f"{loss:.3f}", held_out=f"{mean:.3f}", best=state["best_step"], places_s=f"{speed:.0f}")
-        _on_rank_zero(fabric, partial(append_metrics, run, line))
+        _on_rank_zero(fabric, partial(files.append_metrics, run, line))
 
         # A checkpoint at the first validation, then at most one every CHECKPOINT_S seconds, and one at the end.
         if fabric.broadcast(now - saved >= CHECKPOINT_S):
@@ -377,10 +361,8 @@ def validate(model: Architecture, batch: Batch) -> dict[str, float]:
     losses = {}
     for m in model.heads:
         values, has = batch[m]
-        parts = has.nonzero()[:, 0].split(256)
         location = model.embed("location", batch["location"][0][has])
-        other = torch.cat([model.embed(m, values[part]) for part in parts])
-        losses[m] = info_nce(location, other, model.scale(m)).item()
+        losses[m] = info_nce(location, model.embed(m, values[has]), model.scale(m)).item()
     return losses
 
 
@@ -420,17 +402,12 @@ def _train_and_val_rows(dataset: PlaceDataset, split: np.ndarray, seed: int) -> 
     """Find the places to train on, and draw those to validate on; every modality gets at least two of each."""
     usable = np.any([p.numpy() for p in dataset.present.values()], 0)
     rows, val_rows = (torch.from_numpy(np.flatnonzero((split == part) & usable)) for part in ("train", "val"))
-    if len(rows) < 2 or len(val_rows) < 2:
-        raise ValueError(
-            f"{dataset.path}: {len(rows)} places to train on and {len(val_rows)} to validate on are too few; add "
-            "places, or choose a smaller block size or another split"
-        )
     for m, present in dataset.present.items():
         counts = int(present[rows].sum()), int(present[val_rows].sum())
         if min(counts) < 2:
             raise ValueError(
                 f"{dataset.path}: {counts[0]} places to train on and {counts[1]} to validate on have {m!r}, which "
-                "needs 2 of each; add places that have it, choose another split, or leave it out of modalities"
+                "needs 2 of each; add places that have it, choose another split or smaller blocks, or leave it out"
             )
     order = torch.randperm(len(val_rows), generator=torch.Generator().manual_seed(seed))
     drawn = val_rows[order[:VALIDATION_PLACES]]
@@ -440,31 +417,31 @@ def _train_and_val_rows(dataset: PlaceDataset, split: np.ndarray, seed: int) -> 
 
 def _backbones(store: PlaceStore, config: TrainConfig, init: str | Path | None) -> dict:
     """Load the frozen backbone of each modality. A text backbone that must be fitted sees training texts alone."""
-    backbones = {}
+    backbones, start = {}, {}
     if init is not None:
-        manifest, weights = read_manifest(Path(init)), read_weights(Path(init))
-        for m, backbone in manifest["backbones"].items():
-            if m not in config.backbones:
-                continue
-            if config.backbones[m] not in ("auto", backbone["name"]):
-                raise ValueError(
-                    f"{init}: its {m} backbone is {backbone['name']}, not {config.backbones[m]}; "
-                    f"write backbones: {{{m}: {backbone['name']}}}, or start without this run"
-                )
-            backbones[m] = load_backbone(manifest, weights, m)
+        files.read_config(Path(init))  # raises where there is no run
+        manifest, weights = files.read_manifest(Path(init)), files.read_weights(Path(init))
+        start = manifest["backbones"]
     for m, name in config.backbones.items():
-        if m == "text" and m not in backbones:
+        if m in start and name not in ("auto", start[m]["name"]):
+            raise ValueError(
+                f"{init}: its {m} backbone is {start[m]['name']}, not {name}; write backbones: "
+                f"{{{m}: {start[m]['name']}}}, or start without this run"
+            )
+        if m in start:
+            backbones[m] = files.load_backbone(manifest, weights, m)
+        elif m == "text":
             rows = np.flatnonzero(store.has("text") & (split_of(store, config) == "train"))
             backbones[m] = text_backbone(name, fit_on=store.texts(rows))
-        elif m not in backbones:
+        else:
             backbones[m] = BACKBONES[m](name)
-    return {m: backbones[m] for m in config.backbones}
+    return backbones
 
 
 def _start_from(model: Architecture, init: Path) -> None:
     """Copy the encoders and temperatures that a finished run has."""
-    start, current = read_weights(init), model.state_dict()
-    shared = [m for m in read_manifest(init)["modalities"] if m in model.modalities]
+    start, current = files.read_weights(init), model.state_dict()
+    shared = [m for m in files.read_manifest(init)["modalities"] if m in model.modalities]
     wanted = [k for k in current if any(k.startswith(f"encoders.{m}.") for m in shared)]
     wanted += [k for k in current if k.startswith("log_scale.") and k in start]
     faulty = [k for k in wanted if k not in start or start[k].shape != current[k].shape]
@@ -478,16 +455,6 @@ def _check_disk(out: Path, needed_mb: int = 200) -> None:
     free_mb = shutil.disk_usage(folder).free / 2**20
     if free_mb < needed_mb:
         raise OSError(f"{out}: {free_mb:.0f} MB free, a run needs {needed_mb} MB; free some space or change folder")
-
-
-def _fabric(config: TrainConfig) -> Fabric:
-    several = config.devices * config.nodes > 1
-    strategy = DDPStrategy(find_unused_parameters=True) if several else "auto"  # modalities that wait for their turn
-    accelerator = "cuda" if torch.cuda.is_available() else "cpu"  # Apple's lacks the double precision of distances
-    return Fabric(
-        accelerator=accelerator, devices=config.devices, num_nodes=config.nodes, strategy=strategy,
-        precision=config.precision,
-    )  # fmt: skip
 
 
 def _on_rank_zero(fabric: Fabric, action: Callable[[], object]) -> None:

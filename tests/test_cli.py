@@ -181,7 +181,7 @@ def test_a_space_is_exported_for_qgis(trained, tmp_path, capsys, option, bands):
         ("train|imagebnd|--data|{world}|--out|{tmp}/x", "unknown architecture 'imagebnd'"),
         ("train|fused|--data|{tmp}/none|--out|{tmp}/x", "none: no such place store"),
         ("train|fused|--data|{run}|--out|{tmp}/x", "this is a trained run, not a place store"),
-        ("train|fused|--data|{world}|--out|{tmp}/x|--modalities|location,smell", "unknown modality"),
+        ("train|fused|--data|{world}|--out|{tmp}/x|--modalities|location,smell", "no modality 'smell'"),
         ("train|fused|--data|{world}|--out|{tmp}/x|--config|{tmp}/field.yaml", "learning_rate is not a field"),
         ("train|fused|--data|{world}|--out|{tmp}/x|--config|{tmp}/word.yaml", "word.yaml: steps"),
         ("train|fused|--data|{world}|--out|{tmp}/x|--extra|aef", "give a name and a file"),

@@ -5,6 +5,7 @@ import pytest
 from world import SMALL
 
 from geonb.config import PUBLISHED, TrainConfig, build, config_from_file, resolve, split_of
+from geonb.data.store import write_store
 
 
 @pytest.mark.parametrize(
@@ -65,8 +66,9 @@ def test_a_faulty_file_is_named(text, message, tmp_path):
     "architecture, changes, message",
     [
         ("imagebnd", {}, "unknown architecture 'imagebnd'; choose one of imagebind"),
-        ("fused", {"modalities": ("location", "sound")}, "unknown modality 'sound'; choose from location, text, image"),
-        ("fused", {"modalities": ("text", "image")}, "must contain location"),
+        ("fused", {"modalities": ("location", "sound")}, "no modality 'sound'; it has location, text, image"),
+        ("fused", {"modalities": ("text", "image")}, "must be location and at least one other, each once"),
+        ("fused", {"modalities": ("location", "text", "text")}, "each once"),
         ("fused", {"backbones": {"images": "random_conv"}}, "has 'images', but only text, image have backbones"),
         ("cyclic", {"patience": 3}, "in the middle of a phase"),
     ],
@@ -74,6 +76,13 @@ def test_a_faulty_file_is_named(text, message, tmp_path):
 def test_a_config_that_does_not_fit_is_refused(architecture, changes, message, world):
     with pytest.raises(ValueError, match=message):
         resolve(architecture, world, replace(SMALL, **changes))
+
+
+def test_a_store_of_positions_alone_is_refused(tmp_path):
+    bare = write_store(tmp_path / "bare", places={"place_id": ["a", "b"], "lon": [0.0, 1.0], "lat": [0.0, 1.0]})
+    for architecture in ("fused", "satclip"):
+        with pytest.raises(ValueError, match="at least one other, .*bare has location"):
+            resolve(architecture, bare, SMALL)
 
 
 def test_open_fields_are_filled_and_given_ones_stay(world):

@@ -93,10 +93,10 @@ def test_other_columns_of_a_csv_are_copied_as_text(trained, tmp_path):
 @pytest.mark.parametrize(
     "column, message",
     [
-        ([1.0, 2.0], "the column embedding must hold lists of numbers, not double"),
-        ([["a"], ["b"]], "lists of numbers, not list<.*string>"),
-        ([[1.0], None], "embeddings are missing"),
-        ([[1.0], [1.0, 2.0]], "not all of one length"),
+        ([1.0, 2.0], "the column embedding must have lists of numbers, all of one length, not double"),
+        ([["a"], ["b"]], "lists of numbers, .*not list<.*string>"),
+        ([[1.0], None], "row 1 has no embedding"),
+        ([[1.0], [1.0, 2.0]], "all of one length"),
         (None, "no column embedding"),
     ],
 )
