@@ -230,8 +230,8 @@ def _read_table(path: Path) -> dict[str, list[str]]:
             names = file.schema.names
         text = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
         table = csv.read_csv(path, convert_options=text, **reading)
-    except (pa.ArrowInvalid, OSError) as error:
-        if "UTF8" in str(error):
+    except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
+        if isinstance(error, UnicodeDecodeError) or "UTF8" in str(error):
             raise not_utf8(path, error) from error
         raise ValueError(f"{path}: cannot be read ({error}); is the file whole, and no quote missing?") from error
     if not len(table):
