@@ -69,7 +69,7 @@ class MiniLM:
         return normalize(vectors.float(), dim=1).numpy()
 
     def state(self) -> dict[str, Tensor]:
-        """Return what `text_backbone(state=...)` needs to give the same vectors: the precision, no weights."""
+        """Return what `text_backbone(state=...)` needs to give the same vectors: one tensor of shape (), no weights."""
         return {"minilm.bfloat16": torch.tensor(int(self._bfloat16))}
 
 
@@ -125,7 +125,7 @@ class LSA:
         })  # fmt: skip
 
     def state(self) -> dict[str, Tensor]:
-        """Return three tensors, at most 9 MB, from which `text_backbone(state=...)` restores this very model."""
+        """Return three tensors, (bytes,), (f,) and (f, dim), from which `text_backbone` restores the model."""
         return self._state
 
     def encode(self, texts: Sequence[str], progress: bool = False) -> np.ndarray:
