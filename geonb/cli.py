@@ -161,7 +161,7 @@ def _path(p: argparse.ArgumentParser, option: str, metavar: str, help: str = "")
 
 
 def _store(p: argparse.ArgumentParser) -> None:
-    _path(p, "--out", "DIR", "the place store; unfinished work is kept in DIR.work")
+    _path(p, "--out", "DIR", "the place store; unfinished parts are kept in DIR.parts")
 
 
 def _article_options(p: argparse.ArgumentParser, box_required: bool) -> None:

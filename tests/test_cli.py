@@ -61,7 +61,7 @@ def test_wikipedia_from_a_table_is_a_store_that_passes_the_check(world, tmp_path
     assert (PlaceStore.open(tmp_path / "a").lonlat[:, 1] >= 0).all()
     assert run("data", "check", tmp_path / "a") == 0
     shown = capsys.readouterr().out
-    assert "all hashes agree" in shown and "Coverage" in shown  # files, then coverage
+    assert "all hashes agree" in shown and "with a place" in shown  # files, then coverage
 
 
 def test_local_files_become_a_store_and_doubtful_rows_are_dropped_or_kept(tmp_path, capsys):

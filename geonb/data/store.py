@@ -38,6 +38,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 
+from geonb._util import is_missing
 from geonb.data.attribution import write_credits
 from geonb.data.sentinel2 import BANDS, SCALE
 from geonb.geo import check_lonlat
@@ -532,7 +533,10 @@ def _column(where: str, name: str, values: Any, wanted: pa.DataType | None = Non
             if pa.types.is_floating(column.type):
                 column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
         else:
-            column = pa.array(values, from_pandas=True)
+            try:
+                column = pa.array(values, from_pandas=True)
+            except (pa.ArrowInvalid, pa.ArrowTypeError):  # numbers and words: all become words
+                column = pa.array([None if is_missing(value) else str(value) for value in values])
         number = pa.types.is_floating(column.type) or pa.types.is_integer(column.type)
         return column.cast(wanted or (column.type if number or pa.types.is_boolean(column.type) else pa.string()))
     except (pa.ArrowException, TypeError, ValueError) as error:

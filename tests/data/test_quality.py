@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 
@@ -34,25 +32,23 @@ def test_a_store_whose_numbers_are_known(tmp_path):
         population=[1.0, np.nan, 3, 4, 5, 6],
     )  # fmt: skip
     q = quality(store, 500)
-    assert (q.places, q.texts, q.images, q.text_and_image, q.size_km) == (6, 4, 4, 2, 500)
-    assert q.cells == 4 and q.off_land == 1 and q.land.held == 3 and q.land.cells == len(land_cells(500))
-    assert q.per_cell["100"] == 3 and q.per_cell["50"] == 1
+    assert [q[name] for name in ("places", "with a text", "with an image", "with both")] == [6, 4, 4, 2]
+    assert q["at the position of another"] == 1 and q["places in cells of sea"] == 1 and q["places in the fullest cell"] == 3
+    assert q["share of land cells of 500 km with a place"] == pytest.approx(3 / len(land_cells(500)))
     share = np.array([3, 1, 1, 1]) / 6
-    assert q.effective_cells == pytest.approx(np.exp(-(share * np.log(share)).sum()))
-    assert q.densest_share == 1 and q.text_chars["50"] == 3 and q.text_chars["100"] == 5
-    assert (q.same_texts, q.same_positions, q.near_duplicates) == (1, 1, 2)
-    assert q.clouds["0"] == 0.1 and q.clouds["100"] == 0.6  # of places with an image
-    assert q.months_north == [1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0]  # the equator counts as north
-    assert q.months_south == [0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0] and q.undated == 1
-    assert q.missing["population"] == 1 and q.missing["cloud_share"] == 2 and q.missing["near_duplicate"] == 3
-    assert sum(c.cells for c in q.continents.values()) == sum(c.cells for c in q.latitudes.values()) == q.land.cells
-    assert {name: c.held for name, c in q.continents.items() if c.held} == {"Africa": 1, "South America": 1, "Oceania": 1}
-    assert q.latitudes["0 to 30"].held == 1 and q.latitudes["-30 to 0"].held == 2
-    text = str(q)
-    assert "6 places: 4 with a text, 4 with an image, 2 with both" in text and "50.0% are close to another" in text
-    values = q.as_dict()
-    assert json.loads(json.dumps(values)) == values and values["land"]["share"] == q.land.share
-    assert values["continents"]["Africa"]["held"] == 1 and "share" in values["latitudes"]["0 to 30"]
+    assert q["evenly filled cells"] == pytest.approx(np.exp(-(share * np.log(share)).sum()))
+    assert q["share of places in the fullest cells (1 % of land cells)"] == pytest.approx(1)
+    assert (q["characters of a text, median"], q["characters of a text, longest"], q["texts equal to another"]) == (3, 5, 1)
+    assert q["share of near-duplicate texts"] == 0.5
+    assert q["share of clouds, largest"] == 0.6  # of places with an image
+    assert q["images by month, north"] == "1/0/0/0/0/0/1/0/0/0/0/0"  # the equator counts as north
+    assert q["images by month, south"] == "0/0/0/0/0/0/1/0/0/0/0/0" and q["images without a date"] == 1
+    assert (q["share without population"], q["share without cloud_share"]) == (1 / 6, 2 / 6)
+    assert {name for name in q if q[name] and name in ("share of Africa", "share of Asia", "share of Oceania")} == {
+        "share of Africa", "share of Oceania"
+    }  # fmt: skip
+    assert q["share of latitude 0 to 30"] > 0 == q["share of latitude 30 to 60"]
+    assert "share of near-duplicate texts" in str(q) and "50.0%" in str(q)
 
 
 def test_even_places_are_even_and_crowded_ones_are_not(tmp_path):
@@ -60,19 +56,13 @@ def test_even_places_are_even_and_crowded_ones_are_not(tmp_path):
     west, south, east, north = cell_bounds(land, 300).T
     middles = np.stack([(west + east) / 2, (south + north) / 2], 1)
     q = quality(store_of(tmp_path / "even", middles), 300)
-    assert q.land.share == 1 and q.effective_cells == pytest.approx(len(land)) and q.off_land == 0
-    assert all(c.share == 1 for c in [*q.continents.values(), *q.latitudes.values()] if c.cells)
-    assert q.densest_share == pytest.approx(0.01, rel=0.05)
+    assert q["share of land cells of 300 km with a place"] == 1 and q["places in cells of sea"] == 0
+    assert q["evenly filled cells"] == pytest.approx(len(land))
     crowd = np.concatenate([middles[:100], np.repeat(middles[:1], 900, 0)])
     q = quality(store_of(tmp_path / "crowd", crowd), 300)
-    assert q.densest_share > 0.9 and q.effective_cells < 5 and q.same_positions == 900
-
-
-def test_a_store_of_positions_alone_has_no_numbers_of_texts_and_images(tmp_path):
-    q = quality(store_of(tmp_path / "s", land_points(50)), 1000)
-    assert q.text_chars == q.clouds == {} and q.near_duplicates is None and q.undated == 0
-    assert "Texts" not in str(q) and "Clouds" not in str(q) and "Seasons" not in str(q)
-    assert json.dumps(q.as_dict(), allow_nan=False)
+    assert q["share of places in the fullest cells (1 % of land cells)"] > 0.9 and q["evenly filled cells"] < 5
+    assert q["at the position of another"] == 900
+    assert not [name for name in q if "text" in name.removeprefix("with") and "with" not in name or "cloud" in name]
 
 
 def test_texts_are_read_in_chunks(tmp_path, monkeypatch):
@@ -80,7 +70,7 @@ def test_texts_are_read_in_chunks(tmp_path, monkeypatch):
     store = store_of(tmp_path / "s", land_points(n), texts=[str(i % (n - 3)) for i in range(n)])
     read, sizes = store.texts, []
     monkeypatch.setattr(store, "texts", lambda rows: sizes.append(len(rows)) or read(rows))
-    assert quality(store, 1000).same_texts == 3 and sizes == [TEXTS_AT_ONCE, 10]
+    assert quality(store, 1000)["texts equal to another"] == 3 and sizes == [TEXTS_AT_ONCE, 10]
 
 
 def test_continents_are_those_of_the_nearest_place():
