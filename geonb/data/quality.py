@@ -82,7 +82,7 @@ def _cover(found: Quality, lonlat: np.ndarray, size_km: float) -> None:
     found["share of places in the fullest cells (1 % of land cells)"] = float(fullest.sum())
     found["evenly filled cells"] = float(np.exp(-(share * np.log(share)).sum()))
     found["places in the fullest cell"] = int(counts.max())
-    found["places in cells of sea"] = int(counts[~np.isin(cells, land)].sum())
+    found["places in cells that are mostly sea"] = int(counts[~np.isin(cells, land)].sum())
 
 
 def _read_texts(found: Quality, store: PlaceStore, rows: np.ndarray) -> None:

@@ -71,10 +71,7 @@ def wkb_points(lonlat: ArrayLike) -> pa.Array:
     lonlat = np.asarray(lonlat, dtype=np.float64)
     points = np.empty(len(lonlat), WKB_POINT)
     points["order"], points["type"], points["lon"], points["lat"] = 1, 1, lonlat[:, 0], lonlat[:, 1]
-    fixed = pa.FixedSizeBinaryArray.from_buffers(
-        pa.binary(WKB_POINT.itemsize), len(points), [None, pa.py_buffer(points.tobytes())]
-    )
-    return fixed.cast(pa.binary())
+    return pa.array([point.tobytes() for point in points], pa.binary())
 
 
 def points_from_wkb(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
@@ -258,10 +255,10 @@ class PlaceStore:
             raise StoreError(f"{self.path}: has no images")
         rows = np.flatnonzero(self._image_row >= 0)
         rows = rows[np.argsort(self._image_row[rows])]
-        attributes = {name: self.manifest["images"][ARRAY][name] for name in ("gsd_m", "scale")}
-        attributes["simulated"] = int(self.simulated("image"))  # netCDF has no booleans
-        of_place = {"lon": self.lonlat[rows, 0], "lat": self.lonlat[rows, 1], "date": self._chips["date"].to_pylist()}
+        # netCDF has no booleans.
+        attributes = {"gsd_m": self.gsd_m, "scale": SCALE, "simulated": int(self.simulated("image"))}
         coordinates = {"place": self.place_id[rows], "band": self.bands}
+        of_place = {"lon": self.lonlat[rows, 0], "lat": self.lonlat[rows, 1], "date": self._chips["date"].to_pylist()}
         coordinates |= {name: ("place", values) for name, values in of_place.items()}
         return xarray.Dataset({ARRAY: (("place", "band", "y", "x"), self._images, attributes)}, coordinates)
 
@@ -286,28 +283,20 @@ class PlaceStore:
 
 
 def check_store(path: str | Path) -> str:
-    """Check every byte of a store against its hash, and describe it.
-
-    Returns:
-        a few lines: counts, what is simulated, that all hashes agree.
+    """Check every byte of a store against its hash, and describe it in two lines.
 
     Raises:
         StoreError: the first fault found: file and remedy.
     """
     store = PlaceStore.open(path, verify="full")
-    n, counts = len(store), store.manifest["counts"]
-    text, image = store.has("text"), store.has("image")
-    size = sum(entry["bytes"] for entry in store.manifest["files"].values()) / 1e6
-    lines = [
-        f"{store.path}: a complete place store, schema {SCHEMA_VERSION}, {size:,.1f} MB, "
-        f"data hash {store.data_hash[:16]}",
-        f"{n:,} places: {(text & image).sum():,} with text and image, {(text & ~image).sum():,} with text only, "
-        f"{(image & ~text).sum():,} with an image only, {(~text & ~image).sum():,} with a position only",
-    ]
-    for modality, number in (("location", n), ("text", counts["texts"]), ("image", counts["images"])):
-        if number:
-            lines.append(f"{modality}: {number:,}, {'simulated' if store.simulated(modality) else 'as observed'}")
-    return "\n".join([*lines, f"{len(store.manifest['files'])} files, all hashes agree"])
+    files, counts = store.manifest["files"], store.manifest["counts"]
+    found = {"location": len(store), "text": counts["texts"], "image": counts["images"]}
+    kinds = [f"{n:,} {m} {'simulated' if store.simulated(m) else 'as observed'}" for m, n in found.items() if n]
+    size = sum(entry["bytes"] for entry in files.values()) / 1e6
+    return (
+        f"{path}: a complete place store, schema {SCHEMA_VERSION}, data hash {store.data_hash[:16]}\n"
+        f"{', '.join(kinds)}\n{len(files)} files, {size:,.1f} MB, all hashes agree"
+    )
 
 
 def _numbers(rows: ArrayLike) -> np.ndarray:
@@ -511,18 +500,22 @@ def _take_places(places: Mapping[str, Any]) -> tuple[pa.Array, np.ndarray, dict[
     place_id = _column("places", "place_id", places["place_id"])
     if not pa.types.is_string(place_id.type):
         raise StoreError(f"places: place_id is {place_id.type}; give each place a unique str")
-    seen: dict[str, int] = {}
-    for row, name in enumerate(place_id.to_pylist()):
-        if not (name or "").strip():
-            raise StoreError(f"places: row {row}: place_id {name!r} is not a name; give each place a unique str")
-        if seen.setdefault(name, row) != row:
-            raise StoreError(f"places: row {row}: place_id {name!r} again, first in row {seen[name]}; make it unique")
+    _check_names("places", place_id.to_pylist(), {})
     try:
         lonlat = check_lonlat(np.stack([np.asarray(places[c], dtype=np.float64) for c in ("lon", "lat")], 1), "places")
     except (TypeError, ValueError) as error:
         raise StoreError(str(error)) from None
     others = (name for name in places if name not in ("place_id", "lon", "lat"))
     return place_id, lonlat, {name: _column("places", name, places[name]) for name in others}
+
+
+def _check_names(where: str, names: list[str | None], seen: dict[str, int]) -> None:
+    """Refuse an identifier that is empty or was seen before; add those of further rows to ``seen``."""
+    for row, name in enumerate(names, len(seen)):
+        if not (name or "").strip():
+            raise StoreError(f"{where}: row {row}: place_id {name!r} is not a name; give each place a unique str")
+        if seen.setdefault(name, row) != row:
+            raise StoreError(f"{where}: row {row}: place_id {name!r} again, first in row {seen[name]}; make it unique")
 
 
 def _column(where: str, name: str, values: Any, wanted: pa.DataType | None = None) -> pa.Array:
@@ -552,49 +545,39 @@ def _place_table(place_id: pa.Array, lonlat: np.ndarray, columns: dict[str, pa.A
 
 def _write_texts(file: Path, texts: Any, place_id: pa.Array) -> int:
     """Stream texts into a file; return how many there are."""
-    row_of = {name: row for row, name in enumerate(place_id.to_pylist())}
-    first, count = np.full(len(row_of), -1), 0
+    known, seen = set(place_id.to_pylist()), {}
     repeated = ["lang", "license", "source"]
     with pq.ParquetWriter(file, TEXT_SCHEMA, compression="zstd", use_dictionary=repeated) as writer:
-        for table in _text_tables(texts):
-            for name, text in zip(table["place_id"].to_pylist(), table["text"].to_pylist(), strict=True):
-                row = row_of.get(name)
+        for part in [texts] if isinstance(texts, (Mapping, pa.Table)) else texts:
+            table, first = _text_table(part), len(seen)
+            names = table["place_id"].to_pylist()
+            _check_names("texts", names, seen)
+            for row, (name, text) in enumerate(zip(names, table["text"].to_pylist(), strict=True), first):
                 if not (text or "").strip():
-                    raise StoreError(f"texts: row {count}: empty text; leave the row out, a place need not have a text")
-                if row is None:
-                    raise StoreError(f"texts: row {count}: place_id {name!r} is not among the places; add it there")
-                if first[row] >= 0:
-                    raise StoreError(f"texts: row {count}: place_id {name!r} again, first in row {first[row]}")
-                first[row] = count
-                count += 1
+                    raise StoreError(f"texts: row {row}: empty text; leave the row out, a place need not have a text")
+                if name not in known:
+                    raise StoreError(f"texts: row {row}: place_id {name!r} is not among the places; add it there")
             writer.write_table(table, row_group_size=TEXTS_PER_GROUP)
-    if not count:
+    if not seen:
         file.unlink()
-    return count
+    return len(seen)
 
 
-def _text_tables(texts: Any) -> Iterator[pa.Table]:
-    """Texts as they were given, as tables in the schema."""
-    for part in [texts] if isinstance(texts, (Mapping, pa.Table)) else texts:
-        names = part.column_names if isinstance(part, pa.Table) else list(part)
-        for name in ("place_id", "text"):
-            if name not in names:
-                raise StoreError(f"texts: no column {name!r}; every text needs place_id and text")
-        length = len(part["text"])
-        for name in names:
-            if name not in TEXT_SCHEMA.names:
-                raise StoreError(f"texts: unknown column {name!r}; there are {', '.join(TEXT_SCHEMA.names)}")
-            if len(part[name]) != length:
-                raise StoreError(f"texts: column {name!r} has {len(part[name])} values, text {length}")
-        yield pa.table(
-            {
-                field.name: _column("texts", field.name, part[field.name], field.type)
-                if field.name in names
-                else pa.nulls(length, field.type)
-                for field in TEXT_SCHEMA
-            },
-            schema=TEXT_SCHEMA,
-        )
+def _text_table(part: Mapping[str, Sequence] | pa.Table) -> pa.Table:
+    names = part.column_names if isinstance(part, pa.Table) else list(part)
+    if not {"place_id", "text"} <= set(names) <= set(TEXT_SCHEMA.names):
+        others = ", ".join(TEXT_SCHEMA.names[2:])
+        raise StoreError(f"texts: columns {', '.join(names)}; needed are place_id and text, allowed are also {others}")
+    lengths = {name: len(part[name]) for name in names}
+    if len(set(lengths.values())) > 1:
+        raise StoreError(f"texts: columns of different lengths: {lengths}")
+    columns = {
+        field.name: _column("texts", field.name, part[field.name], field.type)
+        if field.name in names
+        else pa.nulls(lengths["text"], field.type)
+        for field in TEXT_SCHEMA
+    }
+    return pa.table(columns, schema=TEXT_SCHEMA)
 
 
 def _write_images(
@@ -652,13 +635,12 @@ def _take_image_rows(image_rows: Any, places: int) -> np.ndarray:
 
 
 def _check_chunk(chunk: np.ndarray, shape: tuple, seen: int, expected: int) -> None:
+    where = f"images: from image {seen} on: {chunk.dtype} {chunk.shape}"
     if chunk.dtype != np.uint16 or chunk.ndim != 4 or chunk.shape[1] != len(BANDS):
-        raise StoreError(
-            f"images: from image {seen} on: {chunk.dtype} {chunk.shape}; give uint16 (k, {len(BANDS)}, H, W), "
-            f"reflectance x {SCALE}, bands {', '.join(BANDS)}"
-        )
+        bands = f"bands {', '.join(BANDS)}"
+        raise StoreError(f"{where}; give uint16 (k, {len(BANDS)}, H, W), reflectance x {SCALE}, {bands}")
     if shape and chunk.shape[1:] != shape:
-        raise StoreError(f"images: image {seen} has shape {chunk.shape[1:]}, those before {shape}; cut all to one size")
+        raise StoreError(f"{where}, those before {shape}; cut all to one size")
     if seen + len(chunk) > expected:
         raise StoreError(f"images: more than the {expected} rows in image_rows")
     if len(chunk):

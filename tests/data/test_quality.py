@@ -33,7 +33,7 @@ def test_a_store_whose_numbers_are_known(tmp_path):
     )  # fmt: skip
     q = quality(store, 500)
     assert [q[name] for name in ("places", "with a text", "with an image", "with both")] == [6, 4, 4, 2]
-    assert q["at the position of another"] == 1 and q["places in cells of sea"] == 1 and q["places in the fullest cell"] == 3
+    assert q["at the position of another"] == 1 and q["places in cells that are mostly sea"] == 1 and q["places in the fullest cell"] == 3
     assert q["share of land cells of 500 km with a place"] == pytest.approx(3 / len(land_cells(500)))
     share = np.array([3, 1, 1, 1]) / 6
     assert q["evenly filled cells"] == pytest.approx(np.exp(-(share * np.log(share)).sum()))
@@ -56,7 +56,7 @@ def test_even_places_are_even_and_crowded_ones_are_not(tmp_path):
     west, south, east, north = cell_bounds(land, 300).T
     middles = np.stack([(west + east) / 2, (south + north) / 2], 1)
     q = quality(store_of(tmp_path / "even", middles), 300)
-    assert q["share of land cells of 300 km with a place"] == 1 and q["places in cells of sea"] == 0
+    assert q["share of land cells of 300 km with a place"] == 1 and q["places in cells that are mostly sea"] == 0
     assert q["evenly filled cells"] == pytest.approx(len(land))
     crowd = np.concatenate([middles[:100], np.repeat(middles[:1], 900, 0)])
     q = quality(store_of(tmp_path / "crowd", crowd), 300)

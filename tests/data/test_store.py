@@ -172,7 +172,7 @@ def test_a_store_may_lack_texts_and_images(tmp_path):
     bare = {name: content()["places"][name] for name in ("place_id", "lon", "lat")}
     store = write_store(tmp_path / "s", places=bare, texts=iter([]))
     assert not store.has("text").any() and not store.has("image").any() and store.bands is None
-    assert "70 with a position only" in check_store(store.path) and store.texts([]) == []
+    assert "70 location as observed" in check_store(store.path) and store.texts([]) == []
     assert sorted(store.manifest["files"]) == ["datacard.md", "places.parquet"]
 
 
@@ -270,7 +270,7 @@ FAULTS = {
     "no data": ({"images": [BLANK]}, "image 9 is all"),
     "floats": ({"images": [IMAGE / 1e4]}, "float64.*give uint16"),
     "three bands": ({"images": [IMAGE[:, :3]]}, "bands B1, B2"),
-    "two sizes": ({"images": [IMAGE[:60], IMAGE[60:, :, :4]]}, "image 60 has shape"),
+    "two sizes": ({"images": [IMAGE[:60], IMAGE[60:, :, :4]]}, "those before"),
     "too few images": ({"images": [IMAGE[:60]]}, "60 images, but 66 rows"),
     "too many images": ({"images": [IMAGE, IMAGE]}, "more than the 66 rows"),
     "images without rows": ({"image_rows": None}, "image_rows is missing"),
@@ -284,9 +284,9 @@ FAULTS = {
     "no text": ({"texts": [{"place_id": ["p0"], "text": ["a"]}, {"place_id": ["p1"], "text": [None]}]}, "row 1: empty text"),
     "text of nowhere": ({"texts": [{"place_id": ["p0"], "text": ["a"]}, {"place_id": ["q"], "text": ["b"]}]}, "row 1: place_id 'q' is not"),
     "two texts of a place": ({"texts": [{"place_id": ["p0"], "text": ["a"]}] * 2}, "row 1: place_id 'p0' again, first in row 0"),
-    "texts of an unknown column": ({"texts": {"place_id": ["p0"], "text": ["a"], "mood": ["glad"]}}, "texts: unknown column 'mood'"),
-    "texts without a place": ({"texts": [{"text": ["a"]}]}, "texts: no column 'place_id'"),
-    "texts of two lengths": ({"texts": {"place_id": ["p0"], "text": ["a", "b"]}}, "texts: column 'place_id' has 1 values, text 2"),
+    "texts of an unknown column": ({"texts": {"place_id": ["p0"], "text": ["a"], "mood": ["glad"]}}, "texts: columns place_id, text, mood; needed are"),
+    "texts without a place": ({"texts": [{"text": ["a"]}]}, "texts: columns text; needed are place_id"),
+    "texts of two lengths": ({"texts": {"place_id": ["p0"], "text": ["a", "b"]}}, "columns of different lengths"),
     "a place without a name": ({"places": {"place_id": pa.array(["p0", None]), **TWO}}, "places: row 1: place_id None"),
     "a place with a number for a name": ({"places": {"place_id": [1, 2], **TWO}}, "place_id is int64; give each place a unique str"),
     "a place named by blanks": ({"places": {"place_id": ["a", "\u3000"], **TWO}}, "places: row 1: place_id"),

@@ -78,17 +78,6 @@ class Parts:
     Raises:
         ValueError: on entering: the output exists, another process is at work, the parts that lie there belong to
             another plan, or the folder is not one of parts.
-
-    Example:
-        >>> import tempfile
-        >>> out = Path(tempfile.mkdtemp()) / "store"
-        >>> with Parts(out, {"letters": "ab"}) as parts:
-        ...     for name in "ab":
-        ...         if name not in parts:
-        ...             parts.save(name, pa.table({"letter": [name]}))
-        ...     letters = [parts.table(name)["letter"][0].as_py() for name in "ab"]
-        >>> letters
-        ['a', 'b']
     """
 
     def __init__(self, out: str | Path, plan: dict) -> None:
@@ -122,15 +111,12 @@ class Parts:
                 shutil.rmtree(unfinished)  # a store whose writer was killed
             self._take_plan(plan)
         except BaseException:
-            self._leave(finished=not plan.exists())
+            self.__exit__(None if not plan.exists() else ValueError)
             raise
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        self._leave(finished=error is None)
-
-    def _leave(self, finished: bool) -> None:
-        if finished:
+        if error is None:
             shutil.rmtree(self.folder)
         self._lock.release()
 
