@@ -17,10 +17,10 @@ EXTRAS = {  # of pyproject.toml: purpose, and the modules that come with it
     "text": ("MiniLM text features; without them the LSA backbone is used", ("sentence_transformers",)),
     "evaluate": ("result tables", ("pandas",)),
     "explore": ("figures, maps and projections", ("umap", "matplotlib", "folium", "PIL")),
-    "real": ("GeoTIFF chips", ("rasterio", "pyogrio", "shapely")),
+    "real": ("GeoTIFF chips", ("rasterio",)),
     "acquire": (
         "Wikipedia and Sentinel-2",
-        ("duckdb", "datasketch", "ee", "requests", "pooch", "pystac_client", "odc", "dask"),
+        ("datasketch", "ee", "requests", "pooch", "huggingface_hub", "shapely", "pystac_client", "odc", "dask"),
     ),
     "live": ("maps with a kernel", ("leafmap", "ipywidgets")),
 }
