@@ -27,7 +27,7 @@ from geonb.encoders.features import BACKBONES, features
 from geonb.evaluation.folds import ProbeRunner, TaskFold, task_folds
 from geonb.evaluation.information import effective_rank, info_nce_bound, levina_bickel, two_nn, uniformity
 from geonb.evaluation.protocols import Protocol, protocols_of
-from geonb.evaluation.suite import embed_store, evaluate_model, probe_rows, retrieval_row
+from geonb.evaluation.suite import embed_all, evaluate_model, probe_rows, retrieval_row
 from geonb.evaluation.tasks import TASKS, Task
 from geonb.model import Model, load
 from geonb.training import train
@@ -202,7 +202,7 @@ def evaluate_cell(
             line["probes"], predictions = probe_rows(runner, folds, cell.seed)
     else:
         model = load(run)
-        views = embed_store(model, store, extra)
+        views = embed_all(model, store, extra)
         vectors, test = views["location"], split == "test"
         rows, predictions = evaluate_model(cell.name, model, store, views, folds, cell.seed)
         line["probes"] = rows["probes"]

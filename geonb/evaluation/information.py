@@ -10,6 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+COMPARED = 4000  # rows at most, for the mean over pairs
+DISCARDED = 0.1  # of the ratios of TwoNN
+BATCH, DRAWS = 256, 20  # of the InfoNCE bound
+
 
 def effective_rank(embeddings: ArrayLike) -> float:
     """RankMe (Garrido et al., 2023): exp of the entropy of the normalised singular values of (n, d) embeddings.
@@ -34,14 +38,14 @@ def alignment(a: ArrayLike, b: ArrayLike) -> float:
     return float(((np.asarray(a, np.float64) - np.asarray(b, np.float64)) ** 2).sum(1).mean())
 
 
-def uniformity(embeddings: ArrayLike, limit: int = 4000, seed: int = 0) -> float:
-    """``log E exp(-2 |x - y|^2)`` over pairs of unit vectors (Wang and Isola, 2020): 0 if all coincide.
+def uniformity(embeddings: ArrayLike) -> float:
+    """``log E exp(-2 |x - y|^2)`` over pairs of unit vectors (n, d) (Wang and Isola, 2020): 0 if all coincide.
 
-    At most ``limit`` rows, drawn at random, are compared.
+    At most 4,000 rows, drawn at random, are compared.
     """
     z = np.asarray(embeddings, np.float64)
-    if len(z) > limit:
-        z = z[np.random.default_rng(seed).choice(len(z), limit, replace=False)]
+    if len(z) > COMPARED:
+        z = z[np.random.default_rng(0).choice(len(z), COMPARED, replace=False)]
     upper = np.triu_indices(len(z), 1)
     return float(np.log(np.exp(-4 + 4 * (z @ z.T)[upper]).mean()))
 
@@ -59,15 +63,12 @@ def linear_cka(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.square(a.T @ b).sum() / spread) if spread else float("nan")
 
 
-def two_nn(x: ArrayLike, discard: float = 0.1) -> float:
+def two_nn(x: ArrayLike) -> float:
     """Intrinsic dimension from each row's two nearest neighbours (Facco et al., 2017, Scientific Reports 7, 12140).
 
     The ratios mu of the second distance to the first have the survival function mu^-d wherever density is constant
-    over two neighbours, so -log(1 - F) against log mu is a line through the origin with slope d.
-
-    Args:
-        x: rows (n, d_x); of rows that coincide one is kept.
-        discard: share of the rows with the largest ratios that is left out; a larger share is more robust and noisier.
+    over two neighbours, so -log(1 - F) against log mu is a line through the origin with slope d. The tenth of the rows
+    with the largest ratios is left out. Of rows (n, d_x) that coincide one is kept.
 
     Raises:
         ValueError: fewer than 10 different rows.
@@ -84,7 +85,7 @@ def two_nn(x: ArrayLike, discard: float = 0.1) -> float:
     first, second = _neighbours(_distinct(x, 10), 2)[0].T
     ratios = np.sort(second / first)
     n = len(ratios)
-    used = int(n * (1 - discard))
+    used = int(n * (1 - DISCARDED))
     log_mu, survival = np.log(ratios[:used]), -np.log1p(-np.arange(1, used + 1) / (n + 1))
     return float(log_mu @ survival / (log_mu @ log_mu))
 
@@ -112,12 +113,12 @@ def local_dimension(x: Sequence | np.ndarray, k: int = 50) -> np.ndarray:
     return (k - 2) / np.maximum(np.log(distances[:, -1:] / distances[:, :-1]).sum(1), 1e-12)
 
 
-def info_nce_bound(a: ArrayLike, b: ArrayLike, batch: int = 256, draws: int = 20, seed: int = 0) -> float:
-    """A lower bound in nats on the mutual information of paired unit vectors (n, d): log N - InfoNCE, N = ``batch``
+def info_nce_bound(a: ArrayLike, b: ArrayLike) -> float:
+    """A lower bound in nats on the mutual information of paired unit vectors (n, d): log N - InfoNCE, N = 256
     (van den Oord et al., 2018, eq. 10), with a scaled cosine as the critic.
 
-    The scale is the best of 16 on one half of the pairs. The bound is measured on the other half: the mean over
-    ``draws`` random batches and both directions. It cannot exceed log N. A value below 0 is no information about the
+    The scale is the best of 16 on one half of the pairs. The bound is measured on the other half: the mean over 20
+    random batches and both directions. It cannot exceed log N. A value below 0 is no information about the
     mutual information.
 
     Raises:
@@ -126,14 +127,13 @@ def info_nce_bound(a: ArrayLike, b: ArrayLike, batch: int = 256, draws: int = 20
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if len(a) != len(b) or len(a) < 4:
         raise ValueError(f"{len(a)} and {len(b)} vectors; give at least 4 pairs")
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(a))
+    order = np.random.default_rng(0).permutation(len(a))
     half = len(a) // 2
-    batch = min(batch, half)
+    batch = min(BATCH, half)
 
     def bound(rows: ArrayLike, scale: float, draw: np.random.Generator) -> float:
         values = []
-        for _ in range(draws):
+        for _ in range(DRAWS):
             chosen = draw.choice(rows, batch, replace=False)
             logits = scale * (a[chosen] @ b[chosen].T)
             pairs = np.diag(logits)
@@ -142,8 +142,8 @@ def info_nce_bound(a: ArrayLike, b: ArrayLike, batch: int = 256, draws: int = 20
         return float(np.mean(values))
 
     scales = np.geomspace(1, 200, 16)
-    fitted = [bound(order[:half], s, np.random.default_rng(seed + 1)) for s in scales]
-    return bound(order[half:], scales[int(np.argmax(fitted))], np.random.default_rng(seed + 2))
+    fitted = [bound(order[:half], s, np.random.default_rng(1)) for s in scales]
+    return bound(order[half:], scales[int(np.argmax(fitted))], np.random.default_rng(2))
 
 
 def neighbour_overlap(a: ArrayLike, b: ArrayLike, k: int = 10) -> float:

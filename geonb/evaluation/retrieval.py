@@ -5,30 +5,27 @@ The module compares vectors row by row. It does not know which modality they com
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import ArrayLike
 
 from geonb.geo import EARTH_RADIUS_KM, great_circle_km, unit_xyz
 
 TIE = 1e-6  # cosines of float32 vectors that differ by less are equal up to rounding
+RANKS = (1, 5, 10)
 RADII_KM = (1, 25, 200, 750, 2500)  # street, city, region, country, continent (Hays and Efros, 2008)
 
 
-def retrieval(
-    queries: ArrayLike, gallery: ArrayLike, lonlat: ArrayLike, ks: Sequence[int] = (1, 5, 10), chunk: int = 2048
-) -> dict:
+def retrieval(queries: ArrayLike, gallery: ArrayLike, lonlat: ArrayLike, chunk: int = 2048) -> dict:
     """Measure how well query i finds gallery item i among all n items, by cosine similarity.
 
     Args:
         queries, gallery: unit vectors (n, d); row i of both belongs to place i.
         lonlat: positions (n, 2) of the places, degrees.
-        ks: the ranks at which recall is counted; recall grows with the rank, and so does chance.
         chunk: queries compared at a time; bounds the memory.
 
     Returns:
-        A dict: ``n`` (queries and gallery size); ``recall@k`` and ``chance@k`` = k / n; ``median_km``, the median
+        A dict: ``n`` (queries and gallery size); ``recall@k`` and ``chance@k`` = k / n for k = 1, 5, 10;
+        ``median_km``, the median
         great-circle distance from a query's place to its best match, and ``chance_median_km``, that of a random
         match; ``within_R_km`` for each radius of :data:`RADII_KM`; ``hits@k`` (n,) and ``error_km`` (n,), per query.
         A query whose own item ties with others counts as the share of tie orders that would find it, and its best
@@ -43,7 +40,7 @@ def retrieval(
         >>> import numpy as np
         >>> from geonb.evaluation.retrieval import retrieval
         >>> lonlat = [(2.35, 48.86), (13.40, 52.52), (37.62, 55.76), (139.69, 35.69)]
-        >>> found = retrieval(np.eye(4), np.eye(4)[[1, 0, 2, 3]], lonlat, ks=(1,))
+        >>> found = retrieval(np.eye(4), np.eye(4)[[1, 0, 2, 3]], lonlat)
         >>> found["recall@1"], found["chance@1"], found["within_750_km"], found["within_2500_km"]
         (0.5, 0.25, 0.5, 1.0)
     """
@@ -72,7 +69,7 @@ def retrieval(
     error_km = great_circle_km(lonlat, lonlat[best])
 
     result: dict = {"n": n}
-    for k in ks:
+    for k in RANKS:
         hits = np.clip((k - better) / ties, 0.0, 1.0)
         result |= {f"recall@{k}": float(hits.mean()), f"chance@{k}": min(1.0, k / n), f"hits@{k}": hits}
     result |= {"median_km": float(np.median(error_km)), "chance_median_km": _random_median_km(lonlat)}

@@ -14,27 +14,27 @@ from scipy.spatial import cKDTree
 from geonb.data.splits import blocks
 from geonb.geo import EARTH_RADIUS_KM, check_lonlat, unit_xyz
 
+DRAWS = 200  # of the bootstrap
 DRAWN_AT_ONCE = 4_000_000  # weights (draws x places) of the bootstrap in memory at a time
 MIN_BLOCKS = 6  # blocks without which there is no interval
+MORAN_NEIGHBOURS, MORAN_SHUFFLES = 8, 99
 
 
-def morans_i(
-    values: ArrayLike, lonlat: ArrayLike, k: int = 8, permutations: int = 99, seed: int = 0
-) -> tuple[float, float]:
-    """Moran's I (Moran, 1950, doi:10.2307/2332142) with equal weights on each place's k nearest neighbours.
+def morans_i(values: ArrayLike, lonlat: ArrayLike, seed: int = 0) -> tuple[float, float]:
+    """Moran's I (Moran, 1950, doi:10.2307/2332142) with equal weights on each place's 8 nearest neighbours.
 
     Near 0 (exactly -1 / (n - 1) in expectation) for values that are independent of their neighbours', near 1 where
     neighbours are similar.
 
     Args:
         values: (n,). ``lonlat``: positions (n, 2) in degrees.
-        permutations: how often the values are shuffled over the places; more make the second number steadier.
+        seed: of 99 shuffles of the values over the places.
 
     Returns:
         (Moran's I, how many standard deviations it lies above that of the shuffled values).
 
     Raises:
-        ValueError: no more than k places, or values that are all the same or not finite.
+        ValueError: no more than 8 places, or values that are all the same or not finite.
 
     Example:
         Latitudes are similar to their neighbours', noise is not:
@@ -46,7 +46,7 @@ def morans_i(
         >>> round(morans_i(lonlat[:, 1], lonlat)[0], 1), abs(round(morans_i(rng.random(2000), lonlat)[0], 1))
         (1.0, 0.0)
     """
-    values = np.asarray(values, np.float64)
+    values, k = np.asarray(values, np.float64), MORAN_NEIGHBOURS
     if len(values) <= k:
         raise ValueError(f"Moran's I with {k} neighbours needs more than {k} places, not {len(values)}")
     if not np.isfinite(values).all():
@@ -59,7 +59,7 @@ def morans_i(
         return float((y * y[neighbours].mean(1)).sum() / (y**2).sum())
 
     rng = np.random.default_rng(seed)
-    shuffled = [statistic(rng.permutation(deviation)) for _ in range(permutations)]
+    shuffled = [statistic(rng.permutation(deviation)) for _ in range(MORAN_SHUFFLES)]
     observed = statistic(deviation)
     return observed, float((observed - np.mean(shuffled)) / np.std(shuffled))
 
@@ -74,21 +74,15 @@ def _nearest(lonlat: ArrayLike, k: int) -> np.ndarray:
 
 
 def block_bootstrap(
-    lonlat: ArrayLike,
-    statistic: Callable[..., np.ndarray],
-    size_km: float = 500.0,
-    draws: int = 200,
-    seed: int = 0,
-    level: float = 0.95,
+    lonlat: ArrayLike, statistic: Callable[..., np.ndarray], size_km: float = 500.0, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile interval of a statistic of places, by resampling whole spatial blocks with replacement: nearby places
-    are not independent, which is why Roberts et al. (2017) cross-validate by blocks.
+    """95 % percentile interval of a statistic of places, by resampling whole spatial blocks with replacement: nearby
+    places are not independent, which is why Roberts et al. (2017) cross-validate by blocks.
 
     Args:
         lonlat: positions (n, 2) in degrees.
         statistic: a function of weights (m, n), how often each place was drawn in each of m draws; returns m numbers.
         size_km: edge of the blocks, no smaller than the correlation range of the values; larger blocks are fewer.
-        draws: more make the ends of the interval steadier.
 
     Returns:
         (low, high); NaN where the places fill fewer than :data:`MIN_BLOCKS` blocks. All of b independent values lie on
@@ -99,10 +93,10 @@ def block_bootstrap(
     count = block.max() + 1
     if count < MIN_BLOCKS:
         return float("nan"), float("nan")
-    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=DRAWS)
     step = max(1, DRAWN_AT_ONCE // len(block))
-    values = [statistic(drawn[i : i + step][:, block].astype(np.float64)) for i in range(0, draws, step)]
-    low, high = np.nanquantile(np.concatenate(values), [(1 - level) / 2, (1 + level) / 2])
+    values = [statistic(drawn[i : i + step][:, block].astype(np.float64)) for i in range(0, DRAWS, step)]
+    low, high = np.nanquantile(np.concatenate(values), [0.025, 0.975])
     return float(low), float(high)
 
 

@@ -23,7 +23,7 @@ from geonb.evaluation.folds import PUBLISHED, REFERENCES, ProbeRunner, TaskFold,
 from geonb.evaluation.information import alignment, effective_rank, linear_cka, modality_gap, uniformity
 from geonb.evaluation.probes import balanced_accuracy, score
 from geonb.evaluation.protocols import block_km, protocols_of
-from geonb.evaluation.retrieval import retrieval
+from geonb.evaluation.retrieval import RANKS, retrieval
 from geonb.evaluation.spatial import block_bootstrap, morans_i, weighted_median
 from geonb.evaluation.tasks import TASKS
 from geonb.geo import EARTH_RADIUS_KM, check_lonlat, unit_xyz
@@ -111,14 +111,14 @@ def evaluate(
         "information": [],
         "skipped": skipped,
     }
-    test, location, cache = split == "test", dict(others), {}
+    test, location = split == "test", dict(others)
     bar = tqdm(total=len(REFERENCES) + len(others) + len(models), desc="evaluation", unit="row", disable=not progress)
     with bar:
         for name, vectors in (dict.fromkeys(REFERENCES) | published_embeddings(store.lonlat) | others).items():
             results["probes"] += probe_rows(ProbeRunner(name, store.lonlat, vectors), folds, seed)[0]
             bar.update(name != PUBLISHED)
         for name, model in models.items():
-            z = embed_store(model, store, cache=cache, progress=progress)
+            z = embed_all(model, store, progress=progress)
             rows, _ = evaluate_model(name, model, store, z, folds, seed)
             location[name] = z["location"]
             for table, found in rows.items():
@@ -138,36 +138,26 @@ def evaluate(
     return results
 
 
-def embed_store(
-    model: Model,
-    store: PlaceStore,
-    extra: Mapping[str, np.ndarray] | None = None,
-    cache: dict | None = None,
-    progress: bool = False,
+def embed_all(
+    model: Model, store: PlaceStore, extra: Mapping[str, np.ndarray] | None = None, progress: bool = False
 ) -> dict[str, np.ndarray]:
     """Embed every place of a store in each modality of a run.
 
     Args:
         extra: features (places, d_m) of further modalities of the run by name, NaN where a place has none.
-        cache: a dict for backbone features by modality and backbone, which runs share.
 
     Returns:
         Unit vectors float32 (places, d) by modality, "location" first; NaN where a place has none. Modalities that
         neither the store nor ``extra`` has are left out.
     """
-    from geonb.encoders.features import features
-
-    extra, cache = extra or {}, {} if cache is None else cache
-    z = {"location": model.embed_locations(store.lonlat)}
+    extra, z = extra or {}, {"location": model.embed_locations(store.lonlat)}
     for m in model.modalities[1:]:
         if m in extra:
             has = np.isfinite(extra[m]).all(1)
             vectors = model.embed_features(m, extra[m][has])
         elif m in ("text", "image") and store.has(m).any():
-            has, key = store.has(m), (m, model.manifest["backbones"][m]["fingerprint"])
-            if key not in cache:
-                cache[key] = features(store, m, model.backbone(m), progress=progress)
-            vectors = model.embed_features(m, cache[key])
+            has = store.has(m)
+            vectors = model.embed_store(store, m, np.flatnonzero(has), progress)
         else:
             continue
         z[m] = np.full((len(store), model.dim), np.nan, np.float32)
@@ -182,7 +172,7 @@ def evaluate_model(
 
     Args:
         name: of the run, in the rows.
-        z: what :func:`embed_store` returns, (places, d) by modality.
+        z: what :func:`embed_all` returns, (places, d) by modality.
         folds: tasks under protocols, see :func:`geonb.evaluation.folds.task_folds`.
         seed: of the bootstrap.
 
@@ -278,7 +268,7 @@ def retrieval_row(
     places = lonlat[chosen]
     found = retrieval(queries[chosen], gallery[chosen], places)
     row = {k: v for k, v in found.items() if not isinstance(v, np.ndarray)}
-    for k in (1, 5, 10):
+    for k in RANKS:
         row |= _interval(f"recall@{k}_", places, lambda w, hits=found[f"hits@{k}"]: w @ hits / w.sum(1), seed)
     row |= _interval("median_km_", places, lambda w: weighted_median(found["error_km"], w), seed)
     return row, np.stack([np.flatnonzero(chosen), found["hits@10"], found["error_km"]])
