@@ -142,9 +142,9 @@ class TrainConfig:
     nodes: Count = 1
 
 
-#: The settings of each baseline's paper and code, where they are known. SatCLIP's code accumulates 8,192 places from
-#: 16 batches of 512 that do not see each other. GeoCLIP: optimiser and batch are those reported for it, with AdamW for
-#: Adam and a cosine for its steps down. CSP: its run on iNaturalist; AdamW without decay is Adam.
+#: The settings of each baseline's paper and code, where they are known. SatCLIP's code accumulates 16 batches of 512.
+#: GeoCLIP: batch and optimiser as reported for it, with AdamW for Adam and a cosine for its steps down. CSP: its run on
+#: iNaturalist; AdamW without decay is Adam.
 PUBLISHED = {
     "satclip": TrainConfig(
         encoding={"name": "spherical_harmonics", "degrees": 40}, network={"name": "siren", "hidden": 512},
@@ -194,11 +194,7 @@ def resolve(
 ) -> TrainConfig:
     """Fill the open fields of a config, and check it against the architecture and the modalities at hand.
 
-    Args:
-        architecture: a key of :data:`geonb.architectures.ARCHITECTURES`.
-        store: the places to train on.
-        config: the settings so far.
-        extra: features (places, d) of further modalities by name, NaN where a place has none.
+    ``extra`` has the features (places, d) of further modalities by name, NaN where a place has none.
 
     Raises:
         ValueError: an unknown architecture or modality, a modality that the store lacks, or ill-shaped features.
@@ -249,16 +245,10 @@ def _check_extra(name: str, values: np.ndarray, store: PlaceStore) -> None:
 
 
 def split_of(store: PlaceStore, config: TrainConfig | dict) -> np.ndarray:
-    """Label each place of a store "train", "val", "test" or "buffer", as the config's ``split`` says.
+    """Label each place (places,) "train", "val", "test" or "buffer", as the config's ``split`` says.
 
-    Training uses "train" and selects weights by "val"; "test" is for evaluation only.
-
-    Args:
-        store: the places.
-        config: a config, or a dict that has the key ``split``, such as the ``config`` of a model.
-
-    Returns:
-        Strings (places,).
+    Training uses "train" and selects weights by "val"; "test" is for evaluation only. ``config`` may be a dict with the
+    key ``split``, such as the ``config`` of a model.
 
     Raises:
         ValueError: an unknown kind of split, or an option that is unknown or of the wrong type.
@@ -273,12 +263,9 @@ def split_of(store: PlaceStore, config: TrainConfig | dict) -> np.ndarray:
 
 
 def build(architecture: str, config: TrainConfig, feature_dims: dict[str, int]) -> Architecture:
-    """Build an untrained architecture, with weights drawn by the config's seed.
+    """Build an untrained architecture from a config that :func:`resolve` has filled; its seed draws the weights.
 
-    Args:
-        architecture: a key of :data:`geonb.architectures.ARCHITECTURES`.
-        config: a config that :func:`resolve` has filled.
-        feature_dims: number of features of each modality besides location.
+    ``feature_dims`` has the number of features of each modality besides location.
 
     Raises:
         ValueError: an unknown encoding, network or option, or an option of the wrong type.

@@ -78,17 +78,12 @@ def ask(run: str | Path, text: str, data: str | Path, top: int = 20) -> list[dic
         raise ValueError(f"top must be at least 1, not {top}")
     model, store = load(run), PlaceStore.open(data)
     similarity = model.embed_locations(store.lonlat) @ embed_question(model, text)
-    titles = store.column("title")
+    titles, lonlat = store.column("title"), store.lonlat.tolist()
     return [
-        {
-            "similarity": float(similarity[i]),
-            "lon": float(store.lonlat[i, 0]),
-            "lat": float(store.lonlat[i, 1]),
-            "place_id": str(store.place_id[i]),
-            "title": titles[i] or "(no name)",
-        }
+        {"similarity": float(similarity[i]), "lon": lonlat[i][0], "lat": lonlat[i][1],
+         "place_id": str(store.place_id[i]), "title": titles[i] or "(no name)"}
         for i in np.argsort(-similarity, kind="stable")[:top]
-    ]
+    ]  # fmt: skip
 
 
 def embed_question(model: Model, text: str) -> np.ndarray:
@@ -108,9 +103,7 @@ def embed_question(model: Model, text: str) -> np.ndarray:
 def positions(table: pa.Table, path: Path) -> np.ndarray:
     """Extract positions (n, 2), degrees, from the columns of a table that :func:`embed_table` reads.
 
-    Args:
-        table: the table.
-        path: its file, which errors name.
+    ``path`` is the file of the table, which errors name.
 
     Raises:
         ValueError: no such columns, two of one name, or values that are not all numbers or WKB points.
@@ -217,10 +210,7 @@ def read_embedding_table(path: str | Path, columns: Sequence[str] | None = None)
 def rows_of_places(table: pa.Table, path: str | Path, store: PlaceStore) -> np.ndarray:
     """Find the row of a table (places,) that has the ``place_id`` of each place of a store; -1 where there is none.
 
-    Args:
-        table: has the column ``place_id``.
-        path: its file, which errors name.
-        store: the places.
+    ``path`` is the file of the table, which errors name.
 
     Raises:
         ValueError: two rows for one place of the store.

@@ -84,14 +84,8 @@ class Model:
     def embed_store(self, store: PlaceStore, modality: str, rows: ArrayLike, progress: bool = False) -> np.ndarray:
         """Embed the texts or images of some places of a store from its cached features, as unit vectors (n, dim).
 
-        The first call encodes all places and keeps the features in the store's folder, so further calls and further
-        runs with the same backbone are quick.
-
-        Args:
-            store: the places.
-            modality: "text" or "image".
-            rows: places (n,) of the store that have this modality.
-            progress: show a progress bar while features are computed.
+        The first call encodes all places and keeps the features in the store's folder, so further calls, and other runs
+        with the same backbone, are quick. ``rows`` (n,) are places of the store that have the modality.
 
         Raises:
             ValueError: a place without this modality.

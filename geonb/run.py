@@ -27,17 +27,14 @@ from geonb.encoders.features import BACKBONES
 RUN_SCHEMA = 3
 METRICS = "metrics.jsonl"
 CHECKPOINT = Path("checkpoints") / "last.safetensors"
-RECORDED = ("architecture", "data_hash", "init", "extra")  # what config.yaml has besides the fields of TrainConfig
+#: Fields of ``config.yaml`` besides those of TrainConfig: also the run that it started from, and hashes of the data.
+RECORDED = ("architecture", "data_hash", "init", "extra")
 
 
 def write_config(run: Path, record: dict, config: TrainConfig) -> None:
     """Make the folder of a run and write its ``config.yaml``.
 
-    Args:
-        run: the folder.
-        record: what the run depends on besides its config: architecture, hash of the data, the run that it starts
-            from (``init``), and hashes of ``extra`` modalities.
-        config: the resolved config.
+    ``record`` is what the run depends on besides its resolved config: the fields of :data:`RECORDED`.
     """
     (run / CHECKPOINT).parent.mkdir(parents=True, exist_ok=True)
     content = json.loads(json.dumps(record | asdict(config)))  # tuples as lists, which YAML has
@@ -93,15 +90,8 @@ def read_lines(path: Path) -> list[dict]:
 def save_checkpoint(
     run: Path, modules: dict[str, torch.nn.Module], optimizer: torch.optim.Optimizer, best: dict, state: dict
 ) -> None:
-    """Save everything that a run needs to go on.
-
-    Args:
-        run: the folder.
-        modules: by name, such as "model".
-        optimizer: its moments are saved, its settings come from the config.
-        best: the weights of the best validation so far.
-        state: plain values.
-    """
+    """Save everything that a run needs to go on: modules by name, the moments of the optimiser, the weights of the best
+    validation so far, and plain values."""
     with (run / METRICS).open("ab") as file:  # a power cut must not keep the checkpoint and lose its metrics
         os.fsync(file.fileno())
     tensors = {f"{name}.{k}": v for name, module in modules.items() for k, v in module.state_dict().items()}
@@ -114,10 +104,7 @@ def save_checkpoint(
 def load_checkpoint(
     run: Path, modules: dict[str, torch.nn.Module], optimizer: torch.optim.Optimizer
 ) -> tuple[dict, dict]:
-    """Load the last checkpoint into the modules and the optimiser.
-
-    Returns:
-        The best weights so far and the plain values, as they were given to :func:`save_checkpoint`.
+    """Load the last checkpoint into the modules and the optimiser; returns the best weights and the plain values.
 
     Raises:
         ValueError: a damaged file.
@@ -178,12 +165,9 @@ def read_weights(run: Path) -> dict[str, Tensor]:
 
 
 def load_backbone(manifest: dict, weights: dict[str, Tensor], modality: str) -> Any:
-    """Load the frozen backbone that a run was trained with.
+    """Load the frozen backbone of "text" or "image" that a run was trained with.
 
-    Args:
-        manifest: of the run.
-        weights: of the run, tensors of any shape; those of a backbone that was fitted to texts are among them.
-        modality: "text" or "image".
+    ``weights`` of the run, tensors of any shape, include those of a backbone that was fitted to texts.
 
     Raises:
         ValueError: the run has no backbone for this modality, or the installed one is another.

@@ -1,14 +1,13 @@
 """Train an architecture on a place store: one loop for every architecture and any number of devices.
 
-``fit`` is the loop and ``train`` prepares it; the files of a run are written by :mod:`geonb.run`. Batches, dropout and
-learning rate are functions of the seed and the step, so a run that was killed goes on from its last checkpoint and
-ends with the weights of an uninterrupted one, bit for bit.
+``fit`` is the loop and ``train`` prepares it; :mod:`geonb.run` writes the files. Batches, dropout and learning rate are
+functions of the seed and the step, so a run that was killed goes on from its last checkpoint and ends with the weights
+of an uninterrupted one, bit for bit.
 
-The same call trains on a laptop and on many GPUs, through Lightning Fabric: ``geonb train imagebind ... --devices 8``
-on one machine, or on two ``torchrun --nnodes 2 --nproc-per-node 8 -m geonb.cli train imagebind ... --devices 8 --nodes
-2`` (``srun`` in place of ``torchrun`` under SLURM, one task per device), where all machines see the same data and run
-folders. ``batch_size`` counts the places of all devices, and every place is a negative of every other, wherever it is
-encoded. The devices share the encoding; each computes the loss over the whole batch, which is cheap in comparison.
+Lightning Fabric runs the same call on many GPUs: ``geonb train ... --devices 8`` on one machine; on each of two, which
+see the same folders, ``torchrun --nnodes 2 --nproc-per-node 8 -m geonb.cli train ... --devices 8 --nodes 2`` (under
+SLURM ``srun``, one task per device). ``batch_size`` counts the places of all devices, and every place is a negative of
+every other. The devices share the encoding; each computes the loss over the whole batch, which is cheap in comparison.
 """
 
 from __future__ import annotations
@@ -159,20 +158,15 @@ def fit(
     fabric: Fabric, model: Architecture, dataset: PlaceDataset, rows: Tensor, val_rows: Tensor, config: TrainConfig,
     run: Path, progress: bool = True,
 ) -> tuple[dict[str, Tensor], dict]:  # fmt: skip
-    """Run the training loop from the last checkpoint of a run, or from the start, to the last step.
+    """Train a model in place, from the last checkpoint of a run, or from the start, to the last step.
 
     Args:
         fabric: starts the processes, moves tensors and adds up gradients.
-        model: the architecture, trained in place.
-        dataset: the places.
         rows, val_rows: places (n,) to train on, and (k,) by whose loss weights are selected.
-        config: the settings.
         run: the folder for metrics and checkpoints.
-        progress: show a progress bar.
 
     Returns:
-        The weights with the lowest validation loss, and the state of the run: "step", "batch_size", "best_step",
-        "best_loss" (nats), "wall_s".
+        The weights with the lowest validation loss, and the state: step, batch_size, best_step, best_loss, wall_s.
 
     Raises:
         FloatingPointError: a loss that is not finite.
@@ -266,8 +260,7 @@ class PlaceDataset:
     """Positions and features of all places of a store, in memory.
 
     Args:
-        store: the places.
-        cached: by modality, features (k, d) of the k places that have it, in the order of the store.
+        cached: by modality, features (k, d) of the k places of the store that have it, in the order of the store.
         extra: by modality, features (places, d), NaN where a place has none.
 
     Attributes:
@@ -371,10 +364,7 @@ def backward_transfer(lines: list[dict], model: Architecture) -> dict[str, float
 
     For each modality, the mean over its phases but the last of all of (loss at the end of its phase) - (loss just
     before its next phase, or at the end of training); below zero is forgetting. None for architectures without phases.
-
-    Args:
-        lines: the metrics of the run.
-        model: the architecture, whose ``order`` names the modality of each phase.
+    ``lines`` are the metrics of the run.
 
     Source:
         Backward transfer (Lopez-Paz and Ranzato, 2017, eq. 3), with a loss in place of an accuracy, hence the sign.
