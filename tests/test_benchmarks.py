@@ -50,13 +50,3 @@ def test_data_read_chips():
 def test_training():
     row = run("training.py", "--case", "cyclic", "--steps", "2")
     assert row["places_per_s"] > 0 and row["over_bare_pytorch"] > -1 and row["peak_mb"] > 0
-
-
-def test_explore_linked():
-    row = run("explore_linked.py", "--case", "ours", "--n", "500", "--rounds", "1")
-    assert row["page_bytes"] > 10_000 and row["first_draw_ms"] > 0 and row["box_worst_ms"] > 0
-
-
-def test_explore_projection():
-    row = run("explore_projection.py", "--case", "geonb", "--rows", "300")
-    assert 0 < row["kept"] <= 1

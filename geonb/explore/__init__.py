@@ -1,48 +1,26 @@
-"""Look at embedding spaces: figures, maps, projections, linked views. Heavy libraries load on first use."""
+"""Look at embedding spaces: figures, maps, projections, linked views. Each part loads when it is first used."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import Any
 
-_WHERE = {
-    "add_layer": "layers",
-    "add_live_layer": "live",
-    "ask_map": "planet",
-    "coverage_map": "figures",
-    "embed_queries": "planet",
-    "error_colours": "layers",
-    "explore_page": "page",
-    "fit_projection": "projection",
-    "frame_slider": "frames",
-    "image_grid": "figures",
-    "LandGrid": "layers",
-    "layer_of": "layers",
-    "linked_view": "linked",
-    "LinkedView": "linked",
-    "live_map": "live",
-    "offline_map": "maps",
-    "planet_view": "planet",
-    "planet_widget": "widgets",
-    "PlanetView": "planet",
-    "probe_figure": "report",
-    "project": "projection",
-    "projection_scores": "projection",
-    "projection_view": "frames",
-    "projection_widget": "widgets",
-    "report_page": "report",
-    "scatter_map": "figures",
-    "stability": "projection",
-    "to_geoparquet": "export",
-    "to_geotiff": "export",
-    "training_widget": "widgets",
-    "vocabulary": "planet",
-    "zonal_kernel": "planet",
+_MODULES = {
+    "export": ("to_geoparquet", "to_geotiff"),
+    "figures": ("coverage_map", "image_grid", "scatter_map"),
+    "frames": ("projection_view",),
+    "linked": ("linked_view",),
+    "maps": ("LandGrid", "add_layer", "layer_of", "live_map", "offline_map"),
+    "page": ("explore_page",),
+    "planet": ("ask_map", "embed_queries", "planet_view", "vocabulary", "zonal_kernel"),
+    "projection": ("fit_projection", "project", "projection_scores", "stability"),
+    "report": ("probe_figure", "report_page"),
 }
-__all__ = sorted(_WHERE)
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+__all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _WHERE:
-        return getattr(import_module(f"geonb.explore.{_WHERE[name]}"), name)
+    if name in _MODULE_OF:
+        return getattr(import_module(f"geonb.explore.{_MODULE_OF[name]}"), name)
     raise AttributeError(f"module 'geonb.explore' has no attribute {name!r}")

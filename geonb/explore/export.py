@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
+import json
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from geonb.explore.layers import Layer, layer_of
+from geonb._util import tqdm, write_atomically
+from geonb.explore.maps import Layer, layer_of
+from geonb.geo import cell_bounds
 
 if TYPE_CHECKING:
     from geonb.model import Model
@@ -35,14 +36,14 @@ def to_geotiff(
     """Write a layer of a model as a cloud-optimised GeoTIFF in EPSG:4326, with overviews.
 
     Rows are embedded and written a few at a time, so memory stays bounded at any resolution. "pca" gives three bands of
-    uint8 in 1 to 255, which QGIS shows as colours at once; every other layer float32. What is not known is 0 for
+    uint8 in 1 to 255, which QGIS shows as colours at once; every other layer gives float32. Unknown pixels are 0 for
     colours and NaN for numbers, declared as nodata. Bands are named; run, version, data and units are tags.
 
     Args:
         model: a run's folder, or a model of :func:`geonb.load`.
         path: the file; written whole or not at all.
         degrees: edge of a pixel. Pixels are areas, embedded at their centres.
-        layer, place, text: see :func:`geonb.explore.layers.layer_of`; a function turns embeddings (n, d) into (n,) or
+        layer, place, text: see :func:`geonb.explore.maps.layer_of`; a function turns embeddings (n, d) into (n,) or
             (n, bands) numbers.
         bounds: west, south, east, north; a whole number of pixels.
         land: leave the sea unknown, where no place was trained on.
@@ -57,69 +58,57 @@ def to_geotiff(
     from rasterio.transform import from_origin
     from rasterio.windows import Window
 
-    from geonb._util import tqdm
-
-    path, name = Path(path), "model"
-    if isinstance(model, str | Path):
-        name, model = Path(model).name, _load(model)
+    path, (model, name) = Path(path), _loaded(model)
     west, south, east, north = map(float, bounds)
-    columns, rows = (_pixels(a, b, degrees) for a, b in ((west, east), (south, north)))
+    columns, rows = _pixels(west, east, degrees), _pixels(south, north, degrees)
     if not (-180 <= west < east <= 180 and -90 <= south < north <= 90):
         raise ValueError(f"bounds {bounds} must be west, south, east, north within -180, -90, 180, 90 degrees")
     drawn = layer_of(model, layer, place=place, text=text)
     count = len(drawn.bands)
-    kind, nodata = ("uint8", 0) if drawn.colours else ("float32", float("nan"))
-    profile = {"driver": "GTiff", "width": columns, "height": rows, "count": count, "dtype": kind, "nodata": nodata,
-               "crs": "EPSG:4326", "transform": from_origin(west, north, degrees, degrees), "interleave": "band",
+    profile = {"driver": "GTiff", "width": columns, "height": rows, "count": count, "crs": "EPSG:4326",
+               "dtype": "uint8" if drawn.colours else "float32", "nodata": 0 if drawn.colours else float("nan"),
+               "transform": from_origin(west, north, degrees, degrees), "interleave": "band",
                "photometric": "RGB" if drawn.colours else "MINISBLACK", "BIGTIFF": "IF_SAFER"}  # fmt: skip
+    cloud = {"driver": "COG", "COMPRESS": "DEFLATE", "PREDICTOR": "YES", "BLOCKSIZE": 512, "OVERVIEWS": "AUTO",
+             "OVERVIEW_RESAMPLING": "AVERAGE", "BIGTIFF": "IF_SAFER"}  # fmt: skip
     step = max(1, min(rows, VALUES // (columns * count)))
     lon = west + (np.arange(columns) + 0.5) * degrees
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        plain, whole = Path(folder, "rows.tif"), Path(folder, "cog.tif")
         with rasterio.Env(GDAL_CACHEMAX=256, GDAL_PAM_ENABLED=False):
-            with rasterio.open(folder / "rows.tif", "w", **profile) as file:
+            with rasterio.open(plain, "w", **profile) as file:
                 for top in tqdm(range(0, rows, step), desc="embedding rows", disable=not progress):
                     lat = north - (np.arange(top, min(top + step, rows)) + 0.5) * degrees
-                    block = _block(model, drawn, lon, lat, land)
-                    file.write(block, window=Window(0, top, columns, len(lat)))
+                    file.write(_block(model, drawn, lon, lat, land), window=Window(0, top, columns, len(lat)))
                 file.update_tags(**_tags(model, name, drawn, degrees))
-                for band, description in enumerate(drawn.bands, 1):
-                    file.set_band_description(band, description)
-                file.units = [drawn.units] * count
+                file.descriptions, file.units = drawn.bands, [drawn.units] * count
                 if drawn.colours:
                     file.colorinterp = [ColorInterp.red, ColorInterp.green, ColorInterp.blue]
-            rasterio.shutil.copy(folder / "rows.tif", folder / "cog.tif", driver="COG", COMPRESS="DEFLATE",
-                                 PREDICTOR="YES", BLOCKSIZE=512, OVERVIEW_RESAMPLING="AVERAGE", OVERVIEWS="AUTO",
-                                 BIGTIFF="IF_SAFER")  # fmt: skip
-        (folder / "cog.tif").replace(path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+            rasterio.shutil.copy(plain, whole, **cloud)
+        whole.replace(path)
     return path
 
 
 def to_geoparquet(model: Model | str | Path, path: str | Path, size_km: float = 110.0, progress: bool = True) -> int:
-    """Write the embeddings of all land as GeoParquet, a row an equal-area cell; returns how many.
+    """Write the embeddings of all land as GeoParquet, a row for each equal-area cell; return the number of rows.
 
-    Columns: ``cell`` (as :func:`geonb.data.splits.blocks` numbers them), ``land_share`` of the cell, ``geometry`` (the
+    Columns: ``cell`` (as :func:`geonb.geo.blocks` numbers them), ``land_share`` of the cell, ``geometry`` (the
     cell as a polygon, EPSG:4326) and ``embedding`` (float32, at the centre of the cell). Cells that are less than half
     land are left out.
 
     Args:
         model: a run's folder, or a model of :func:`geonb.load`.
+        path: the file; written whole or not at all.
         size_km: edge of a cell; 110 gives 12,165.
     """
-    import json
-
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from geonb._util import write_atomically
-    from geonb.data.sampling import cell_bounds, land_cells, land_share
+    from geonb.data.sampling import land_cells, land_share
     from geonb.data.store import geo_metadata
 
-    model = _load(model) if isinstance(model, str | Path) else model
-    cells = land_cells(size_km)
-    west, south, east, north = cell_bounds(cells, size_km).T
+    (model, _), cells = _loaded(model), land_cells(size_km)
+    bounds = west, south, east, north = cell_bounds(cells, size_km).T
     middle = np.degrees(np.arcsin((np.sin(np.radians(south)) + np.sin(np.radians(north))) / 2))
     z = model.embed_locations(np.stack([(west + east) / 2, middle], 1), progress=progress)
     about = json.loads(geo_metadata([west.min(), south.min(), east.max(), north.max()])["geo"])
@@ -128,7 +117,7 @@ def to_geoparquet(model: Model | str | Path, path: str | Path, size_km: float = 
         {
             "cell": pa.array(cells, pa.int64()),
             "land_share": pa.array(land_share(cells, size_km), pa.float32()),
-            "geometry": pa.array(_boxes(west, south, east, north), pa.binary()),
+            "geometry": pa.array(_boxes(*bounds), pa.binary()),
             "embedding": pa.FixedSizeListArray.from_arrays(pa.array(z.ravel()), model.dim),
         }
     ).replace_schema_metadata({"geo": json.dumps(about)})
@@ -136,10 +125,11 @@ def to_geoparquet(model: Model | str | Path, path: str | Path, size_km: float = 
     return len(cells)
 
 
-def _load(run):
-    from geonb.model import load
+def _loaded(model: Model | str | Path) -> tuple[Model, str]:
+    """A model, and a name for it."""
+    import geonb
 
-    return load(run)
+    return (geonb.load(model), Path(model).name) if isinstance(model, str | Path) else (model, "model")
 
 
 def _pixels(low: float, high: float, degrees: float) -> int:
@@ -152,7 +142,7 @@ def _pixels(low: float, high: float, degrees: float) -> int:
 
 
 def _block(model: Model, layer: Layer, lon: np.ndarray, lat: np.ndarray, land: bool) -> np.ndarray:
-    """Rows of pixels (bands, rows, columns), ready to be written."""
+    """Compute rows of pixels (bands, rows, columns)."""
     from geonb.data.sampling import on_land
 
     points = np.stack(np.meshgrid(lon, lat), 2).reshape(-1, 2)
@@ -170,7 +160,6 @@ def _tags(model: Model, name: str, layer: Layer, degrees: float) -> dict[str, st
     from geonb import __version__
 
     data = model.manifest.get("data", {})
-    simulated = ", ".join(m for m, s in data.get("simulated", {}).items() if s) or "none"
     return {
         "TIFFTAG_IMAGEDESCRIPTION": f"{layer.title}, of location embeddings at the centres of pixels",
         "TIFFTAG_SOFTWARE": f"geonb {__version__}",
@@ -180,15 +169,15 @@ def _tags(model: Model, name: str, layer: Layer, degrees: float) -> dict[str, st
         "TRAINED_WITH": str(model.manifest["versions"]["geonb"]),
         "DATA": str(data.get("name", "")),
         "DATA_HASH": str(data.get("hash", "")),
-        "SIMULATED_MODALITIES": simulated,
+        "SIMULATED_MODALITIES": ", ".join(m for m, s in data.get("simulated", {}).items() if s) or "none",
         "LAYER": layer.title,
         "UNITS": layer.units,
         "PIXEL_DEGREES": f"{degrees:g}",
     }
 
 
-def _boxes(west: ArrayLike, south: ArrayLike, east: ArrayLike, north: ArrayLike) -> list[bytes]:
-    """Boxes as well-known binary polygons, counter-clockwise."""
-    head = np.frombuffer(b"\x01" + np.array([3, 1, 5], "<u4").tobytes(), np.uint8)
+def _boxes(west: np.ndarray, south: np.ndarray, east: np.ndarray, north: np.ndarray) -> list[bytes]:
+    """Encode boxes as well-known binary polygons, counter-clockwise."""
+    head = b"\x01" + np.array([3, 1, 5], "<u4").tobytes()
     corners = np.stack([west, south, east, south, east, north, west, north, west, south], 1).astype("<f8")
-    return [head.tobytes() + row.tobytes() for row in corners]
+    return [head + row.tobytes() for row in corners]

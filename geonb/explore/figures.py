@@ -16,16 +16,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from geonb._util import is_unknown
-from geonb.explore.views import PALETTE, asset
+from geonb.explore.views import MISSING, PALETTE, asset
 from geonb.geo import check_lonlat
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as MatplotlibFigure
 
-__all__ = ["PALETTE", "Figure", "coverage_map", "draw_land", "image_grid", "scatter_map", "themed", "world_axes"]
-
-MISSING = "#9aa0a6"
 WIDE = 460  # points; on a phone a wider figure scrolls, for its letters would be too small
 
 
@@ -40,7 +37,7 @@ class Figure:
 
 
 def themed(fig: MatplotlibFigure, alt: str) -> Figure:
-    """A Matplotlib figure as inline SVG whose black ink takes the colour of the page's text.
+    """Turn a Matplotlib figure into inline SVG whose black ink takes the colour of the page's text.
 
     Args:
         fig: closed after it is drawn.
@@ -74,13 +71,13 @@ def themed(fig: MatplotlibFigure, alt: str) -> Figure:
 
 @cache
 def land_rings() -> list[np.ndarray]:
-    """Outlines of land, each (k, 2) lon/lat degrees (Natural Earth 1:110m, public domain)."""
+    """Return outlines of land, each (k, 2) lon/lat degrees (Natural Earth 1:110m, public domain)."""
     rings = json.loads(asset("land.json"))
     return [np.array(ring, np.float64).reshape(-1, 2) for ring in rings]
 
 
 def equal_earth_xy(lonlat: ArrayLike) -> np.ndarray:
-    """Equal Earth coordinates (n, 2) of positions in degrees, x in [-1, 1]; areas in proportion to those on Earth."""
+    """Project positions (n, 2) in degrees to Equal Earth, x in [-1, 1]; areas are in proportion to those on Earth."""
     import torch
 
     from geonb.encoders.positional import equal_earth
@@ -89,7 +86,7 @@ def equal_earth_xy(lonlat: ArrayLike) -> np.ndarray:
 
 
 def draw_land(ax: Axes, xy: Callable[[np.ndarray], np.ndarray] | None = None) -> None:
-    """Land in pale grey under what Matplotlib axes show.
+    """Draw land in pale grey under what Matplotlib axes show.
 
     Args:
         ax: the axes; their limits stay as they are.
@@ -102,7 +99,7 @@ def draw_land(ax: Axes, xy: Callable[[np.ndarray], np.ndarray] | None = None) ->
 
 
 def world_axes(figsize: tuple[float, float] = (5.4, 2.9)) -> tuple[MatplotlibFigure, Axes]:
-    """A Matplotlib figure and axes with land in the Equal Earth projection; plot :func:`equal_earth_xy` on it."""
+    """Make a Matplotlib figure and axes with land in Equal Earth; plot :func:`equal_earth_xy` on it."""
     import matplotlib.pyplot as plt
 
     fig, ax = plt.subplots(figsize=figsize)
@@ -129,7 +126,7 @@ def scatter_map(
     limits: tuple[float, float] | None = None,
     signed: bool = False,
 ) -> Figure:
-    """Places on an equal-area world map, coloured by numbers, by classes, or by colours given as (n, 3).
+    """Draw places on an equal-area world map, coloured by numbers, by classes, or by colours given as (n, 3).
 
     Args:
         lonlat: positions (n, 2), degrees.
@@ -185,20 +182,20 @@ def scatter_map(
 def coverage_map(
     lonlat: ArrayLike, size_km: float = 200.0, title: str = "", units: str = "places in a cell", alt: str = ""
 ) -> Figure:
-    """Where places are and where none are: equal-area cells coloured by how many they hold, land without any in grey.
+    """Map where places are: equal-area cells coloured by the number of places in them, land without any in grey.
 
     Args:
         lonlat: positions (n, 2), degrees.
         size_km: edge of the cells; a cell is land if at least half of it is.
         title, units: shown above the map and beside the colour bar, which is logarithmic.
-        alt: what the map shows; by default how many land cells hold a place, and how many the fullest holds.
+        alt: what the map shows; by default how many land cells have a place, and how many the fullest has.
     """
     from matplotlib.collections import PolyCollection
     from matplotlib.colors import LogNorm
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     from geonb.data.sampling import land_cells
-    from geonb.data.splits import blocks
+    from geonb.geo import blocks
 
     lonlat, land = check_lonlat(lonlat), land_cells(size_km)
     cells, counts = np.unique(blocks(lonlat, size_km), return_counts=True)
@@ -226,7 +223,7 @@ def coverage_map(
 
 def _outlines(cells: ArrayLike, size_km: float) -> np.ndarray:
     """Outlines (n, 18, 2) of equal-area cells on the map of :func:`equal_earth_xy`."""
-    from geonb.data.sampling import cell_bounds
+    from geonb.geo import cell_bounds
 
     west, south, east, north = cell_bounds(cells, size_km).T[:, :, None]
     lat = south + np.linspace(0, 1, 9) * (north - south)  # parallels are straight on this map, meridians are not
@@ -238,11 +235,13 @@ def _outlines(cells: ArrayLike, size_km: float) -> np.ndarray:
 def image_grid(
     images: Sequence[np.ndarray] | np.ndarray, captions: Sequence[str], alt: str, columns: int = 6, pixels: int = 128
 ) -> Figure:
-    """RGB chips in a grid with a caption below each.
+    """Show RGB chips in a grid with a caption below each.
 
     Args:
-        images: uint8 (n, H, W, 3). ``captions``: n strings. ``columns``: at most this many side by side.
-        alt: what the grid shows as a whole; each chip also has its caption as alt text.
+        images: uint8 (n, H, W, 3).
+        captions: n strings; each is also the alt text of its chip.
+        alt: what the grid shows as a whole.
+        columns: at most this many side by side.
         pixels: shown width of a chip.
 
     Raises:

@@ -1,14 +1,18 @@
-"""Interactive maps that draw without a network: Leaflet and the land come with the page."""
+"""Web maps: Leaflet and land that come with the page, places, and layers painted from an embedding space.
+
+A layer is anything that can be computed from embeddings: main components as colours, a similarity, a probe.
+"""
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from html import escape
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,7 +22,11 @@ from geonb.geo import check_lonlat
 
 if TYPE_CHECKING:
     import folium
+    import leafmap
 
+    from geonb.model import Model
+
+SEA, LAND, SHORE = "#edf2f6", "#d3dae0", "#9aa6b1"
 POINTS = """
 {% macro script(this, kwargs) %}
 {{ this.points }}.forEach(([lat, lon, label, color]) => {
@@ -33,7 +41,10 @@ POINTS = """
 });
 {% endmacro %}
 """
-SEA, LAND, SHORE = "#edf2f6", "#d3dae0", "#9aa6b1"
+LAYERS = ("pca", "similarity", "embedding")
+FITTED = 20_000  # places on land, even by area, that principal components are taken from
+SOUTH, NORTH = -60.0, 84.0  # of painted layers; Web Mercator swells beyond
+MOST_POINTS = 20_000  # that a live map draws one by one
 
 
 def offline_map(
@@ -43,7 +54,7 @@ def offline_map(
     alt: str = "Interactive map",
     tiles: bool = True,
 ) -> folium.Map:
-    """A folium map over Natural Earth land that needs no network.
+    """Make a folium map over Natural Earth land that needs no network.
 
     Args:
         center: (lon, lat) in degrees, longitude first, as everywhere in this package.
@@ -54,17 +65,19 @@ def offline_map(
         tiles: offer OpenStreetMap tiles in the layer control; nothing is fetched unless a reader chooses them.
 
     Returns:
-        A ``folium.Map``; add to it with :func:`add_points` or with folium.
+        A ``folium.Map``; add to it with :func:`add_points`, :func:`add_layer` or folium.
     """
     import folium
 
     ((lon, lat),) = check_lonlat([center]).tolist()
-    figure = folium.Figure()
     world = _map_class()(
         location=(lat, lon), zoom_start=zoom, zoom_snap=0.5, tiles=None, height=height, prefer_canvas=True
     )
     world.alt, world.pixels = alt, height
+    figure = folium.Figure()
     figure.add_child(world)
+    look = f"<style>div.leaflet-container{{background:{SEA};font-family:system-ui,sans-serif}}</style>"
+    folium.Element(look).add_to(figure.header)
     land = folium.FeatureGroup("Land (Natural Earth)", overlay=False)
     style = {"color": SHORE, "weight": 0.6, "fillColor": LAND, "fillOpacity": 1}
     folium.map.CustomPane("land", z_index=250).add_to(world)  # above tiles, below pictures of layers
@@ -74,9 +87,6 @@ def offline_map(
         name = "OpenStreetMap (needs a network)"
         folium.TileLayer("OpenStreetMap", name=name, show=False, overlay=False).add_to(world)
         folium.LayerControl(collapsed=True).add_to(world)
-    folium.Element(f"<style>div.leaflet-container{{background:{SEA};font-family:system-ui,sans-serif}}</style>").add_to(
-        figure.header
-    )
     return world
 
 
@@ -84,15 +94,15 @@ def add_points(
     world: folium.Map,
     lonlat: ArrayLike,
     labels: Sequence | None = None,
-    color: str | Sequence[str] | None = None,
+    color: str | Sequence[str] = PALETTE[0],
     radius: float = 5,
 ) -> folium.Map:
-    """Add places to a map as circles; returns the map.
+    """Add places to a map as circles; return the map.
 
     Args:
         world: a map of :func:`offline_map`.
         lonlat: positions (n, 2), degrees.
-        labels: n strings shown when a circle is pressed; shown as text, whatever they hold.
+        labels: n strings shown when a circle is pressed; shown as text, whatever they contain.
         color: n CSS colours, or one for all.
         radius: in pixels.
 
@@ -102,19 +112,211 @@ def add_points(
     lonlat = check_lonlat(lonlat)
     n = len(lonlat)
     labels = [None] * n if labels is None else [None if label is None else str(label) for label in labels]
-    colors = [color or PALETTE[0]] * n if color is None or isinstance(color, str) else [str(c) for c in color]
+    colors = [color] * n if isinstance(color, str) else [str(c) for c in color]
     if not n == len(labels) == len(colors):
         raise ValueError(f"{n} positions, {len(labels)} labels and {len(colors)} colours do not match")
     points = [[lat, lon, label, c] for (lon, lat), label, c in zip(lonlat.tolist(), labels, colors, strict=True)]
-    text = (
-        safe_json(points).replace("{", "\\u007b").replace("}", "\\u007d")
-    )  # folium renders scripts as templates twice
+    # folium renders scripts as templates twice
+    text = safe_json(points).replace("{", "\\u007b").replace("}", "\\u007d")
     _points_class()(text, float(radius)).add_to(world)
     return world
 
 
+@dataclass(frozen=True)
+class Layer:
+    """What is painted of embeddings (n, d).
+
+    Attributes:
+        of: the function, (n, d) -> (n,) or (n, bands).
+        title, units: what it is.
+        bands: the name of each band.
+        colours: whether the bands are red, green and blue in [0, 1].
+    """
+
+    of: Callable[[np.ndarray], np.ndarray]
+    title: str
+    units: str
+    bands: tuple[str, ...]
+    colours: bool = False
+
+    def __call__(self, embeddings: np.ndarray) -> np.ndarray:
+        values = np.asarray(self.of(embeddings))
+        return values[:, None] if values.ndim == 1 else values
+
+
+def layer_of(
+    model: Model,
+    layer: str | Callable[[np.ndarray], np.ndarray] = "pca",
+    *,
+    place: Sequence[float] | None = None,
+    text: str | None = None,
+) -> Layer:
+    """Make a layer of a model by its name.
+
+    Args:
+        model: of :func:`geonb.load`.
+        layer: "pca" (the first three principal components over land as colours), "similarity" (to ``place``, (lon, lat)
+            in degrees, or to ``text``; cosine), "embedding" (all dimensions), or a function of embeddings (n, d) that
+            returns (n,) or (n, bands) numbers, such as ``probe.predict``.
+
+    Raises:
+        ValueError: an unknown layer, "similarity" to nothing or to two things, or a text that
+            :func:`geonb.inference.embed_question` refuses.
+    """
+    if callable(layer):
+        values = np.asarray(layer(model.embed_locations(np.zeros((2, 2)))))
+        if len(values) != 2 or values.ndim not in (1, 2):
+            raise ValueError(f"the function gave {values.shape} for two embeddings; (2,) or (2, bands) was expected")
+        name = getattr(layer, "__name__", type(layer).__name__)
+        count = 1 if values.ndim == 1 else values.shape[1]
+        return Layer(layer, name, "", (name,) if count == 1 else tuple(f"{name} {i + 1}" for i in range(count)))
+    if layer not in LAYERS:
+        raise ValueError(f"unknown layer {layer!r}; choose {', '.join(LAYERS)}, or give a function of embeddings")
+    if layer != "similarity" and not (place is None and text is None):
+        raise ValueError(f"a place or a text is for layer 'similarity', not {layer!r}")
+    if layer == "pca":
+        from geonb.data.sampling import land_points
+        from geonb.explore.projection import Colours
+
+        paint = Colours(model.embed_locations(land_points(FITTED, method="fibonacci")))
+        names = tuple(f"principal component {i} ({c})" for i, c in enumerate(("red", "green", "blue"), 1))
+        return Layer(paint, "first three principal components", "stretched, 2nd to 98th percentile", names, True)
+    if layer == "embedding":
+        return Layer(lambda z: z, "embedding", "unit vector", tuple(f"dimension {i}" for i in range(model.dim)))
+    if (place is None) == (text is None):
+        raise ValueError("similarity needs either a place, (lon, lat) in degrees, or a text")
+    if text is not None:
+        from geonb.inference import embed_question
+
+        target, title = embed_question(model, text), f"similarity to the words “{text}”"
+    else:
+        ((lon, lat),) = check_lonlat(np.asarray([place]))
+        target, title = model.embed_locations([(lon, lat)])[0], f"similarity to the place at {lon:.3f}, {lat:.3f}"
+    return Layer(lambda z: z @ target, title, "cosine", ("similarity",))
+
+
+class LayerImage(NamedTuple):
+    """A layer as a picture for web maps, in Web Mercator.
+
+    Attributes:
+        rgba: uint8 (rows, columns, 4), transparent where nothing is known.
+        title: what it shows, with the ends of the colour scale.
+    """
+
+    rgba: np.ndarray
+    title: str
+
+
+class LandGrid:
+    """The land embedded once, pixel by pixel of a web map, so that several layers can be painted from it.
+
+    Attributes:
+        model: its model.
+        lonlat: positions (n, 2) of pixels on land.
+        z: their embeddings float32 (n, d).
+    """
+
+    def __init__(self, model: Model, width: int = 480, progress: bool = False) -> None:
+        """Embed about ``width`` squared / 4 positions; 480 is a pixel of 83 km at the equator."""
+        from geonb.data.sampling import on_land
+
+        top, bottom = (np.arcsinh(np.tan(np.radians(lat))) for lat in (NORTH, SOUTH))
+        height = max(1, round((top - bottom) / (2 * np.pi) * width))
+        y = top - (np.arange(height) + 0.5) / height * (top - bottom)
+        lon = (np.arange(width) + 0.5) / width * 360 - 180
+        grid = np.stack(np.meshgrid(lon, np.degrees(np.arctan(np.sinh(y)))), 2)
+        self.model, self.land = model, on_land(grid.reshape(-1, 2)).reshape(height, width)
+        self.lonlat = grid[self.land]
+        self.z = model.embed_locations(self.lonlat, progress=progress)
+
+    def image(self, layer: Layer) -> LayerImage:
+        """Paint a layer; numbers in viridis from the 2nd to the 98th percentile.
+
+        Raises:
+            ValueError: a layer of more than one band that is not of colours.
+        """
+        values, title = layer(self.z), layer.title
+        shown = values
+        if not layer.colours:
+            from matplotlib import colormaps
+
+            if values.shape[1] != 1:
+                raise ValueError(f"{values.shape[1]} bands cannot be painted; give one band, or layer 'pca'")
+            known = values[np.isfinite(values)]
+            low, high = np.percentile(known, [2, 98]) if len(known) else (0.0, 1.0)
+            shown = colormaps["viridis"](np.clip((values[:, 0] - low) / max(high - low, 1e-12), 0, 1))[:, :3]
+            title = f"{title} ({layer.units + ', ' if layer.units else ''}{low:.2f} dark to {high:.2f} bright)"
+        rgba = np.zeros((*self.land.shape, 4), np.uint8)
+        rgba[self.land, :3] = np.rint(np.nan_to_num(shown) * 255)
+        rgba[self.land, 3] = np.where(np.isfinite(values).all(1), 255, 0)
+        return LayerImage(rgba, title)
+
+
+def add_layer(world: folium.Map, image: LayerImage, opacity: float = 0.8, show: bool = True) -> folium.Map:
+    """Lay a picture of a layer over a folium map (:func:`offline_map`); return the map."""
+    from folium.raster_layers import ImageOverlay
+
+    # Leaflet's layer control reads names as HTML, and folium reads braces as templates.
+    name = escape(image.title).replace("{", "&#123;").replace("}", "&#125;")
+    bounds = [[SOUTH, -180.0], [NORTH, 180.0]]
+    ImageOverlay(image.rgba, bounds, opacity=opacity, name=name, show=show, alt=name).add_to(world)
+    return world
+
+
+def live_map(
+    lonlat: ArrayLike, labels: Sequence | None = None, *, tiles: Sequence[tuple[str, str, str]] = ()
+) -> leafmap.Map:
+    """Make a leafmap map with places as points; the label of the place that is clicked stands below it.
+
+    Args:
+        lonlat: positions (n, 2), degrees; of more than 20,000, every k-th is drawn.
+        labels: n strings, shown as text, whatever they contain.
+        tiles: layers below the points, each (address with {x}, {y} and {z}, name, whom to credit). The address of an
+            Earth Engine image is ``image.getMapId(style)["tile_fetcher"].url_format``.
+
+    Returns:
+        A ``leafmap.Map`` (an ipywidget): it needs a kernel, and its tiles a network. The label is its ``caption``.
+
+    Raises:
+        ValueError: no positions, or not as many labels.
+        ModuleNotFoundError: without leafmap.
+    """
+    import ipyleaflet
+    import ipywidgets
+    import leafmap
+
+    lonlat = check_lonlat(lonlat)
+    if not len(lonlat) or (labels is not None and len(labels) != len(lonlat)):
+        raise ValueError(
+            f"{len(lonlat)} positions and {len(labels or [])} labels; give positions, and a label for each"
+        )
+    world = leafmap.Map(center=np.median(lonlat, 0)[::-1].tolist(), zoom=2)
+    world.layout.height = "480px"
+    for address, name, credit in tiles:
+        world.add_tile_layer(address, name=name, attribution=credit)
+    rows = range(0, len(lonlat), -(-len(lonlat) // MOST_POINTS))
+    places = [{"type": "Feature", "properties": {"row": row},
+               "geometry": {"type": "Point", "coordinates": lonlat[row].tolist()}} for row in rows]  # fmt: skip
+    points = ipyleaflet.GeoJSON(
+        data={"type": "FeatureCollection", "features": places},
+        point_style={"radius": 3, "fillOpacity": 0.8, "weight": 0, "fillColor": PALETTE[0]},
+        name=f"{len(rows):,} of {len(lonlat):,} places",
+    )
+    world.caption = ipywidgets.Label(value="Click a point.")  # a Label shows text, never markup
+
+    def show(feature: dict, **_: Any) -> None:
+        row = int(feature["properties"]["row"])
+        lon, lat = lonlat[row]
+        world.caption.value = f"{labels[row] if labels is not None else f'row {row}'} ({lon:.3f}, {lat:.3f})"
+
+    points.on_click(show)
+    world.add(points)
+    world.add(ipyleaflet.WidgetControl(widget=world.caption, position="bottomleft"))
+    return world
+
+
 @cache
-def _points_class():
+def _points_class() -> type:
     from folium.elements import MacroElement
     from folium.template import Template
 
@@ -131,7 +333,7 @@ def _points_class():
 
 
 @cache
-def _map_class():
+def _map_class() -> type:
     import folium
 
     class OfflineMap(folium.Map):
@@ -141,8 +343,8 @@ def _map_class():
         default_js = [("leaflet", _data_uri("leaflet.js", "text/javascript"))]
         default_css = [("leaflet_css", _data_uri("leaflet.css", "text/css"))]
 
-        def render(self, **kwargs):
-            """A layer control lists what stands before it, so it goes last, whatever was added after it."""
+        def render(self, **kwargs: Any) -> None:
+            """Put the layer control last: it lists what stands before it, whatever was added after it."""
             for name, child in list(self._children.items()):
                 if isinstance(child, folium.LayerControl):
                     self._children.move_to_end(name)
@@ -165,9 +367,6 @@ def _data_uri(name: str, mime: str) -> str:
 
 @cache
 def _land() -> dict:
-    rings = json.loads(asset("land.json"))
-    polygons = []
-    for ring in rings:
-        points = np.array(ring).reshape(-1, 2).tolist()
-        polygons.append([[*points, points[0]]])
+    rings = [np.array(ring).reshape(-1, 2).tolist() for ring in json.loads(asset("land.json"))]
+    polygons = [[[*ring, ring[0]]] for ring in rings]
     return {"type": "Feature", "properties": {}, "geometry": {"type": "MultiPolygon", "coordinates": polygons}}

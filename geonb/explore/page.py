@@ -1,4 +1,4 @@
-"""One page about one run: its embedding space beside the map."""
+"""A page about a run: its embedding space beside the map."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ import geonb
 from geonb.data.attribution import attribution
 from geonb.data.sentinel2 import true_color
 from geonb.data.store import PlaceStore
-from geonb.explore.linked import MODALITIES, TEXT_CHARACTERS, linked_view, shorten
+from geonb.explore.linked import ABOUT, MODALITIES, TEXT_CHARACTERS, linked_view, shorten
 from geonb.explore.projection import project
-from geonb.explore.views import write_page
+from geonb.explore.views import PLURALS, write_page
 
 if TYPE_CHECKING:
     from geonb.model import Model
 
 ALL_TEXT = 20_000_000  # characters in a page; with more texts each is cut shorter
 CLUSTERS = 8
+SOURCES = {"url": "url", "license": "license", "creator": "source"}  # what is said of a text -> column of the store
 FIRST = ("climate", "continent", "country", "elevation_m")  # the first of these that the store has colours the page
 
 
@@ -29,7 +30,9 @@ def explore_page(run: str | Path, data: str | Path, out: str | Path, seed: int =
     """Embed every place of a store by its position and write a page to explore the embedding space.
 
     Args:
-        run: directory of a finished run. data: directory of a place store. out: the page to write.
+        run: folder of a finished run.
+        data: folder of a place store.
+        out: the page to write.
         seed: of the UMAP projection.
 
     Returns:
@@ -72,9 +75,7 @@ def explore_page(run: str | Path, data: str | Path, out: str | Path, seed: int =
 
 
 def _label(name: str) -> str:
-    for ending in ("_m", "_km"):
-        name = name.removesuffix(ending)
-    return name.replace("_", " ")
+    return name.removesuffix("_m").removesuffix("_km").replace("_", " ")
 
 
 def _columns(store: PlaceStore) -> dict[str, np.ndarray]:
@@ -88,61 +89,41 @@ def _titles(store: PlaceStore) -> list[str]:
 
 
 def _about(store: PlaceStore) -> dict[str, list] | None:
-    """What the page says about each place's text: its beginning, where it is from, and whom to credit for it."""
+    """Collect for each place the beginning of its text, its source, and whom to credit for it."""
     rows = np.flatnonzero(store.has("text"))
     if len(rows) == 0:
         return None
+    about: dict[str, list] = {name: [None] * len(store) for name in ABOUT}
     characters = max(80, min(TEXT_CHARACTERS, ALL_TEXT // len(rows)))
-    about: dict[str, list] = {"text": [shorten(text, characters) for text in store.texts(rows)]}
-    for name, column in (("url", "url"), ("license", "license"), ("creator", "source")):
-        about[name] = store.text_column(column, rows)
-    about |= {name: [None] * len(rows) for name in ("license_url", "changes")}
-    position = {place: i for i, place in enumerate(store.place_id[rows].tolist())}
-    for credit in attribution(store, rows).to_pylist():
-        i = position[credit["place_id"]]
-        for name in ("license", "license_url", "creator", "changes"):
-            about[name][i] = credit[name] or about[name][i]
-    spread: dict[str, list] = {}
-    for name, values in about.items():
-        spread[name] = [None] * len(store)
+    columns = {name: store.text_column(column, rows) for name, column in SOURCES.items()}
+    columns["text"] = [shorten(text, characters) for text in store.texts(rows)]
+    for name, values in columns.items():
         for row, value in zip(rows.tolist(), values, strict=True):
-            spread[name][row] = value
-    return spread
+            about[name][row] = value
+    row_of = {place: row for row, place in enumerate(store.place_id.tolist())}
+    for credit in attribution(store, rows).to_pylist():
+        row = row_of[credit["place_id"]]
+        for name in ("license", "license_url", "creator", "changes"):
+            about[name][row] = credit[name] or about[name][row]
+    return about
 
 
-def clusters(embeddings: ArrayLike, count: int = CLUSTERS, seed: int = 0, steps: int = 25) -> np.ndarray:
-    """Names of clusters, "cluster 1" the largest, of unit vectors (n, d): k-means by the cosine.
+def clusters(embeddings: ArrayLike, count: int = CLUSTERS, seed: int = 0) -> np.ndarray:
+    """Name clusters of unit vectors (n, d), found by k-means: "cluster 1" is the largest."""
+    from sklearn.cluster import KMeans
 
-    Centres start by k-means++ (Arthur and Vassilvitskii, 2007) from the seed, on at most 20,000 of the vectors.
-    """
     z = np.asarray(embeddings, np.float32)
-    rng = np.random.default_rng(seed)
-    sample = z if len(z) <= 20_000 else z[rng.choice(len(z), 20_000, replace=False)]
-    centres = sample[[rng.integers(len(sample))]]
-    for _ in range(min(count, len(sample)) - 1):
-        far = np.clip(1 - (sample @ centres.T).max(1).astype(np.float64), 1e-12, None)
-        centres = np.vstack([centres, sample[rng.choice(len(sample), p=far / far.sum())]])
-    for _ in range(steps):
-        nearest = (sample @ centres.T).argmax(1)
-        sums = centres.copy()
-        for c in np.unique(nearest):  # an empty cluster keeps its centre
-            sums[c] = sample[nearest == c].sum(0)
-        moved = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
-        if np.allclose(moved, centres, atol=1e-6):
-            break
-        centres = moved
-    nearest = (z @ centres.T).argmax(1)
-    rank = np.empty(len(centres), int)
-    rank[np.argsort(-np.bincount(nearest, minlength=len(centres)), kind="stable")] = np.arange(len(centres))
-    return np.array([f"cluster {c + 1}" for c in rank], object)[nearest]
+    distinct = len(np.unique(z, axis=0))
+    found = KMeans(min(count, distinct), n_init=1, random_state=seed).fit_predict(z)
+    rank = np.argsort(np.argsort(-np.bincount(found), kind="stable"))
+    return np.array([f"cluster {c + 1}" for c in rank], object)[found]
 
 
 def _body(run: Path, model: Model, store: PlaceStore, seed: int, view: str) -> str:
     simulated = [m for m in MODALITIES if store.simulated(m)]
     notice = ""
     if simulated:
-        names = {"location": "positions", "text": "texts", "image": "images"}
-        what = " and ".join(names[m] for m in simulated)
+        what = " and ".join(PLURALS[m] for m in simulated)
         notice = (
             f'<p class="notice"><strong>Simulated:</strong> the {what} of this store are simulated, not observed.</p>'
         )
@@ -154,14 +135,14 @@ def _body(run: Path, model: Model, store: PlaceStore, seed: int, view: str) -> s
         f"<h1>Embedding space of {escape(run.name)}</h1>"
         f'<p class="soft">{len(store):,} places, embedded by their position alone; trained on '
         f"{escape(', '.join(model.modalities))}; UMAP with seed {seed}.</p>{notice}{view}"
-        "<p>Neighbours in the left picture are places that the model embeds alike. UMAP keeps neighbourhoods; the "
+        "<p>Neighbours in the left picture are places whose embeddings are similar. UMAP keeps neighbourhoods; the "
         "distances between groups, their sizes and the axes mean nothing.</p>"
         f"<details><summary>Where the facts come from</summary><dl>{sources}</dl></details>{_credits(store)}"
     )
 
 
 def _credits(store: PlaceStore) -> str:
-    """Whom the licences of the texts ask to credit, in words."""
+    """Say in words whom the licences of the texts ask to credit."""
     table = attribution(store).select(["creator", "license", "license_url", "changes"])
     if len(table) == 0:
         return ""
@@ -175,6 +156,6 @@ def _credits(store: PlaceStore) -> str:
         creator = escape(row["creator"] or "creator not stated")
         lines.append(f"<li>{row['count_all']:,} texts: {creator}, {license}{changes}, shortened</li>")
     return (
-        "<details><summary>Whom to credit for the texts</summary><p>Each text is credited, and linked where its "
-        f"address is known, when its place is inspected.</p><ul>{''.join(lines)}</ul></details>"
+        "<details><summary>Whom to credit for the texts</summary><p>The page credits each text, and links it where its "
+        f"address is known, when you inspect its place.</p><ul>{''.join(lines)}</ul></details>"
     )

@@ -1,11 +1,9 @@
-"""What the views share: one piece of HTML each, without a kernel and without a network, and a page to keep it in."""
+"""What the views share: HTML that needs no kernel and no network, and a page of its own to keep it in."""
 
 from __future__ import annotations
 
 import base64
 import json
-import os
-import tempfile
 from functools import cache
 from html import escape
 from importlib.resources import files
@@ -15,8 +13,12 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
+from geonb._util import write_atomically
+
 PALETTE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F63B8", "#8A8A00", "#C43B4E", "#3AA6A0"]
 """Colours of classes, after Okabe and Ito (2008), continued; they read on white and on near-black."""
+MISSING = "#9aa0a6"  # of values that are not known, and of classes beyond the palette
+PLURALS = {"location": "positions", "text": "texts", "image": "images"}
 
 
 class View:
@@ -25,43 +27,43 @@ class View:
     Attributes:
         data: what the page gets, as JSON.
         name: of its style and script among the assets. ``css``: the class that they look for.
-        label: what it is, for those who do not see it. ``title``: of a page of its own.
+        title: what it is, for those who do not see it, and of a page of its own.
     """
 
     name: ClassVar[str]
     css: ClassVar[str]
-    label: ClassVar[str]
     title: ClassVar[str]
 
     def __init__(self, data: dict) -> None:
         self.data = data
 
     def to_html(self) -> str:
-        """Style, data and script in one piece; several on one page do not disturb each other."""
+        """Return style, data and script in one piece; several on one page do not disturb each other."""
         return (
-            f'<style>{asset(f"{self.name}.css")}</style>'
-            f'<div class="{self.css}" role="group" aria-label="{self.label}">'
+            f"<style>{asset(f'{self.name}.css')}</style>"
+            f'<div class="{self.css}" role="group" aria-label="{self.title}">'
             f'<script type="application/json">{safe_json(self.data)}</script>'
-            f'<noscript>This picture needs JavaScript.</noscript></div><script>{asset(f"{self.name}.js")}</script>'
+            f"<noscript>This picture needs JavaScript.</noscript></div>"
+            f'<script>(() => {{ "use strict";\n{asset("common.js")}{asset(f"{self.name}.js")}}})();</script>'
         )
 
     def _repr_html_(self) -> str:
         return self.to_html()
 
     def save(self, path: str | Path, title: str | None = None) -> Path:
-        """Write a page that opens from the disk, without a network. Returns its path."""
+        """Write a page that opens from the disk, without a network; return its path."""
         title = title or self.title
         return write_page(path, title, f"<h1>{escape(title)}</h1>{self.to_html()}")
 
 
 def safe_json(data: Any) -> str:
-    """JSON that can stand in a ``script`` element: ASCII alone, and no character that could end the element."""
+    """Encode as JSON that can stand in a ``script`` element: ASCII, and no character that could end the element."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def write_page(path: str | Path, title: str, body: str) -> Path:
-    """Write a page of its own (``body`` is trusted HTML) in one step, so that none is ever half-written."""
+    """Write a whole page, or leave the previous one in place. ``body`` is trusted HTML."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = (
@@ -70,33 +72,30 @@ def write_page(path: str | Path, title: str, body: str) -> Path:
         f'<link rel="icon" href="data:,"><title>{escape(title)}</title><style>{asset("page.css")}</style></head>'
         f"<body><main>{body}</main></body></html>\n"
     )
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    write_atomically(path, text.encode())
     return path
 
 
 def pack(values: ArrayLike, dtype: str) -> str:
-    """Numbers as base64 of their bytes, little-endian for a ``dtype`` such as "<u2"."""
+    """Encode numbers as base64 of their bytes, little-endian for a ``dtype`` such as "<u2"."""
     return base64.b64encode(np.asarray(values).astype(dtype).tobytes()).decode()
+
+
+def pack_share(values: np.ndarray, low: float, span: float) -> str:
+    """Encode numbers (n,) as 16-bit shares of the way from ``low`` to ``low + span``."""
+    return pack(np.round((values - low) / span * 65535), "<u2")
 
 
 @cache
 def asset(name: str) -> str:
-    """The text of a file that comes with the package."""
+    """Return the text of a file that comes with the package."""
     return (files("geonb.explore") / "assets" / name).read_text(encoding="utf-8")
 
 
 @cache
 def land() -> str:
-    """Outlines of land as int16 tenths of degrees, rings separated by 32767."""
-    flat = []
+    """Return outlines of land as base64 of int16 tenths of degrees, rings separated by 32767."""
+    flat: list[int] = []
     for ring in json.loads(asset("land.json")):
         flat += [*np.rint(np.array(ring) * 10).astype(int).tolist(), 32767]
     return pack(flat[:-1], "<i2")

@@ -1,7 +1,4 @@
-"""Layers for maps and files for other programs, read back by those programs' libraries."""
-
-import json
-import re
+"""Files for other programs, read back by those programs' libraries."""
 
 import numpy as np
 import pytest
@@ -9,8 +6,7 @@ import pytest
 import geonb
 from geonb.data.sampling import on_land
 from geonb.explore.export import to_geoparquet, to_geotiff
-from geonb.explore.layers import LandGrid, add_layer, error_colours, layer_of
-from geonb.explore.maps import offline_map
+from geonb.explore.maps import layer_of
 
 rasterio = pytest.importorskip("rasterio")
 pytestmark = pytest.mark.usefixtures("few_places_for_the_colours")
@@ -117,7 +113,7 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(model, tmp_path):
 
 def test_cells_are_geoparquet_that_geopandas_and_duckdb_open(model, tmp_path):
     geopandas, duckdb = pytest.importorskip("geopandas"), pytest.importorskip("duckdb")
-    from geonb.data.splits import blocks
+    from geonb.geo import blocks
 
     path = tmp_path / "cells.parquet"
     count = to_geoparquet(model, path, 1500)
@@ -143,42 +139,3 @@ def test_embedded_tables_open_elsewhere(trained, model, tmp_path):
     assert frame.geometry.x.tolist() == [10, -70] and frame.name.tolist() == ["a", "b"]
     ((z,),) = duckdb.sql(f"select embedding from '{tmp_path}/z.parquet' where name = 'b'").fetchall()
     np.testing.assert_allclose(z, model.embed_locations([(-70, -30)])[0], atol=1e-6)
-
-
-def test_a_painted_layer_lies_where_its_pixels_are(model):
-    grid = LandGrid(model, width=90)
-    image = grid.image(layer_of(model, "similarity", place=(20, 0)))
-    height, width = image.rgba.shape[:2]
-    (south, west), (north, east) = image.bounds
-    mercator = lambda lat: np.arcsinh(np.tan(np.radians(lat)))  # noqa: E731
-    row = ((mercator(north) - mercator(grid.lonlat[:, 1])) / (mercator(north) - mercator(south)) * height).astype(int)
-    column = ((grid.lonlat[:, 0] - west) / (east - west) * width).astype(int)
-    assert (image.rgba[row, column, 3] == 255).all() and (image.rgba[..., 3] > 0).sum() == len(grid.lonlat)
-    assert on_land(grid.lonlat).all()
-    best, worst = image.values[:, 0].argmax(), image.values[:, 0].argmin()
-    bright = image.rgba[..., :3].astype(int).sum(2)
-    assert bright[row[best], column[best]] > bright[row[worst], column[worst]] + 200  # viridis: bright is alike
-    assert "cosine" in image.title and "20.000, 0.000" in image.title
-    with pytest.raises(ValueError, match="cannot be painted"):
-        grid.image(layer_of(model, "embedding"))
-    unknown = grid.image(layer_of(model, lambda z: np.where(np.arange(len(z)) == 0, np.nan, 1.0)))
-    assert (unknown.rgba[..., 3] > 0).sum() == len(grid.lonlat) - 1
-
-
-def test_layers_on_a_folium_map_are_pictures_whose_names_are_text(model):
-    grid = LandGrid(model, width=60)
-    image = grid.image(layer_of(model, "similarity", text="rivers <img src=x onerror=alert(1)>{{7*7}}"))
-    html = add_layer(add_layer(offline_map(), grid.image(layer_of(model))), image).get_root().render()
-    assert html.index("L.control.layers(") > html.rindex("L.imageOverlay(")  # which it lists
-    assert re.search(r'createPane\(\s*"land"', html) and '"pane": "land"' in html  # below the pictures
-    assert html.count("L.imageOverlay(") == 2 and "data:image/png;base64," in html
-    assert "<img src=x" not in html and "49" not in html.split("similarity to the words")[1][:80]
-    assert "http" not in html.split("L.imageOverlay(")[1][:200]
-
-
-def test_errors_have_a_sign_and_no_value_a_colour_of_its_own():
-    low, none, high, unknown = error_colours([-2, 0, 2, np.nan], limit=2)
-    red, blue = (lambda c: int(c[1:3], 16)), (lambda c: int(c[5:7], 16))
-    assert blue(low) > red(low) + 80 and red(high) > blue(high) + 80 and abs(red(none) - blue(none)) < 30
-    assert unknown == "#c9ced3" and error_colours([np.nan]) == [unknown]
-    assert json.dumps(error_colours([1, 2, 3]))

@@ -10,8 +10,9 @@ import pytest
 
 from geonb.data.sampling import random_points
 from geonb.explore.figures import coverage_map, draw_land, equal_earth_xy, image_grid, land_rings, scatter_map, themed
-from geonb.explore.projection import as_colours, nearest_by_cosine, principal_components, project
+from geonb.explore.projection import as_colours, principal_components
 from geonb.explore.training import binding_diagram, learning_curves
+from geonb.explore.views import PALETTE
 
 
 def test_a_figure_is_inline_svg_in_the_colours_of_the_page_and_needs_words():
@@ -121,8 +122,8 @@ def test_a_coverage_map_says_what_it_shows_and_draws_land_without_places():
 
 
 def test_cells_on_the_map_have_the_area_of_cells_on_earth():
-    from geonb.data.sampling import cell_count
     from geonb.explore.figures import _outlines
+    from geonb.geo import cell_count
 
     x, y = np.moveaxis(_outlines(np.arange(cell_count(1500)), 1500), 2, 0)
     area = np.abs((x * np.roll(y, 1, 1) - y * np.roll(x, 1, 1)).sum(1)) / 2
@@ -151,23 +152,6 @@ def test_principal_components_equal_scikit_learn_up_to_sign():
     assert colours.min() == 0 and colours.max() == 1 and colours.shape == (200, 3)
 
 
-def test_projections_can_be_repeated_and_keep_neighbourhoods():
-    rng = np.random.default_rng(0)
-    centres = np.eye(12)[:4] * 4
-    z = centres[np.arange(120) % 4] + rng.normal(size=(120, 12)) * 0.3
-    z /= np.linalg.norm(z, axis=1, keepdims=True)
-    for method in ("pca", "umap"):
-        xy = project(z, method=method, seed=3)
-        assert xy.shape == (120, 2) and xy.dtype == np.float32
-        np.testing.assert_array_equal(xy, project(z, method=method, seed=3))
-        distance = np.linalg.norm(xy[:, None] - xy[None], axis=2) + np.eye(120) * 1e9
-        assert (distance.argmin(1) % 4 == np.arange(120) % 4).mean() > 0.9, method
-    with pytest.raises(ValueError, match="choose umap or pca"):
-        project(z, method="tsne")
-    with pytest.raises(ValueError, match="at least 4 finite"):
-        project(np.full((5, 3), np.nan))
-
-
 def test_figures_of_one_page_share_no_ids_and_formulas_take_the_colour_of_the_page():
     def drawn(top):
         fig, ax = plt.subplots()
@@ -184,14 +168,20 @@ def test_figures_of_one_page_share_no_ids_and_formulas_take_the_colour_of_the_pa
     assert 'fill="currentColor"' in root and not re.search(r"<(text|tspan)[^>]*fill: #000", html)
 
 
-def test_nearest_by_cosine_is_exact_and_starts_with_the_row_itself():
-    rng = np.random.default_rng(1)
-    z = rng.normal(size=(70, 5)).astype(np.float32)
-    z[1] = 2 * z[0]  # the same direction twice
-    indices, distances = nearest_by_cosine(z, 6, chunk=32)
-    unit = z.astype(float) / np.linalg.norm(z, axis=1, keepdims=True)
-    cosine = unit @ unit.T
-    np.testing.assert_array_equal(indices[:, 0], np.arange(70))
-    np.testing.assert_array_equal(distances[:, 0], 0)
-    np.testing.assert_allclose(distances, 1 - np.sort(cosine)[:, ::-1][:, :6], atol=1e-6)
-    np.testing.assert_allclose(np.take_along_axis(1 - cosine, indices, 1), distances, atol=1e-6)
+def test_colours_of_classes_can_be_told_apart_by_everyone():
+    """The six first colours, as Machado et al. (2009) simulate three kinds of colour blindness, in CIE Lab."""
+    simulated = {
+        "normal": np.eye(3),
+        "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+        "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+        "tritan": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+    }
+    rgb = np.array([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in PALETTE])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    for kind, matrix in simulated.items():
+        t = (linear @ np.array(matrix).T).clip(0, 1) @ to_xyz.T / [0.9505, 1, 1.089]
+        f = np.where(t > 0.008856, np.cbrt(t), 7.787 * t + 16 / 116)
+        lab = np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], 1)
+        apart = np.linalg.norm(lab[:, None] - lab, axis=2)[:6, :6][np.triu_indices(6, 1)]
+        assert apart.min() > 10, (kind, apart.min())
