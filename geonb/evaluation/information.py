@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike
 
 COMPARED = 4000  # rows at most, for the mean over pairs
 DISCARDED = 0.1  # of the ratios of TwoNN
-BATCH, DRAWS = 256, 20  # of the InfoNCE bound
 
 
 def effective_rank(embeddings: ArrayLike) -> float:
@@ -111,39 +110,6 @@ def local_dimension(x: Sequence | np.ndarray, k: int = 50) -> np.ndarray:
     distances = _neighbours(x, k)[0]
     distances = np.maximum(distances, 1e-9 * np.maximum(distances[:, -1:], 1e-300))
     return (k - 2) / np.maximum(np.log(distances[:, -1:] / distances[:, :-1]).sum(1), 1e-12)
-
-
-def info_nce_bound(a: ArrayLike, b: ArrayLike) -> float:
-    """A lower bound in nats on the mutual information of paired unit vectors (n, d): log N - InfoNCE, N = 256
-    (van den Oord et al., 2018, eq. 10), with a scaled cosine as the critic.
-
-    The scale is the best of 16 on one half of the pairs. The bound is measured on the other half: the mean over 20
-    random batches and both directions. It cannot exceed log N. A value below 0 is no information about the
-    mutual information.
-
-    Raises:
-        ValueError: fewer than 4 pairs.
-    """
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    if len(a) != len(b) or len(a) < 4:
-        raise ValueError(f"{len(a)} and {len(b)} vectors; give at least 4 pairs")
-    order = np.random.default_rng(0).permutation(len(a))
-    half = len(a) // 2
-    batch = min(BATCH, half)
-
-    def bound(rows: ArrayLike, scale: float, draw: np.random.Generator) -> float:
-        values = []
-        for _ in range(DRAWS):
-            chosen = draw.choice(rows, batch, replace=False)
-            logits = scale * (a[chosen] @ b[chosen].T)
-            pairs = np.diag(logits)
-            losses = [np.logaddexp.reduce(logits, axis) - pairs for axis in (0, 1)]
-            values.append(np.log(batch) - np.mean(losses))
-        return float(np.mean(values))
-
-    scales = np.geomspace(1, 200, 16)
-    fitted = [bound(order[:half], s, np.random.default_rng(1)) for s in scales]
-    return bound(order[half:], scales[int(np.argmax(fitted))], np.random.default_rng(2))
 
 
 def neighbour_overlap(a: ArrayLike, b: ArrayLike, k: int = 10) -> float:

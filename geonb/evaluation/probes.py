@@ -13,7 +13,6 @@ of test places, so no test row can take part in tuning.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -72,6 +71,18 @@ class RidgeProbe:
 
     Raises:
         ValueError: a representation that is not (n, d) or not finite, with the row.
+
+    Example:
+        A target that is linear in the representation, up to noise of a hundredth of its variance:
+
+        >>> import numpy as np
+        >>> from geonb.evaluation.probes import RidgeProbe, score
+        >>> rng = np.random.default_rng(0)
+        >>> lonlat, x = rng.uniform((-180, -60), (180, 60), (500, 2)), rng.standard_normal((500, 4))
+        >>> y = x @ [5, 5, 5, 5] + rng.standard_normal(500)
+        >>> predicted, penalty = RidgeProbe(x[:400], lonlat[:400]).predict(y[:400], x[400:], "regression")
+        >>> predicted.shape, round(score(y[400:], predicted, "regression"), 1)
+        ((100,), np.float64(1.0))
     """
 
     def __init__(self, x: np.ndarray, lonlat: np.ndarray, fold_km: float = FOLD_KM) -> None:
@@ -129,52 +140,6 @@ class _Path:
         projected = self.vectors.T @ (cross - np.outer(self.mean, y_total))
         x = (x - self.mean) @ self.vectors
         return lambda alpha: x @ (projected / (np.maximum(self.values, 0) + alpha)[:, None]) + y_total / self.n
-
-
-@dataclass(frozen=True)
-class Probe:
-    """What a linear probe predicted for the test places.
-
-    Attributes:
-        predictions: (t,) numbers or class names.
-        score: R^2 (regression) or accuracy (classification) on the test places.
-        penalty: the ridge penalty that was chosen on the training places.
-    """
-
-    predictions: np.ndarray
-    score: float
-    penalty: float
-
-
-def linear_probe(
-    train_x: np.ndarray,
-    train_y: np.ndarray,
-    test_x: np.ndarray,
-    test_y: np.ndarray,
-    kind: str,
-    train_lonlat: np.ndarray,
-) -> Probe:
-    """Fit one :class:`RidgeProbe` to labels (n,) of places with representation (n, d), and score it on (t,) and (t, d);
-    ``train_lonlat`` (n, 2), degrees, places its inner folds.
-
-    Raises:
-        ValueError: as :class:`RidgeProbe` and its method ``predict``.
-
-    Example:
-        A target that is linear in the representation, up to noise of a hundredth of its variance:
-
-        >>> import numpy as np
-        >>> from geonb.evaluation.probes import linear_probe
-        >>> rng = np.random.default_rng(0)
-        >>> lonlat, x = rng.uniform((-180, -60), (180, 60), (500, 2)), rng.standard_normal((500, 4))
-        >>> y = x @ [5, 5, 5, 5] + rng.standard_normal(500)
-        >>> found = linear_probe(x[:400], y[:400], x[400:], y[400:], "regression", lonlat[:400])
-        >>> found.predictions.shape, round(found.score, 1)
-        ((100,), 1.0)
-    """
-    predictions, penalty = RidgeProbe(train_x, train_lonlat).predict(train_y, test_x, kind)
-    truth = np.asarray(test_y, str if kind == "classification" else np.float64)
-    return Probe(predictions, float(score(truth, predictions, kind)), penalty)
 
 
 class ConstantProbe:

@@ -102,7 +102,7 @@ def blocked_protocol(
     """Train on the places that pre-training has seen, test on those that it has held out in blocks of ``size_km``.
 
     Args:
-        split: as in :func:`random_protocol`, "test" among its names.
+        split: names (n,) as in :func:`random_protocol`, "test" among them.
     """
     return Protocol(name, ((split == "train", split == "test"),), buffer_km, size_km)
 

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from geonb.evaluation.information import (
     alignment,
     effective_rank,
-    info_nce_bound,
     levina_bickel,
     linear_cka,
     local_dimension,
@@ -77,23 +76,6 @@ def test_rows_that_coincide_do_no_harm():
         two_nn(np.ones((50, 2)))
     with pytest.raises(ValueError, match="3 neighbours or more"):
         local_dimension(x, 2)
-
-
-@pytest.mark.parametrize("r", [0.0, 0.9, 0.999])
-def test_the_bound_lies_below_the_known_information_and_its_cap(r):
-    rng = np.random.default_rng(4)
-    a = rng.normal(size=(3000, 8))
-    b = r * a + np.sqrt(1 - r * r) * rng.normal(size=a.shape)
-    most = min(-8 / 2 * np.log(1 - r * r), np.log(256))
-    assert 0.6 * most - 0.1 <= info_nce_bound(unit(a), unit(b)) <= most + 0.05
-
-
-def test_the_bound_is_not_measured_on_the_pairs_that_choose_its_scale():
-    rng = np.random.default_rng(5)
-    a, b = unit(rng.normal(size=(40, 64))), unit(rng.normal(size=(40, 64)))
-    assert info_nce_bound(a, b) < 0.05
-    with pytest.raises(ValueError, match="at least 4 pairs"):
-        info_nce_bound(a[:3], b[:3])
 
 
 def test_neighbours_in_common():

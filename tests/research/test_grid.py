@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cells import MASKED, Cell, Settings, few_labels, read_rows, run_cells, through_positions
+from cells import MASKED, Cell, Settings, few_labels, info_nce_bound, read_rows, run_cells, through_positions
 from hypotheses import bound_to, hypotheses, outcome
 from scores import GridScores, summarise
 
@@ -141,6 +141,27 @@ def test_the_route_through_positions_finds_the_position_that_fits():
     found = through_positions(queries, positions, scale=50.0)
     assert (found.argmax(1) == [4, 1]).all() and np.allclose(np.linalg.norm(found, axis=1), 1)
     assert np.ptp(through_positions(queries, positions, scale=0.0), axis=1).max() < 1e-6  # no preference
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("r", [0.0, 0.9, 0.999])
+def test_the_bound_lies_below_the_known_information_and_its_cap(r):
+    rng = np.random.default_rng(4)
+    a = rng.normal(size=(3000, 8))
+    b = r * a + np.sqrt(1 - r * r) * rng.normal(size=a.shape)
+    most = min(-8 / 2 * np.log(1 - r * r), np.log(256))
+    assert 0.6 * most - 0.1 <= info_nce_bound(unit(a), unit(b)) <= most + 0.05
+
+
+def test_the_bound_is_not_measured_on_the_pairs_that_choose_its_scale():
+    rng = np.random.default_rng(5)
+    a, b = unit(rng.normal(size=(40, 64))), unit(rng.normal(size=(40, 64)))
+    assert info_nce_bound(a, b) < 0.05
+    with pytest.raises(ValueError, match="at least 4 pairs"):
+        info_nce_bound(a[:3], b[:3])
 
 
 class Known:
