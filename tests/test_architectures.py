@@ -10,7 +10,7 @@ from geonb.architectures import ARCHITECTURES, Architecture, _jittered, _uniform
 from geonb.encoders.head import Head
 from geonb.encoders.location import LocationEncoder, network, positional_encoding
 from geonb.geo import great_circle_km, unit_xyz
-from geonb.losses import Space, geoclip, info_nce, melt, nt_xent_fused
+from geonb.losses import Space, csp, geoclip, info_nce, melt, nt_xent_fused
 
 WIDTHS = {"text": 12, "image": 20}
 
@@ -119,15 +119,16 @@ def test_micro_batches_with_dropout_repeat_its_draws():
 
 
 def test_imagebind_is_the_sum_of_location_pairs_and_never_compares_text_with_images():
-    model, batch = make("imagebind"), make_batch(missing=False)
+    model, batch = make("imagebind"), make_batch()
     lonlat = batch["location"][0]
     terms = model(batch)
     for m in ("text", "image"):
-        expected = info_nce(model.embed("location", lonlat), model.embed(m, batch[m][0]), model.scale(m))
+        values, has = batch[m]
+        expected = info_nce(model.embed("location", lonlat[has]), model.embed(m, values[has]), model.scale(m))
         torch.testing.assert_close(terms[m], expected)
     # what happens to the texts leaves the gradient of the image head as it is
     gradient = torch.autograd.grad(sum(terms.values()), model.encoders["image"].network.linear.weight)[0]
-    batch["text"] = (batch["text"][0].flip(0), batch["text"][1])
+    batch["text"] = (batch["text"][0].roll(5, 0), batch["text"][1])
     again = torch.autograd.grad(sum(model(batch).values()), model.encoders["image"].network.linear.weight)[0]
     torch.testing.assert_close(gradient, again)
 
@@ -244,6 +245,13 @@ def test_geoclip_queue_keeps_the_last_positions_and_only_while_training():
     assert model.queued == 10
     assert {tuple(p.tolist()) for p in model.queue} == {tuple(p.tolist()) for p in batch["location"][0][-10:]}
     assert model(batch)["image"] > first  # ten more negatives
+    longer = make("geoclip", queue=40)
+    for n in (24, 20):  # the second batch takes the last 16 slots, then the first 4
+        longer(make_batch(n, missing=False))
+    expected = torch.cat(
+        [make_batch(20)["location"][0][16:], make_batch(24)["location"][0][4:], make_batch(20)["location"][0][:16]]
+    )
+    torch.testing.assert_close(longer.queue, expected)
 
 
 def test_geoclip_spares_the_positions_of_the_queue_that_are_near():
@@ -270,6 +278,12 @@ def test_csp_has_three_contrasts_and_the_dropout_one_needs_dropout():
         still = make("csp", **options).eval()
         z = still.embed("location", batch["location"][0][batch["image"][1]])
         torch.testing.assert_close(still(batch)["dropout"], info_nce(z, z, scale))
+    model = make("csp", exclude_km=6000.0).eval()
+    terms, (image, both), lonlat = loss_and_gradients(model, batch), batch["image"], batch["location"][0]
+    z = model.embed("location", lonlat[both])
+    space = Space(lonlat[both], torch.cat([lonlat[both], model.drawn]), exclude_km=6000.0)
+    image, drawn, scales = model.embed("image", image[both]), model.embed("location", model.drawn), [1 / 0.07] * 3
+    torch.testing.assert_close(terms["random"], csp(z, image, z, drawn, scales, space)["random"])
     with pytest.raises(ValueError, match="three positive numbers"):
         make("csp", temperatures=(1.0, 2.0))
 
