@@ -16,7 +16,7 @@ from world import SMALL, make_world
 import geonb
 from geonb import training
 from geonb.architectures import ARCHITECTURES, Architecture
-from geonb.config import TrainConfig, build, resolve, split_of
+from geonb.config import TrainConfig, build, config_from_file, resolve, split_of
 from geonb.data.splits import blocks
 from geonb.run import METRICS, read_lines
 from geonb.training import backward_transfer, batch_rows, learning_rate, train
@@ -192,36 +192,21 @@ def test_a_full_disk_is_noticed_before_training(world, tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("step, validated", [(13, False), (15, True)])
-def test_a_loss_that_is_not_finite_names_the_step_and_its_places(step, validated, world, tmp_path, monkeypatch, every_checkpoint):
-    """Weights are ruined before a step, whose loss shows it, or by a step whose validation shows it."""
+@pytest.mark.parametrize("ruined, noticed", [(12, 13), (15, 15)], ids=["by the next loss", "by the validation"])
+def test_a_loss_that_is_not_finite_names_the_step_and_its_places(ruined, noticed, world, tmp_path, monkeypatch, every_checkpoint):
+    real, steps = Architecture.clamp_scales, iter(range(1, 100))
 
-    def poison(model):
-        with torch.no_grad():
-            model.encoders["location"].network.linear.weight.fill_(float("nan"))
+    def clamp_scales(model):
+        real(model)
+        if next(steps) == ruined:
+            with torch.no_grad():
+                model.encoders["location"].network.linear.weight.fill_(float("nan"))
 
-    real_begin, real_validate = Architecture.begin_step, training.validate
-    if validated:
-        count = iter(range(1, 100))
-
-        def validate(model, batch):
-            if next(count) == step // SMALL.validate_every:
-                poison(model)
-            return real_validate(model, batch)
-
-        monkeypatch.setattr(training, "validate", validate)
-    else:
-
-        def begin_step(model, progress, seed):
-            if round(progress * SMALL.steps) == step - 1:
-                poison(model)
-            return real_begin(model, progress, seed)
-
-        monkeypatch.setattr(Architecture, "begin_step", begin_step)
-    with pytest.raises(FloatingPointError, match=f"step {step} is not finite; its places: p") as caught:
+    monkeypatch.setattr(Architecture, "clamp_scales", clamp_scales)
+    with pytest.raises(FloatingPointError, match=f"step {noticed} is not finite; its places: p") as caught:
         train("imagebind", world, tmp_path / "run", SMALL, progress=False)
     rows = np.flatnonzero((split_of(world, SMALL) == "train") & (world.has("text") | world.has("image")))
-    first = batch_rows(torch.from_numpy(rows), step - 1, 64, SMALL.seed)[0]
+    first = batch_rows(torch.from_numpy(rows), noticed - 1, 64, SMALL.seed)[0]
     assert f"places: {world.place_id[first]}," in str(caught.value)
     monkeypatch.undo()
     assert resumed_is_whole(world, tmp_path)
@@ -310,14 +295,6 @@ def test_two_processes_have_the_loss_and_the_gradients_of_one(tmp_path):
         torch.testing.assert_close(two[k], one[k], rtol=1e-5, atol=1e-8, msg=k)
 
 
-CLI_ALONE = """
-import sys
-from geonb.config import config_from_file
-from geonb.training import train
-train("cyclic", {store!r}, sys.argv[1], config_from_file({small!r}), progress=False)
-"""
-
-
 def test_torchrun_starts_the_command_line_on_two_processes(world, tmp_path):
     out, small = tmp_path / "run", tmp_path / "small.yaml"
     small.write_text(
@@ -333,9 +310,7 @@ def test_torchrun_starts_the_command_line_on_two_processes(world, tmp_path):
     assert done.stdout.count(": done") == 1
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["devices"] == 2 and manifest["samples_seen"] == 6 * 31
-    script = tmp_path / "alone.py"
-    script.write_text(CLI_ALONE.format(store=str(world.path), small=str(small)))
-    run_script(script, tmp_path / "alone")
+    train("cyclic", world, tmp_path / "alone", config_from_file(small), progress=False)
     lines, expected = metrics(out), metrics(tmp_path / "alone")
     assert [line["step"] for line in lines] == [line["step"] for line in expected]
     for line, other in zip(lines, expected, strict=True):  # each device took its own rows of the same batches
@@ -422,8 +397,10 @@ def test_mixed_precision_is_near_and_double_precision_goes_with_everything(world
 # ---- phases
 
 
-def test_cyclic_keeps_its_position_encoder_through_training(world, tmp_path):
-    run = train("cyclic", world, tmp_path / "cyclic", SMALL, progress=False)
+def test_cyclic_keeps_its_position_encoder_and_reports_its_phases(world, tmp_path):
+    run = train("cyclic", world, tmp_path / "cyclic", replace(SMALL, options={"cycles": 2}), progress=False)
+    assert [line["phase"] for line in metrics(run) if "phase" in line] == [0, 1, 2, 3]
+    assert set(json.loads((run / "manifest.json").read_text())["backward_transfer"]) == {"text", "image"}
     dims = {m: b["dim"] for m, b in geonb.load(run).manifest["backbones"].items()}
     untrained = build("cyclic", resolve("cyclic", world, SMALL), dims)
     for k, v in untrained.encoders["location"].state_dict().items():
@@ -438,13 +415,6 @@ def test_backward_transfer_counts_what_later_phases_did():
     transfer = backward_transfer(lines, model)
     assert transfer == {"text": pytest.approx((-0.5 - 0.25) / 2), "image": pytest.approx(-0.5)}
     assert backward_transfer(lines, object()) is None
-
-
-def test_cyclic_runs_report_their_backward_transfer(world, tmp_path):
-    config = replace(SMALL, options={"cycles": 2, "location_learns": True}, validate_every=7)
-    run = train("cyclic", world, tmp_path / "run", config, progress=False)
-    assert [line["phase"] for line in metrics(run) if "phase" in line] == [0, 1, 2, 3]
-    assert set(json.loads((run / "manifest.json").read_text())["backward_transfer"]) == {"text", "image"}
 
 
 # ---- modalities and starting points
