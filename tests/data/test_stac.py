@@ -8,9 +8,8 @@ import numpy as np
 import pystac
 import pytest
 from faulty import Response, serve, tree
-from real_files import real_data
 
-from geonb.data.sentinel2 import BANDS, chip_grid, radiometric_offset, seen_offset, utm_epsg
+from geonb.data.sentinel2 import BANDS, chip_grid, utm_epsg
 from geonb.data.sources import http, stac
 from geonb.data.sources.parts import Chip
 from geonb.data.sources.stac import (
@@ -19,7 +18,6 @@ from geonb.data.sources.stac import (
     from_stac,
     open_bands,
     read_chip,
-    remove_offset,
 )
 from geonb.data.store import check_store, write_store
 
@@ -278,33 +276,6 @@ def test_a_bright_scene_whose_pixels_only_cast_doubt_is_passed_over_for_the_next
     assert chip(sky) == stac.UNCLEAR
     sky.scene("sure", day="2024-08-01", spectrum=SAND, scl=5, cloud=1)
     assert chip(sky).columns["item"] == "sure" and chip(sky).columns["offset_removed"] == 1000
-
-
-def test_what_lies_below_the_offset_becomes_0_and_no_data_stays_0():
-    dn = np.full((12, 20, 20), 2000, np.uint16)
-    dn[0, :2], dn[:, 5, 5] = 990, 0
-    image, offset, _ = remove_offset(dn, 1000, "date")
-    assert offset == 1000 and (image[0, :2] == 0).all() and (image[:, 5, 5] == 0).all() and image[1, 0, 0] == 1000
-
-
-def test_real_chips_show_their_offset_or_nothing_and_never_the_other():
-    carry = 0
-    for file in real_data()["chips"]:
-        with rasterio.open(file) as source:
-            dn = source.read()
-        truth = int(radiometric_offset(dn))
-        carry += truth > 0
-        tiles = [dn[:, r : r + 64, c : c + 64] for r in range(0, 256, 64) for c in range(0, 256, 64)]
-        assert {seen_offset(tile) for tile in tiles} <= {truth, None}, file.name
-        for declared in (0, 1000):
-            try:
-                image, offset, rule = remove_offset(dn, declared, "date")
-            except stac.UnclearOffset:
-                assert truth and not declared and seen_offset(dn) is None
-            else:
-                assert offset == truth and rule.startswith("pixels") is (declared != truth)
-                assert np.percentile(image, 1, axis=(1, 2)).min() >= 0
-    assert carry == 6
 
 
 # --- clouds -------------------------------------------------------------------------------------------

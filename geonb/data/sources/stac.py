@@ -1,22 +1,12 @@
 """Sentinel-2 chips without a login: scenes found through STAC, of which only the blocks around a position are read.
 
 The catalogue is Earth Search of Element 84 (AWS Open Data), collection ``sentinel-2-c1-l2a``. ``pystac-client``
-searches it, ``odc-stac`` reads scenes onto the grid of a chip, lazily on Dask: in threads here, or on a cluster where
-the user has opened a Dask client.
+searches it; ``odc-stac`` reads scenes onto the grid of a chip, lazily on Dask: in threads, or on a cluster where the
+user has opened a Dask client. Neighbouring tiles of one pass are joined.
 
-**Offset.** Since processing baseline 04.00 (25 January 2022) the digital numbers of L2A products are 10,000 x
-reflectance + 1000. What a catalogue states about it is at times wrong (Element84/earth-search issues 9, 24, 66 and 71),
-so what an item declares (:func:`declared_offset`) is compared with its pixels. Where the pixels leave no doubt, they
+What a catalogue states about the offset of 1000 is at times wrong (Element84/earth-search issues 9, 24, 66 and 71), so
+:func:`declared_offset` is compared with :func:`geonb.data.sentinel2.seen_offset`. Where the pixels leave no doubt, they
 decide, and the column ``offset_rule`` says so; where they only cast doubt, the scene is passed over.
-
-Two ways to make a chip of a period:
-
-- ``"least_cloudy"``: the pass of the satellite whose chip has the fewest covered pixels by its scene classification
-  (SCL). All pixels are of one moment.
-- ``"median"``: for each pixel and band the median of its clear views, of at least :data:`MIN_VIEWS`.
-
-Neighbouring tiles of one pass are joined, those of the UTM zone of the position first. Bands of 10 m and SCL are read
-at the nearest pixel, bands of 20 and 60 m are interpolated (bilinear).
 
 The tests use a catalogue on the loopback interface. The live catalogue was not tried. Two runs give the same store as
 long as the catalogue gives the same answers: new or reprocessed scenes change it.
@@ -27,7 +17,6 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -166,23 +155,19 @@ def _read(lazy: list[xr.Dataset]) -> list[xr.Dataset | None]:
 
 
 def _passes(items: list[Item], grid: GeoBox) -> list[list[Item]]:
-    """Join the tiles of one pass: those of the zone of the chip first, and of these the newest processing."""
+    """Join the tiles of one pass: those in the UTM zone of the chip first, and of these the newest processing."""
     passes = defaultdict(list)
     for item in items:
         passes[item.properties.get("platform"), f"{item.datetime:%Y-%m-%d %H}"].append(item)
 
     def order(item: Item) -> tuple:
-        zone = item.properties.get("proj:code") or item.properties.get("proj:epsg")
-        return str(grid.crs.epsg) not in str(zone), -float(_baseline(item) or 0), item.id
+        zone = str(item.properties.get("proj:code") or item.properties.get("proj:epsg"))
+        return not zone.endswith(str(grid.crs.epsg)), -float(_baseline(item) or 0), item.id
 
     return [sorted(tiles, key=order) for tiles in passes.values()]
 
 
 # --- the offset ---------------------------------------------------------------------------------------
-
-
-class UnclearOffset(ValueError):
-    """It cannot be said whether an offset is in the numbers of a scene."""
 
 
 def declared_offset(item: Item) -> tuple[int, str]:
@@ -193,7 +178,7 @@ def declared_offset(item: Item) -> tuple[int, str]:
     ``s2:processing_baseline``, 04.00 or higher; the day of acquisition, 2022-01-25 or later.
 
     Raises:
-        UnclearOffset: another offset or scale than 0 or 1000 and 1/10000, or not one for all bands.
+        ValueError: another offset or scale than 0 or 1000 and 1/10000, or not one for all bands.
     """
     if item.properties.get("earthsearch:boa_offset_applied") is True:
         return 0, "boa_offset_applied"
@@ -202,7 +187,7 @@ def declared_offset(item: Item) -> tuple[int, str]:
         for offset in (0, OFFSET):
             if all(np.allclose(pair, (1 / SCALE, -offset / SCALE), rtol=1e-6, atol=0) for pair in stated):
                 return offset, "raster:bands"
-        raise UnclearOffset(f"{item.id}: scales and offsets of {sorted(stated)}")
+        raise ValueError(f"{item.id}: scales and offsets of {sorted(stated)}")
     if _baseline(item):
         return (OFFSET if float(_baseline(item)) >= 4 else 0), "processing_baseline"
     return (OFFSET if item.datetime.date().isoformat() >= OFFSET_FROM else 0), "date"
@@ -222,64 +207,32 @@ def _baseline(item: Item) -> str:
     return stated if re.fullmatch(r"\d{1,2}\.\d{1,2}", str(stated)) else ""
 
 
-def remove_offset(
-    dn: np.ndarray, declared: int, rule: str, scl: np.ndarray | None = None
-) -> tuple[np.ndarray, int, str]:
-    """Turn digital numbers into reflectance x 10,000 without any offset, after a look at the pixels.
-
-    Args:
-        dn: uint16 (12, H, W); no data (0) stays 0, and values below the offset become 0.
-        declared, rule: what the metadata say; see :func:`declared_offset`.
-        scl: classes (H, W), if known.
-
-    Returns:
-        (reflectance uint16 (12, H, W), the offset that was taken off, the rule that decided).
-
-    Raises:
-        UnclearOffset: the pixels cast doubt on the metadata without being sure.
-    """
-    seen = seen_offset(dn, scl)
-    if seen is None and not declared and radiometric_offset(dn):
-        raise UnclearOffset(f"no offset by {rule}, but nothing is dark")
-    offset = declared if seen is None else seen
-    rule = rule if offset == declared else f"pixels against {rule}"
-    return dn - np.minimum(dn, np.uint16(offset)), offset, rule
-
-
 # --- chips --------------------------------------------------------------------------------------------
 
 
-@dataclass
-class _View:
-    """A pass over a chip: its tiles, their classes (H, W), and the reflectance (12, H, W) once it is read."""
+class _Unusable(Exception):
+    """Why a pass cannot be used."""
 
-    items: list[Item]
-    scl: np.ndarray
-    image: np.ndarray | None = None
-    offset: int = 0
-    rule: str = ""
 
-    @property
-    def clear(self) -> np.ndarray:
-        """Where the ground was seen, (H, W)."""
-        seen = ~np.isin(self.scl, COVERED)
-        return seen if self.image is None else seen & (self.image > 0).any(0)
-
-    def read(self, grid: GeoBox) -> str:
-        """Read all bands; return why that is not possible, or ``""``."""
-        [data] = _read([open_bands(self.items, grid, BANDS)])
-        if data is None:
-            return BROKEN
-        dn = np.stack([data[ASSETS[band]].values[0] for band in BANDS])
-        dn[:, ~(dn > 0).all(0)] = 0  # a pixel that lacks a band lacks all
-        try:
-            declared = [declared_offset(item) for item in self.items]
-            if len({offset for offset, _ in declared}) > 1:
-                return UNCLEAR
-            self.image, self.offset, self.rule = remove_offset(dn, *declared[0], self.scl)
-        except ValueError:  # of what the metadata say, or of the pixels
-            return UNCLEAR
-        return ""
+def _reflectance(items: list[Item], lazy: xr.Dataset, scl: np.ndarray) -> tuple[np.ndarray, int, str]:
+    """Read the bands of a pass as reflectance x 10,000 (12, H, W); return them, the offset removed, and its rule."""
+    [data] = _read([lazy])
+    if data is None:
+        raise _Unusable(BROKEN)
+    dn = np.stack([data[ASSETS[band]].values[0] for band in BANDS])
+    dn[:, ~(dn > 0).all(0)] = 0  # a pixel that lacks a band lacks all
+    try:
+        declared = [declared_offset(item) for item in items]
+    except ValueError:
+        raise _Unusable(UNCLEAR) from None
+    offset, rule = declared[0]
+    seen = seen_offset(dn, scl)
+    doubt = seen is None and not offset and radiometric_offset(dn)
+    if doubt or len({stated for stated, _ in declared}) > 1:
+        raise _Unusable(UNCLEAR)
+    if seen is not None and seen != offset:
+        offset, rule = seen, f"pixels against {rule}"
+    return dn - np.minimum(dn, np.uint16(offset)), offset, rule
 
 
 def read_chip(
@@ -304,41 +257,48 @@ def read_chip(
     if not passes:
         return NO_SCENE
     classes = _read([open_bands(items, grid, ["SCL"]) for items in passes])
-    views = [_View(items, one["scl"].values[0]) for items, one in zip(passes, classes, strict=True) if one is not None]
-    median = method == "median"
-    fewest, most, enough = (MIN_VIEWS, VIEWS, 0.1) if median else (1, 1, 1 - max_cloud)
-    used: list[_View] = []
+    views = [(items, one["scl"].values[0]) for items, one in zip(passes, classes, strict=True) if one is not None]
     reason = CLOUDY if views else BROKEN
-    for view in sorted(views, key=lambda view: -view.clear.mean()):
-        if len(used) == most or view.clear.mean() < enough:
+    fewest, most, enough = (MIN_VIEWS, VIEWS, 0.1) if method == "median" else (1, 1, 1 - max_cloud)
+    used: list[tuple] = []
+    for items, scl in sorted(views, key=lambda view: np.isin(view[1], COVERED).mean()):
+        clear = ~np.isin(scl, COVERED)
+        if len(used) == most or clear.mean() < enough:
             break
-        reason = view.read(grid) or CLOUDY
-        if view.image is not None and view.clear.mean() >= enough:
-            used.append(view)
+        try:
+            image, offset, rule = _reflectance(items, open_bands(items, grid, BANDS), scl)
+        except _Unusable as problem:
+            reason = str(problem)
+            continue
+        clear &= (image > 0).any(0)
+        if clear.mean() >= enough:
+            used.append((items, image, clear, offset, rule))
     if len(used) < fewest:
         return reason
-    image = _median(used) if median else used[0].image
-    clear = (image > 0).any(0) if median else used[0].clear
+    scenes = [item for items, *_ in used for item in items]
+    day, image, clear = f"{scenes[0].datetime:%Y-%m-%d}", *used[0][1:3]
+    if method == "median":
+        day, image = "", _median([one[1] for one in used], [one[2] for one in used])
+        clear = (image > 0).any(0)
     if clear.mean() < 1 - max_cloud:
         return CLOUDY
-    items = [item for view in used for item in view.items]
     columns = {
-        "item": _joined(item.id for item in items),
-        "platform": _joined(item.properties.get("platform") for item in items),
-        "processing_baseline": _joined(map(_baseline, items)),
+        "item": _joined(item.id for item in scenes),
+        "platform": _joined(item.properties.get("platform") for item in scenes),
+        "processing_baseline": _joined(map(_baseline, scenes)),
         "cloud_share": round(1 - float(clear.mean()), 6),
-        "offset_removed": float(np.mean([view.offset for view in used])),
-        "offset_rule": _joined(view.rule for view in used),
-        "scenes": len(items),
+        "offset_removed": float(np.mean([one[3] for one in used])),
+        "offset_rule": _joined(one[4] for one in used),
+        "scenes": len(scenes),
         "epsg": grid.crs.epsg,
     }
-    return Chip(image, "" if median else f"{items[0].datetime:%Y-%m-%d}", columns)
+    return Chip(image, day, columns)
 
 
-def _median(views: list[_View]) -> np.ndarray:
+def _median(images: list[np.ndarray], clear: list[np.ndarray]) -> np.ndarray:
     """Take for each pixel and band the median of its clear views; 0 where there are fewer than MIN_VIEWS."""
-    values = np.stack([np.where(view.clear, view.image, np.nan) for view in views])
-    enough = (~np.isnan(values[:, 0])).sum(0) >= MIN_VIEWS
+    values = np.where(np.stack(clear)[:, None], np.stack(images), np.nan)
+    enough = np.sum(clear, axis=0) >= MIN_VIEWS
     image = np.zeros(values.shape[1:], np.uint16)
     image[:, enough] = np.rint(np.nanmedian(values[:, :, enough], axis=0))
     return image
@@ -367,7 +327,8 @@ def from_stac(
         where: positions (n, 2) in degrees, or a :class:`PlaceStore` without images, to which chips are added.
         period: first day, and the day after the last (ISO 8601). A longer one finds more and takes longer.
         size: edge of a chip in pixels of 10 m, 16 to 1024.
-        method: "least_cloudy" or "median"; see the head of this module.
+        method: "least_cloudy": the pass whose chip has the fewest covered pixels by its scene classification (SCL); all
+            pixels are of one moment. "median": for each pixel and band the median of its clear views.
         max_cloud: largest share of the chip (0 to 1) that may be covered by clouds or their shadows, or lack data. With
             "median": the share that may have fewer than :data:`MIN_VIEWS` clear views.
         url: of the STAC API; see :func:`search`.
