@@ -23,6 +23,8 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from geonb._util import tqdm, write_atomically
 from geonb.data.sources._raster import REMOTE, allowed, may_pass, raster_errors
@@ -77,8 +79,10 @@ def add_alphaearth(
         vectors = np.full((len(store), DIM), np.nan, np.float32)
         for path, rows in tqdm(_tiles(Path(index), year, store.lonlat), desc="alphaearth", unit="file"):
             rows = rows[np.isnan(vectors[rows, 0])]
-            if len(rows):
-                vectors[rows] = _once(parts, f"{base_url}/{path}", store.lonlat[rows])
+            name = path.replace("/", "-")
+            if name not in parts:
+                parts.save(name, pa.table({"row": rows}), read_tile(f"{base_url}/{path}", store.lonlat[rows]))
+            vectors[rows] = parts.array(name)
         found = np.flatnonzero(~np.isnan(vectors[:, 0]))
         counts = {"embedded": len(found)}
         if len(found) < len(store):
@@ -91,8 +95,6 @@ def add_alphaearth(
 
 def _tiles(index: Path, year: int, lonlat: np.ndarray) -> list[tuple[str, np.ndarray]]:
     """List the files of a year whose bounds contain positions, each with the rows of these, in the order of paths."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
     import shapely
 
     try:
@@ -107,16 +109,6 @@ def _tiles(index: Path, year: int, lonlat: np.ndarray) -> list[tuple[str, np.nda
     boxes = np.where(west <= east, shapely.box(west, south, east, north), across)
     rows, tiles = shapely.STRtree(boxes).query(shapely.points(lonlat), predicate="intersects")
     return sorted((paths[tile][1], np.sort(rows[tiles == tile])) for tile in np.unique(tiles) if paths[tile])
-
-
-def _once(parts: Parts, url: str, lonlat: np.ndarray) -> np.ndarray:
-    """Read the vectors of a file, or take them from an earlier start."""
-    import pyarrow as pa
-
-    name = "-".join(url.split("/")[-3:])
-    if name not in parts:
-        parts.save(name, pa.table({"lon": lonlat[:, 0], "lat": lonlat[:, 1]}), read_tile(url, lonlat))
-    return parts.array(name)
 
 
 def read_tile(url: str, lonlat: np.ndarray) -> np.ndarray:
@@ -151,9 +143,6 @@ def read_tile(url: str, lonlat: np.ndarray) -> np.ndarray:
 
 
 def _write(out: Path, store: PlaceStore, vectors: np.ndarray, rows: np.ndarray, made: dict) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     lonlat = store.lonlat[rows]
     embedding = pa.FixedSizeListArray.from_arrays(pa.array(vectors[rows].ravel(), pa.float32()), DIM)
     table = pa.table(

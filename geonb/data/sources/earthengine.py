@@ -1,28 +1,23 @@
 """Sentinel-2 chips from Google Earth Engine: one small request per chip, in parallel, within the free quotas.
 
 Surface reflectance is ``COPERNICUS/S2_SR_HARMONIZED``, in which all years have one scale, without the offset of 2022.
-Clouds, haze and shadows come from Cloud Score+ (``GOOGLE/CLOUD_SCORE_PLUS/V1/S2_HARMONIZED``, band ``cs_cdf``: 0 is
-covered, 1 is clear; 0.50 to 0.65 is advised as the limit; a scene without a score counts as covered). Earth Engine
-computes the chip on the 10 m grid of its UTM zone, and ``ee.data.computePixels`` returns it as a NumPy array. Bands of
-20 and 60 m are repeated, not smoothed.
-
-Two ways to make a chip of a period (:func:`composite`):
+Clouds, haze and shadows come from Cloud Score+ (band ``cs_cdf``: 0 is covered, 1 is clear; 0.50 to 0.65 is advised as
+the limit; a scene without a score counts as covered). Earth Engine computes the chip on the 10 m grid of its UTM zone;
+bands of 20 and 60 m are repeated, not smoothed. Two ways to make a chip of a period (:func:`composite`):
 
 ``"clearest"``  the scene that is the clearest over the chip. All pixels are of one moment, so spectra and shadows are
-                as the sensor saw them, which is what pretrained image encoders know; the chip has a date, so seasons
-                can be told apart; and of all other scenes one band is read instead of 13. The default. Where no scene
-                of the period is clear, there is no chip.
+                as the sensor saw them, which is what pretrained image encoders know; the chip has a date; and of all
+                other scenes one band is read instead of 13. The default.
 ``"median"``    for each pixel and band the median of all clear views. It finds land below clouds that never open over
-                a whole chip, as in the humid tropics, and it has little noise. But it mixes seasons, its spectra belong
-                to no moment, and for a year it reads about ten times as much.
+                a whole chip, as in the humid tropics, and has little noise. But it mixes seasons, its spectra belong to
+                no moment, and for a year it reads about ten times as much.
 
-You need a Google Cloud project that is registered for Earth Engine, and credentials; :func:`connect` says how. Nothing
-here logs in, asks a question or stores a secret. The graph is tested against the signatures of the client
-(earthengine-api 1.7.50) and evaluated on made scenes; it was not tried on the live service.
+You need a Google Cloud project that is registered for Earth Engine, and credentials; :func:`connect` says how. The
+graph is tested against the signatures of the client (earthengine-api 1.7.50) and evaluated on made scenes; it was not
+tried on the live service.
 
 Sources: https://developers.google.com/earth-engine/guides/usage (quotas), .../guides/noncommercial_tiers,
-.../guides/monitoring_usage, .../apidocs/ee-data-computepixels,
-.../datasets/catalog/GOOGLE_CLOUD_SCORE_PLUS_V1_S2_HARMONIZED; Pasquarella et al. (2023), Comprehensive quality
+.../guides/monitoring_usage, .../apidocs/ee-data-computepixels; Pasquarella et al. (2023), Comprehensive quality
 assessment of optical satellite imagery using weakly supervised video learning (Cloud Score+).
 """
 
@@ -48,7 +43,6 @@ IMAGES = "COPERNICUS/S2_SR_HARMONIZED"
 CLOUDS = "GOOGLE/CLOUD_SCORE_PLUS/V1/S2_HARMONIZED"
 EXTRA = ["views", "score", "day", "scenes"]  # bands beside those of Sentinel-2; see composite()
 METHODS = ("clearest", "median")
-FIRST_DAY = "2017-03-28"  # of the collection
 SOURCE = f"Copernicus Sentinel-2 L2A through Google Earth Engine ({IMAGES}), clouds by Cloud Score+ ({CLOUDS})"
 LICENSE = "free and open (Copernicus Sentinel data terms); contains modified Copernicus Sentinel data"
 
@@ -60,6 +54,8 @@ TIERS = "Community 150, Contributor 1,000, Partner 100,000"  # EECU-hours a mont
 REVISIT_DAYS = 5
 LATENCY_S = 3  # of one request; an assumption
 WORKLOAD_TAG = "geonb-chips"
+
+OUTSIDE = "outside UTM (beyond 80 S or 84 N)"
 
 STEPS = """Earth Engine is set up once, in three steps:
   1. register a Google Cloud project for Earth Engine (free of charge for noncommercial use):
@@ -169,16 +165,16 @@ def read_pixels(ee: Any, image: Any, grid: GeoBox) -> np.ndarray:
     """Compute the bands of a :func:`composite` on a grid: a structured array (size, size) of uint16."""
     a, b, c, d, e, f = grid.transform[:6]
     move = {"scaleX": a, "shearX": b, "translateX": c, "shearY": d, "scaleY": e, "translateY": f}
+    size = {"width": grid.shape[1], "height": grid.shape[0]}
     return ee.data.computePixels(
         {
-            "expression": image, "fileFormat": "NUMPY_NDARRAY", "bandIds": BANDS + EXTRA,
-            "grid": {
-                "dimensions": {"width": grid.shape[1], "height": grid.shape[0]}, "affineTransform": move,
-                "crsCode": f"EPSG:{grid.crs.epsg}",
-            },
+            "expression": image,
+            "fileFormat": "NUMPY_NDARRAY",
+            "bandIds": BANDS + EXTRA,
+            "grid": {"dimensions": size, "affineTransform": move, "crsCode": f"EPSG:{grid.crs.epsg}"},
             "workloadTag": WORKLOAD_TAG,
         }
-    )  # fmt: skip
+    )
 
 
 def estimate(n: int, size: int, period: tuple[str, str], *, method: str = "clearest", workers: int = 16) -> str:
@@ -238,10 +234,8 @@ def from_earthengine(
             refused; what is finished is kept.
     """
     start, end = (date.fromisoformat(day).isoformat() for day in period)
-    if not FIRST_DAY <= start < end:
-        raise ValueError(f"the period {start} to {end} must begin on {FIRST_DAY} or later, and not be empty")
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}; choose from {', '.join(METHODS)}")
+    if start >= end or method not in METHODS:
+        raise ValueError(f"the period {start} to {end} is empty, or the method {method!r} is not one of {METHODS}")
     if not (1 <= workers <= MAX_WORKERS and 1 <= size <= MAX_SIZE):
         raise ValueError(f"{workers} workers, {size} pixels: at most {MAX_WORKERS} and {MAX_SIZE} are possible")
     lonlat = where.lonlat if isinstance(where, PlaceStore) else check_lonlat(where, "positions")
@@ -259,7 +253,7 @@ def from_earthengine(
 
     def read_chip(lon: float, lat: float) -> Chip | str:
         if not utm_epsg([[lon, lat]])[0]:
-            return "outside UTM (80 S to 84 N)"
+            return OUTSIDE
         grid = chip_grid(lon, lat, size)
         try:
             pixels = read_pixels(ee, composite(ee, grid, (start, end), **options), grid)
