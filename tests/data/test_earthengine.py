@@ -71,26 +71,102 @@ class Image:
     def map(self, values=lambda v: v, mask=lambda m: m):
         return Image({n: (values(v), mask(m)) for n, (v, m) in self.bands.items()}, self.inside, dict(self.properties))
 
+    def only(self):
+        ((values, mask),) = self.bands.values()
+        return values, mask
 
-class Refused(Exception):
-    """What the service answers with status 400."""
+
+def rename(input, names):
+    assert len(names) == len(input.bands)
+    return Image(dict(zip(names, input.bands.values(), strict=True)), input.inside, input.properties)
+
+
+def add_bands(dstImg, srcImg):
+    assert not dstImg.bands.keys() & srcImg.bands.keys()
+    return Image(dstImg.bands | srcImg.bands, dstImg.inside, dstImg.properties)
+
+
+def update_mask(image, mask):
+    values, known = mask.only()
+    return image.map(mask=lambda m: m & known & (values > 0))
+
+
+def combined(image1, image2, function):
+    other, known = image2.only()
+    return image1.map(lambda v: function(v, other).astype(float), lambda m: m & known)
+
+
+def stacked(collection, function):
+    pairs = {n: [np.stack([image.bands[n][i] for image in collection]) for i in (0, 1)] for n in collection[0].bands}
+    bands = {name: function(values.astype(float), masks) for name, (values, masks) in pairs.items()}
+    return Image(bands, np.ones_like(collection[0].inside))
+
+
+def median(values, masks):
+    some = masks.any(0)
+    return np.nanmedian(np.where(masks | ~some, values, np.nan), 0), some
+
+
+def reduce_region(image, reducer, geometry, scale, crs):
+    assert (reducer, scale) == ("mean", 10)
+    return {n: float(v[m & geometry].mean()) if (m & geometry).any() else None for n, (v, m) in image.bands.items()}
+
+
+#: What each function of the graphs means, by its documentation; names of arguments are those of the service.
+FUNCTIONS = {
+    "ImageCollection.fromImages": lambda images: images,
+    "ImageCollection.merge": lambda collection1, collection2: collection1 + collection2,
+    "Collection.filter": lambda collection, filter: [image for image in collection if filter(image)],
+    "Collection.map": lambda collection, baseAlgorithm: [baseAlgorithm(image) for image in collection],
+    "Collection.size": lambda collection: len(collection),
+    "Collection.limit": lambda collection, key, ascending: sorted(
+        collection, key=lambda image: image.properties[key], reverse=not ascending),
+    "Collection.first": lambda collection: collection[0],
+    "Projection": lambda crs: crs,
+    "Feature": lambda geometry: geometry,
+    "Filter.intersects": lambda leftField, rightValue: lambda image: bool((image.inside & rightValue).any()),
+    "DateRange": lambda start, end: (day_ms(start) - 37_000_000, day_ms(end) - 37_000_000),
+    "Filter.dateRangeContains": lambda leftValue, rightField: (
+        lambda image: leftValue[0] <= image.properties[rightField] < leftValue[1]),
+    "Filter.greaterThan": lambda leftField, rightValue: lambda image: image.properties[leftField] > rightValue,
+    "Filter.not": lambda filter: lambda image: not filter(image),
+    "Image.select": lambda input, bandSelectors: Image(
+        {n: input.bands[n] for n in bandSelectors}, input.inside, input.properties),
+    "Image.rename": rename,
+    "Image.addBands": add_bands,
+    "Image.mask": lambda image: Image(
+        {n: (m.astype(float), np.ones_like(m)) for n, (_, m) in image.bands.items()}, image.inside),
+    "Image.reduce": lambda image, reducer: Image(
+        {reducer: (getattr(np.stack([v for v, _ in image.bands.values()]), reducer)(0),
+                   np.all([m for _, m in image.bands.values()], 0))}, image.inside),
+    "Reducer.min": lambda: "min",
+    "Reducer.mean": lambda: "mean",
+    "Image.updateMask": update_mask,
+    "Image.gte": lambda image1, image2: combined(image1, image2, np.greater_equal),
+    "Image.multiply": lambda image1, image2: combined(image1, image2, np.multiply),
+    "Image.divide": lambda image1, image2: combined(image1, image2, np.divide),
+    "Image.floor": lambda value: value.map(np.floor),
+    "Image.round": lambda value: value.map(lambda v: np.floor(v + 0.5)),
+    "Image.toUint16": lambda value: value.map(lambda v: np.clip(np.trunc(v), 0, 65535)),
+    "Image.reduceRegion": reduce_region,
+    "Dictionary.get": lambda dictionary, key: dictionary[key],
+    "Element.set": lambda object, key, value: Image(object.bands, object.inside, object.properties | {key: value}),
+    "reduce.median": lambda collection: stacked(collection, median),
+    "reduce.count": lambda collection: stacked(collection, lambda v, m: (m.sum(0).astype(float), np.ones_like(m[0]))),
+}  # fmt: skip
 
 
 class Evaluator:
-    """The functions that the graphs use, on the pixels of one request."""
+    """A graph, evaluated on the pixels of one request."""
 
-    def __init__(self, expression: dict, grid: dict, scenes: list[Scene]):
-        self.values, self.result, self.scenes = expression["values"], expression["result"], scenes
+    def __init__(self, expression: dict, grid: dict):
+        self.values, self.known = expression["values"], {}
         move, size = grid["affineTransform"], grid["dimensions"]
         assert (move["scaleX"], move["scaleY"], move["shearX"], move["shearY"]) == (10, -10, 0, 0)
-        self.crs, self.shape = grid["crsCode"], (size["height"], size["width"])
         rows, columns = np.mgrid[: size["height"], : size["width"]]
+        self.crs, self.everywhere = grid["crsCode"], np.ones(rows.shape, bool)
         self.x, self.y = move["translateX"] + 10 * columns + 5, move["translateY"] - 10 * rows - 5
-        self.everywhere = np.ones(self.shape, bool)
-        self.known = {}
-
-    def image(self) -> Image:
-        return self.value({"valueReference": self.result}, {})
+        self.image = self.value({"valueReference": expression["result"]}, {})
 
     def value(self, node, env):
         ((kind, content),) = node.items()
@@ -110,189 +186,57 @@ class Evaluator:
             case "functionDefinitionValue":
                 names, body = content["argumentNames"], {"valueReference": content["body"]}
                 return lambda *a: self.value(body, env | dict(zip(names, a, strict=True)))
-            case "functionInvocationValue":
-                arguments = {name: self.value(v, env) for name, v in content["arguments"].items()}
-                name = content["functionName"].replace(".", "_").lower()
-                return getattr(self, "f_" + name)(**arguments)
-        raise Refused(f"unknown node {kind}")
+        arguments = {name: self.value(v, env) for name, v in content["arguments"].items()}
+        name = content["functionName"]
+        return FUNCTIONS[name](**arguments) if name in FUNCTIONS else getattr(self, name.split(".")[1])(**arguments)
 
-    # collections and filters
-
-    def f_imagecollection_load(self, id):
+    def load(self, id):
         images = []
-        for number, scene in enumerate(self.scenes):
+        for number, scene in enumerate(SCENES):
             inside = scene.covers(self.x, self.y)
             if id == module.IMAGES:
                 bands = {n: (scene.band(n, self.x, self.y).astype(float), inside) for n in BANDS}
-                bands |= {"SCL": (np.full(self.shape, 4.0), inside)}
-            elif id == module.CLOUDS:
-                if scene.clear is None:
-                    continue
-                bands = {n: (scene.clear(self.x, self.y), inside) for n in ("cs", "cs_cdf")}
+            elif scene.clear is None:
+                continue
             else:
-                raise Refused(f"ImageCollection.load: ImageCollection asset '{id}' not found")
+                assert id == module.CLOUDS
+                bands = {n: (scene.clear(self.x, self.y), inside) for n in ("cs", "cs_cdf")}
             properties = {"system:index": f"S{number}", "system:time_start": day_ms(scene.day)}
             images.append(Image(bands, inside, properties | {"CLOUDY_PIXEL_PERCENTAGE": scene.cloud}))
         return images
 
-    def f_imagecollection_fromimages(self, images):
-        return images
-
-    def f_imagecollection_merge(self, collection1, collection2):
-        return collection1 + collection2
-
-    def f_collection_filter(self, collection, filter):
-        return [image for image in collection if filter(image)]
-
-    def f_collection_map(self, collection, baseAlgorithm):
-        return [baseAlgorithm(image) for image in collection]
-
-    def f_collection_size(self, collection):
-        return len(collection)
-
-    def f_collection_limit(self, collection, key, ascending, limit=None):
-        return sorted(collection, key=lambda image: image.properties[key], reverse=not ascending)
-
-    def f_collection_first(self, collection):
-        return collection[0]
-
-    def f_projection(self, crs):
-        return crs
-
-    def f_geometryconstructors_rectangle(self, coordinates, crs, geodesic):
+    def Rectangle(self, coordinates, crs, geodesic):
         assert crs == self.crs and geodesic is False
         west, south, east, north = coordinates
         return (self.x > west) & (self.x < east) & (self.y > south) & (self.y < north)
 
-    def f_feature(self, geometry):
-        return geometry
-
-    def f_filter_intersects(self, leftField, rightValue):
-        return lambda image: bool((image.inside & rightValue).any())
-
-    def f_daterange(self, start, end):
-        return day_ms(start) - 37_000_000, day_ms(end) - 37_000_000
-
-    def f_filter_daterangecontains(self, leftValue, rightField):
-        assert rightField == "system:time_start"
-        return lambda image: leftValue[0] <= image.properties[rightField] < leftValue[1]
-
-    def f_filter_greaterthan(self, leftField, rightValue):
-        return lambda image: image.properties[leftField] > rightValue
-
-    def f_filter_not(self, filter):
-        return lambda image: not filter(image)
-
-    # images
-
-    def f_image_linkcollection(self, input, imageCollection, linkedBands):
+    def linkCollection(self, input, imageCollection, linkedBands):
         found = [i for i in imageCollection if i.properties["system:index"] == input.properties["system:index"]]
-        nothing = (np.zeros(self.shape), np.zeros(self.shape, bool))
+        nothing = (np.zeros(self.x.shape), ~self.everywhere)
         new = {n: found[0].bands[n] if found else nothing for n in linkedBands}
         return Image(input.bands | new, input.inside, input.properties)
 
-    def f_image_constant(self, value):
+    def constant(self, value):
+        names = [f"constant_{i}" for i in range(len(value))] if isinstance(value, list) else ["constant"]
         values = value if isinstance(value, list) else [value]
-        names = [f"constant_{i}" for i in range(len(values))] if isinstance(value, list) else ["constant"]
-        bands = {n: (np.full(self.shape, float(v)), self.everywhere) for n, v in zip(names, values, strict=True)}
+        bands = {n: (np.full(self.x.shape, float(v)), self.everywhere) for n, v in zip(names, values, strict=True)}
         return Image(bands, self.everywhere)
 
-    def f_image_metadata(self, image, property):
-        return Image({property: (np.full(self.shape, float(image.properties[property])), self.everywhere)}, self.everywhere)
+    def metadata(self, image, property):
+        return rename(self.constant(image.properties[property]), [property])
 
-    def f_image_select(self, input, bandSelectors):
-        for name in bandSelectors:
-            if name not in input.bands:
-                raise Refused(f"Image.select: Band pattern '{name}' did not match any bands. Available bands: {[*input.bands]}")
-        return Image({n: input.bands[n] for n in bandSelectors}, input.inside, input.properties)
-
-    def f_image_addbands(self, dstImg, srcImg):
-        assert not dstImg.bands.keys() & srcImg.bands.keys()
-        return Image(dstImg.bands | srcImg.bands, dstImg.inside, dstImg.properties)
-
-    def f_image_rename(self, input, names):
-        if len(names) != len(input.bands):
-            raise Refused(f"Image.rename: got {len(names)} names for {len(input.bands)} bands")
-        return Image(dict(zip(names, input.bands.values(), strict=True)), input.inside, input.properties)
-
-    def f_image_mask(self, image):
-        return Image({n: (m.astype(float), self.everywhere) for n, (_, m) in image.bands.items()}, image.inside)
-
-    def f_image_reduce(self, image, reducer):
-        values = np.stack([v for v, _ in image.bands.values()])
-        return Image({reducer: (getattr(values, reducer)(0), np.all([m for _, m in image.bands.values()], 0))}, image.inside)
-
-    def f_reducer_min(self):
-        return "min"
-
-    def f_reducer_mean(self):
-        return "mean"
-
-    def f_image_updatemask(self, image, mask):
-        ((values, known),) = mask.bands.values()
-        return image.map(mask=lambda m: m & known & (values > 0))
-
-    def f_image_unmask(self, input, value, sameFootprint):
-        ((filling, _),) = value.bands.values()
+    def unmask(self, input, value, sameFootprint):
+        filling, _ = value.only()
         where = input.inside if sameFootprint else self.everywhere
         bands = {n: (np.where(m, v, filling), m | where) for n, (v, m) in input.bands.items()}
         return Image(bands, where, input.properties)
-
-    def combined(self, image1, image2, function):
-        ((other, known),) = image2.bands.values()
-        return image1.map(lambda v: function(v, other).astype(float), lambda m: m & known)
-
-    def f_image_gte(self, image1, image2):
-        return self.combined(image1, image2, np.greater_equal)
-
-    def f_image_multiply(self, image1, image2):
-        return self.combined(image1, image2, np.multiply)
-
-    def f_image_divide(self, image1, image2):
-        return self.combined(image1, image2, np.divide)
-
-    def f_image_floor(self, value):
-        return value.map(np.floor)
-
-    def f_image_round(self, value):
-        return value.map(lambda v: np.floor(v + 0.5))
-
-    def f_image_touint16(self, value):
-        return value.map(lambda v: np.clip(np.trunc(v), 0, 65535))
-
-    def f_image_reduceregion(self, image, reducer, geometry, scale, crs):
-        assert (reducer, scale, crs) == ("mean", 10, self.crs)
-        return {n: float(v[m & geometry].mean()) if (m & geometry).any() else None for n, (v, m) in image.bands.items()}
-
-    def f_dictionary_get(self, dictionary, key):
-        return dictionary[key]
-
-    def f_element_set(self, object, key, value):
-        return Image(object.bands, object.inside, object.properties | {key: value})
-
-    def stacked(self, collection, function):
-        bands = {}
-        for name in collection[0].bands:
-            values, masks = (np.stack([image.bands[name][i] for image in collection]) for i in (0, 1))
-            bands[name] = function(values, masks)
-        return Image(bands, self.everywhere)
-
-    def f_reduce_median(self, collection):
-        def median(values, masks):
-            some = masks.any(0)
-            return np.nanmedian(np.where(masks | ~some, values, np.nan), 0), some
-
-        return self.stacked(collection, median)
-
-    def f_reduce_count(self, collection):
-        return self.stacked(collection, lambda values, masks: (masks.sum(0).astype(float), self.everywhere))
 
 
 class Service:
     """What answers the client's requests for pixels: status and body, from the graph or as told."""
 
     def __init__(self):
-        self.scenes, self.asked, self.faults = SCENES, [], []
+        self.asked, self.faults = [], []
 
     def request(self, uri, method="GET", body=None, headers=None, **_):
         assert method == "POST" and uri.split("?")[0].endswith("/image:computePixels")
@@ -301,7 +245,7 @@ class Service:
             status, message = fault
             answer = json.dumps({"error": {"code": status, "message": message}}).encode()
             return httplib2.Response({"status": status, "content-type": "application/json"}), answer
-        image = Evaluator(self.asked[-1]["expression"], self.asked[-1]["grid"], self.scenes).image()
+        image = Evaluator(self.asked[-1]["expression"], self.asked[-1]["grid"]).image
         found = np.zeros(image.inside.shape, [(name, "<u2") for name in self.asked[-1]["bandIds"]])
         for name in found.dtype.names:
             values, mask = image.bands[name]
