@@ -9,6 +9,7 @@ import pystac
 import pytest
 from faulty import Response, serve, tree
 
+from geonb import practice
 from geonb.data.sentinel2 import BANDS, chip_grid, utm_epsg
 from geonb.data.sources import http, stac
 from geonb.data.sources.parts import Chip
@@ -23,7 +24,6 @@ from geonb.data.store import check_store, write_store
 
 rasterio = pytest.importorskip("rasterio")
 from rasterio.enums import Resampling  # noqa: E402
-from rasterio.io import MemoryFile  # noqa: E402
 from rasterio.transform import from_origin  # noqa: E402
 from rasterio.vrt import WarpedVRT  # noqa: E402
 from rasterio.warp import transform  # noqa: E402
@@ -60,7 +60,7 @@ class Sky:
             else:
                 pixels = (spectrum[BANDS.index(band)] + rng.integers(0, 100, (n, n))).astype(np.uint16) + np.uint16(offset)
             self.truth[name][band] = pixels, west, north
-            self.files[f"/{name}/{band}.tif"] = tiff(pixels, epsg, west, north, metres)
+            self.files[f"/{name}/{band}.tif"] = practice._geotiff(pixels, from_origin(west, north, metres, metres), epsg)
         lon, lat = transform(f"EPSG:{epsg}", "EPSG:4326", [west, west + EDGE, west + EDGE, west], [north, north, north - EDGE, north - EDGE])
         bands = [] if raster is None else [{"nodata": 0, "scale": raster[0], "offset": raster[1]}]
         item = {
@@ -81,12 +81,7 @@ class Sky:
 
     def answer(self, request):
         if request.path == "/v1":
-            links = [{"rel": "search", "href": f"{self.url}/v1/search", "method": "POST", "type": "application/geo+json"}]
-            kinds = ("core", "item-search", "item-search#sort", "item-search#query")
-            return answered({
-                "type": "Catalog", "id": "sky", "stac_version": "1.0.0", "description": "-", "links": links,
-                "conformsTo": [f"https://api.stacspec.org/v1.0.0/{kind}" for kind in kinds],
-            })  # fmt: skip
+            return answered(practice._landing_page(self.url))
         if request.path != "/v1/search":
             return Response(404)
         from shapely.geometry import shape
@@ -104,16 +99,6 @@ class Sky:
         more = {"rel": "next", "href": f"{self.url}/v1/search", "method": "POST", "merge": True, "body": {"token": str(first + 2)}}
         return answered({"type": "FeatureCollection", "features": found[first : first + 2],
                          "links": [more] if first + 2 < len(found) else []})  # fmt: skip
-
-
-def tiff(pixels, epsg, west, north, metres):
-    grid = {"crs": f"EPSG:{epsg}", "transform": from_origin(west, north, metres, metres), "nodata": 0}
-    layout = {"tiled": True, "blockxsize": 64, "blockysize": 64, "compress": "deflate", "predictor": 2}
-    h, w = pixels.shape
-    with MemoryFile() as memory:
-        with memory.open(driver="GTiff", width=w, height=h, count=1, dtype=pixels.dtype, **grid, **layout) as out:
-            out.write(pixels, 1)
-        return memory.read()
 
 
 def footprint(lon, lat):
