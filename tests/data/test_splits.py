@@ -19,7 +19,7 @@ from geonb.data.splits import (
 )
 from geonb.geo import EARTH_RADIUS_KM, blocks, great_circle_km, unit_xyz
 
-POINTS = random_points(3000, seed=5)
+POINTS = random_points(2000, seed=5)
 
 
 @st.composite
@@ -128,7 +128,7 @@ def test_a_label_without_a_place_is_refused(seed):
     assert {"train", "val", "test"} <= set(blocked_split(lonlat, 30, buffer_km=3, seed=seed))  # as is advised
 
 
-def field(lonlat, length_km, seed=0, waves=2000):
+def field(lonlat, length_km, seed=0, waves=600):
     """A Gaussian field with correlation exp(-h^2 / (2 length^2)) for distances far below the Earth's radius."""
     rng = np.random.default_rng(seed)
     waves = rng.standard_normal((waves, 3)) * EARTH_RADIUS_KM / length_km

@@ -256,8 +256,8 @@ def test_an_opened_store_is_pickled_as_its_path_and_may_be_forked(written):
     assert len(pickle.dumps(written)) < 1000
     expected = read_some(written)
     for method in ("fork", "spawn"):
-        with ProcessPoolExecutor(2, multiprocessing.get_context(method)) as pool:
-            assert list(pool.map(read_some, [written] * 2, timeout=60)) == [expected] * 2
+        with ProcessPoolExecutor(1, multiprocessing.get_context(method)) as pool:
+            assert pool.submit(read_some, written).result(timeout=60) == expected
 
 
 IMAGE = np.full((66, 12, 8, 8), 1500, np.uint16)
@@ -339,7 +339,7 @@ def test_too_little_disk_and_an_existing_folder_are_refused_before_anything_is_w
 
 
 def test_images_and_texts_are_not_held_while_they_are_streamed(tmp_path):
-    n, rng, held = 160, np.random.default_rng(0), []
+    n, rng, held = 80, np.random.default_rng(0), []
     texts = [rng.bytes(1 << 18).hex() for _ in range(4)]  # half a megabyte each, which does not compress well
 
     def stream():
@@ -350,5 +350,5 @@ def test_images_and_texts_are_not_held_while_they_are_streamed(tmp_path):
     places = {"place_id": [f"p{i}" for i in range(n)], "lon": np.zeros(n), "lat": np.zeros(n)}
     before = pa.total_allocated_bytes()
     store = write_store(tmp_path / "s", places=places, texts=stream())
-    assert max(held) - before < 16 << 20  # of 80 MB
-    assert store.texts([150]) == ["150 " + texts[2]] and pa.total_allocated_bytes() - before < 16 << 20
+    assert max(held) - before < 16 << 20  # of 40 MB
+    assert store.texts([70]) == ["70 " + texts[2]] and pa.total_allocated_bytes() - before < 16 << 20

@@ -143,12 +143,12 @@ def test_a_name_is_found_however_its_accents_are_encoded():
 
 def test_the_time_grows_with_the_texts_not_with_the_gazetteer():
     rng = np.random.default_rng(0)
-    words = ["".join("abcdefgh"[i] for i in row) for row in rng.integers(0, 8, (30_000, 7))]
-    texts = [" ".join(words[i] for i in row) + " Xa Yb." for row in rng.integers(0, 30_000, (2_000, 30))]
+    words = ["".join("abcdefgh"[i] for i in row) for row in rng.integers(0, 8, (10_000, 7))]
+    texts = [" ".join(words[i] for i in row) + " Xa Yb." for row in rng.integers(0, 10_000, (1_000, 30))]
     shared = [f"{a.title()} {b.title()}" for a, b in zip(words[::2], words[1::2], strict=True)]
     began = time.process_time()
     masked = mask_names(texts, [["Xa Yb"]] * len(texts), shared)
-    assert time.process_time() - began < 6  # of this process; measured: 0.6 s
+    assert time.process_time() - began < 3  # of this process; measured: 0.3 s
     assert all(text.endswith(f" {TOKEN}.") for text in masked)
 
 
