@@ -35,10 +35,10 @@ from geonb import run as files
 from geonb._util import tqdm
 from geonb.architectures import Architecture, Batch
 from geonb.config import TrainConfig, build, resolve, split_of
-from geonb.data.splits import blocks
 from geonb.data.store import PlaceStore
 from geonb.encoders.features import BACKBONES, features
 from geonb.encoders.text import text_backbone
+from geonb.geo import blocks
 from geonb.losses import info_nce
 
 VALIDATION_PLACES = 2048

@@ -13,12 +13,12 @@ import numpy as np
 from cells import Cell, Settings, classes_of, read_rows
 
 from geonb.config import split_of
-from geonb.data.splits import blocks
 from geonb.data.store import PlaceStore
 from geonb.evaluation.folds import TaskFold, task_folds
 from geonb.evaluation.probes import score
 from geonb.evaluation.protocols import protocols_of
 from geonb.evaluation.tasks import TASKS
+from geonb.geo import blocks
 
 DRAWS = 400
 RESAMPLES = 4000

@@ -17,7 +17,7 @@ import geonb
 from geonb import training
 from geonb.architectures import ARCHITECTURES, Architecture
 from geonb.config import TrainConfig, build, config_from_file, resolve, split_of
-from geonb.data.splits import blocks
+from geonb.geo import blocks
 from geonb.run import METRICS, read_lines
 from geonb.training import backward_transfer, batch_rows, learning_rate, train
 

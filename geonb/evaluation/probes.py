@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 from scipy.spatial import cKDTree
 
-from geonb.data.splits import blocks
-from geonb.geo import EARTH_RADIUS_KM, unit_xyz
+from geonb.geo import EARTH_RADIUS_KM, blocks, unit_xyz
 
 ALPHAS = np.logspace(-3, 5, 17)
 NEIGHBOURS = (1, 3, 5, 10, 20, 50)

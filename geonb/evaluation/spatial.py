@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.spatial import cKDTree
 
-from geonb.data.splits import blocks
-from geonb.geo import EARTH_RADIUS_KM, check_lonlat, unit_xyz
+from geonb.geo import EARTH_RADIUS_KM, blocks, check_lonlat, unit_xyz
 
 DRAWS = 200  # of the bootstrap
 DRAWN_AT_ONCE = 4_000_000  # weights (draws x places) of the bootstrap in memory at a time

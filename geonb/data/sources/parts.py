@@ -39,8 +39,9 @@ _DATE = re.compile(r"(\d{4}-\d{2}-\d{2})?")
 class Skips:
     """Count what was left out, by reason, with the first example of each."""
 
-    def __init__(self, counts: dict[str, int] | None = None, examples: dict[str, str] | None = None) -> None:
-        self.counts, self.examples = dict(counts or {}), dict(examples or {})
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+        self.examples: dict[str, str] = {}
 
     def add(self, reason: str, example: str = "", n: int = 1) -> None:
         """Count n more rows under a reason."""
@@ -48,11 +49,6 @@ class Skips:
             self.counts[reason] = self.counts.get(reason, 0) + int(n)
             if example:
                 self.examples.setdefault(reason, str(example)[:200])
-
-    def update(self, other: Skips) -> None:
-        """Add the counts of another."""
-        for reason, n in other.counts.items():
-            self.add(reason, other.examples.get(reason, ""), n)
 
     def __str__(self) -> str:
         lines = []
@@ -156,7 +152,8 @@ class Parts:
         total = Skips()
         for file in sorted(self.folder.glob("*.parquet")):
             note = json.loads(pq.read_schema(file).metadata[b"skips"])
-            total.update(Skips(note["counts"], note["examples"]))
+            for reason, n in note["counts"].items():
+                total.add(reason, note["examples"].get(reason, ""), n)
         return total
 
     def _file(self, name: str, suffix: str) -> Path:
