@@ -104,11 +104,8 @@ def load_facts() -> tuple[dict[str, np.ndarray], dict[str, dict]]:
         f"geonames-{int(number)}" if number == number else f"land{lat:+.4f}{lon:+.4f}"
         for number, lon, lat in zip(columns["geonameid"], columns["lon"], columns["lat"], strict=True)
     )
-    town = _is_town(columns)
-    columns["size_class"] = _objects(
-        by_least(WORDINGS["sizes"], people)[0] if is_town else None
-        for people, is_town in zip(columns["population"], town, strict=True)
-    )
+    town, sizes = _is_town(columns), WORDINGS["sizes"]
+    columns["size_class"] = _objects(by_least(sizes, p)[0] if p == p else None for p in columns["population"])
     geonames = FACTS["country"]["source"]
     columns["source"] = np.where(town, geonames, "random point on land (global-land-mask 1.0.0)").astype(object)
     columns["license"] = np.full(len(town), "CC BY 4.0", dtype=object)
@@ -139,7 +136,8 @@ def _modalities(facts: dict[str, np.ndarray], seed: int) -> tuple[np.ndarray, np
 
 
 def _texts(facts: dict, home: list[dict], rows: np.ndarray, seed: int) -> dict[str, list]:
-    composed = [compose({k: _none_for_nan(v[row]) for k, v in facts.items()}, home[row], seed) for row in rows]
+    places = [{k: None if v[row] != v[row] else v[row] for k, v in facts.items()} for row in rows]
+    composed = [compose(place, home[row], seed) for place, row in zip(places, rows, strict=True)]
     same = {"lang": "en", "license": "CC BY 4.0", "source": "written from facts by geonb.sample.texts"}
     return {
         "place_id": [facts["place_id"][row] for row in rows],
@@ -147,10 +145,6 @@ def _texts(facts: dict, home: list[dict], rows: np.ndarray, seed: int) -> dict[s
         "facts": [mentioned for _, mentioned in composed],
         **{name: [value] * len(rows) for name, value in same.items()},
     }
-
-
-def _none_for_nan(value: object) -> object:
-    return None if isinstance(value, float) and value != value else value
 
 
 def _images(facts: dict, rows: np.ndarray, seed: int, progress: bool) -> Iterator[tuple[np.ndarray, dict]]:

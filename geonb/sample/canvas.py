@@ -29,10 +29,9 @@ ENDMEMBERS = _read_endmembers()
 
 @lru_cache(maxsize=64)
 def _spline(size: int, wavelength: float) -> tuple[np.ndarray, np.ndarray]:
-    """For each of `size` pixels its first knot and four cubic B-spline weights (4, size, 1).
+    """For each of `size` pixels its first knot and four cubic B-spline weights (4, size, 1), knots `wavelength` apart.
 
-    Knots lie `wavelength` pixels apart; the squared weights of a pixel add up to 1, so knots of unit variance
-    give a field of unit variance.
+    The squared weights of a pixel add up to 1, so knots of unit variance give a field of unit variance.
     """
     position = (np.arange(size) + 0.5) / wavelength
     first = np.floor(position).astype(int)
@@ -91,23 +90,15 @@ def within(distance: np.ndarray, reach: float | np.ndarray) -> np.ndarray:
 
 
 class Canvas:
-    """A reflectance image (12, size, size) and the tools to paint it.
-
-    Attributes:
-        x, y: pixels to the east and to the south of the centre.
-        water, sea, built: shares of each pixel.
-        canopy: share of snow that trees hide, by pixel.
-        pattern: how fields lie.
-    """
+    """A reflectance image (12, size, size) and the tools to paint it."""
 
     def __init__(self, size: int, rng: np.random.Generator) -> None:
-        self.size, self.rng = size, rng
+        self.size, self.rng, self.pattern = size, rng, "none"  # how fields lie
         axis = np.arange(size, dtype=np.float32) - (size - 1) / 2
-        self.x, self.y = np.meshgrid(axis, axis)
+        self.x, self.y = np.meshgrid(axis, axis)  # pixels to the east and to the south of the centre
         self.image = np.zeros((len(BANDS), size, size), np.float32)
         self.water, self.sea, self.built = (np.zeros((size, size), np.float32) for _ in range(3))
-        self.canopy: np.ndarray = np.zeros((size, size), np.float32)
-        self.pattern = "none"
+        self.canopy: np.ndarray = np.zeros((size, size), np.float32)  # share of snow that trees hide
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
         """Draw a number between two."""
@@ -132,12 +123,10 @@ class Canvas:
         return (a + (b - a) * np.float32(np.clip(share, 0, 1))).astype(np.float32)
 
     def noise(self, wavelength: float, octaves: int = 1, gain: float = 0.5, margin: int = 0) -> np.ndarray:
-        """Draw fractal noise (size, size) of mean 0 and variance about 1.
+        """Draw fractal noise (size, size) of mean 0 and variance about 1, with `margin` more pixels on every side.
 
-        Args:
-            wavelength: pixels between the coarsest knots.
-            octaves, gain: number of scales, each half as wide as the one before and `gain` times as strong.
-            margin: further pixels on every side.
+        The coarsest of the `octaves` has knots `wavelength` pixels apart; each further one is half as wide and `gain`
+        times as strong.
         """
         size = self.size + 2 * margin
         total, power = np.zeros((size, size), np.float32), 0.0
@@ -211,10 +200,8 @@ class Canvas:
     def parcel_field(
         self, number: np.ndarray, names: list[str], weights: list[float], contrast: float = 0.1
     ) -> np.ndarray:
-        """Grow one endmember, drawn by weight, on each parcel: an image (12, size, size) of `number` (size, size).
-
-        `contrast` is the standard deviation of the brightness of parcels.
-        """
+        """Grow one endmember, drawn by weight, on each parcel of `number` (size, size): an image (12, size, size), in
+        which the brightness of parcels varies by `contrast`."""
         weights = np.maximum(np.asarray(weights, float), 0)
         kind = self.rng.choice(len(names), PARCELS, p=weights / weights.sum())
         table = np.stack([self.spectrum(name) for name in names])[kind]

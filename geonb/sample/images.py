@@ -15,8 +15,11 @@ batch, order and process.
 from __future__ import annotations
 
 import hashlib
+from importlib.resources import files
+from typing import Any
 
 import numpy as np
+import yaml
 
 from geonb.data.sentinel2 import SCALE
 from geonb.sample.canvas import ENDMEMBERS, PARCELS, Canvas, blur, coarsen, smoothstep, within
@@ -25,28 +28,12 @@ from geonb.sample.painters import PAINTERS, SNOW_LINE, Place, landscape_weights
 PIXEL_M = 10.0
 FOOTPRINT_M = np.array([60, 10, 10, 10, 20, 20, 20, 10, 20, 60, 20, 20])  # of each band
 
-# Mean temperature and half its yearly range (deg C), by the longest matching prefix of the climate class:
-# rough centres of the classes' definitions (Beck et al., 2018, Scientific Data 5, 180214, table 2).
-_TEMPERATURE = {
-    "A": (26, 2), "BWh": (23, 8), "BWk": (9, 14), "BSh": (22, 7), "BSk": (10, 12), "Cs": (15, 7),
-    "Cfa": (16, 9), "Cfb": (10, 6), "Cfc": (5, 5), "Cw": (18, 6), "Da": (9, 15), "Db": (6, 14),
-    "Dc": (-3, 17), "Dd": (-11, 24), "ET": (-6, 11), "EF": (-25, 12),
-}  # fmt: skip
-_LAPSE = 0.0065  # K / m
+LAPSE = 0.0065  # K / m
+CLIMATES = yaml.safe_load((files("geonb.sample") / "assets" / "climates.yaml").read_text(encoding="utf-8"))
 #: Facts of a place that decide its chip.
 COLUMNS = (
     "place_id", "lon", "lat", "climate", "elevation_m", "relief_m", "population", "coast_km", "continent",
 )  # fmt: skip
-# By the first letter of the climate class: chance of a river, chance of clouds, garden, weights of roofs.
-_RIVER = {"A": 0.2, "B": 0.05, "C": 0.15, "D": 0.2, "E": 0.1}
-_CLOUDY = {"A": 0.25, "B": 0.05, "C": 0.18, "D": 0.15, "E": 0.12}
-_GARDEN = {"A": "shrub", "B": "brown_soil", "C": "green_grass", "D": "green_grass", "E": "gravel"}
-_ROOFS = {
-    "A": {"metal_roof": 1.5, "tile_roof": 2, "concrete": 3, "dark_roof": 2},
-    "B": {"mud_roof": 4, "concrete": 3, "metal_roof": 0.5, "dark_roof": 0.5},
-    "C": {"tile_roof": 4, "dark_roof": 2, "concrete": 1.5, "metal_roof": 0.5},
-    "D": {"dark_roof": 4, "concrete": 2, "tile_roof": 1, "metal_roof": 0.7},
-}
 
 
 def simulate_sentinel2(
@@ -89,7 +76,7 @@ def _place(
     number: int, lon: float, lat: float, climate: str, elevation: float, relief: float, population: float,
     coast_km: float, continent: str,
 ) -> Place:  # fmt: skip
-    if not _temperature_class(climate):
+    if _of_climate("temperature", climate) is None:
         raise ValueError(f"row {number}: {str(climate)!r} is no Köppen-Geiger class such as 'BWh' or 'Cfb'")
     return Place(
         lat=float(lat),
@@ -109,7 +96,9 @@ def _chip(p: Place, size: int, rng: np.random.Generator) -> tuple[np.ndarray, di
     day = _acquisition_day(p.lat, rng)
     sine, azimuth = _sun(p.lat, day)
     season = _season(p.lat, day)
-    green = float(np.clip(_greenness(p.climate, season) + rng.normal(0, 0.08), 0, 1))
+    mean, more_in_summer = _of_climate("greenness", p.climate)
+    green = np.clip(mean + more_in_summer * season, 0.02, 1)
+    green = float(np.clip(green + rng.normal(0, 0.08), 0, 1))
 
     weights = landscape_weights(p)
     odds = np.array(list(weights.values()), float)
@@ -183,28 +172,10 @@ def _season(lat: float, day: float, lag: float = 30) -> float:
     return float(hemisphere * np.cos(2 * np.pi * (day - 172 - lag) / 365))
 
 
-def _greenness(climate: str, season: float) -> float:
-    """Greenness of grass, crops and deciduous leaves in 0..1."""
-    if climate in ("Af", "Am"):
-        return 0.95
-    if climate[0] == "A" or climate[:2] == "Cw":
-        return 0.55 + 0.4 * season
-    if climate[:2] == "BW":
-        return 0.08
-    if climate[:2] == "BS":
-        return 0.28 + 0.2 * season
-    if climate[:2] == "Cs":
-        return 0.5 - 0.4 * season
-    if climate[0] == "C":
-        return 0.72 + 0.27 * season
-    return float(np.clip(0.35 + 0.75 * season, 0.02, 1))
-
-
-def _temperature_class(climate: str) -> str:
-    """The key of a climate class in `_TEMPERATURE`; "" for an unknown class."""
-    if climate[:1] == "D":
-        return "D" + climate[-1] if climate[-1] in "abcd" else "Db"
-    return next((climate[:n] for n in (3, 2, 1) if climate[:n] in _TEMPERATURE), "")
+def _of_climate(what: str, climate: str) -> Any:
+    """The entry of a climate class in the table ``what``; None for an unknown class."""
+    table, key = CLIMATES[what], climate[0] + climate[-1] if climate[:1] == "D" else climate
+    return next((table[key[:n]] for n in (3, 2, 1) if key[:n] in table), None)
 
 
 # Water, roads and settlements on the land
@@ -212,14 +183,14 @@ def _temperature_class(climate: str) -> str:
 
 def _inland_water(c: Canvas, p: Place) -> None:
     """A river or a lake on some chips."""
-    wet = _RIVER[p.climate[0]]
+    wet = CLIMATES["river"][p.zone]
     if c.chance(wet):
         water = c.line(c.uniform(1.5, 9) * (1 if p.relief < 300 else 0.4), c.uniform(3, 9))
     elif c.chance(0.5 * wet) and p.relief < 400:
         water = c.share(c.noise(40, 3, 0.4), c.uniform(0.03, 0.3), 0.06)
     else:
         return
-    c.flood(water, "turbid_water" if p.climate[0] in "AB" or c.chance(0.4) else "clear_water")
+    c.flood(water, "turbid_water" if p.zone in "AB" or c.chance(0.4) else "clear_water")
     c.canopy = c.canopy * (1 - water)
 
 
@@ -230,7 +201,7 @@ def _sea(c: Canvas, p: Place) -> None:
     u, _ = c.rotated(c.uniform(0, 2 * np.pi))
     shore = c.uniform(-0.15, 0.85) * (c.size / 2)
     depth = u - shore + c.uniform(2, 6) * c.noise(28, 4, 0.5)  # pixels from the shore, positive at sea
-    tropical = p.climate[0] == "A" or (abs(p.lat) < 30 and p.climate[0] == "B")
+    tropical = p.zone == "A" or (abs(p.lat) < 30 and p.zone == "B")
     sandy = np.clip(0.7 + 0.7 * c.noise(24, 2) - 0.8 * (p.relief > 400), 0, 1)
     beach = within(np.abs(depth + 1.2) / c.uniform(1.2, 3), 1) * sandy
     c.paint(beach * 0.8, "gravel" if abs(p.lat) > 50 else "bright_sand")
@@ -263,7 +234,7 @@ def _settlement(c: Canvas, p: Place, green: float, road: np.ndarray) -> None:
     """
     if not p.settled:
         return
-    people, arid = np.log10(max(p.population, 10)), p.climate[0] == "B"
+    people, arid = np.log10(max(p.population, 10)), p.zone == "B"
     radius = 1000 / PIXEL_M * np.sqrt(p.population / 5000 / np.pi)  # 5,000 people / km2
     farthest = float(np.interp(radius, [29, 30, 100, 600], [0.4, 1.2, 1.2, 0.9]))
     shift, bearing = radius * c.uniform(0.1, farthest), c.uniform(0, 2 * np.pi)
@@ -302,8 +273,8 @@ def _houses_and_gardens(
     c: Canvas, p: Place, green: float, people: float, density: np.ndarray, angle: float, warp: float
 ) -> None:
     """Cover the canvas with gardens and with a roof on most lots."""
-    zone = p.climate[0]
-    c.fill(_GARDEN[zone], "broadleaf" if zone in "ACD" else "shrub", 0.4 + 0.35 * c.noise(3, 2))
+    zone = p.zone
+    c.fill(CLIMATES["garden"][zone], "broadleaf" if zone in "ACD" else "shrub", 0.4 + 0.35 * c.noise(3, 2))
     c.paint(np.full(c.water.shape, 0.35 * (1 - green)), "dry_grass" if zone != "B" else "brown_soil")
     roofs, weights = _roofs(p)
     lot, gap = c.parcels(c.uniform(1.6, 2.2), c.uniform(1.8, 2.6), angle, warp)
@@ -322,15 +293,14 @@ def _blocks(c: Canvas, p: Place, people: float, number: np.ndarray, street: np.n
         c.paint(halls.astype(np.float32), np.stack([c.spectrum(n) for n in _roofs(p)[0]]).T[:, tint[number]])
         c.shade(-(c.noise(1.5) > 1.3 - 0.2 * (people - 4)).astype(np.float32), 0.25)  # shadows of buildings
     park = (c.rng.random(PARCELS) < 0.07)[number].astype(np.float32)
-    c.paint(park * 0.9, "green_grass" if p.climate[0] != "B" else "shrub")
+    c.paint(park * 0.9, "green_grass" if p.zone != "B" else "shrub")
     c.paint(park * (c.noise(2.5) > 0), "broadleaf")
     c.shade_parcels(number, 0.08)
 
 
 def _roofs(p: Place) -> tuple[list[str], np.ndarray]:
     """Four kinds of roofs and their shares."""
-    zone = p.climate[0]
-    roofs = _ROOFS["D" if zone == "E" or (zone == "C" and p.regular_streets) else zone]
+    roofs = CLIMATES["roofs"]["D" if p.zone == "C" and p.regular_streets else p.zone]
     return list(roofs), np.array(list(roofs.values())) / sum(roofs.values())
 
 
@@ -353,9 +323,9 @@ def _snow(c: Canvas, p: Place, landscape: str, height: np.ndarray, season: float
     if landscape == "ice":
         return np.ones_like(c.water)
     patchy = c.noise(16, 4)
-    mean, half_range = _TEMPERATURE[_temperature_class(p.climate)]
-    cold = mean + half_range * late_season - _LAPSE * height * 1.5 + 1.2 * patchy
-    likely = 0.3 if p.climate[0] in "AB" else 1.0
+    mean, half_range = _of_climate("temperature", p.climate)
+    cold = mean + half_range * late_season - LAPSE * height * 1.5 + 1.2 * patchy
+    likely = 0.3 if p.zone in "AB" else 1.0
     seasonal = smoothstep(-cold, 0, 3) * (c.rng.random() < likely)
     line = np.interp(abs(p.lat), *SNOW_LINE) + 500 * season
     permanent = smoothstep(p.elevation + height + 60 * patchy, line - 30, line + 120)
@@ -379,7 +349,7 @@ def _clouds(c: Canvas, p: Place, sine: float, azimuth: float) -> np.ndarray:
     """Haze on every chip, clouds and their shadows on some; returns the clouds' opacity."""
     haze = abs(c.rng.normal(0, 0.007)) * (ENDMEMBERS["clear_water"] / ENDMEMBERS["clear_water"].max())
     c.image += haze.astype(np.float32)[:, None, None]
-    if not c.chance(_CLOUDY[p.climate[0]]):
+    if not c.chance(CLIMATES["clouds"][p.zone]):
         return np.zeros_like(c.water)
     margin = 28
     field = c.noise(c.uniform(14, 40), 5, 0.55, margin)

@@ -29,6 +29,11 @@ class Place:
     asia: bool
 
     @property
+    def zone(self) -> str:
+        """First letter of the climate class."""
+        return self.climate[0]
+
+    @property
     def settled(self) -> bool:
         """Whether the place has inhabitants."""
         return self.population > 0
@@ -255,7 +260,7 @@ def cropland(c: Canvas, p: Place, green: float) -> None:
     width, length = (c.uniform(2, 4), c.uniform(25, 60)) if strips else (c.uniform(8, 20), c.uniform(10, 28))
     if not p.settled:
         width, length = 1.4 * width, 1.4 * length
-    angle, zone, dry = c.angle(), p.climate[0], 1 - green
+    angle, zone, dry = c.angle(), p.zone, 1 - green
     number, edge = c.parcels(width, length, angle, 0.3 + min(p.relief / 200, 3))
     soil = {"D": "dark_soil", "A": "red_soil"}.get(zone, "brown_soil")
     names = ["green_crop", "green_grass", "ripe_crop", "stubble", soil, "rapeseed"]
@@ -310,7 +315,7 @@ def broadleaf_forest(c: Canvas, p: Place, green: float) -> None:
     """Deciduous trees with some conifers and glades."""
     c.image = c.between("leafless_wood", "broadleaf", green)[:, None, None] + np.zeros_like(c.image)
     c.shade(c.noise(32, 4), 0.08)
-    conifers = c.uniform(0, 0.35) if p.climate[0] in "CD" else 0
+    conifers = c.uniform(0, 0.35) if p.zone in "CD" else 0
     c.paint(c.share(c.noise(24, 4), conifers, 0.3) * 0.9, "conifer")
     c.shade(0.6 * c.noise(1.5) + 0.4 * c.noise(3), 0.11)
     glade = c.share(c.noise(20, 3), c.uniform(0, 0.15), 0.1)

@@ -158,12 +158,7 @@ class _Writer:
         def add(facts: list[str], *words: str) -> None:
             phrases.extend((phrase, facts) for phrase in words)
 
-        if p["coast_km"] < 5:
-            add(["coast_km"], "on the coast", "by the sea", "on the seashore")
-        elif p["coast_km"] < 30:
-            add(["coast_km"], "near the coast", "a short way inland")
-        elif p["coast_km"] > 500:
-            add(["coast_km"], "deep inland", "far from any sea")
+        add(["coast_km"], *by_least(WORDINGS["coast"], p["coast_km"]))
         height, relief = p["elevation_m"], p["relief_m"]
         if height is not None:
             if height > 2200 and relief > 250:

@@ -24,7 +24,7 @@ def find(name, code):
 
 
 def facts_of(row):
-    return {name: sample._none_for_nan(values[row]) for name, values in TABLE.items()}
+    return {name: None if values[row] != values[row] else values[row] for name, values in TABLE.items()}
 
 
 @pytest.fixture(scope="module")
