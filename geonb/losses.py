@@ -1,19 +1,18 @@
 r"""Contrastive losses as pure functions of unit vectors.
 
-Shapes: ``n`` places, ``d`` dimensions, ``m`` modalities. Embeddings have unit length. ``scale`` is the inverse
-temperature s = 1/tau, a float or a tensor of shape (). Every loss is a mean over anchors, in nats, computed in float32
-or wider also under autocast. A loss over no anchors is exactly 0 with zero gradients.
+Shapes: ``n`` places, ``d`` dimensions, ``m`` modalities. Embeddings have unit length. Every loss is a mean over
+anchors, in nats, computed in float32 or wider also under autocast. A loss over no anchors is exactly 0 with zero
+gradients. Rows of a missing modality are left out (``x[has]``, :meth:`Space.keep`) or not ``present``.
 
-All losses have the same three steps: scaled similarities of anchors with candidates, positives and excluded
-candidates among them, and a cross-entropy. They share three options:
+All losses have the same steps: scaled similarities of anchors with candidates, which of these are positives, and a
+cross-entropy. They share three arguments:
 
+* ``scale``: inverse temperature s = 1/tau, a float or a tensor of shape (). A larger one gives more weight to the
+  hardest negatives.
 * ``space``, a :class:`Space`: what nearby places are to each other, negatives, excluded or soft positives.
 * ``chunk``: rows of the similarity matrix in memory at a time, 0 for all. Value and gradients do not depend on it: a
   block of rows is computed again in the backward pass (checkpointing: Chen et al., 2016, arXiv 1604.06174). Memory is
   then O(n d + chunk n); a larger chunk is faster.
-* missing modalities: leave their rows out (``x[has]``, :meth:`Space.keep`), or give ``present``.
-
-The module knows neither encoders nor files, nor which modalities exist.
 """
 
 from __future__ import annotations
@@ -200,7 +199,6 @@ def info_nce(
         a: (n, d) anchors.
         b: (n, d), row i belongs to row i of ``a``. With ``symmetric=False`` further rows (k, d) may follow, which are
             negatives of all anchors, such as a queue; ``space`` then needs the positions of all k.
-        scale: inverse temperature; a larger one gives more weight to the hardest negatives.
 
     Raises:
         ValueError: fewer targets than anchors, or more of them in a symmetric loss; or a ``space`` of other places.
@@ -208,15 +206,9 @@ def info_nce(
     Example:
         The loss is log n where no anchor can tell its target from the others, and nearly 0 where all can:
 
-        >>> import torch
-        >>> from geonb.losses import info_nce
         >>> a = torch.eye(4)
-        >>> round(info_nce(a, a, scale=0.0).item(), 3)
-        1.386
-        >>> round(info_nce(a, a, scale=10.0).item(), 3)
-        0.0
-        >>> round(info_nce(a, a.roll(1, 0), scale=10.0).item(), 3)
-        10.0
+        >>> [round(info_nce(a, a, scale).item(), 3) for scale in (0.0, 1.0, 10.0)]
+        [1.386, 0.744, 0.0]
     """
     n, k = len(a), len(b)
     if k < n or (symmetric and k > n):
@@ -298,10 +290,8 @@ def melt(
     .. math:: -\frac1n \sum_i \log \frac{e^{s\,p_i\cdot x_i}}{\sum_j e^{s\,p_i\cdot x_j}}, \qquad
               x_i = x_i^{m(i)}
 
-    The source has batches of samples of all modalities, each with its own location, under an asymmetric NT-Xent. Its
-    abstract leaves open in which of the two directions the loss is taken and whether modalities share a temperature,
-    and there is no public code. Here locations are the anchors, with one temperature; use :func:`info_nce` with
-    exchanged roles for the other direction.
+    The source's abstract leaves open the direction of the loss and the number of temperatures, and there is no public
+    code. Here locations are the anchors, with one temperature.
 
     Args:
         location: (n, d).
@@ -340,26 +330,18 @@ def nt_xent_fused(
     Args:
         embeddings: (m, n, d); modality 0 is location. Rows that are not present are never read.
         present: bool (m, n).
-        scale: inverse temperature; a larger one gives more weight to the hardest negatives.
         space: of the n places. A soft positive is weighted by the distance of its place from the anchor's.
 
     Raises:
         ValueError: an unknown ``form`` or ``anchors``, or a ``space`` of other places.
 
     Example:
-        Three modalities of four places: an anchor has 11 candidates, two of them positive. With a scale of 0 all
-        candidates look the same. The mean over positives never falls below log 2, as both cannot have all of the
-        softmax; the sum inside the logarithm does:
+        Three modalities of four places, so each anchor has two positives. The mean over them never falls below log 2,
+        as both cannot have all of the softmax; the sum inside the logarithm does:
 
-        >>> import torch
-        >>> from geonb.losses import nt_xent_fused
         >>> z, present = torch.eye(4).expand(3, 4, 4), torch.ones(3, 4, dtype=torch.bool)
-        >>> round(nt_xent_fused(z, present, scale=0.0).item(), 3)
-        2.398
-        >>> round(nt_xent_fused(z, present, scale=5.0).item(), 3)
-        0.723
-        >>> round(nt_xent_fused(z, present, scale=5.0, form="logsumexp").item(), 3)
-        0.03
+        >>> [round(nt_xent_fused(z, present, 9.0, form=form).item(), 3) for form in ("mean", "logsumexp")]
+        [0.694, 0.001]
     """
     if form not in ("mean", "logsumexp"):
         raise ValueError(f'form must be "mean" or "logsumexp", got {form!r}')

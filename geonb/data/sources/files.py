@@ -494,7 +494,7 @@ def _as_text(values: np.ndarray) -> np.ndarray:
 
 
 def _stem(path: Path) -> str:
-    """"wikipedia_places" of "wikipedia_places.csv.gz"."""
+    """ "wikipedia_places" of "wikipedia_places.csv.gz"."""
     return path.name.split(".")[0]
 
 
