@@ -16,7 +16,7 @@ import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
@@ -36,12 +36,12 @@ from geonb.geo import check_lonlat
 _DATE = re.compile(r"(\d{4}-\d{2}-\d{2})?")
 
 
+@dataclass
 class Skips:
     """Count what was left out, by reason, with the first example of each."""
 
-    def __init__(self) -> None:
-        self.counts: dict[str, int] = {}
-        self.examples: dict[str, str] = {}
+    counts: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, str] = field(default_factory=dict)
 
     def add(self, reason: str, example: str = "", n: int = 1) -> None:
         """Count n more rows under a reason."""
@@ -49,6 +49,11 @@ class Skips:
             self.counts[reason] = self.counts.get(reason, 0) + int(n)
             if example:
                 self.examples.setdefault(reason, str(example)[:200])
+
+    def update(self, other: Skips) -> None:
+        """Add the counts of another."""
+        for reason, n in other.counts.items():
+            self.add(reason, other.examples.get(reason, ""), n)
 
     def __str__(self) -> str:
         lines = []
@@ -131,8 +136,7 @@ class Parts:
         Raises:
             OSError: the disk is full, or the file cannot be written.
         """
-        skips = skips or Skips()
-        note = json.dumps({"counts": skips.counts, "examples": skips.examples}, ensure_ascii=False)
+        note = json.dumps(asdict(skips or Skips()), ensure_ascii=False)
         table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"skips": note.encode()})
         if array is not None:
             write_atomically(self._file(name, "npy"), partial(np.save, arr=array, allow_pickle=False))
@@ -151,9 +155,7 @@ class Parts:
         """Add up what was left out in all parts, in the order of their names."""
         total = Skips()
         for file in sorted(self.folder.glob("*.parquet")):
-            note = json.loads(pq.read_schema(file).metadata[b"skips"])
-            for reason, n in note["counts"].items():
-                total.add(reason, note["examples"].get(reason, ""), n)
+            total.update(Skips(**json.loads(pq.read_schema(file).metadata[b"skips"])))
         return total
 
     def _file(self, name: str, suffix: str) -> Path:
