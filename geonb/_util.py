@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import math
 import os
 import platform
 from collections.abc import Callable
@@ -66,13 +65,6 @@ class tqdm(_tqdm):
 
     def __init__(self, *args: Any, disable: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, disable=disable or os.environ.get("GEONB_PROGRESS") == "0", **kwargs)
-
-
-def lasting(minutes: float) -> str:
-    """Format a duration for display: ``40 s``, ``3.1 minutes``, ``5.2 hours``."""
-    if minutes < 1:
-        return f"{math.ceil(60 * minutes)} s"
-    return f"{minutes:.1f} minutes" if minutes < 120 else f"{minutes / 60:,.1f} hours"
 
 
 def provenance() -> dict[str, Any]:

@@ -73,13 +73,13 @@ def test_a_clean_table_is_read_whole(tmp_path, name):
 
 
 def test_a_column_with_the_name_of_another_is_kept_under_a_name_of_its_own(tmp_path):
-    header = ["longitude", "latitude", "description", "row", "text", "lon", "file_row"]
-    path = write_csv(tmp_path / "a.csv", [[1.5, 2.5, "A description.", "R1", "A text.", 99, "other"]], header)
+    header = ["longitude", "latitude", "description", "row", "text", "lon", "place_id"]
+    path = write_csv(tmp_path / "a.csv", [[1.5, 2.5, "A description.", "R1", "A text.", 99, "007"]], header)
     places, _ = read_texts(path)
     assert {name: values[0] for name, values in places.items()} == {
         "lon": 1.5, "lat": 2.5, "title": "", "text": "A text.", "row": 0, "position_flag": None,
         "coordinate_precision_km": places["coordinate_precision_km"][0],
-        "file_file_row": "R1", "description": "A description.", "file_lon": 99, "file_row": "other",
+        "file_row": "R1", "description": "A description.", "file_lon": 99, "file_place_id": "007",
     }  # fmt: skip
 
 

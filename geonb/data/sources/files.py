@@ -125,24 +125,16 @@ def read_texts(
     kept = np.flatnonzero(~gone)
     if not len(kept):
         raise ValueError(f"{path}: no row is left to use\n{skips}")
-    places: dict[str, np.ndarray] = {
-        "lon": lonlat[kept, 0],
-        "lat": lonlat[kept, 1],
-        "title": _objects(titles)[kept],
-        "text": _objects(texts)[kept],
-        "row": kept,
-        "coordinate_precision_km": coordinate_precision_km(lonlat[kept]),
-        "position_flag": flag[kept],
-    }
+    places = {"lon": lonlat[kept, 0], "lat": lonlat[kept, 1]}
+    places |= {"title": _objects(titles)[kept], "text": _objects(texts)[kept], "row": kept}
+    places |= {"coordinate_precision_km": coordinate_precision_km(lonlat[kept]), "position_flag": flag[kept]}
     for name, values in (("country", country), ("continent", continent)):
         if role[name]:
             places[name] = _objects([value or None for value in values])[kept]
     for name in table:
         if name and name not in role.values():
             values = [table[name][row] for row in kept]
-            free = name
-            while free in RESERVED or free in places or (free != name and free in table):
-                free = f"file_{free}"
+            free = f"file_{name}" if name in RESERVED or name in places else name
             places[free] = _objects([v or None for v in values]) if name in NAMES else _typed(values)
     return places, skips
 
@@ -207,8 +199,8 @@ def _distance_and_spread(point: np.ndarray, others: np.ndarray) -> tuple[float, 
 def coordinate_precision_km(lonlat: np.ndarray) -> np.ndarray:
     """Estimate how coarsely positions (n, 2) were written: step in km of the coarsest of `ROUNDING_GRIDS` they lie on.
 
-    A position lies on a grid when both coordinates do, to 2e-6 degrees. One in a hundred
-    positions given in minutes stands on a coarser grid by chance. Finer than 1e-5 degrees counts as 1e-6.
+    A position lies on a grid when both coordinates do, to 2e-6 degrees. One in a hundred positions given in minutes
+    lies on a coarser grid by chance. Finer than 1e-5 degrees counts as 1e-6.
     """
     step = np.full(len(lonlat), 1e-6)
     for grid in sorted(ROUNDING_GRIDS):
@@ -445,7 +437,7 @@ def from_files(
         made={
             "function": "geonb.data.sources.files.from_files",
             "options": options,
-            "inputs": {Path(path).name: _sha256(path) for path in (*tables, *chips)},
+            "inputs": {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in map(Path, (*tables, *chips))},
             "left_out": skips.counts,
         },
         datacard=_datacard(places, first, skips),
@@ -454,26 +446,31 @@ def from_files(
 
 def _datacard(places: dict[str, np.ndarray], texts: int, skips: Skips) -> str:
     rights = dict.fromkeys(zip(places["source"], places["license"], strict=True))
-    flagged = sum(value is not None for value in places.get("position_flag", []))
-    lines = [
-        "# Real places", "",
-        f"{texts:,} places with a text and {len(places['lon']) - texts:,} with an image; nothing is simulated.", "",
-        "## Sources and licences", "", *(f"- {source}. Licence: {license}." for source, license in rights), "",
-        "## What was left out", "", "Rows are counted from 0 below the header.", "", "```", str(skips), "```", "",
-        "## Limits", "",
-        "- No place has both a text and an image.",
-        "- Positions of texts are as coarse as `coordinate_precision_km` says or coarser: a country or a long river "
-        "has one point.",
-        f"- {flagged:,} rows have a `position_flag`: they may stand in the wrong place.",
-        "- Tiles cut from one file are neighbours: keep them on one side of a split.",
-        "- Clouds were not masked. `radiometric_offset` is what was taken off the digital numbers.",
-    ]  # fmt: skip
-    return "\n".join(lines) + "\n"
+    credits = "\n".join(f"- {source}. Licence: {license}." for source, license in rights)
+    return f"""# Real places
 
+{texts:,} places with a text and {len(places["lon"]) - texts:,} with an image; nothing is simulated.
 
-def _sha256(path: str | Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+## Sources and licences
+
+{credits}
+
+## What was left out
+
+Rows are counted from 0 below the header.
+
+```
+{skips}
+```
+
+## Limits
+
+- No place has both a text and an image.
+- Positions of texts are as coarse as `coordinate_precision_km` says or coarser: a country or a long river has one
+  point. Rows with a `position_flag` may stand in the wrong place.
+- Tiles cut from one file are neighbours: keep them on one side of a split. Clouds were not masked.
+  `radiometric_offset` is what was taken off the digital numbers.
+"""
 
 
 def _stacked(tables: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
