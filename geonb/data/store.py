@@ -217,23 +217,10 @@ class PlaceStore:
         taken = self._taken(self._text_row, rows, "text")
         return self._texts.take(name, taken) if self._texts is not None and len(taken) else []
 
-    def images(self, rows: ArrayLike, present: ArrayLike | None = None) -> np.ndarray:
-        """Read the images (k, band, H, W) of places; of Sentinel-2 uint16, reflectance x 10,000.
-
-        Args:
-            rows: numbers, or a mask of the store's rows.
-            present: a mask (k,) of the rows: where it is false, the result has zeros instead of an image.
-        """
-        rows = _numbers(rows)
-        at = np.arange(len(rows)) if present is None else np.flatnonzero(present)
-        taken = self._taken(self._image_row, rows[at], "image")
-        if self._images is None:
-            return np.zeros((len(rows), len(BANDS), 0, 0), np.uint16)
-        if present is None:
-            return self._images[taken]
-        images = np.zeros((len(rows), *self._images.shape[1:]), self._images.dtype)
-        images[at] = self._images[taken]
-        return images
+    def images(self, rows: ArrayLike) -> np.ndarray:
+        """Read the images (k, band, H, W) of places (numbers, or a mask); Sentinel-2: uint16, reflectance x 10,000."""
+        taken = self._taken(self._image_row, rows, "image")
+        return np.zeros((0, len(BANDS), 0, 0), np.uint16) if self._images is None else self._images[taken]
 
     def image_dates(self, rows: ArrayLike) -> list[str]:
         """Read the acquisition dates (ISO 8601, or ``""`` where not known) of images, one for each row of the store."""
@@ -446,7 +433,8 @@ def write_store(
         if len(rows):
             described[ARRAY], more = _write_images(partial, images, rows, place_id, dates, gsd_m, content)
             columns |= more
-        table = _place_table(place_id, lonlat, columns)
+        table = pa.table({"place_id": place_id, "geometry": wkb_points(lonlat)} | columns)
+        table = table.replace_schema_metadata(geo_metadata((*lonlat.min(0), *lonlat.max(0))))
         pq.write_table(table, partial / "places.parquet", compression="zstd")
         for name in sorted(table.column_names):
             _hash_column(content, name, len(table), table[name].type, table[name].chunks)
@@ -505,8 +493,10 @@ def _take_places(places: Mapping[str, Any]) -> tuple[pa.Array, np.ndarray, dict[
         lonlat = check_lonlat(np.stack([np.asarray(places[c], dtype=np.float64) for c in ("lon", "lat")], 1), "places")
     except (TypeError, ValueError) as error:
         raise StoreError(str(error)) from None
-    others = (name for name in places if name not in ("place_id", "lon", "lat"))
-    return place_id, lonlat, {name: _column("places", name, places[name]) for name in others}
+    others = [name for name in places if name not in (*PLACE_COLUMNS, "lon", "lat")]
+    nothing = pa.nulls(len(place_id), pa.string())
+    columns = {n: _column("places", n, places.get(n, nothing), pa.string()) for n in PLACE_COLUMNS[2:]}
+    return place_id, lonlat, columns | {name: _column("places", name, places[name]) for name in others}
 
 
 def _check_names(where: str, names: list[str | None], seen: dict[str, int]) -> None:
@@ -534,13 +524,6 @@ def _column(where: str, name: str, values: Any, wanted: pa.DataType | None = Non
         return column.cast(wanted or (column.type if number or pa.types.is_boolean(column.type) else pa.string()))
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise StoreError(f"{where}: column {name!r}: give numbers or str, one per row ({error})") from None
-
-
-def _place_table(place_id: pa.Array, lonlat: np.ndarray, columns: dict[str, pa.Array]) -> pa.Table:
-    words = {name: columns.get(name, pa.nulls(len(place_id))).cast(pa.string()) for name in PLACE_COLUMNS[2:]}
-    arrays = {"place_id": place_id, "geometry": wkb_points(lonlat)} | words
-    arrays |= {name: values for name, values in columns.items() if name not in PLACE_COLUMNS}
-    return pa.table(arrays).replace_schema_metadata(geo_metadata((*lonlat.min(0), *lonlat.max(0))))
 
 
 def _write_texts(file: Path, texts: Any, place_id: pa.Array) -> int:
@@ -600,7 +583,10 @@ def _write_images(
                 continue
             if not shape:
                 shape = chunk.shape[1:]
-                _check_disk(folder, len(rows) * chunk[0].nbytes)
+                need, free = len(rows) * chunk[0].nbytes + SPARE_BYTES, shutil.disk_usage(folder).free
+                if free < need:
+                    sizes = f"{free / 1e6:,.0f} MB free, but the images need {need / 1e6:,.0f} MB"
+                    raise StoreError(f"{folder}: {sizes}; free some space or choose another folder")
                 header = {"descr": "<u2", "fortran_order": False, "shape": (len(rows), *shape)}
                 np.lib.format.write_array_header_1_0(stream, header)
                 content.update(json.dumps([names, dates, float(gsd_m)], ensure_ascii=False).encode())
@@ -677,15 +663,6 @@ def _check_facts(facts: dict, columns: Sequence[str]) -> None:
             raise StoreError(f"fact {name!r}: kind {fact.get('kind')!r} is not classification or regression")
         if unknown := set(fact.get("modalities", ())) - set(MODALITIES):
             raise StoreError(f"fact {name!r}: unknown modality {min(unknown)!r}; {', '.join(MODALITIES)}")
-
-
-def _check_disk(folder: Path, need: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < need + SPARE_BYTES:
-        raise StoreError(
-            f"{folder}: {free / 1e6:,.0f} MB free, but the images need {(need + SPARE_BYTES) / 1e6:,.0f} MB; "
-            "free some space or choose another folder"
-        )
 
 
 def _hash_column(content: Any, name: str, length: int, kind: pa.DataType, chunks: Iterable[pa.Array]) -> None:
