@@ -10,7 +10,7 @@ _MODULES = {
     "figures": ("coverage_map", "image_grid", "scatter_map"),
     "frames": ("projection_view",),
     "linked": ("linked_view",),
-    "maps": ("LandGrid", "add_layer", "layer_of", "live_map", "offline_map"),
+    "maps": ("add_layer", "layer_of", "live_map", "offline_map"),
     "page": ("explore_page",),
     "planet": ("ask_map", "embed_queries", "planet_view", "vocabulary", "zonal_kernel"),
     "projection": ("fit_projection", "project", "projection_scores", "stability"),

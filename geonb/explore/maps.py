@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from html import escape
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -195,72 +195,65 @@ def layer_of(
     return Layer(lambda z: z @ target, title, "cosine", ("similarity",))
 
 
-class LayerImage(NamedTuple):
-    """A layer as a picture for web maps, in Web Mercator.
+def add_layer(
+    world: folium.Map,
+    model: Model,
+    layer: str | Callable[[np.ndarray], np.ndarray] = "pca",
+    *,
+    place: Sequence[float] | None = None,
+    text: str | None = None,
+    width: int = 480,
+    show: bool = True,
+) -> folium.Map:
+    """Paint a layer of a model over land and lay it on a map of :func:`offline_map`; return the map.
 
-    Attributes:
-        rgba: uint8 (rows, columns, 4), transparent where nothing is known.
-        title: what it shows, with the ends of the colour scale.
+    Numbers are painted in viridis from their 2nd to their 98th percentile.
+
+    Args:
+        world: the map.
+        model, layer, place, text: see :func:`layer_of`; a layer of one band, or of colours.
+        width: pixels around the world; about ``width`` squared / 4 of them lie on land and are embedded. 480 is a pixel of
+            83 km at the equator.
+        show: show the layer at first; the control of the map shows and hides it.
+
+    Raises:
+        ValueError: a layer of more than one band that is not of colours, or what ``layer_of`` refuses.
     """
-
-    rgba: np.ndarray
-    title: str
-
-
-class LandGrid:
-    """The land embedded once, pixel by pixel of a web map, so that several layers can be painted from it.
-
-    Attributes:
-        model: its model.
-        lonlat: positions (n, 2) of pixels on land.
-        z: their embeddings float32 (n, d).
-    """
-
-    def __init__(self, model: Model, width: int = 480, progress: bool = False) -> None:
-        """Embed about ``width`` squared / 4 positions; 480 is a pixel of 83 km at the equator."""
-        from geonb.data.sampling import on_land
-
-        top, bottom = (np.arcsinh(np.tan(np.radians(lat))) for lat in (NORTH, SOUTH))
-        height = max(1, round((top - bottom) / (2 * np.pi) * width))
-        y = top - (np.arange(height) + 0.5) / height * (top - bottom)
-        lon = (np.arange(width) + 0.5) / width * 360 - 180
-        grid = np.stack(np.meshgrid(lon, np.degrees(np.arctan(np.sinh(y)))), 2)
-        self.model, self.land = model, on_land(grid.reshape(-1, 2)).reshape(height, width)
-        self.lonlat = grid[self.land]
-        self.z = model.embed_locations(self.lonlat, progress=progress)
-
-    def image(self, layer: Layer) -> LayerImage:
-        """Paint a layer; numbers in viridis from the 2nd to the 98th percentile.
-
-        Raises:
-            ValueError: a layer of more than one band that is not of colours.
-        """
-        values, title = layer(self.z), layer.title
-        shown = values
-        if not layer.colours:
-            from matplotlib import colormaps
-
-            if values.shape[1] != 1:
-                raise ValueError(f"{values.shape[1]} bands cannot be painted; give one band, or layer 'pca'")
-            known = values[np.isfinite(values)]
-            low, high = np.percentile(known, [2, 98]) if len(known) else (0.0, 1.0)
-            shown = colormaps["viridis"](np.clip((values[:, 0] - low) / max(high - low, 1e-12), 0, 1))[:, :3]
-            title = f"{title} ({layer.units + ', ' if layer.units else ''}{low:.2f} dark to {high:.2f} bright)"
-        rgba = np.zeros((*self.land.shape, 4), np.uint8)
-        rgba[self.land, :3] = np.rint(np.nan_to_num(shown) * 255)
-        rgba[self.land, 3] = np.where(np.isfinite(values).all(1), 255, 0)
-        return LayerImage(rgba, title)
-
-
-def add_layer(world: folium.Map, image: LayerImage, opacity: float = 0.8, show: bool = True) -> folium.Map:
-    """Lay a picture of a layer over a folium map (:func:`offline_map`); return the map."""
     from folium.raster_layers import ImageOverlay
 
+    rgba, title = _painted(model, layer_of(model, layer, place=place, text=text), width)
     # Leaflet's layer control reads names as HTML, and folium reads braces as templates.
-    name = escape(image.title).replace("{", "&#123;").replace("}", "&#125;")
+    name = escape(title).replace("{", "&#123;").replace("}", "&#125;")
     bounds = [[SOUTH, -180.0], [NORTH, 180.0]]
-    ImageOverlay(image.rgba, bounds, opacity=opacity, name=name, show=show, alt=name).add_to(world)
+    ImageOverlay(rgba, bounds, opacity=0.8, name=name, show=show, alt=name).add_to(world)
     return world
+
+
+def _painted(model: Model, layer: Layer, width: int) -> tuple[np.ndarray, str]:
+    """A layer in Web Mercator, uint8 (rows, width, 4), transparent where nothing is known, and its title."""
+    from geonb.data.sampling import on_land
+
+    top, bottom = (np.arcsinh(np.tan(np.radians(lat))) for lat in (NORTH, SOUTH))
+    height = max(1, round((top - bottom) / (2 * np.pi) * width))
+    y = top - (np.arange(height) + 0.5) / height * (top - bottom)
+    lon = (np.arange(width) + 0.5) / width * 360 - 180
+    grid = np.stack(np.meshgrid(lon, np.degrees(np.arctan(np.sinh(y)))), 2)
+    land = on_land(grid.reshape(-1, 2)).reshape(height, width)
+    shown = values = layer(model.embed_locations(grid[land]))
+    title = layer.title
+    if not layer.colours:
+        from matplotlib import colormaps
+
+        if values.shape[1] != 1:
+            raise ValueError(f"{values.shape[1]} bands cannot be painted; give one band, or layer 'pca'")
+        known = values[np.isfinite(values)]
+        low, high = np.percentile(known, [2, 98]) if len(known) else (0.0, 1.0)
+        shown = colormaps["viridis"](np.clip((values[:, 0] - low) / max(high - low, 1e-12), 0, 1))[:, :3]
+        title = f"{title} ({layer.units + ', ' if layer.units else ''}{low:.2f} dark to {high:.2f} bright)"
+    rgba = np.zeros((height, width, 4), np.uint8)
+    rgba[land, :3] = np.rint(np.nan_to_num(shown) * 255)
+    rgba[land, 3] = np.where(np.isfinite(values).all(1), 255, 0)
+    return rgba, title
 
 
 def live_map(

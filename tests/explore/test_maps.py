@@ -11,7 +11,7 @@ from geonb.explore.maps import (
     MOST_POINTS,
     NORTH,
     SOUTH,
-    LandGrid,
+    _painted,
     add_layer,
     add_points,
     layer_of,
@@ -29,30 +29,29 @@ def model(trained):
 
 
 def test_a_painted_layer_lies_where_its_pixels_are(model):
-    grid = LandGrid(model, width=90)
-    image = grid.image(layer_of(model, "similarity", place=(20, 0)))
-    height, width = image.rgba.shape[:2]
-    south, west, north, east = SOUTH, -180, NORTH, 180
-    mercator = lambda lat: np.arcsinh(np.tan(np.radians(lat)))  # noqa: E731
-    row = ((mercator(north) - mercator(grid.lonlat[:, 1])) / (mercator(north) - mercator(south)) * height).astype(int)
-    column = ((grid.lonlat[:, 0] - west) / (east - west) * width).astype(int)
-    assert (image.rgba[row, column, 3] == 255).all() and (image.rgba[..., 3] > 0).sum() == len(grid.lonlat)
-    assert on_land(grid.lonlat).all()
-    values = grid.z @ model.embed_locations([(20, 0)])[0]
-    best, worst = values.argmax(), values.argmin()
-    bright = image.rgba[..., :3].astype(int).sum(2)
-    assert bright[row[best], column[best]] > bright[row[worst], column[worst]] + 200  # viridis: bright is alike
-    assert "cosine" in image.title and "20.000, 0.000" in image.title
+    rgba, title = _painted(model, layer_of(model, "similarity", place=(20, 0)), 90)
+    height, width = rgba.shape[:2]
+    rows, columns = np.nonzero(rgba[..., 3])
+    north, south = (np.arcsinh(np.tan(np.radians(lat))) for lat in (NORTH, SOUTH))
+    lat = np.degrees(np.arctan(np.sinh(north - (rows + 0.5) / height * (north - south))))
+    lonlat = np.stack([(columns + 0.5) / width * 360 - 180, lat], 1)
+    assert on_land(lonlat).all() and len(lonlat) == on_land(np.stack(np.meshgrid(
+        (np.arange(width) + 0.5) / width * 360 - 180,
+        np.degrees(np.arctan(np.sinh(north - (np.arange(height) + 0.5) / height * (north - south))))), 2).reshape(-1, 2)).sum()  # fmt: skip
+    values = model.embed_locations(lonlat) @ model.embed_locations([(20, 0)])[0]
+    bright = rgba[..., :3].astype(int).sum(2)[rows, columns]
+    assert bright[values.argmax()] > bright[values.argmin()] + 200  # viridis: bright is similar
+    assert "cosine" in title and "20.000, 0.000" in title
     with pytest.raises(ValueError, match="cannot be painted"):
-        grid.image(layer_of(model, "embedding"))
-    unknown = grid.image(layer_of(model, lambda z: np.where(np.arange(len(z)) == 0, np.nan, 1.0)))
-    assert (unknown.rgba[..., 3] > 0).sum() == len(grid.lonlat) - 1
+        _painted(model, layer_of(model, "embedding"), 20)
+    unknown, _ = _painted(model, layer_of(model, lambda z: np.where(np.arange(len(z)) == 0, np.nan, 1.0)), 90)
+    assert (unknown[..., 3] > 0).sum() == len(lonlat) - 1
 
 
 def test_layers_on_a_folium_map_are_pictures_whose_names_are_text(model):
-    grid = LandGrid(model, width=60)
-    image = grid.image(layer_of(model, "similarity", text="rivers <img src=x onerror=alert(1)>{{7*7}}"))
-    html = add_layer(add_layer(offline_map(), grid.image(layer_of(model))), image).get_root().render()
+    world = add_layer(offline_map(), model, width=60)
+    add_layer(world, model, "similarity", text="rivers <img src=x onerror=alert(1)>{{7*7}}", width=60)
+    html = world.get_root().render()
     assert html.index("L.control.layers(") > html.rindex("L.imageOverlay(")  # which it lists
     assert re.search(r'createPane\(\s*"land"', html) and '"pane": "land"' in html  # below the pictures
     assert html.count("L.imageOverlay(") == 2 and "data:image/png;base64," in html
