@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geonb._util import is_unknown, tqdm
+from geonb._util import tqdm
+from geonb.explore.linked import colour_column
 from geonb.explore.projection import Scores, align, fit_projection, projection_scores, stability
-from geonb.explore.views import MISSING, PALETTE, View, land, pack
+from geonb.explore.views import PALETTE, View, land, pack
 from geonb.geo import check_lonlat
 
 
@@ -61,7 +62,7 @@ def projection_view(
     Args:
         embeddings: (n, d).
         lonlat: positions (n, 2), degrees.
-        color: name -> n numbers or n labels; the nine most frequent labels get a colour.
+        color: name -> n numbers or n labels; the ten most frequent labels get a colour.
         hover: n strings, the names of places under the lens.
         units: name of a column -> its units.
         neighbors, min_dist, seeds: of UMAP; every combination is a frame. At first the values nearest to UMAP's
@@ -125,7 +126,7 @@ def projection_view(
         "lonlat": pack(np.rint((lonlat + [180, 90]) / [360, 180] * 65535), "<u2"),
         "land": land(),
         "color": PALETTE[0],
-        "columns": [_colour_column(name, v, chosen, units.get(name)) for name, v in (color or {}).items()],
+        "columns": [colour_column(str(k), v, n, units.get(k), chosen) for k, v in (color or {}).items()],
         "hover": None if hover is None else ["" if hover[i] is None else str(hover[i]) for i in chosen.tolist()],
     }
     return ProjectionView(data, frames, pca, stable, chosen)
@@ -154,34 +155,3 @@ def _plane(xy: np.ndarray) -> str:
     low, high = xy.min(0), xy.max(0)
     share = (xy - (low + high) / 2) / max((high - low).max(), 1e-12) + 0.5
     return pack(np.rint(share * 65535), "<u2")
-
-
-def _colour_column(name: str, values: Sequence | np.ndarray, rows: np.ndarray, units: str | None) -> dict:
-    """Encode a byte for each place: a step of viridis, or one of nine labels; the last colour is for everything else.
-
-    The nine are the most frequent of all values, so that a view of some rows has the colours of a view of all.
-    """
-    values = values if isinstance(values, np.ndarray) else np.array(list(values), object)
-    kinds = {type(v) for v in values.tolist() if v is not None}
-    if kinds and kinds <= {int, float}:
-        from matplotlib import colormaps
-        from matplotlib.colors import to_hex
-
-        numbers = np.array([np.nan if v is None else v for v in values[rows].tolist()], np.float64)
-        known = np.isfinite(numbers)
-        low, high = np.percentile(numbers[known], [1, 99]) if known.any() else (0.0, 1.0)
-        step = np.clip((np.where(known, numbers, low) - low) / max(high - low, 1e-12), 0, 1) * 254
-        colours = [to_hex(c) for c in colormaps["viridis"](np.linspace(0, 1, 255))] + [MISSING]
-        tail = "" if units in (None, "1") else f" {units}"
-        return {"name": str(name), "ramp": True, "colors": colours, "low": f"{low:,.4g}{tail}",
-                "high": f"{high:,.4g}{tail}", "data": pack(np.where(known, np.rint(step), 255), "u1")}  # fmt: skip
-    labels = np.array(["unknown" if is_unknown(v) else str(v) for v in values.tolist()], object)
-    names, code, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    top = [i for i in np.argsort(-counts, kind="stable") if names[i] != "unknown"]
-    listed = [names[i] for i in top[: len(PALETTE) - 1]]
-    rank = np.full(len(names), len(listed))
-    rank[top[: len(listed)]] = np.arange(len(listed))
-    code = rank[code[rows]]
-    rest = ["other or unknown" if len(top) > len(listed) else "unknown"] if (code == len(listed)).any() else []
-    return {"name": str(name), "ramp": False, "labels": listed + rest, "data": pack(code, "u1"),
-            "colors": [*PALETTE[: len(listed)], MISSING]}  # fmt: skip

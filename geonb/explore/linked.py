@@ -102,7 +102,7 @@ def linked_view(
         "aspect": float(np.clip(span[0] / span[1], 0.25, 4)),
         "land": land(),
         "color": PALETTE[0],
-        "columns": [_column(str(k), v, n, units.get(k)) for k, v in (color or {}).items()],
+        "columns": [colour_column(str(k), v, n, units.get(k)) for k, v in (color or {}).items()],
         "hover": None if hover is None else ["" if h is None else str(h) for h in hover],
         "about": None if about is None else _about(about, n),
         "thumbs": None if images is None else _sprite(images, image_rows, n),
@@ -111,35 +111,40 @@ def linked_view(
     return LinkedView(data)
 
 
-def _column(name: str, values: Sequence | np.ndarray, n: int, units: Any) -> dict:
+def colour_column(
+    name: str, values: Sequence | np.ndarray, n: int, units: Any = "", rows: np.ndarray | slice = slice(None)
+) -> dict:
+    """Encode a column of n numbers or labels for a page.
+
+    Args:
+        rows: of the n, those that are in the page. The most frequent labels are those of all, so that a view of some
+            rows has the colours of a view of all.
+
+    Raises:
+        ValueError: not n values, infinite numbers, or too many labels.
+    """
     values = values if isinstance(values, np.ndarray) else np.array(list(values), object)
     if values.shape != (n,):
         raise ValueError(f"color {name!r} has shape {values.shape} for {n} places")
     head = {"name": name, "units": "" if units in (None, "1") else str(units)}  # "1" is a number without units
     known = [v for v in values.tolist() if v is not None]
     numeric = bool(known) and all(isinstance(v, numbers.Real) and not isinstance(v, bool) for v in known)
-    return head | (_numbers(name, values) if numeric else _categories(name, values))
+    return head | (_numbers(name, values[rows]) if numeric else _categories(name, values, rows))
 
 
 def _numbers(name: str, values: np.ndarray) -> dict:
     values = np.array([np.nan if v is None else v for v in values], np.float64)
     if np.isinf(values).any():
         raise ValueError(f"color {name!r}, row {np.flatnonzero(np.isinf(values))[0]}: infinite")
-    column = {"kind": "numbers", "low": None, "high": None, "data": pack(values, "<f4")}
+    column: dict[str, Any] = {"kind": "numbers", "low": None, "high": None, "data": pack(values, "<f4")}
     if len(known := values[~np.isnan(values)]):
         low, high = (float(q) for q in np.percentile(known, [1, 99]))
-        log = bool(known.min() > 0 and high / low > LOG_RATIO)
-        column |= {
-            "low": low,
-            "high": high,
-            "log": log,
-            "below": bool(known.min() < low),
-            "above": bool(known.max() > high),
-        }
+        log, below, above = known.min() > 0 and high / low > LOG_RATIO, known.min() < low, known.max() > high
+        column |= {"low": low, "high": high, "log": bool(log), "below": bool(below), "above": bool(above)}
     return column
 
 
-def _categories(name: str, values: np.ndarray) -> dict:
+def _categories(name: str, values: np.ndarray, rows: np.ndarray | slice) -> dict:
     labels = ["unknown" if is_unknown(v) else str(v) for v in values.tolist()]
     names, codes, counts = np.unique(np.array(labels, object), return_inverse=True, return_counts=True)
     known = [i for i in np.argsort(-counts, kind="stable") if names[i] != "unknown"]
@@ -148,7 +153,7 @@ def _categories(name: str, values: np.ndarray) -> dict:
     rank = np.full(len(names), MISSING_CODE)
     rank[known] = np.arange(len(known))
     return {"kind": "categories", "labels": [names[i] for i in known], "colors": PALETTE[: len(known)],
-            "data": pack(rank[codes], "<u2")}  # fmt: skip
+            "data": pack(rank[codes[rows]], "<u2")}  # fmt: skip
 
 
 def _about(about: dict, n: int) -> str:

@@ -212,8 +212,8 @@ def add_layer(
     Args:
         world: the map.
         model, layer, place, text: see :func:`layer_of`; a layer of one band, or of colours.
-        width: pixels around the world; about ``width`` squared / 4 of them lie on land and are embedded. 480 is a pixel of
-            83 km at the equator.
+        width: pixels around the world; about ``width`` squared / 4 of them lie on land and are embedded. At 480, a
+            pixel is 83 km wide at the equator.
         show: show the layer at first; the control of the map shows and hides it.
 
     Raises:

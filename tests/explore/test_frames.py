@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from geonb.explore.frames import _colour_column, projection_view
+from geonb.explore.frames import projection_view
+from geonb.explore.linked import colour_column
 from geonb.explore.projection import projection_scores, stability
 
 pytest.importorskip("umap")
@@ -71,12 +72,15 @@ def test_of_many_rows_some_are_drawn_and_the_page_says_so():
 
 
 def test_unknown_labels_and_views_of_some_rows_have_the_colours_of_all():
-    column = _colour_column("ground", np.array(["moss", None, np.nan, pd.NA, ""], object), np.arange(5), None)
-    assert column["labels"] == ["moss", "unknown"] and list(base64.b64decode(column["data"])) == [0, 1, 1, 1, 1]
+    def codes(column):
+        return np.frombuffer(base64.b64decode(column["data"]), "<u2").tolist()
+
+    column = colour_column("ground", np.array(["moss", None, np.nan, pd.NA, ""], object), 5)
+    assert column["labels"] == ["moss"] and codes(column) == [0] + [65535] * 4
     values = np.array(["moss"] * 9 + ["sand"] * 5 + ["snow"] * 2, object)
-    all_rows, few = (_colour_column("ground", values, rows, None) for rows in (np.arange(16), np.arange(8, 16)))
+    all_rows, few = (colour_column("ground", values, 16, rows=rows) for rows in (np.arange(16), np.arange(8, 16)))
     assert few["labels"] == all_rows["labels"] == ["moss", "sand", "snow"] and few["colors"] == all_rows["colors"]
-    assert list(base64.b64decode(few["data"])) == [0] + [1] * 5 + [2] * 2
+    assert codes(few) == [0] + [1] * 5 + [2] * 2
 
 
 def test_sliders_move_the_umap_alone_by_pointer_and_by_keys(open_page):

@@ -42,6 +42,7 @@ function freshId(prefix) {
 // ---- numbers in words
 const clamp = (v, low, high) => Math.max(low, Math.min(high, v));
 const whole = (v) => Math.round(v).toLocaleString("en");
+const number = (v) => Math.abs(v) >= 1000 ? whole(v) : String(+v.toPrecision(3));
 const degrees = (v, signs, digits) => Math.abs(v).toFixed(digits) + "\u00b0 " + signs[v < 0 ? 1 : 0];
 const position = (lon, lat, digits) => degrees(lat, "NS", digits) + ", " + degrees(lon, "EW", digits);
 
@@ -101,10 +102,43 @@ function outlined(g, path, color, ground) { // a line that is seen on every grou
 }
 
 // ---- colours and themes
+const CIVIDIS = ["#00224e", "#123570", "#3b496c", "#575d6d", "#707173", "#8a8678", "#a59c74", "#c3b369", "#e1cc55", "#fee838"];
 const rgb = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
 function ramp(stops, t) { // hex colours, t in [0, 1] -> [r, g, b]
   const s = t * (stops.length - 1), k = Math.min(stops.length - 2, Math.floor(s)), b = rgb(stops[k + 1]);
   return rgb(stops[k]).map((v, i) => Math.round(v + (b[i] - v) * (s - k)));
+}
+
+function cividis(t, lift) { // [0, 1] -> CSS; on a dark page the dark end is mixed with light blue
+  const m = lift * (1 - t), light = [130, 184, 255];
+  return "rgb(" + ramp(CIVIDIS, t).map((v, i) => Math.round(v * (1 - m) + light[i] * m)) + ")";
+}
+
+// A column ready to draw: the bin of each place, the colour (and name) of each bin, the value of each place in words.
+// A colour is CSS, the name of a CSS variable, or for numbers a position in [0, 1] on the ramp; the last is for no value.
+function readColumn(c, other, none) {
+  if (c.kind === "categories") {
+    const code = unpack(c.data, Uint16Array), known = c.colors.length;
+    return { ...c, bin: Uint8Array.from(code, (v) => v === 65535 ? known + 1 : Math.min(v, known)), colors: c.colors.concat([other, none]),
+      names: c.labels.slice(0, known).concat(["other", "unknown"]), text: (k) => code[k] === 65535 ? "unknown" : c.labels[code[k]] };
+  }
+  const value = unpack(c.data, Float32Array), unit = c.units ? " " + c.units : "", steps = 64;
+  const f = c.log ? Math.log : (v) => v, low = f(c.low), span = f(c.high) - low || 1;
+  const bin = Uint8Array.from(value, (v) => Number.isNaN(v) ? steps : Math.round(clamp((f(v) - low) / span, 0, 1) * (steps - 1)));
+  return { ...c, bin, colors: Array.from({ length: steps }, (_, b) => b / (steps - 1)).concat([none]),
+    text: (k) => Number.isNaN(value[k]) ? "no value" : number(value[k]) + unit };
+}
+
+function rampLegend({ low, high, below, above, units, log }) {
+  if (low === null) return [];
+  const bar = element("i", { class: "ramp", role: "img", "aria-label": "Colour from low (dark blue) to high (yellow)" });
+  const tail = (units ? " " + units : "") + (log ? " (log scale)" : "");
+  return [element("span", {}, (below ? "\u2264 " : "") + number(low)), bar, element("span", {}, (above ? "\u2265 " : "") + number(high) + tail)];
+}
+
+function paintRamp(legend, lift) {
+  const bar = legend.querySelector(".ramp");
+  if (bar) bar.style.background = "linear-gradient(90deg," + CIVIDIS.map((_, k) => cividis(k / (CIVIDIS.length - 1), lift)) + ")";
 }
 
 function onTheme(act) { // in the book, in JupyterLab, in Colab and by the system; before print no frame comes, so act at once

@@ -1,7 +1,6 @@
 // A map and an embedding side by side: select in one, see the other. One data block per view, no network.
 
-const CIVIDIS = ["#00224e", "#123570", "#3b496c", "#575d6d", "#707173", "#8a8678", "#a59c74", "#c3b369", "#e1cc55", "#fee838"];
-const LIGHT = [130, 184, 255], STEPS = 64, STEP = 0.025, MOST_ZOOM = 64, LISTED = 100;
+const STEP = 0.025, MOST_ZOOM = 64, LISTED = 100;
 const PAD = 8, REACH = 14, TOUCH_REACH = 24; // pixels
 const TOOLS = {
   explore: ["Explore", "Move the picture; on a touch screen one finger scrolls the page and two move the picture"],
@@ -12,8 +11,6 @@ const HELP = "Arrow keys move the cursor, Space inspects the place under it. Ent
   "follows the cursor; Enter again ends it; Shift and Enter adds one more. Plus and minus zoom, 0 shows everything, " +
   "Escape clears the selection. The selection can be read as a list below.";
 
-const number = (v) => Math.abs(v) >= 1000 ? whole(v) : String(+v.toPrecision(3));
-
 function link(address, words) { // an https address becomes a link, anything else stays text
   let url = null;
   try { url = new URL(address); } catch { /* no address */ }
@@ -22,30 +19,13 @@ function link(address, words) { // an https address becomes a link, anything els
   return element("a", { href: url.href, target: "_blank", rel: "noopener noreferrer" }, shown);
 }
 
-// A column ready to draw: the bin of each place, the colour (and name) of each bin, the value of each place in words.
-// A colour is CSS, the name of a CSS variable, or for numbers a position in [0, 1] on the ramp.
-function readColumn(c, n) {
-  const bin = new Uint8Array(n);
-  if (c.kind === "categories") {
-    const code = unpack(c.data, Uint16Array), known = c.colors.length;
-    for (let k = 0; k < n; k++) bin[k] = code[k] === 65535 ? known + 1 : Math.min(code[k], known);
-    return { ...c, bin, colors: c.colors.concat(["--gl-other", "--gl-none"]), names: c.labels.slice(0, known).concat(["other", "unknown"]),
-      text: (k) => code[k] === 65535 ? "unknown" : c.labels[code[k]] };
-  }
-  const value = unpack(c.data, Float32Array), unit = c.units ? " " + c.units : "";
-  const f = c.log ? Math.log : (v) => v, low = f(c.low), span = f(c.high) - low || 1;
-  for (let k = 0; k < n; k++) bin[k] = Number.isNaN(value[k]) ? STEPS : Math.round(clamp((f(value[k]) - low) / span, 0, 1) * (STEPS - 1));
-  return { ...c, bin, colors: Array.from({ length: STEPS }, (_, b) => b / (STEPS - 1)).concat(["--gl-none"]),
-    text: (k) => Number.isNaN(value[k]) ? "no value" : number(value[k]) + unit };
-}
-
 function mount(root, D) {
   const n = D.n, id = freshId("gl"), coarse = matchMedia("(pointer: coarse)").matches;
   const unit = (text) => Float64Array.from(unpack(text, Uint16Array), (v) => v / 65535);
   const lon = unit(D.lon).map((v) => v * 360 - 180), lat = unit(D.lat).map((v) => v * 180 - 90);
   const nameOf = (k) => D.hover && D.hover[k] || "Place " + (k + 1);
   const where = (k) => position(lon[k], lat[k], 2);
-  const columns = D.columns.map((c) => readColumn(c, n)), world = worldMap(D.land);
+  const columns = D.columns.map((c) => readColumn(c, "--gl-other", "--gl-none")), world = worldMap(D.land);
   const views = [
     { x: Float32Array.from(unit(D.u)), y: Float32Array.from(unit(D.v), (v) => 1 - v), aspect: D.aspect },
     { x: new Float32Array(n), y: new Float32Array(n), aspect: ASPECT, world },
@@ -163,11 +143,7 @@ function mount(root, D) {
   // ---- drawing
   let style = null, waiting = false;
   const css = (name) => style.getPropertyValue(name).trim();
-  function rampColor(t) { // on a dark page the dark end is mixed with light blue
-    const m = css("--gl-lift") * (1 - t);
-    return "rgb(" + ramp(CIVIDIS, t).map((v, i) => Math.round(v * (1 - m) + LIGHT[i] * m)) + ")";
-  }
-  const paint = (c) => typeof c === "number" ? rampColor(c) : c.startsWith("--") ? css(c) : c;
+  const paint = (c) => typeof c === "number" ? cividis(c, css("--gl-lift")) : c.startsWith("--") ? css(c) : c;
 
   function redraw(which = views) {
     for (const view of which) view.stale = true;
@@ -178,8 +154,7 @@ function mount(root, D) {
   function draw() {
     waiting = false;
     style = getComputedStyle(root);
-    const bar = legend.querySelector(".gl-ramp");
-    if (bar) bar.style.background = "linear-gradient(90deg," + CIVIDIS.map((_, k) => rampColor(k / (CIVIDIS.length - 1))) + ")";
+    paintRamp(legend, css("--gl-lift"));
     for (const view of views) {
       if (!view.w || !view.stale) continue;
       view.stale = false;
@@ -329,7 +304,7 @@ function mount(root, D) {
     const grey = (b) => String(column.colors[b]).startsWith("--"), rank = []; // rare classes lie above frequent ones, colours above grey
     sizes.map((_, b) => b).sort((a, b) => grey(b) - grey(a) || (column.names ? sizes[b] - sizes[a] : a - b)).forEach((b, r) => { rank[b] = r; });
     rows.sort((a, b) => rank[column.bin[a]] - rank[column.bin[b]] || a - b);
-    if (column.names) showClasses(sizes); else showRamp(sizes[STEPS]);
+    if (column.names) showClasses(sizes); else showRamp(sizes[column.colors.length - 1]);
     select();
   }
 
@@ -361,13 +336,8 @@ function mount(root, D) {
   }
 
   function showRamp(missing) {
-    const parts = [], { low, high, below, above, units, log } = column, tail = (units ? " " + units : "") + (log ? " (log scale)" : "");
-    if (low !== null) {
-      const bar = element("i", { class: "gl-ramp", role: "img", "aria-label": "Colour from low (dark blue) to high (yellow)" });
-      parts.push(element("span", {}, (below ? "\u2264 " : "") + number(low)), bar, element("span", {}, (above ? "\u2265 " : "") + number(high) + tail));
-    }
-    if (missing) parts.push(element("span", { class: "gl-missing" }, swatch("--gl-none"), "no value ", element("small", {}, whole(missing))));
-    legend.replaceChildren(...parts);
+    const none = element("span", { class: "gl-missing" }, swatch("--gl-none"), "no value ", element("small", {}, whole(missing)));
+    legend.replaceChildren(...rampLegend(column), ...(missing ? [none] : []));
   }
 
   // ---- reading and inspecting

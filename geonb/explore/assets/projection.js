@@ -1,6 +1,6 @@
 // UMAP beside PCA and the map: sliders choose among frames made beforehand, a lens shows the same places in all three.
 
-const LENS = 26; // pixels
+const LENS = 26, MISSING = "#9aa0a6"; // pixels; other classes, and no value
 
 function mount(root, D) {
   const n = D.n, still = matchMedia("(prefers-reduced-motion: reduce)"), world = worldMap(D.land);
@@ -8,7 +8,10 @@ function mount(root, D) {
   const frames = D.frames.map((frame) => ({ ...frame, xy: pairs(frame.xy) })), pca = pairs(D.pca.xy);
   const lonlat = pairs(D.lonlat), map = lonlat.slice();
   for (let i = 0; i < 2 * n; i += 2) map.set(project(lonlat[i] * 360 - 180, lonlat[i + 1] * 180 - 90), i);
-  let shown = 0, umap = null, from = null, begun = 0, colours = [], chosen = null, pinned = false, asked = false;
+  let shown = 0, umap = null, from = null, begun = 0, chosen = null, pinned = false, asked = false;
+
+  const columns = D.columns.map((c) => readColumn(c, MISSING, MISSING));
+  let column = columns[0] || { bin: new Uint8Array(n), colors: [D.color] };
 
   // ---- controls
   const bar = element("div", { class: "gv-bar" }), legend = element("div", { class: "gv-legend" });
@@ -21,7 +24,7 @@ function mount(root, D) {
   });
   const select = element("select", {}, ...D.columns.map((c, i) => element("option", { value: i }, c.name)));
   if (D.columns.length) bar.append(element("label", {}, "Colour", select));
-  select.onchange = paint;
+  select.onchange = () => { column = columns[select.value]; paint(); };
   const readout = element("output", { class: "gv-readout", "aria-live": "polite" });
   const panels = ["umap", "pca", "map"].map((kind, k) => {
     const canvas = element("canvas", { tabindex: "0", role: "img", "aria-label": D.titles[k] + ": " + D.alt }), score = element("p", { class: "gv-score" });
@@ -52,16 +55,10 @@ function mount(root, D) {
 
   // ---- drawing
   function paint() {
-    const column = D.columns[select.value];
-    colours = column ? Array.from(bytes(column.data), (c) => column.colors[c]) : new Array(n).fill(D.color);
-    legend.replaceChildren(...(!column ? [] : column.ramp ? scale(column) : column.labels.map((text, i) =>
-      element("span", {}, element("i", { style: "background:" + column.colors[i] }), text))));
+    const bins = new Set(column.bin);
+    const chips = (column.names || []).map((name, b) => [b, element("span", {}, element("i", { style: "background:" + column.colors[b] }), name)]);
+    legend.replaceChildren(...(column.low === undefined ? chips.filter(([b]) => bins.has(b)).map(([, chip]) => chip) : rampLegend(column)));
     ask();
-  }
-
-  function scale({ low, high, colors }) {
-    const stops = colors.slice(0, -1).filter((_, i) => i % 8 === 0).join(",");
-    return [element("span", {}, low), element("i", { class: "gv-ramp", style: "background:linear-gradient(90deg," + stops + ")" }), element("span", {}, high)];
   }
 
   function ask() {
@@ -74,15 +71,17 @@ function mount(root, D) {
     const goal = frames[shown].xy, t = from ? Math.min(1, (performance.now() - begun) / 350) : 1, s = t * t * (3 - 2 * t);
     umap = t < 1 ? goal.map((v, i) => from[i] + (v - from[i]) * s) : goal;
     if (t < 1) ask(); else from = null;
-    const style = getComputedStyle(root);
-    panels.forEach((panel, k) => drawPanel(panel, [umap, pca, map][k], style));
+    const style = getComputedStyle(root), lift = style.getPropertyValue("--gv-lift");
+    const colors = column.colors.map((c) => typeof c === "number" ? cividis(c, lift) : c);
+    paintRamp(legend, lift);
+    panels.forEach((panel, k) => drawPanel(panel, [umap, pca, map][k], style, colors));
     if (from) return;
     root.dataset.frame = shown;
     root.dataset.chosen = chosen ? chosen.size : 0;
     root.dataset.ready = "1";
   }
 
-  function drawPanel(panel, xy, style) {
+  function drawPanel(panel, xy, style, colors) {
     const { canvas, x, y, aspect } = panel, r = Math.min(2, devicePixelRatio || 1), w = canvas.clientWidth, h = canvas.clientHeight;
     if (!w || !h) return;
     if (canvas.width !== Math.round(w * r)) canvas.width = Math.round(w * r);
@@ -98,11 +97,11 @@ function mount(root, D) {
       x[i] = f.bx + xy[2 * i] * ax;
       y[i] = f.by + xy[2 * i + 1] * ay;
       if (chosen && chosen.has(i)) continue;
-      g.fillStyle = chosen ? dim : colours[i];
+      g.fillStyle = chosen ? dim : colors[column.bin[i]];
       g.fillRect(x[i] - side / 2, y[i] - side / 2, side, side);
     }
     for (const i of chosen || []) {
-      g.fillStyle = colours[i];
+      g.fillStyle = colors[column.bin[i]];
       g.beginPath(); g.arc(x[i], y[i], side * 0.9, 0, 7); g.fill();
     }
     if (!panel.at) return;
