@@ -1,7 +1,6 @@
 """Spherical harmonics, the positional encoding whose waves live on the sphere.
 
-The functions are right to degree 100 and beyond, in float32 too, at the poles and across longitude 180. The module
-knows nothing of networks: see :mod:`geonb.encoders.location`.
+They are right to degree 100 and beyond, in float32 too, at the poles and across longitude 180.
 """
 
 from __future__ import annotations
@@ -37,8 +36,6 @@ class SphericalHarmonics(PositionalEncoding):
         decay: weight degree l by (1 + l)**-decay, scaled to keep the mean square. 0 treats a coastline and a
             continent alike; larger values prefer the continent.
     """
-
-    periodic = on_sphere = True
 
     def __init__(self, degrees: int = 20, decay: float = 0.0) -> None:
         super().__init__()

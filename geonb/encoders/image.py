@@ -1,8 +1,8 @@
-"""Image backbones for 12-band Sentinel-2 L2A chips.
+"""The image backbone for 12-band Sentinel-2 L2A chips.
 
-One backbone, `random_conv`: random convolutional features after MOSAIKS (Rolf et al., 2021, Nature
-Communications 12, 4392, doi:10.1038/s41467-021-24638-z). MOSAIKS takes patches of the data as filters. Here the
-filters are Gaussian and come from a seed, so the backbone needs no data and has no state.
+`random_conv` are random convolutional features after MOSAIKS (Rolf et al., 2021, Nature Communications 12, 4392,
+doi:10.1038/s41467-021-24638-z). MOSAIKS takes patches of the data as filters. Here the filters are Gaussian and come
+from a fixed seed, so the backbone needs no data and has no state.
 
 Another backbone, for images or for a further modality, is any object with
 
@@ -17,7 +17,6 @@ items in the place store), and everything after it works on its cached vectors.
 from __future__ import annotations
 
 import hashlib
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +30,9 @@ from geonb.data.sentinel2 import BANDS, SCALE, check_shape
 ROOT_CENTRE = np.array([25, 27, 32, 32, 37, 43, 46, 48, 49, 49, 46, 39], dtype=np.float32) / 100
 ROOT_SPREAD = np.array([13, 14, 14, 16, 15, 14, 14, 15, 15, 15, 16, 16], dtype=np.float32) / 100
 
+SCALES, FILTERS = (1, 2, 4), 80  # edge of the averaged pixels; filters per scale
+BATCH = 32  # chips at a time
+
 # Normalised differences (a - b) / (a + b): NDVI, NDWI, NDSI, NDMI (moisture).
 _INDICES = [("B8", "B4"), ("B3", "B8"), ("B3", "B11"), ("B8A", "B11")]
 
@@ -39,53 +41,42 @@ class RandomConv:
     """Compute random convolutional features at three scales, and means and deviations of bands and indices.
 
     Digital numbers are turned into standardised square roots of reflectance; the root narrows the gap between water
-    and snow. At each scale (the chip, and the chip averaged over 2 x 2 and 4 x 4 pixels) Gaussian 3 x 3 filters over
-    all bands are applied, and relu(response - bias) and relu(-response - bias) are averaged over the chip. Half of the
-    filters have no spatial mean, so they respond to texture only. The biases are small, so that smooth chips (snow,
-    water, sand) still get features other than 0.
-
-    Args:
-        filters: number of filters per scale, at least 2; more of them tell more textures apart. ``dim`` is 2 x 3 x
-            filters + 24 (bands) + 8 (indices): 512 for 80 filters.
-        seed: of the filters and biases.
-
-    Raises:
-        ValueError: fewer than two filters.
+    and snow. At each scale (the chip, and the chip averaged over 2 x 2 and 4 x 4 pixels) 80 Gaussian 3 x 3 filters
+    over all bands are applied, and relu(response - bias) and relu(-response - bias) are averaged over the chip. Half
+    of the filters have no spatial mean, so they respond to texture only. The biases are small, so that smooth chips
+    (snow, water, sand) still get features other than 0.
     """
 
     name = "random_conv"
-    scales = (1, 2, 4)
+    dim = 2 * len(SCALES) * FILTERS + 2 * len(BANDS) + 2 * len(_INDICES)  # 512
 
-    def __init__(self, filters: int = 80, seed: int = 0) -> None:
-        if filters < 2:
-            raise ValueError(f"filters must be at least 2, not {filters}")
-        rng = np.random.Generator(np.random.Philox(seed))
-        weights = rng.standard_normal((len(self.scales), filters, len(BANDS), 3, 3))
+    def __init__(self) -> None:
+        rng = np.random.Generator(np.random.Philox(0))
+        weights = rng.standard_normal((len(SCALES), FILTERS, len(BANDS), 3, 3))
         texture = weights[:, ::2]
         texture -= texture.mean((-2, -1), keepdims=True)
         weights /= np.sqrt((weights**2).sum((2, 3, 4), keepdims=True))
-        biases = np.abs(rng.normal(0, 0.25, (len(self.scales), filters)))
+        biases = np.abs(rng.normal(0, 0.25, (len(SCALES), FILTERS)))
         biases[:, ::2] *= 0.2  # texture responses are smaller
         self._weights = torch.from_numpy(weights.astype(np.float32))
         self._biases = torch.from_numpy(biases.astype(np.float32))
-        self.dim = 2 * len(self.scales) * filters + 2 * len(BANDS) + 2 * len(_INDICES)
-        digest = hashlib.sha256(repr((self.name, self.scales, _INDICES, BANDS, SCALE, 1)).encode())
+        digest = hashlib.sha256(repr((self.name, SCALES, _INDICES, BANDS, SCALE, 1)).encode())
         for array in (self._weights, self._biases, ROOT_CENTRE, ROOT_SPREAD):
             digest.update(np.ascontiguousarray(array).tobytes())
         self.fingerprint = f"{self.name}-{digest.hexdigest()[:12]}"
 
-    def encode(self, images: np.ndarray, progress: bool = False, batch_size: int = 32) -> np.ndarray:
+    def encode(self, images: np.ndarray, progress: bool = False) -> np.ndarray:
         """Return features float32 (n, dim) of chips uint16 (n, 12, H, W), H and W at least 16.
 
         Only shape and type are checked here; :func:`geonb.data.sentinel2.check_images` checks the values.
         """
         images = check_shape(images)
         out = np.empty((len(images), self.dim), np.float32)
-        starts = range(0, len(images), batch_size)
+        starts = range(0, len(images), BATCH)
         with torch.inference_mode():
             for i in tqdm(starts, desc="image features", unit="batch", disable=not progress):
-                batch = torch.from_numpy(images[i : i + batch_size].astype(np.float32)) / SCALE
-                out[i : i + batch_size] = self._features(batch).numpy()
+                batch = torch.from_numpy(images[i : i + BATCH].astype(np.float32)) / SCALE
+                out[i : i + BATCH] = self._features(batch).numpy()
         return out
 
     def _features(self, reflectance: torch.Tensor) -> torch.Tensor:
@@ -97,20 +88,15 @@ class RandomConv:
             a, b = reflectance[:, BANDS.index(first)], reflectance[:, BANDS.index(second)]
             index = (a - b) / (a + b)
             out += [index.mean((1, 2))[:, None], index.std((1, 2))[:, None]]
-        for scale, weights, biases in zip(self.scales, self._weights, self._biases, strict=True):
-            coarse = functional.avg_pool2d(x, scale) if scale > 1 else x
-            response = functional.conv2d(coarse, weights)
+        for scale, weights, biases in zip(SCALES, self._weights, self._biases, strict=True):
+            response = functional.conv2d(functional.avg_pool2d(x, scale), weights)
             bias = biases[:, None, None]
             out += [(response - bias).relu_().mean((2, 3)), (-response - bias).relu_().mean((2, 3))]
         return torch.cat(out, 1)
 
 
-def image_backbone(name: str = "random_conv", **options: Any) -> RandomConv:
-    """Make an image backbone by name; options are those of its class (`RandomConv`: filters, seed).
-
-    Raises:
-        ValueError: unknown name, or an option out of range.
-    """
+def image_backbone(name: str = "random_conv") -> RandomConv:
+    """Make an image backbone by name; raises ValueError for an unknown one."""
     if name != "random_conv":
         raise ValueError(f"unknown image backbone {name!r}; there is 'random_conv'")
-    return RandomConv(**options)
+    return RandomConv()

@@ -14,45 +14,34 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from geonb.encoders import networks, positional
 from geonb.encoders.harmonics import SphericalHarmonics
-from geonb.encoders.networks import MLP, Capsules, FeedForward, Residual, Siren
-from geonb.encoders.positional import (
-    DFS,
-    Cartesian3D,
-    Grid,
-    PositionalEncoding,
-    RandomFourier,
-    SphereCPlus,
-    SphereMPlus,
-    Voronoi,
-    Wrap,
-)
 
 CHUNK = 4096  # points encoded at a time without gradients; features take several times the memory of the embeddings
 
 ENCODINGS = {
     "spherical_harmonics": SphericalHarmonics,
-    "random_fourier": RandomFourier,
-    "grid": Grid,
-    "sphere_c_plus": SphereCPlus,
-    "sphere_m_plus": SphereMPlus,
-    "dfs": DFS,
-    "wrap": Wrap,
-    "cartesian3d": Cartesian3D,
-    "voronoi": Voronoi,
+    "random_fourier": positional.RandomFourier,
+    "grid": positional.Grid,
+    "sphere_c_plus": positional.SphereCPlus,
+    "sphere_m_plus": positional.SphereMPlus,
+    "dfs": positional.DFS,
+    "wrap": positional.Wrap,
+    "cartesian3d": positional.Cartesian3D,
+    "voronoi": positional.Voronoi,
 }
 
 NETWORKS = {
-    "residual": Residual,
-    "siren": Siren,
-    "capsules": Capsules,
-    "feed_forward": FeedForward,
-    "mlp": MLP,
+    "residual": networks.Residual,
+    "siren": networks.Siren,
+    "capsules": networks.Capsules,
+    "feed_forward": networks.FeedForward,
+    "mlp": networks.MLP,
     "linear": nn.Linear,
 }
 
 
-def positional_encoding(name: str, **options: Any) -> PositionalEncoding:
+def positional_encoding(name: str, **options: Any) -> positional.PositionalEncoding:
     """Make a positional encoding by name: a module with ``.dim`` that maps (n, 2) lon/lat degrees to (n, dim).
 
     Args:
@@ -63,13 +52,10 @@ def positional_encoding(name: str, **options: Any) -> PositionalEncoding:
         ValueError: unknown name (the message lists the known ones) or an option out of range.
 
     Example:
-        Three degrees of harmonics are 9 features, and the unit vector is on the z axis at the north pole, whatever the
-        longitude:
+        The unit vector is on the z axis at the north pole, whatever the longitude:
 
         >>> import torch
         >>> from geonb.encoders.location import positional_encoding
-        >>> positional_encoding("spherical_harmonics", degrees=3).dim
-        9
         >>> pole = torch.tensor([[12.0, 90.0]])
         >>> positional_encoding("cartesian3d")(pole).abs().round(decimals=3)
         tensor([[0., 0., 1.]])
@@ -80,11 +66,7 @@ def positional_encoding(name: str, **options: Any) -> PositionalEncoding:
 
 
 def network(name: str, dim_in: int, dim: int, **options: Any) -> nn.Module:
-    """Make a network by name that maps an encoding of ``dim_in`` features to ``dim``.
-
-    Raises:
-        ValueError: unknown name; the message lists the known ones.
-    """
+    """Make a network by name that maps (n, dim_in) to (n, dim); raises ValueError for an unknown name."""
     if name not in NETWORKS:
         raise ValueError(f"unknown network {name!r}; choose one of {', '.join(NETWORKS)}")
     return NETWORKS[name](dim_in, dim, **options)
@@ -104,7 +86,7 @@ class LocationEncoder(nn.Module):
         torch.Size([2, 64])
     """
 
-    def __init__(self, encoding: PositionalEncoding, net: nn.Module) -> None:
+    def __init__(self, encoding: positional.PositionalEncoding, net: nn.Module) -> None:
         super().__init__()
         self.encoding, self.network = encoding, net
 

@@ -11,22 +11,19 @@ import math
 import torch
 from torch import Tensor, nn
 
+FREQUENCY = 30.0  # of the first sine layer
+
 
 class Siren(nn.Module):
     """Apply sine layers with dropout before the sine, then a linear layer, as SatCLIP does.
 
     Source: Sitzmann et al. (2020), SIREN; initialisation as there.
-
-    Args:
-        w0: frequency of the first layer; larger values start with finer detail.
     """
 
-    def __init__(
-        self, dim_in: int, dim: int, hidden: int = 512, layers: int = 2, dropout: float = 0.5, w0: float = 30.0
-    ) -> None:
+    def __init__(self, dim_in: int, dim: int, hidden: int = 512, layers: int = 2, dropout: float = 0.5) -> None:
         super().__init__()
         self.hidden = nn.ModuleList(nn.Linear(dim_in if i == 0 else hidden, hidden) for i in range(layers))
-        self.last, self.dropout, self.w0 = nn.Linear(hidden, dim), nn.Dropout(dropout), w0
+        self.last, self.dropout = nn.Linear(hidden, dim), nn.Dropout(dropout)
         for i, layer in enumerate([*self.hidden, self.last]):
             bound = 1 / layer.in_features if i == 0 else math.sqrt(6 / layer.in_features)
             for parameter in (layer.weight, layer.bias):
@@ -35,7 +32,7 @@ class Siren(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (n, dim_in) to (n, dim)."""
         for i, layer in enumerate(self.hidden):
-            x = torch.sin((self.w0 if i == 0 else 1.0) * self.dropout(layer(x)))
+            x = torch.sin((FREQUENCY if i == 0 else 1.0) * self.dropout(layer(x)))
         return self.last(x)
 
 
@@ -76,9 +73,10 @@ class Capsules(nn.Module):
         self.widths = [len(part) for part in torch.arange(dim_in).tensor_split(parts)]
         self.capsules = nn.ModuleList()
         for width in self.widths:
-            sizes = [width] + [hidden] * layers
-            hidden_layers = [m for a, b in zip(sizes, sizes[1:], strict=False) for m in (nn.Linear(a, b), nn.ReLU())]
-            self.capsules.append(nn.Sequential(*hidden_layers, nn.Linear(sizes[-1], dim)))
+            hidden_layers = [nn.Linear(width, hidden), nn.ReLU()]
+            for _ in range(layers - 1):
+                hidden_layers += [nn.Linear(hidden, hidden), nn.ReLU()]
+            self.capsules.append(nn.Sequential(*hidden_layers, nn.Linear(hidden, dim)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (n, dim_in) to (n, dim)."""
@@ -91,20 +89,15 @@ class FeedForward(nn.Module):
     Source: CSP (Mai et al., 2023).
 
     Args:
-        activation: "leaky_relu" (CSP on iNaturalist) or "gelu" (CSP on fMoW).
+        gelu: use GELU, as CSP on fMoW, instead of leaky ReLU, as CSP on iNaturalist.
     """
 
-    def __init__(
-        self, dim_in: int, dim: int, hidden: int = 512, dropout: float = 0.5, activation: str = "leaky_relu"
-    ) -> None:
+    def __init__(self, dim_in: int, dim: int, hidden: int = 512, dropout: float = 0.5, gelu: bool = False) -> None:
         super().__init__()
-        known = {"leaky_relu": lambda: nn.LeakyReLU(0.2), "gelu": nn.GELU}
-        if activation not in known:
-            raise ValueError(f"unknown activation {activation!r}; choose one of {', '.join(known)}")
-        act = known[activation]
+        activation = nn.GELU() if gelu else nn.LeakyReLU(0.2)
         self.layers = nn.Sequential(
-            nn.Linear(dim_in, hidden), act(), nn.Dropout(dropout), nn.LayerNorm(hidden),
-            nn.Linear(hidden, dim), act(), nn.Dropout(dropout),
+            nn.Linear(dim_in, hidden), activation, nn.Dropout(dropout), nn.LayerNorm(hidden),
+            nn.Linear(hidden, dim), activation, nn.Dropout(dropout),
         )  # fmt: skip
         for layer in (self.layers[0], self.layers[4]):
             nn.init.xavier_uniform_(layer.weight)
@@ -115,8 +108,7 @@ class FeedForward(nn.Module):
 
 
 class MLP(nn.Sequential):
-    """Apply one hidden layer with ReLU, as wide as the input by default: GeoCLIP's head on its image backbone."""
+    """Apply one hidden layer with ReLU, as wide as the input: GeoCLIP's head on its image backbone."""
 
-    def __init__(self, dim_in: int, dim: int, hidden: int | None = None) -> None:
-        hidden = hidden or dim_in
-        super().__init__(nn.Linear(dim_in, hidden), nn.ReLU(), nn.Linear(hidden, dim))
+    def __init__(self, dim_in: int, dim: int) -> None:
+        super().__init__(nn.Linear(dim_in, dim_in), nn.ReLU(), nn.Linear(dim_in, dim))

@@ -16,18 +16,12 @@ class PositionalEncoding(nn.Module):
 
     Subclasses give :meth:`encode`. It runs in float32 at least and outside autocast, because a phase of a thousand
     radians means nothing in bfloat16.
-
-    Attributes:
-        dim: number of features.
-        periodic: longitudes -180 and 180 give the same features.
-        on_sphere: periodic, and each pole has one value, whatever its longitude.
     """
 
     dim: int
-    periodic = on_sphere = False
 
     def forward(self, lonlat: Tensor) -> Tensor:
-        """Check the positions and encode them; raises ValueError for anything but a floating-point (n, 2)."""
+        """Encode positions; raises ValueError for anything but floating-point degrees (n, 2)."""
         if lonlat.ndim != 2 or lonlat.shape[1] != 2 or not lonlat.is_floating_point():
             raise ValueError(f"give floating-point (lon, lat) degrees (n, 2), not {lonlat.dtype} {tuple(lonlat.shape)}")
         with torch.autocast(lonlat.device.type, enabled=False):
@@ -35,11 +29,7 @@ class PositionalEncoding(nn.Module):
             return self.encode(wide).to(lonlat.dtype)
 
     def encode(self, lonlat: Tensor) -> Tensor:
-        """Encode lon/lat degrees (n, 2), float32 or float64, as (n, ``dim``). Call the module instead: it checks.
-
-        Raises:
-            NotImplementedError: called on ``PositionalEncoding`` itself.
-        """
+        """Encode lon/lat degrees (n, 2), float32 or float64; here it raises NotImplementedError."""
         raise NotImplementedError
 
 
@@ -59,18 +49,16 @@ class _MultiScale(PositionalEncoding):
     def __init__(self, scales: int = 32, min_radius: float = 1e-3, max_radius: float = 1.0) -> None:
         super().__init__()
         if scales < 2 or not 0 < min_radius < max_radius:
-            raise ValueError(
-                "need at least 2 scales and 0 < min_radius < max_radius, "
-                f"not {scales} scales from {min_radius} to {max_radius}"
-            )
+            given = f"{scales} scales from {min_radius} to {max_radius}"
+            raise ValueError(f"need at least 2 scales and 0 < min_radius < max_radius, not {given}")
         radii = torch.logspace(math.log10(min_radius), math.log10(max_radius), scales, dtype=torch.float64)
         self.register_buffer("frequencies", 1 / radii, persistent=False)
         self.dim = self.per_scale * scales
 
     def angles(self, lonlat: Tensor) -> tuple[Tensor, Tensor]:
         """Divide lon and lat, columns of (n, 2), by each radius: two arrays of radians (n, scales)."""
-        lon, lat = (column * self.frequencies.to(lonlat.dtype) for column in lonlat.split(1, 1))
-        return lon, lat
+        frequencies = self.frequencies.to(lonlat.dtype)
+        return lonlat[:, :1] * frequencies, lonlat[:, 1:] * frequencies
 
 
 class Grid(_MultiScale):
@@ -93,7 +81,7 @@ class SphereCPlus(_MultiScale):
     """Encode as Sphere2Vec's sphereC+: the unit vector with both angles divided by r, and "grid" (Mai et al., 2023).
 
     Features: sin(lat/r), cos(lat/r) cos(lon/r), cos(lat/r) sin(lon/r), then cos(lat/r), sin(lon/r), cos(lon/r), each
-    for all radii r in radians. The first three at r = 1 are the unit vector.
+    for all radii r in radians.
     """
 
     per_scale = 6
@@ -114,8 +102,8 @@ class SphereMPlus(_MultiScale):
     per_scale = 8
 
     def encode(self, lonlat: Tensor) -> Tensor:
-        lon, lat = torch.deg2rad(lonlat).split(1, 1)
-        lon_r, lat_r = self.angles(torch.deg2rad(lonlat))
+        radians = torch.deg2rad(lonlat)
+        (lon, lat), (lon_r, lat_r) = radians.split(1, 1), self.angles(radians)
         cosines = [lat_r.cos() * lon.cos(), lat.cos() * lon_r.cos()]
         sines = [lat_r.cos() * lon.sin(), lat.cos() * lon_r.sin()]
         return torch.cat([lat_r.sin(), *cosines, *sines, lat_r.cos(), lon_r.sin(), lon_r.cos()], 1)
@@ -145,7 +133,6 @@ class Wrap(PositionalEncoding):
     """Take sines, then cosines, of pi lon/180 and pi lat/90: four features, one scale (Mac Aodha et al., 2019)."""
 
     dim = 4
-    periodic = True
 
     def encode(self, lonlat: Tensor) -> Tensor:
         angle = lonlat * lonlat.new_tensor([math.pi / 180, math.pi / 90])
@@ -153,13 +140,9 @@ class Wrap(PositionalEncoding):
 
 
 class Cartesian3D(PositionalEncoding):
-    """Take the unit vector of the position, (cos lat cos lon, cos lat sin lon, sin lat).
-
-    One of the encodings that Rußwurm et al. (2024, arXiv 2310.06743) compare.
-    """
+    """Take the unit vector (cos lat cos lon, cos lat sin lon, sin lat), as in Rußwurm et al. (2024)."""
 
     dim = 3
-    periodic = on_sphere = True
 
     def encode(self, lonlat: Tensor) -> Tensor:
         lon, lat = torch.deg2rad(lonlat).unbind(1)
@@ -176,16 +159,13 @@ class RandomFourier(PositionalEncoding):
         scales: standard deviations of the frequencies, in cycles per half a turn of longitude; larger ones resolve
             finer detail.
         features: number of random frequencies per scale; the encoding has 2 * features * len(scales).
-        seed: of the frequencies.
     """
 
-    def __init__(self, scales: tuple[float, ...] = (1.0, 16.0, 256.0), features: int = 256, seed: int = 0) -> None:
+    def __init__(self, scales: tuple[float, ...] = (1.0, 16.0, 256.0), features: int = 256) -> None:
         super().__init__()
-        if not scales or min(scales) <= 0 or len(set(scales)) < len(scales):
-            raise ValueError(f"scales must be positive and differ, not {scales}")
-        if features < 1:
-            raise ValueError(f"features must be at least 1, not {features}")
-        generator = torch.Generator().manual_seed(seed)
+        if not scales or min(scales) <= 0 or features < 1:
+            raise ValueError(f"scales must be positive and features at least 1, not {scales} and {features}")
+        generator = torch.Generator().manual_seed(0)
         frequencies = [scale * torch.randn(features, 2, generator=generator) for scale in scales]
         self.register_buffer("frequencies", torch.cat(frequencies))
         self.scales, self.dim = tuple(scales), 2 * features * len(scales)
@@ -218,30 +198,24 @@ class Voronoi(PositionalEncoding):
 
     with unit vectors x of the position and s_k of the sites, sharpness kappa_k and an embedding e_k per site. All of
     them are learned, so the sites move to where places differ. With equal sharpness the borders of the cells are
-    those of the spherical Voronoi diagram. The sites start on a Fibonacci lattice, spread evenly. The semantic tokens
-    that the paper adds need its image tower and are not part of an encoding.
+    those of the spherical Voronoi diagram. The sites start on a Fibonacci lattice, with a sharpness of 2 sites / pi:
+    a site's neighbours weigh about exp(-4) at it. The semantic tokens that the paper adds need its image tower.
 
     Args:
-        sites: number of cells; more of them resolve finer detail.
+        sites: number of cells, at least 2; more of them resolve finer detail.
         dim: features per site.
-        sharpness: kappa at the start; larger values harden the borders. None is 2 sites / pi, with which a site's
-            neighbours weigh about exp(-4) at it.
-        seed: of the embeddings.
     """
 
-    periodic = on_sphere = True
-
-    def __init__(self, sites: int = 1024, dim: int = 256, sharpness: float | None = None, seed: int = 0) -> None:
+    def __init__(self, sites: int = 1024, dim: int = 256) -> None:
         super().__init__()
-        if sites < 2 or (sharpness is not None and sharpness <= 0):
-            raise ValueError(f"need at least 2 sites and a positive sharpness, not {sites} and {sharpness}")
+        if sites < 2:
+            raise ValueError(f"sites must be at least 2, not {sites}")
         k = torch.arange(sites, dtype=torch.float64)
         height, turn = 1 - (2 * k + 1) / sites, k * math.pi * (3 - math.sqrt(5))
         ring = (1 - height.square()).sqrt()
         self.sites = nn.Parameter(torch.stack([ring * turn.cos(), ring * turn.sin(), height], 1).float())
-        sharpness = 2 * sites / math.pi if sharpness is None else sharpness
-        self.log_sharpness = nn.Parameter(torch.full((sites,), math.log(sharpness)))
-        self.embedding = nn.Parameter(torch.randn(sites, dim, generator=torch.Generator().manual_seed(seed)))
+        self.log_sharpness = nn.Parameter(torch.full((sites,), math.log(2 * sites / math.pi)))
+        self.embedding = nn.Parameter(torch.randn(sites, dim, generator=torch.Generator().manual_seed(0)))
         self.dim, self.unit_vector = dim, Cartesian3D()
 
     def encode(self, lonlat: Tensor) -> Tensor:

