@@ -14,7 +14,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 EXTRAS = "text,evaluate,explore"
-MORE = {"11_maps": ",real", "15_wikipedia": ",acquire,live", "16_sentinel2": ",acquire,live"}
+MORE = {"11_maps": ",real", "15_wikipedia": ",acquire,live", "16_sentinel2": ",acquire,live", "17_scale": ",acquire"}
 CELL = """\
 import sys
 
