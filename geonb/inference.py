@@ -215,15 +215,14 @@ def rows_of_places(table: pa.Table, path: str | Path, store: PlaceStore) -> np.n
     Raises:
         ValueError: two rows for one place of the store.
     """
-    places = {place: i for i, place in enumerate(store.place_id.tolist())}
-    out = np.full(len(store), -1)
+    places = store.place_id.tolist()
+    rows: dict[str, int] = dict.fromkeys(places, -1)
     for row, name in enumerate(map(str, table["place_id"].to_pylist())):
-        place = places.get(name, -1)
-        if place >= 0 and out[place] >= 0:
-            raise ValueError(f"{path}: row {row}: place_id {name!r} again, first in row {out[place]}; keep one")
-        if place >= 0:
-            out[place] = row
-    return out
+        if rows.get(name, -1) >= 0:
+            raise ValueError(f"{path}: row {row}: place_id {name!r} again, first in row {rows[name]}; keep one")
+        if name in rows:
+            rows[name] = row
+    return np.array([rows[place] for place in places])
 
 
 def read_embeddings(path: str | Path, store: PlaceStore) -> np.ndarray:

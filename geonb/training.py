@@ -193,7 +193,7 @@ def fit(
     if fabric.broadcast(state["step"]) != state["step"]:
         raise ValueError(f"{run}: not the same folder on all machines; use one that all of them see")
     _on_rank_zero(fabric, lambda: files.cut_metrics(run, state["step"]))
-    started, saved, reported = time.monotonic() - state["wall_s"], -math.inf, time.monotonic()
+    started, saved = time.monotonic() - state["wall_s"], -math.inf
 
     steps = range(state["step"], config.steps)
     bar = tqdm(steps, run.name, config.steps, initial=steps.start, disable=not (progress and fabric.is_global_zero))
@@ -236,16 +236,14 @@ def fit(
             best = {k: v.detach().cpu().clone() for k, v in candidate.state_dict().items()}
             state |= {"best_step": done, "best_loss": mean}
         now = time.monotonic()
-        speed, reported = (done - state["step"]) * batch_size / (now - reported), now
         state |= {"step": done, "wall_s": now - started}
-        line = {"step": done, "loss": loss.item(), "lr": learning_rate(step, config)}
-        line |= {"wall_s": round(state["wall_s"], 3), "places_per_s": round(speed, 1)}
-        line |= {f"loss/{k}": v.item() for k, v in terms.items()} | {"held_out": mean}
+        line = {"step": done, "wall_s": round(now - started, 3), "lr": learning_rate(step, config)}
+        line |= {"loss": loss.item()} | {f"loss/{k}": v.item() for k, v in terms.items()} | {"held_out": mean}
         line |= {f"held_out/{k}": v for k, v in held_out.items()}
         line |= {f"scale/{m}": model.scale(m).item() for m in model.heads}
         if phase_ends or done == config.steps:
             line["phase"] = model.phase(step / config.steps)
-        bar.set_postfix(loss=f"{loss:.3f}", held_out=f"{mean:.3f}", best=state["best_step"], places_s=f"{speed:.0f}")
+        bar.set_postfix(loss=f"{loss:.3f}", held_out=f"{mean:.3f}", best=state["best_step"])
         _on_rank_zero(fabric, partial(files.append_metrics, run, line))
 
         # A checkpoint at the first validation, then at most one every CHECKPOINT_S seconds, and one at the end.
