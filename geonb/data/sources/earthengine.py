@@ -264,10 +264,10 @@ def from_earthengine(
         return _chip(pixels, grid.crs.epsg, (start, end), method, min_clear)
 
     return chip_store(
-        out, where, lambda points: [read_chip(*point) for point in points.tolist()],
+        out, where, read_chip,
         plan={"source": "earthengine", "collections": [IMAGES, CLOUDS], "period": [start, end], "min_clear": min_clear}
         | options,
-        source=SOURCE, license=LICENSE, size=size, gsd_m=GSD_M, batch=4, workers=workers,
+        source=SOURCE, license=LICENSE, size=size, batch=4, workers=workers,
     )  # fmt: skip
 
 

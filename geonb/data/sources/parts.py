@@ -12,7 +12,6 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
-import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -29,11 +28,9 @@ import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 
 from geonb._util import tqdm, write_atomically
-from geonb.data.sentinel2 import BANDS, SCALE
-from geonb.data.store import PLACE_COLUMNS, PlaceStore, StoreError, check_scaling, write_store
+from geonb.data.sentinel2 import BANDS, GSD_M, SCALE
+from geonb.data.store import PlaceStore, StoreError, check_scaling, write_store
 from geonb.geo import check_lonlat
-
-_DATE = re.compile(r"(\d{4}-\d{2}-\d{2})?")
 
 
 @dataclass
@@ -193,8 +190,8 @@ class Chip:
     columns: dict[str, float | str] = field(default_factory=dict)
 
 
-Fetch = Callable[[np.ndarray], list[Chip | str]]
-"""Positions (k, 2) in degrees -> for each a :class:`Chip`, or the reason why there is none."""
+Fetch = Callable[[float, float], Chip | str]
+"""Longitude and latitude in degrees -> a :class:`Chip`, or the reason why there is none."""
 
 
 def chip_store(
@@ -206,8 +203,7 @@ def chip_store(
     source: str,
     license: str,
     size: int,
-    gsd_m: float = 10.0,
-    batch: int = 32,
+    batch: int = 8,
     workers: int = 1,
     simulated: bool = False,
 ) -> PlaceStore:
@@ -221,14 +217,14 @@ def chip_store(
             of a chip where none will.
         plan: what is asked of the source, as JSON without secrets.
         source, license: of the images, for people.
-        size: edge of a chip in pixels. ``gsd_m``: of a pixel in metres.
-        batch: positions in one call of ``fetch`` and in one part; more make fewer files and lose more when stopped.
-        workers: calls at once, in threads.
+        size: edge of a chip in pixels.
+        batch: chips in one part; more make fewer files and lose more when stopped.
+        workers: parts at once, in threads.
         simulated: whether the images are; the manifest and the data card say so.
 
     Raises:
-        ValueError: positions that are wrong, a store that has images already, a chip that is malformed, a source that
-            failed (finished parts are kept), no chip at all, or as in :class:`Parts`.
+        ValueError: positions that are wrong, a store that has images already, a source that failed (finished parts are
+            kept), no chip at all, or as in :class:`Parts`.
     """
     base = where if isinstance(where, PlaceStore) else None
     if base is not None and base.has("image").any():
@@ -241,19 +237,19 @@ def chip_store(
     plan = plan | {"size": size, "batch": batch, "simulated": simulated}
     plan |= {"places": len(lonlat), "positions": digest.hexdigest()}
     with Parts(out, plan) as parts:
-        names = _fetch_all(parts, lonlat, fetch, size, batch, workers)
-        return _write(parts, names, lonlat, base, source, license, gsd_m)
+        names = _fetch_all(parts, lonlat, fetch, batch, workers)
+        return _write(parts, names, lonlat, base, source, license)
 
 
-def _fetch_all(parts: Parts, lonlat: np.ndarray, fetch: Fetch, size: int, batch: int, workers: int) -> list[str]:
-    """Fetch the batches that are missing; return the names of all parts, in order."""
-    rows_of = {f"{i // batch:06d}": np.arange(i, min(i + batch, len(lonlat))) for i in range(0, len(lonlat), batch)}
+def _fetch_all(parts: Parts, lonlat: np.ndarray, fetch: Fetch, batch: int, workers: int) -> list[str]:
+    """Fetch the parts that are missing; return the names of all, in order."""
+    rows_of = {f"{i // batch:06d}": range(i, min(i + batch, len(lonlat))) for i in range(0, len(lonlat), batch)}
     missing = [name for name in rows_of if name not in parts]
 
     def one(name: str) -> int:
-        rows = rows_of[name]
-        parts.save(name, *_part(rows, fetch(lonlat[rows]), size))
-        return len(rows)
+        found = {row: fetch(*lonlat[row].tolist()) for row in rows_of[name]}
+        parts.save(name, *_part(found, parts.plan["size"]))
+        return len(found)
 
     done = len(lonlat) - sum(len(rows_of[name]) for name in missing)
     queue = iter(missing)
@@ -274,99 +270,78 @@ def _fetch_all(parts: Parts, lonlat: np.ndarray, fetch: Fetch, size: int, batch:
     return list(rows_of)
 
 
-def _part(rows: np.ndarray, found: list[Chip | str], size: int) -> tuple[pa.Table, np.ndarray, Skips]:
-    """Turn the answers for some rows into a table (row, date, columns), chips (k, 12, size, size) and skips."""
-    if len(found) != len(rows):
-        raise ValueError(f"the source gave {len(found)} answers for {len(rows)} positions")
+def _part(found: dict[int, Chip | str], size: int) -> tuple[pa.Table, np.ndarray, Skips]:
+    """Turn what was found by row into a table (row, date, columns), chips (k, 12, size, size) and skips."""
     skips, chips = Skips(), {}
-    for row, chip in zip(rows.tolist(), found, strict=True):
-        reason = chip if isinstance(chip, str) else _unusable(f"place {row}", chip, size)
-        if reason:
+    for row, chip in found.items():
+        if reason := chip if isinstance(chip, str) else _fault(chip.image):
             skips.add(reason, f"place {row}")
         else:
             chips[row] = chip
-    names = sorted({name for chip in chips.values() for name in chip.columns})
-    if taken := set(names) & {*PLACE_COLUMNS, "lon", "lat", "row", "date"}:
-        raise ValueError(f"the source calls a column {min(taken)!r}, which has another meaning in a store")
-    dates = pa.array([chip.date for chip in chips.values()], pa.string())
-    columns = {"row": pa.array(list(chips), pa.int64()), "date": dates}
-    columns |= {name: _column([chip.columns.get(name) for chip in chips.values()]) for name in names}
-    images = [chip.image for chip in chips.values()]
-    return pa.table(columns), np.stack(images) if images else np.empty((0, len(BANDS), size, size), np.uint16), skips
+    columns = {"row": pa.array(list(chips), pa.int64())}
+    columns["date"] = pa.array([chip.date for chip in chips.values()], pa.string())
+    for name in sorted({name for chip in chips.values() for name in chip.columns}):
+        columns[name] = pa.array([chip.columns.get(name) for chip in chips.values()], from_pandas=True)
+    images = [np.empty((0, len(BANDS), size, size), np.uint16), *(chip.image[None] for chip in chips.values())]
+    return pa.table(columns), np.concatenate(images), skips
 
 
-def _unusable(where: str, chip: Chip, size: int) -> str:
-    """Return why a chip is left out, or ``""``; a chip that is malformed is an error of the source."""
-    if chip.image.shape != (len(BANDS), size, size) or chip.image.dtype != np.uint16:
-        raise ValueError(f"{where}: the source gave a chip {chip.image.dtype} {chip.image.shape}")
-    if not _DATE.fullmatch(chip.date):
-        raise ValueError(f"{where}: the source gave the date {chip.date!r}, which is not YYYY-MM-DD")
-    if not chip.image.any():
+def _fault(image: np.ndarray) -> str:
+    """Return why an image is left out, or ``""``."""
+    if not image.any():
         return "no data in the whole chip"
     try:
-        check_scaling(where, chip.image[None], 0)
+        check_scaling("chip", image[None], 0)
     except StoreError:
         return "too dark or too bright to be reflectance"
     return ""
 
 
-def _column(values: list) -> pa.Array:
-    if any(isinstance(value, str) for value in values):
-        return pa.array([None if value is None else str(value) for value in values], pa.string())
-    return pa.array([None if value is None else float(value) for value in values], pa.float64(), from_pandas=True)
-
-
 def _write(
-    parts: Parts, names: list[str], lonlat: np.ndarray, base: PlaceStore | None, source: str, license: str, gsd_m: float
+    parts: Parts, names: list[str], lonlat: np.ndarray, base: PlaceStore | None, source: str, license: str
 ) -> PlaceStore:
-    found, skips = pa.concat_tables(map(parts.table, names), promote_options="default"), parts.skips()
+    found, skips = pa.concat_tables(map(parts.table, names), promote_options="permissive"), parts.skips()
     rows = found["row"].to_numpy()
     if not len(rows):
         raise ValueError(f"no chip was found at {len(lonlat):,} positions\n{skips}")
     columns = [name for name in found.column_names if name not in ("row", "date")]
     made = {"function": "geonb.data.sources.parts.chip_store", "begun": parts.date, "plan": parts.plan}
     made |= {"images": {"source": source, "license": license}, "left_out": skips.counts}
-    of_base: dict[str, Any] = {"simulated": {"image": parts.plan["simulated"]}}
+    card = _card(parts, found["date"].to_pylist(), skips, source, license)
+    more: dict[str, Any] = {"simulated": {"image": parts.plan["simulated"]}, "datacard": f"# Image chips\n{card}"}
     if base is None:
-        places: dict[str, Any] = {
-            "place_id": [f"point-{row:07d}" for row in rows.tolist()], "lon": lonlat[rows, 0], "lat": lonlat[rows, 1],
-            "source": [source] * len(rows), "license": [license] * len(rows),
-        }  # fmt: skip
-        image_rows = np.arange(len(rows))
+        places: dict[str, Any] = {"place_id": [f"point-{row:07d}" for row in rows.tolist()]}
+        places |= {"source": [source] * len(rows), "license": [license] * len(rows)}
+        lonlat, image_rows = lonlat[rows], np.arange(len(rows))
     else:
-        places = {"lon": lonlat[:, 0], "lat": lonlat[:, 1]} | {name: base.places[name] for name in base.columns}
+        places, image_rows = {name: base.places[name] for name in base.columns}, rows
         if clash := set(columns) & set(places):
             raise ValueError(f"{base.path}: has a column {min(clash)!r}, which the images bring too; rename it")
-        image_rows = rows
         made["base"] = base.manifest["made"]
-        of_base = {"facts": base.facts, "simulated": base.manifest["simulated"] | of_base["simulated"]}
+        first = (base.path / "datacard.md").read_text(encoding="utf-8").rstrip()
+        more = {"facts": base.facts, "datacard": f"{first}\n\n## Image chips\n{card}"}
+        more["simulated"] = base.manifest["simulated"] | {"image": parts.plan["simulated"]}
         if base.manifest["counts"]["texts"]:
             batches = pq.ParquetFile(base.path / "texts.parquet").iter_batches(4096)
-            of_base["texts"] = (pa.Table.from_batches([batch]) for batch in batches)
-    at = np.full(len(places["lon"]), -1)
+            more["texts"] = (pa.Table.from_batches([batch]) for batch in batches)
+    places |= {"lon": lonlat[:, 0], "lat": lonlat[:, 1]}
+    at = np.full(len(lonlat), -1)
     at[image_rows] = np.arange(len(rows))
-    index = pa.array(at, mask=at < 0)
-    places |= {name: found[name].take(index) for name in columns}
+    places |= {name: found[name].take(pa.array(at, mask=at < 0)) for name in columns}
     return write_store(
-        parts.out, places=places, images=map(parts.array, names), image_rows=image_rows, gsd_m=gsd_m,
-        dates=found["date"].to_pylist(), made=made, datacard=_card(parts, found, skips, len(lonlat), base, gsd_m, made),
-        **of_base,
+        parts.out, places=places, images=map(parts.array, names), image_rows=image_rows, gsd_m=float(GSD_M),
+        dates=found["date"].to_pylist(), made=made, **more,
     )  # fmt: skip
 
 
-def _card(
-    parts: Parts, found: pa.Table, skips: Skips, positions: int, base: PlaceStore | None, gsd_m: float, made: dict
-) -> str:
-    lines = [(base.path / "datacard.md").read_text(encoding="utf-8").rstrip(), ""] if base is not None else []
-    dates = sorted(date for date in found["date"].to_pylist() if date)
-    when = f", acquired from {dates[0]} to {dates[-1]}" if dates else ", composites of several acquisitions"
-    size = parts.plan["size"]
-    lines += [
-        "# Image chips" if base is None else "## Image chips", "",
-        f"{len(found):,} chips at {positions:,} positions, {size} x {size} pixels of {gsd_m:g} m, 12 bands, surface "
-        f"reflectance x {SCALE}{when}. Fetched on {parts.date} or later.", "",
-        *(["**The images are simulated.**", ""] if parts.plan["simulated"] else []),
-        f"- Source: {made['images']['source']}.", f"- Licence: {made['images']['license']}.", "",
-        "```", str(skips), "```",
-    ]  # fmt: skip
-    return "\n".join(lines) + "\n"
+def _card(parts: Parts, dates: list[str], skips: Skips, source: str, license: str) -> str:
+    """Describe the chips for the data card, below its heading."""
+    days, plan = sorted(filter(None, dates)), parts.plan
+    when = f"acquired from {days[0]} to {days[-1]}" if days else "composites of several acquisitions"
+    size = f"{plan['size']} x {plan['size']} pixels of {GSD_M} m"
+    return (
+        f"\n{len(dates):,} chips at {plan['places']:,} positions, {size}, {len(BANDS)} bands, surface reflectance x "
+        f"{SCALE}, {when}. Fetched on {parts.date} or later.\n\n"
+        + ("**The images are simulated.**\n\n" if plan["simulated"] else "")
+        + f"- Source: {source}.\n- Licence: {license}.\n\n```\n{skips}\n```\n"
+    )

@@ -348,7 +348,7 @@ def from_stac(
         raise ValueError(f"max_cloud is {max_cloud} and size {size}; needed are a share below 1, and 16 to 1024 pixels")
     options: dict[str, Any] = {"period": tuple(period), "method": method, "max_cloud": max_cloud, "url": url}
     return chip_store(
-        out, where, lambda lonlat: [read_chip(lon, lat, size=size, **options) for lon, lat in lonlat.tolist()],
+        out, where, lambda lon, lat: read_chip(lon, lat, size=size, **options),
         plan={"source": "stac", "collection": COLLECTION, **options},
         source="simulated practice scenes" if simulated else SOURCE, license="none" if simulated else LICENSE,
         size=size, batch=8, workers=workers, simulated=simulated,
