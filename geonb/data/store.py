@@ -488,7 +488,12 @@ def _take_places(places: Mapping[str, Any]) -> tuple[pa.Array, np.ndarray, dict[
     place_id = _column("places", "place_id", places["place_id"])
     if not pa.types.is_string(place_id.type):
         raise StoreError(f"places: place_id is {place_id.type}; give each place a unique str")
-    _check_names("places", place_id.to_pylist(), {})
+    seen: dict[str, int] = {}
+    for row, name in enumerate(place_id.to_pylist()):
+        if not (name or "").strip():
+            raise StoreError(f"places: row {row}: place_id {name!r} is not a name; give each place a unique str")
+        if seen.setdefault(name, row) != row:
+            raise StoreError(f"places: row {row}: place_id {name!r} again, first in row {seen[name]}; make it unique")
     try:
         lonlat = check_lonlat(np.stack([np.asarray(places[c], dtype=np.float64) for c in ("lon", "lat")], 1), "places")
     except (TypeError, ValueError) as error:
@@ -497,15 +502,6 @@ def _take_places(places: Mapping[str, Any]) -> tuple[pa.Array, np.ndarray, dict[
     nothing = pa.nulls(len(place_id), pa.string())
     columns = {n: _column("places", n, places.get(n, nothing), pa.string()) for n in PLACE_COLUMNS[2:]}
     return place_id, lonlat, columns | {name: _column("places", name, places[name]) for name in others}
-
-
-def _check_names(where: str, names: list[str | None], seen: dict[str, int]) -> None:
-    """Refuse an identifier that is empty or was seen before; add those of further rows to ``seen``."""
-    for row, name in enumerate(names, len(seen)):
-        if not (name or "").strip():
-            raise StoreError(f"{where}: row {row}: place_id {name!r} is not a name; give each place a unique str")
-        if seen.setdefault(name, row) != row:
-            raise StoreError(f"{where}: row {row}: place_id {name!r} again, first in row {seen[name]}; make it unique")
 
 
 def _column(where: str, name: str, values: Any, wanted: pa.DataType | None = None) -> pa.Array:
@@ -528,22 +524,26 @@ def _column(where: str, name: str, values: Any, wanted: pa.DataType | None = Non
 
 def _write_texts(file: Path, texts: Any, place_id: pa.Array) -> int:
     """Stream texts into a file; return how many there are."""
-    known, seen = set(place_id.to_pylist()), {}
+    row_of, count = {name: row for row, name in enumerate(place_id.to_pylist())}, 0
+    first = np.full(len(row_of), -1)
     repeated = ["lang", "license", "source"]
     with pq.ParquetWriter(file, TEXT_SCHEMA, compression="zstd", use_dictionary=repeated) as writer:
         for part in [texts] if isinstance(texts, (Mapping, pa.Table)) else texts:
-            table, first = _text_table(part), len(seen)
-            names = table["place_id"].to_pylist()
-            _check_names("texts", names, seen)
-            for row, (name, text) in enumerate(zip(names, table["text"].to_pylist(), strict=True), first):
+            table = _text_table(part)
+            for name, text in zip(table["place_id"].to_pylist(), table["text"].to_pylist(), strict=True):
                 if not (text or "").strip():
-                    raise StoreError(f"texts: row {row}: empty text; leave the row out, a place need not have a text")
-                if name not in known:
-                    raise StoreError(f"texts: row {row}: place_id {name!r} is not among the places; add it there")
+                    raise StoreError(f"texts: row {count}: empty text; leave the row out, a place need not have a text")
+                row = row_of.get(name)
+                if row is None:
+                    raise StoreError(f"texts: row {count}: place_id {name!r} is not among the places; add it there")
+                if first[row] >= 0:
+                    raise StoreError(f"texts: row {count}: place_id {name!r} again, first in row {first[row]}")
+                first[row] = count
+                count += 1
             writer.write_table(table, row_group_size=TEXTS_PER_GROUP)
-    if not seen:
+    if not count:
         file.unlink()
-    return len(seen)
+    return count
 
 
 def _text_table(part: Mapping[str, Sequence] | pa.Table) -> pa.Table:
