@@ -1,4 +1,4 @@
-"""A server on the loopback interface that fails as it is told, and a way to compare two folders."""
+"""A server on the loopback interface that fails on request, and a way to compare two folders."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 
 @dataclass
 class Request:
-    """What a client asked. ``path`` is as sent, without the query; ``headers`` have the names that were sent."""
+    """What a client asked; ``path`` is without the query."""
 
-    method: str
     path: str
     query: dict[str, str]
     headers: dict[str, str]
@@ -39,13 +38,11 @@ class Server(http.server.ThreadingHTTPServer):
         files: path, such as ``/a.gz`` -> bytes; ranges of them are served.
         tricks: one for each of the next requests, ``{}`` for none; or path -> such a list. A trick may have:
             ``delay``: seconds before the answer; ``status``, with ``headers`` and ``body``: this instead;
-            ``redirect``: to this address; ``cut``: all bytes are declared, this many are sent.
+            ``cut``: all bytes are declared, this many are sent.
         seen: the requests, in the order of arrival.
-        most_at_once: how many were open at one time.
     """
 
     daemon_threads = True
-    request_queue_size = 64
 
     def __init__(self, files: dict[str, bytes] | None, answer: Callable[[Request], Response] | None):
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -53,34 +50,21 @@ class Server(http.server.ThreadingHTTPServer):
         self.files, self.answer = dict(files or {}), answer
         self.tricks: list[dict] | dict[str, list[dict]] = []
         self.seen: list[Request] = []
-        self.most_at_once = self.open = 0
         self.lock, self.stopped = threading.Lock(), threading.Event()
 
     def handle_error(self, request, client_address):
         """A client that leaves in the middle is part of the tests."""
 
-    def trick(self, path: str) -> dict:
-        tricks = self.tricks.get(path, []) if isinstance(self.tricks, dict) else self.tricks
-        return tricks.pop(0) if tricks else {}
-
     def respond(self, request: Request, trick: dict) -> Response:
-        """The whole answer, before anything of its body is cut."""
-        if "redirect" in trick:
-            return Response(302, {"Location": trick["redirect"]})
         if "status" in trick:
-            return Response(trick["status"], dict(trick.get("headers", {})), trick.get("body", b""))
-        data = self.files.get(request.path, self.files.get(unquote(request.path)))
-        if data is None:
+            return Response(trick["status"], trick.get("headers", {}), trick.get("body", b""))
+        if (data := self.files.get(request.path)) is None:
             return self.answer(request) if self.answer else Response(404, body=b"not here")
-        headers = {"Accept-Ranges": "bytes"}
         wanted = {name.lower(): value for name, value in request.headers.items()}.get("range", "")
         if not (found := re.fullmatch(r"bytes=(\d+)-(\d*)", wanted)):
-            return Response(200, headers, data)
+            return Response(200, {"Accept-Ranges": "bytes"}, data)
         first, last = int(found[1]), min(int(found[2] or len(data)), len(data) - 1)
-        if first > last:
-            return Response(416, {"Content-Range": f"bytes */{len(data)}"})
-        headers["Content-Range"] = f"bytes {first}-{last}/{len(data)}"
-        return Response(206, headers, data[first : last + 1])
+        return Response(206, {"Content-Range": f"bytes {first}-{last}/{len(data)}"}, data[first : last + 1])
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -93,33 +77,24 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         url = urlsplit(self.path)
-        request = Request(
-            self.command, url.path, dict(parse_qsl(url.query, keep_blank_values=True)), dict(self.headers),
-            self.rfile.read(int(self.headers.get("Content-Length", 0))),
-        )  # fmt: skip
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        request = Request(url.path, dict(parse_qsl(url.query)), dict(self.headers), body)
         with self.server.lock:
             self.server.seen.append(request)
-            self.server.open += 1
-            self.server.most_at_once = max(self.server.most_at_once, self.server.open)
-            trick = self.server.trick(request.path)
-        try:
-            self.server.stopped.wait(trick.get("delay", 0))
-            self.send(self.server.respond(request, trick), trick.get("cut"))
-        finally:
-            with self.server.lock:
-                self.server.open -= 1
-
-    do_HEAD = do_POST = do_GET
-
-    def send(self, response: Response, cut: int | None) -> None:
+            tricks = self.server.tricks
+            tricks = tricks.get(url.path, []) if isinstance(tricks, dict) else tricks
+            trick = tricks.pop(0) if tricks else {}
+        self.server.stopped.wait(trick.get("delay", 0))
+        response = self.server.respond(request, trick)
         self.send_response(response.status)
-        for name, value in response.headers.items():
+        for name, value in {**response.headers, "Content-Length": str(len(response.body))}.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(response.body)))
-        self.close_connection = self.close_connection or cut is not None
+        self.close_connection = self.close_connection or "cut" in trick
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(response.body[:cut])
+            self.wfile.write(response.body[: trick.get("cut")])
+
+    do_HEAD = do_POST = do_GET
 
 
 @contextmanager
@@ -128,14 +103,12 @@ def serve(
 ) -> Iterator[Server]:
     """A server for as long as the ``with`` block lasts; see :class:`Server`. Set ``no_proxy`` for 127.0.0.1."""
     server = Server(files, answer)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     try:
         yield server
     finally:
         server.stopped.set()
         server.shutdown()
-        thread.join()
         server.server_close()
 
 

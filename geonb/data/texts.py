@@ -239,14 +239,14 @@ def names_of(store: PlaceStore, rows: ArrayLike | None = None) -> tuple[list[lis
     codes = store.column("country_code")[rows] if "country_code" in store.columns else np.full(len(rows), None)
     texts = store.texts(np.flatnonzero(store.has("text")))
     common = {word.key for text in texts for word in _words(text) if not word.capital}
-    countries, names = _countries(), []
-    shared = {name for row in countries.values() for name in (row["name"], row["capital"], row["continent"])}
+    by_code, names = countries(), []
+    shared = {name for row in by_code.values() for name in (row["name"], row["capital"], row["continent"])}
     for i in range(len(rows)):
         own: dict[str | None, None] = {}  # a set that keeps the order
         for column, values in columns.items():
             value = str(values[i] or "")
             own.update(dict.fromkeys(_pieces(value, common) if column in APART else [value]))
-        if country := countries.get(codes[i]):
+        if country := by_code.get(codes[i]):
             own.update(dict.fromkeys([country["name"], country["capital"], *country["neighbours"]]))
         shared.update(own)
         own.update(dict.fromkeys(_parts(str(columns["title"][i] or ""), common) if "title" in columns else ()))
@@ -272,8 +272,8 @@ def _parts(title: str, common: set[str]) -> list[str]:
 
 
 @cache
-def _countries() -> dict[str, dict]:
-    """Country by its ISO 3166 code: name, continent, capital, neighbours (names) and more."""
+def countries() -> dict[str, dict]:
+    """Return what is known of each country by its ISO 3166 code: name, continent, capital, neighbours."""
     import pyarrow.parquet as pq
 
     with (files("geonb.data") / "assets" / "countries.parquet").open("rb") as stream:
@@ -295,8 +295,8 @@ _ODD = np.random.default_rng(0).integers(0, 2**62, ROWS, np.uint64) * 2 + 1
 def template(text: str) -> list[str]:
     """Reduce a text to its words without names (words with a capital), numbers and punctuation.
 
-    Only the first `COMPARED_CHARS` characters are read. Scripts without capitals keep their names. Scripts without
-    spaces are cut into characters.
+    Only the first `COMPARED_CHARS` characters are read. Scripts without capitals keep their names.
+    Scripts without spaces are cut into characters.
 
     Example:
         >>> template("Foo is a village in Bar District. Its population was 1,234 in 2011.")
@@ -309,8 +309,8 @@ def template(text: str) -> list[str]:
 def text_signatures(texts: Iterable[str]) -> np.ndarray:
     """Compute signatures that similar texts share in part, for :func:`duplicate_groups`.
 
-    The triples of neighbouring words in a text's template are hashed (MinHash) into `BANDS` numbers. Two texts with
-    Jaccard index J of their triples share each number with probability J ** `ROWS`.
+    The triples of neighbouring words in a text's template are hashed (MinHash) into `BANDS` numbers.
+    Two texts with Jaccard index J of their triples share each number with probability J ** `ROWS`.
 
     Returns:
         uint32 (n, BANDS); zeros for a text whose template is empty.
@@ -320,11 +320,9 @@ def text_signatures(texts: Iterable[str]) -> np.ndarray:
     """
     from datasketch import MinHash
 
-    out = []
-    empty = MinHash(BANDS * ROWS)
+    out, empty = [], MinHash(BANDS * ROWS)
     for text in texts:
-        words = template(text)
-        minhash = empty.copy()
+        words, minhash = template(text), empty.copy()
         minhash.update_batch(" ".join(words[i : i + 3]).encode() for i in range(max(1, len(words) - 2)))
         bands = minhash.hashvalues.astype(np.uint64).reshape(BANDS, ROWS)
         out.append((bands * _ODD).sum(1) >> np.uint64(32) if words else np.zeros(BANDS))
@@ -334,90 +332,51 @@ def text_signatures(texts: Iterable[str]) -> np.ndarray:
 def duplicate_groups(signatures: np.ndarray) -> np.ndarray:
     """Group texts that are one text with other names and numbers, such as stubs written by programs.
 
-    Two texts are near-duplicates if they share `SHARED_BANDS` or more numbers: the odds are even at J = 0.73, one in
-    500 at J = 0.5, and nearly certain at J = 0.9. Groups join such pairs, so two members may be joined through others.
+    Two texts are near-duplicates if they share `SHARED_BANDS` or more numbers: the odds are even at
+    J = 0.73, one in 500 at J = 0.5, and nearly certain at J = 0.9. Groups join such pairs, so two members
+    may be joined through others.
 
     Args:
-        signatures: of :func:`text_signatures`, (n, BANDS).
+        signatures: of :func:`text_signatures`, (n, BANDS), n > 0.
 
     Returns:
-        The group (n,) of each text, numbered from 0; -1 for a text without near-duplicates.
+        For each text the first one of its group (n,); -1 for a text without near-duplicates.
 
     Example:
         >>> stub = "{} is a village in {} District. Its population was {} in 2011."
         >>> other = "A lighthouse on the northern cliffs, built after two ships ran aground there."
-        >>> texts = [stub.format("Foo", "Bar", "1,234"), stub.format("Baz", "Qux", "80"), other]
+        >>> texts = [other, stub.format("Foo", "Bar", "1,234"), stub.format("Baz", "Qux", "80")]
         >>> duplicate_groups(text_signatures(texts)).tolist()
-        [0, 0, -1]
+        [-1, 1, 1]
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    n = len(signatures)
-    pairs = [np.empty((2, 0), int)]
+    n, pairs = len(signatures), []
     for band in range(BANDS):  # texts with the same number, and then the same next number, become neighbours
         order = np.lexsort((signatures[:, (band + 1) % BANDS], signatures[:, band]))
         left, right = order[:-1], order[1:]
         near = (signatures[left] == signatures[right]).sum(1) >= SHARED_BANDS
         near &= signatures[left].any(1)
         pairs.append(np.stack([left[near], right[near]]))
-    left, right = np.concatenate(pairs, 1)
-    links = coo_array((np.ones(len(left), bool), (left, right)), shape=(n, n))
-    label = connected_components(links, directed=False)[1]
-    several = np.bincount(label, minlength=1)[label] > 1
-    out = np.full(n, -1)
-    out[several] = np.unique(label[several], return_inverse=True)[1]
-    return out
+    links = np.concatenate(pairs, 1)
+    graph = coo_array((np.ones(links.shape[1], bool), tuple(links)), shape=(n, n))
+    label = connected_components(graph, directed=False)[1]
+    _, first, label, size = np.unique(label, return_index=True, return_inverse=True, return_counts=True)
+    return np.where(size[label] > 1, first[label], -1)
 
 
 # --- what is not a place ------------------------------------------------------------------------------
 
-_EVENTS = """
-    accident assassination attack battle blizzard bombing campaign census championship collision conference
-    congress coronation coup crash cyclone derailment disaster earthquake eclipse election epidemic eruption
-    event exhibition expedition explosion festival flood flooding floods games heatwave hurricane incident
-    insurgency invasion kidnapping landslide marathon massacre mission murder murders occupation offensive
-    operation outbreak pandemic pogrom protest protests race raid rebellion referendum revolt revolution riot
-    riots robbery season shooting shootings siege skirmish spaceflight stampede storm strike summit tornado
-    tournament treaty typhoon unrest uprising war wildfire wreck
-"""
-_PEOPLE = """
-    activist actor actress admiral anthropologist archaeologist architect artist astronaut astronomer author
-    aviator biologist bishop botanist boxer businessman businesswoman chemist chess chieftain coach composer
-    conductor cricketer criminal cyclist dancer diplomat director duke economist emperor empress engineer
-    entrepreneur essayist explorer filmmaker footballer general geologist golfer historian industrialist
-    inventor journalist jurist king lawyer mathematician merchant missionary model musician naturalist novelist
-    nun nurse officer painter philosopher photographer physician physicist pianist pilot pirate playwright poet
-    politician pope priest prince princess producer professor psychologist queen rabbi rapper saint scholar
-    scientist screenwriter sculptor senator singer sociologist soldier songwriter sultan surgeon swimmer teacher
-    theologian translator wrestler writer zoologist
-"""
-_THINGS = """
-    agency airline album association band battalion battleship bible boat bomber book brand brigade charity clan
-    comic company corvette cruiser destroyer dialect dialects dynasty family federation ferry film firm flotilla
-    freighter frigate genus government language languages magazine manufacturer meteorite ministry movie
-    newspaper novel organisation organization painting party people political publisher regiment retailer
-    sailboat schooner ship song species squadron steamboat steamer steamship submarine subsidiary supermarket
-    team trawler tribe tribes tugboat union vessel website yacht
-"""
-_NO_PLACES = {word: kind for kind, words in (("an event", _EVENTS), ("a person", _PEOPLE), ("a thing", _THINGS))
-              for word in words.split()}  # fmt: skip
-_PLACES = set(
-    "bridge building cathedral church city house island museum park school station temple town village".split()
-)
 _TYPES = {"event": "an event", "satellite": "a thing"}
-
+_MONTHS = "January|February|March|April|May|June|July|August|September|October|November|December"
 _LIST = re.compile(r"(?:Lists?|Timeline|Index|Outline|Glossary) of ")
 _EVENT_OF = re.compile(
     r"(?:\w+ )?(?:Assassination|Attack|Battle|Bombardment|Bombing|Capture|Conquest|Death|Fall|Invasion|Massacre"
     r"|Murders?|Raid|Sack|Siege|Sinking|Storming|Surrender|Treaty) (?:of|on) "
 )
 _YEAR = re.compile(r"(?:\d{4}(?:[–-]\d{2,4})? .*|.* (?:of|in) \d{4})")
-_BORN = re.compile(
-    r"(?:\bborn\b"
-    r"|\b(?:January|February|March|April|May|June|July|August|September|October|November|December)\b[^–-]{0,20}"
-    r"[–-].*\d)"
-)
+_BORN = re.compile(rf"\bborn\b|\b(?:{_MONTHS})\b[^–-]{{0,20}}[–-].*\d")
 _ASIDE = re.compile(r"\s*\([^()]*\)")
 _END_OF_SENTENCE = re.compile(r"(?<![A-Z.][A-Za-z])(?<!\b[A-Z])[.!?](?=\s+[^a-z\s])")  # not at "St." or "J."
 _IS = re.compile(
@@ -430,12 +389,21 @@ _IS = re.compile(
 )
 
 
-def why_no_place(title: str, text: str, kind: str | None = None, lang: str = "en") -> str:
-    """Tell why an article with a position is not about a place: about one in sixteen is not (a birthplace, a wreck).
+@cache
+def _nouns() -> dict[str, str]:
+    """Load nouns, each with what an article that begins with it is about; "" for a place."""
+    import yaml
 
-    The geo tag's type, the title, and the noun with which the first sentence ends are read: "Apollo 11 was the
-    American spaceflight that first landed humans on the Moon" is about a spaceflight. In doubt an article is a place:
-    1,573 real articles about places all pass, and some that are not about places pass too.
+    kinds = yaml.safe_load((files("geonb.data") / "assets" / "first_nouns.yaml").read_text())
+    return {noun: kind for kind, nouns in kinds.items() for noun in nouns.split()}
+
+
+def why_no_place(title: str, text: str, kind: str | None = None, lang: str = "en") -> str:
+    """Tell why an article with a position is not about a place: about one in sixteen is not.
+
+    The geo tag's type, the title, and the noun with which the first sentence ends are read: "Apollo 11 was
+    the American spaceflight that first landed humans on the Moon" is about a spaceflight. In doubt an
+    article is a place: 1,573 real articles about places all pass, and some about other things pass too.
 
     Args:
         title: of the article.
@@ -446,23 +414,21 @@ def why_no_place(title: str, text: str, kind: str | None = None, lang: str = "en
     Returns:
         "a person", "an event", "a list" or "a thing", or "" for a place.
     """
-    if kind in _TYPES:
-        return _TYPES[kind]
-    if lang not in ("en", "simple"):
-        return ""
+    if kind in _TYPES or lang not in ("en", "simple"):
+        return _TYPES.get(kind or "", "")
+    nouns = _nouns()
     if _LIST.match(title):
         return "a list"
-    if _EVENT_OF.match(title):
-        return "an event"
-    if _YEAR.fullmatch(title) and any(_NO_PLACES.get(word) == "an event" for word in title.lower().split()):
+    year = _YEAR.fullmatch(title) and any(nouns.get(word) == "an event" for word in title.lower().split())
+    if year or _EVENT_OF.match(title):
         return "an event"
     start = text[:500].split("\n", 1)[0]
     bare = start
-    for _ in range(3):
+    for _ in range(3):  # brackets within brackets
         bare = _ASIDE.sub("", bare)
     found = _IS.search(_END_OF_SENTENCE.split(bare, maxsplit=1)[0])
     noun = (found[1].split() or [""])[-1].lower() if found else ""
-    if noun in _NO_PLACES or not found:
-        return _NO_PLACES.get(noun, "")
+    if noun in nouns or not found:
+        return nouns.get(noun, "")
     before = start[: max(0, start.find(found[1])) or None]
-    return "a person" if noun not in _PLACES and _BORN.search(" ".join(_ASIDE.findall(before))) else ""
+    return "a person" if _BORN.search(" ".join(_ASIDE.findall(before))) else ""

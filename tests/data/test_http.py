@@ -1,6 +1,5 @@
-"""The HTTP client against a loopback server that fails as it is told."""
+"""The HTTP client against a loopback server that fails on request."""
 
-import hashlib
 import time
 from email.utils import formatdate
 
@@ -11,7 +10,6 @@ from faulty import serve
 from geonb.data.sources import http
 
 BODY = b"a file of some length" * 1000
-SHA256 = hashlib.sha256(BODY).hexdigest()
 
 
 @pytest.fixture
@@ -23,7 +21,7 @@ def waits(monkeypatch):
     return made
 
 
-@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+@pytest.mark.parametrize("status", [429, 503])
 def test_a_passing_failure_is_retried_with_growing_pauses(waits, status):
     with serve({"/a": BODY}) as server:
         server.tricks = [{"status": status}] * 3
@@ -33,6 +31,8 @@ def test_a_passing_failure_is_retried_with_growing_pauses(waits, status):
         with pytest.raises(requests.exceptions.RetryError, match=f"too many {status}"):
             http.session().post(f"{server.url}/a")
         assert len(server.seen) == 4 + 6
+        server.tricks = []
+        assert http.session().get(f"{server.url}/absent").status_code == 404 and len(server.seen) == 11  # no retry
 
 
 def test_the_server_sets_the_pause_and_too_long_a_pause_is_refused(waits):
@@ -47,11 +47,6 @@ def test_the_server_sets_the_pause_and_too_long_a_pause_is_refused(waits):
         assert len(waits) == 2
 
 
-def test_a_refusal_is_not_retried(waits):
-    with serve() as server:
-        assert http.session().get(f"{server.url}/absent").status_code == 404 and len(server.seen) == 1
-
-
 def test_a_silent_server_ends_in_a_timeout(waits, monkeypatch):
     monkeypatch.setattr(http, "TIMEOUT_S", 0.05)
     with serve({"/a": BODY}) as server:
@@ -60,19 +55,17 @@ def test_a_silent_server_ends_in_a_timeout(waits, monkeypatch):
             http.session().get(f"{server.url}/a")
 
 
-@pytest.mark.parametrize(
-    "address", ["http://example.org/a", "http://127.0.0.1@example.org/", "ftp://127.0.0.1/", "file:///etc/passwd"]
-)
+@pytest.mark.parametrize("address", ["http://example.org/a", "http://127.0.0.1@example.org/", "file:///etc/passwd"])
 def test_only_https_is_followed_and_asked(waits, address):
     with serve() as server:
-        server.tricks = [{"redirect": address}]
+        server.tricks = [{"status": 302, "headers": {"Location": address}}]
         with pytest.raises(requests.exceptions.InvalidURL, match="only https|Invalid"):
             http.session().get(f"{server.url}/a")
     with pytest.raises(requests.exceptions.InvalidURL, match="only https"):
         http.session().get(address)
 
 
-def test_every_request_says_who_asks(waits, monkeypatch):
+def test_every_request_says_who_asks(waits):
     with serve({"/a": BODY}) as server:
         http.session("me@example.org").get(f"{server.url}/a")
         http.session().get(f"{server.url}/a")
@@ -82,27 +75,16 @@ def test_every_request_says_who_asks(waits, monkeypatch):
     for wrong in ("me", "http://example.org", "a@b.c\r\nX: y", "a@b.c) evil", "https://a b"):
         with pytest.raises(ValueError, match="contact"):
             http.session(wrong)
-    monkeypatch.setenv("GEONB_CONTACT", " https://example.org/me ")
-    assert http.find_contact() == "https://example.org/me" and http.find_contact("me@example.org") == "me@example.org"
-    monkeypatch.delenv("GEONB_CONTACT")
-    with pytest.raises(ValueError, match="GEONB_CONTACT"):
-        http.find_contact()
 
 
-def test_a_file_is_downloaded_once_and_only_with_the_right_checksum(waits, tmp_path):
-    with serve({"/a": BODY, "/b": b"another"}) as server:
-        path = http.download(f"{server.url}/a", tmp_path / "new" / "a.bin", SHA256)
-        assert path.read_bytes() == BODY
-        http.download(f"{server.url}/a", path, SHA256)
-        http.download(f"{server.url}/a", path)
+def test_a_file_is_downloaded_once_and_appears_when_it_is_complete(waits, tmp_path):
+    with serve({"/a": BODY}) as server:
+        for _ in range(2):
+            assert http.download(f"{server.url}/a", tmp_path / "a.bin").read_bytes() == BODY
         assert len(server.seen) == 1
-        path.write_bytes(b"damaged")
-        assert http.download(f"{server.url}/a", path, SHA256).read_bytes() == BODY
-        with pytest.raises(ValueError, match="(?i)hash"):
-            http.download(f"{server.url}/b", tmp_path / "b.bin", SHA256)
         server.tricks = [{"cut": 1000}]
         with pytest.raises(OSError):
-            http.download(f"{server.url}/a", tmp_path / "c.bin")
+            http.download(f"{server.url}/a", tmp_path / "b.bin")
         with pytest.raises(OSError, match="404"):
-            http.download(f"{server.url}/absent", tmp_path / "d.bin")
-    assert {p.name for p in tmp_path.iterdir() if p.suffix != ".lock"} == {"new"}
+            http.download(f"{server.url}/absent", tmp_path / "b.bin")
+    assert {file.name for file in tmp_path.iterdir()} == {"a.bin"}
