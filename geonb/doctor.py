@@ -24,7 +24,7 @@ EXTRAS = {  # of pyproject.toml: purpose, and the modules that come with it
     "real": ("GeoTIFF chips", ("rasterio",)),
     "acquire": (
         "Wikipedia and Sentinel-2",
-        ("datasketch", "ee", "requests", "pooch", "huggingface_hub", "shapely", "pystac_client", "odc", "dask"),
+        ("datasketch", "ee", "requests", "huggingface_hub", "shapely", "pystac_client", "odc", "dask"),
     ),
     "live": ("maps with a kernel", ("leafmap", "ipywidgets")),
 }
