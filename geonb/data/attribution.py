@@ -63,7 +63,8 @@ def attribution(store: PlaceStore, rows: ArrayLike | None = None) -> pa.Table:
     """
     file = store.path / "attribution.parquet"
     table = pq.read_table(file) if file.exists() else SCHEMA.empty_table()
-    names = store.place_id if rows is None else store.place_id[np.asarray(rows, dtype=None if len(rows) else int)]
+    at = np.arange(len(store)) if rows is None else np.asarray(rows)
+    names = store.place_id[at if at.dtype == bool else at.astype(np.int64)]
     return table.take(pc.index_in(pa.array(names.tolist(), pa.string()), table["place_id"]).drop_null())
 
 

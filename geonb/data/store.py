@@ -597,7 +597,7 @@ def _write_images(
                     extra[name] = np.full(len(place_id), None) if text else np.full(len(place_id), np.nan)
                 extra[name][rows[seen : seen + len(chunk)]] = values
             pixels = np.ascontiguousarray(chunk, "<u2")
-            stream.write(pixels)
+            stream.write(pixels.data)
             content.update(pixels)
             seen += len(chunk)
     if seen != len(rows):

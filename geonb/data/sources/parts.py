@@ -272,12 +272,14 @@ def _fetch_all(parts: Parts, lonlat: np.ndarray, fetch: Fetch, batch: int, worke
 
 def _part(found: dict[int, Chip | str], size: int) -> tuple[pa.Table, np.ndarray, Skips]:
     """Turn what was found by row into a table (row, date, columns), chips (k, 12, size, size) and skips."""
-    skips, chips = Skips(), {}
+    skips = Skips()
+    chips: dict[int, Chip] = {}
     for row, chip in found.items():
-        if reason := chip if isinstance(chip, str) else _fault(chip.image):
-            skips.add(reason, f"place {row}")
-        else:
+        reason = chip if isinstance(chip, str) else _fault(chip.image)
+        if isinstance(chip, Chip) and not reason:
             chips[row] = chip
+        else:
+            skips.add(reason, f"place {row}")
     columns = {"row": pa.array(list(chips), pa.int64())}
     columns["date"] = pa.array([chip.date for chip in chips.values()], pa.string())
     for name in sorted({name for chip in chips.values() for name in chip.columns}):
