@@ -130,7 +130,7 @@ def variogram(
     z = z.reshape(len(z), -1)
     edges = np.asarray(edges_km, np.float64)
     if len(edges) < 2 or (np.diff(edges) <= 0).any():
-        raise ValueError(f"edges_km must increase, and be 2 or more, not {edges_km}")
+        raise ValueError(f"edges_km must increase, and be 2 or more, not {edges_km!r}")
     rng = np.random.default_rng(seed)
     xyz, n = unit_xyz(lonlat), len(z)
     i, j = rng.integers(0, n, (2, pairs))

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import combinations, permutations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from geonb import __version__
 from geonb._util import tqdm, write_atomically
+from geonb.config import split_of
 from geonb.data.store import PlaceStore
 from geonb.evaluation.folds import PUBLISHED, REFERENCES, ProbeRunner, TaskFold, published_embeddings, task_folds
 from geonb.evaluation.information import alignment, effective_rank, linear_cka, modality_gap, uniformity
@@ -27,9 +28,8 @@ from geonb.evaluation.retrieval import RANKS, retrieval
 from geonb.evaluation.spatial import block_bootstrap, morans_i, weighted_median
 from geonb.evaluation.tasks import TASKS
 from geonb.geo import EARTH_RADIUS_KM, check_lonlat, unit_xyz
-
-if TYPE_CHECKING:
-    from geonb.model import Model
+from geonb.inference import positions, read_embedding_table, rows_of_places
+from geonb.model import Model, load
 
 SCHEMA = 3
 BLOCK_KM = 500.0
@@ -181,8 +181,6 @@ def evaluate_model(
         tested places in their order, and "retrieval|query|target" (3, q): row of the store, hit among the first 10,
         and error in km of each query.
     """
-    from geonb.config import split_of
-
     test = split_of(store, model.config) == "test"
     held_out = "blocked" if model.config["split"]["kind"] == "blocked" else "held-out"
     probes, predictions = probe_rows(ProbeRunner(name, store.lonlat, z["location"]), folds, seed)
@@ -191,9 +189,9 @@ def evaluate_model(
         chosen = test & _present(z[query]) & _present(z[target])
         if chosen.sum() >= MIN_QUERIES:
             row = {"run": name, "query": query, "target": target, "split": held_out}
-            row["trained"] = frozenset((query, target)) in model.architecture.pairs
+            trained = {"trained": frozenset((query, target)) in model.architecture.pairs}
             measured, arrays = retrieval_row(z[query], z[target], store.lonlat, chosen, seed)
-            found.append(row | measured)
+            found.append(row | trained | measured)
             predictions[f"retrieval|{query}|{target}"] = arrays
     return {"probes": probes, "retrieval": found, "information": _information_rows(name, z, test)}, predictions
 
@@ -275,7 +273,7 @@ def retrieval_row(
 
 
 def _information_rows(name: str, z: Mapping[str, np.ndarray], test: np.ndarray) -> list[dict]:
-    measures = {}
+    measures: dict[str, float] = {}
     for m, vectors in z.items():
         cloud = vectors[test & _present(vectors)]
         if len(cloud) > 1:
@@ -307,8 +305,6 @@ def _split(
     store: PlaceStore, models: Mapping[str, Model], size_km: float, seed: int
 ) -> tuple[dict, np.ndarray, list[dict]]:
     """(Config of the runs' split, or of one for embeddings without a run; the split (places,); what is skipped)."""
-    from geonb.config import split_of
-
     configs = {json.dumps(m.config["split"], sort_keys=True) for m in models.values()}
     if len(configs) > 1:
         raise ValueError("the runs have different splits, so no held-out place is new to all; evaluate them one by one")
@@ -341,8 +337,6 @@ def _load_all(
     subjects: Sequence[str | Path] | Mapping[str, Any], store: PlaceStore
 ) -> tuple[dict[str, Model], dict[str, np.ndarray]]:
     """(Models of runs, embeddings (places, d) from other sources), by name."""
-    from geonb.model import load
-
     if not isinstance(subjects, Mapping):
         named = [(Path(s).resolve().name.removesuffix(".parquet"), s) for s in subjects]
         for name in dict(named):
@@ -385,8 +379,6 @@ def _checked(name: str, vectors: ArrayLike, store: PlaceStore) -> np.ndarray:
 def _read_embeddings(path: Path, store: PlaceStore) -> np.ndarray:
     """The column ``embedding`` of a .parquet file, for each place of the store."""
     from scipy.spatial import cKDTree
-
-    from geonb.inference import positions, read_embedding_table, rows_of_places
 
     table, vectors = read_embedding_table(path)
     if "place_id" in table.column_names:
