@@ -138,7 +138,8 @@ def sentinel2_catalogue(store: PlaceStore, places: int = 6, seed: int = 0) -> It
     rng = np.random.default_rng(seed)
     usable = store.has("image") & (np.abs(store.lonlat[:, 1]) < 60) & (store.column("cloud_share") == 0)
     rows = rng.permutation(np.flatnonzero(usable))[:places]
-    items, files = [], {}
+    items: list[dict] = []
+    files: dict[str, bytes] = {}
     for number, row in enumerate(rows):
         chip = store.images([row])[0]
         land = np.pad(chip, ((0, 0), *[(chip.shape[-1],) * 2] * 2), "symmetric")
@@ -176,7 +177,9 @@ def _scene(
     from geonb.data.sources.stac import ASSETS, COLLECTION
 
     edge = land.shape[-1] // 6 * 6  # pixels of 10 m, a multiple of those of 60 m
-    grid = chip_grid(*point.tolist(), edge)
+    lon, lat = point.tolist()
+    grid = chip_grid(lon, lat, edge)
+    epsg = int(str(grid.crs).removeprefix("EPSG:"))
     sky = gaussian_filter(rng.normal(size=(edge, edge)), edge / 16, mode="wrap")
     cloud = sky > np.quantile(sky, 1 - clouded) if clouded else np.zeros((edge, edge), bool)
     image = np.where(cloud, 6500, land[:, :edge, :edge] * rng.uniform(0.95, 1.05)).round().astype(np.uint16)
@@ -187,7 +190,7 @@ def _scene(
         step = 6 if band in ("B1", "B9") else 1 if band in ("B2", "B3", "B4", "B8") else 2
         kind, blocks = layer.dtype, layer.reshape(edge // step, step, edge // step, step)
         coarse = layer[::step, ::step] if band == "SCL" else blocks.mean((1, 3)).round().astype(kind)
-        files[f"/{name}/{band}.tif"] = _geotiff(coarse, grid.transform * grid.transform.scale(step), grid.crs.epsg)
+        files[f"/{name}/{band}.tif"] = _geotiff(coarse, grid.transform * grid.transform.scale(step), epsg)
     wrong = day == WRONG_DAY
     declared = [{"nodata": 0, "scale": 0.0001, "offset": 0.0 if wrong or not offset else -0.1}]
     return {
@@ -195,7 +198,7 @@ def _scene(
         "geometry": grid.extent.to_crs("EPSG:4326").json, "bbox": list(grid.extent.to_crs("EPSG:4326").boundingbox),
         "properties": {
             "datetime": f"{day}T10:30:00Z", "platform": "sentinel-2a", "eo:cloud_cover": 100 * clouded,
-            "s2:processing_baseline": baseline, "proj:epsg": grid.crs.epsg, "earthsearch:boa_offset_applied": wrong,
+            "s2:processing_baseline": baseline, "proj:epsg": epsg, "earthsearch:boa_offset_applied": wrong,
         },
         "assets": {
             asset: {"href": f"{{here}}/{name}/{band}.tif", "type": "image/tiff", "roles": ["data"]}

@@ -114,7 +114,7 @@ def composite(
         score and day are medians too. Two tiles of one acquisition count as two scenes.
     """
     start, end = period
-    crs = f"EPSG:{grid.crs.epsg}"
+    crs = str(grid.crs)
     region = ee.Geometry.Rectangle(list(grid.boundingbox), proj=crs, geodesic=False)  # the antimeridian is no edge
     scenes = (
         ee.ImageCollection(IMAGES)
@@ -171,7 +171,7 @@ def read_pixels(ee: Any, image: Any, grid: GeoBox) -> np.ndarray:
             "expression": image,
             "fileFormat": "NUMPY_NDARRAY",
             "bandIds": BANDS + EXTRA,
-            "grid": {"dimensions": size, "affineTransform": move, "crsCode": f"EPSG:{grid.crs.epsg}"},
+            "grid": {"dimensions": size, "affineTransform": move, "crsCode": str(grid.crs)},
             "workloadTag": WORKLOAD_TAG,
         }
     )
@@ -252,7 +252,8 @@ def from_earthengine(
     options: dict[str, Any] = {"method": method, "max_cloud": max_cloud, "clear_threshold": clear_threshold}
 
     def read_chip(lon: float, lat: float) -> Chip | str:
-        if not utm_epsg([[lon, lat]])[0]:
+        epsg = int(utm_epsg([[lon, lat]])[0])
+        if not epsg:
             return OUTSIDE
         grid = chip_grid(lon, lat, size)
         try:
@@ -261,7 +262,7 @@ def from_earthengine(
             if "memory limit" in str(error) or "timed out" in str(error):
                 return "Earth Engine ran out of memory or time (a shorter period or a smaller size may help)"
             raise ValueError(f"Earth Engine gave no chip: {error}") from error
-        return _chip(pixels, grid.crs.epsg, (start, end), method, min_clear)
+        return _chip(pixels, epsg, (start, end), method, min_clear)
 
     return chip_store(
         out, where, read_chip,

@@ -97,7 +97,7 @@ def read_texts(
         wanted = " or ".join(COLUMN_NAMES[missing[0]])
         raise ValueError(f"{path}: no column {wanted} for {missing[0]}; the columns are {', '.join(table)}")
     n = len(next(iter(table.values())))
-    columns = {name: table[role[name]] if role[name] else [""] * n for name in COLUMN_NAMES}
+    columns = {name: table[column] if column else [""] * n for name, column in role.items()}
     lonlat = np.stack([[_number(value) for value in columns[name]] for name in ("lon", "lat")], 1)
     texts = [_clean(text) for text in columns["text"]]
     titles = [_clean(title.replace("_", " ")) for title in columns["title"]]

@@ -146,9 +146,11 @@ def _read(lazy: list[xr.Dataset]) -> list[xr.Dataset | None]:
     """Read datasets, all at once; None in place of one whose files are gone or damaged."""
     import dask
 
+    # odc-geo asserts that a file has a reference system.
+    unreadable: tuple[type[Exception], ...] = (*raster_errors(), AssertionError)
     try:
         return list(dask.compute(*lazy))
-    except (*raster_errors(), AssertionError) as error:  # odc-geo asserts that a file has a reference system
+    except unreadable as error:
         if may_pass(error):
             raise OSError(f"a scene could not be read ({error}); try again later") from error
         return [None] if len(lazy) == 1 else [one for dataset in lazy for one in _read([dataset])]
@@ -161,8 +163,8 @@ def _passes(items: list[Item], grid: GeoBox) -> list[list[Item]]:
         passes[item.properties.get("platform"), f"{item.datetime:%Y-%m-%d %H}"].append(item)
 
     def order(item: Item) -> tuple:
-        zone = str(item.properties.get("proj:code") or item.properties.get("proj:epsg"))
-        return not zone.endswith(str(grid.crs.epsg)), -float(_baseline(item) or 0), item.id
+        zone = str(item.properties.get("proj:code") or item.properties.get("proj:epsg"))  # 32631, or EPSG:32631
+        return zone not in str(grid.crs), -float(_baseline(item) or 0), item.id
 
     return [sorted(tiles, key=order) for tiles in passes.values()]
 
@@ -182,7 +184,8 @@ def declared_offset(item: Item) -> tuple[int, str]:
     """
     if item.properties.get("earthsearch:boa_offset_applied") is True:
         return 0, "boa_offset_applied"
-    stated = {_scale_and_offset(item.assets[ASSETS[band]].to_dict()) for band in BANDS} - {None}
+    assets = [item.assets[ASSETS[band]].to_dict() for band in BANDS]
+    stated = {pair for asset in assets if (pair := _scale_and_offset(asset)) is not None}
     if stated:
         for offset in (0, OFFSET):
             if all(np.allclose(pair, (1 / SCALE, -offset / SCALE), rtol=1e-6, atol=0) for pair in stated):
@@ -250,7 +253,8 @@ def read_chip(
     Raises:
         OSError: the catalogue or a server of files failed; another try may help.
     """
-    if not utm_epsg([[lon, lat]])[0]:
+    epsg = int(utm_epsg([[lon, lat]])[0])
+    if not epsg:
         return OUTSIDE
     grid = chip_grid(lon, lat, size)
     passes = _passes(search(grid, period, url), grid)[:MAX_PASSES]
@@ -282,7 +286,7 @@ def read_chip(
         clear = (image > 0).any(0)
     if clear.mean() < 1 - max_cloud:
         return CLOUDY
-    columns = {
+    columns: dict[str, float | str] = {
         "item": _joined(item.id for item in scenes),
         "platform": _joined(item.properties.get("platform") for item in scenes),
         "processing_baseline": _joined(map(_baseline, scenes)),
@@ -290,7 +294,7 @@ def read_chip(
         "offset_removed": float(np.mean([one[3] for one in used])),
         "offset_rule": _joined(one[4] for one in used),
         "scenes": len(scenes),
-        "epsg": grid.crs.epsg,
+        "epsg": epsg,
     }
     return Chip(image, day, columns)
 
