@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geonb._util import tqdm, write_atomically
-from geonb.explore.maps import Layer, layer_of
+from geonb.explore.maps import Layer, land_centres, layer_of, opened
 from geonb.geo import cell_bounds
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ def to_geotiff(
     from rasterio.transform import from_origin
     from rasterio.windows import Window
 
-    path, (model, name) = Path(path), _loaded(model)
+    path, name = Path(path), Path(model).name if isinstance(model, str | Path) else "model"
+    model = opened(model)
     west, south, east, north = map(float, bounds)
     columns, rows = _pixels(west, east, degrees), _pixels(south, north, degrees)
     if not (-180 <= west < east <= 180 and -90 <= south < north <= 90):
@@ -104,13 +105,12 @@ def to_geoparquet(model: Model | str | Path, path: str | Path, size_km: float = 
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from geonb.data.sampling import land_cells, land_share
+    from geonb.data.sampling import land_share
     from geonb.data.store import geo_metadata
 
-    (model, _), cells = _loaded(model), land_cells(size_km)
+    model, (cells, lonlat) = opened(model), land_centres(size_km)
     bounds = west, south, east, north = cell_bounds(cells, size_km).T
-    middle = np.degrees(np.arcsin((np.sin(np.radians(south)) + np.sin(np.radians(north))) / 2))
-    z = model.embed_locations(np.stack([(west + east) / 2, middle], 1), progress=progress)
+    z = model.embed_locations(lonlat, progress=progress)
     about = json.loads(geo_metadata([west.min(), south.min(), east.max(), north.max()])["geo"])
     about["columns"]["geometry"]["geometry_types"] = ["Polygon"]
     table = pa.table(
@@ -123,13 +123,6 @@ def to_geoparquet(model: Model | str | Path, path: str | Path, size_km: float = 
     ).replace_schema_metadata({"geo": json.dumps(about)})
     write_atomically(Path(path), lambda file: pq.write_table(table, file, compression="zstd"))
     return len(cells)
-
-
-def _loaded(model: Model | str | Path) -> tuple[Model, str]:
-    """A model, and a name for it."""
-    import geonb
-
-    return (geonb.load(model), Path(model).name) if isinstance(model, str | Path) else (model, "model")
 
 
 def _pixels(low: float, high: float, degrees: float) -> int:

@@ -159,9 +159,7 @@ def scatter_map(
                 low, high = -max(-low, high), max(-low, high)
             colours = {"cmap": "coolwarm" if signed else "viridis", "vmin": low, "vmax": high}
             drawn = ax.scatter(x[known], y[known], c=values[known], **colours, **dots)
-            bar = fig.colorbar(drawn, ax=ax, orientation="horizontal", shrink=0.45, pad=0.02, aspect=30, extend="both")
-            bar.set_label(units)
-            bar.outline.set_visible(False)
+            _colour_bar(ax, drawn, units, extend="both")
     else:
         known = np.array([not is_unknown(v) for v in values], bool)
         classes = values.astype(str)
@@ -212,13 +210,19 @@ def coverage_map(
     norm = LogNorm(1, max(top, 2))
     full = PolyCollection(_outlines(cells, size_km), array=counts, cmap="viridis", norm=norm, edgecolor="face", **thin)
     ax.add_collection(full)
-    bar = fig.colorbar(full, ax=ax, orientation="horizontal", shrink=0.45, pad=0.02, aspect=30)
+    bar = _colour_bar(ax, full, f"{units}; grey: land without")
     bar.ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     bar.ax.xaxis.set_minor_formatter(NullFormatter())
-    bar.set_label(f"{units}; grey: land without")
-    bar.outline.set_visible(False)
     ax.set_title(title, fontsize=10)
     return themed(fig, alt)
+
+
+def _colour_bar(ax: Axes, drawn: Any, label: str, **options: Any) -> Any:
+    shape = {"orientation": "horizontal", "shrink": 0.45, "pad": 0.02, "aspect": 30}
+    bar = ax.figure.colorbar(drawn, ax=ax, **shape, **options)
+    bar.set_label(label)
+    bar.outline.set_visible(False)
+    return bar
 
 
 def _outlines(cells: ArrayLike, size_km: float) -> np.ndarray:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from html import escape
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -306,6 +307,28 @@ def live_map(
     world.add(points)
     world.add(ipyleaflet.WidgetControl(widget=world.caption, position="bottomleft"))
     return world
+
+
+def opened(model: Model | str | Path) -> Model:
+    """Load a model from the folder of its run, or return a loaded one as it is."""
+    import geonb
+
+    if isinstance(model, str | Path):
+        return geonb.load(model)
+    if not hasattr(model, "embed_locations"):
+        raise ValueError(f"give the folder of a run or a loaded model, not {type(model).__name__}")
+    return model
+
+
+def land_centres(size_km: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return numbers (n,) and centres (n, 2) of the equal-area cells that are at least half land."""
+    from geonb.data.sampling import land_cells
+    from geonb.geo import cell_bounds
+
+    cells = land_cells(float(size_km))
+    west, south, east, north = cell_bounds(cells, size_km).T
+    middle = np.degrees(np.arcsin((np.sin(np.radians(south)) + np.sin(np.radians(north))) / 2))
+    return cells, np.stack([(west + east) / 2, middle], 1)
 
 
 @cache

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from geonb.explore.maps import land_centres, opened
 from geonb.explore.projection import principal_axes
 from geonb.explore.views import PLURALS, View, asset, land, pack
-from geonb.geo import EARTH_RADIUS_KM, cell_bounds, cell_grid, check_lonlat, unit_xyz
+from geonb.geo import EARTH_RADIUS_KM, cell_grid, check_lonlat, unit_xyz
 
 if TYPE_CHECKING:
     from geonb.model import Model
@@ -93,7 +94,7 @@ def planet_view(
     show = list(dict.fromkeys(show))
     if not models or not show or not set(show) <= set(PARTS):
         raise ValueError(f"give at least one model, and show some of {', '.join(PARTS)}, not {show}")
-    loaded = {str(name): _loaded(model) for name, model in models.items()}
+    loaded = {str(name): opened(model) for name, model in models.items()}
     texts = {name for name, model in loaded.items() if "text" in model.modalities} if "ask" in show else set()
     if "ask" in show and not texts:
         show.remove("ask")
@@ -102,7 +103,7 @@ def planet_view(
     asked = _checked(queries) if texts else []
     if query is not None and query not in asked:
         raise ValueError(f"the query {query!r} is not among the {len(asked)} queries; add it to them")
-    cells, lonlat, columns = _cells(cells_km)
+    cells, lonlat = land_centres(cells_km)
     encoded = []
     for name, model in tqdm(loaded.items(), desc="embedding the planet", disable=not progress):
         words = embed_queries(model, asked) if name in texts else None
@@ -110,7 +111,7 @@ def planet_view(
         encoded.append(({"name": name} | packed, {"name": name} | found))
     data = {
         "show": show,
-        "grid": pack(columns, "<u2"),
+        "grid": pack(cell_grid(cells_km)[0], "<u2"),
         "cells": pack(np.diff(cells, prepend=0), "<u2"),
         "km": cells_km,
         "place": check_lonlat([place])[0].tolist(),
@@ -140,7 +141,7 @@ def ask_map(
     """
     sentences = [sentence] if isinstance(sentence, str) else list(dict.fromkeys(sentence))
     if not isinstance(model, Mapping):
-        model = _loaded(model)
+        model = opened(model)
         model = {model.manifest["architecture"]: model}
     return planet_view(model, show=("ask",), queries=sentences, query=sentences[0], **{"progress": False, **options})
 
@@ -173,16 +174,6 @@ def zonal_kernel(degrees: int, angles: ArrayLike, decay: float = 0.0) -> np.ndar
     return np.asarray(weight @ eval_legendre(l[:, None], np.cos(np.atleast_1d(angles))[None])) / weight.sum()
 
 
-def _loaded(model: Any) -> Any:
-    if isinstance(model, str | Path):
-        import geonb
-
-        return geonb.load(model)
-    if not hasattr(model, "embed_locations"):
-        raise ValueError(f"give the folder of a run or a loaded model, not {type(model).__name__}")
-    return model
-
-
 def _checked(queries: Sequence[str] | None) -> list[str]:
     if queries is None:
         queries = [phrase for phrases in vocabulary().values() for phrase in phrases]
@@ -192,16 +183,6 @@ def _checked(queries: Sequence[str] | None) -> list[str]:
     if len(set(queries)) < len(queries):
         raise ValueError(f"the query {next(q for q in queries if queries.count(q) > 1)!r} is given twice")
     return queries
-
-
-def _cells(size_km: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Numbers (n,) and centres (n, 2) of cells that are at least half land, and the number of cells in each band."""
-    from geonb.data.sampling import land_cells
-
-    cells = land_cells(float(size_km))
-    west, south, east, north = cell_bounds(cells, size_km).T
-    middle = np.degrees(np.arcsin((np.sin(np.radians(south)) + np.sin(np.radians(north))) / 2))
-    return cells, np.stack([(west + east) / 2, middle], 1), cell_grid(size_km)[0]
 
 
 def _names(lonlat: np.ndarray, size_km: float) -> dict:
@@ -292,10 +273,9 @@ def _deflate(q: np.ndarray) -> str:
 
 
 def _spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Rank correlation of each row; a constant row counts as 1, because it has no order to lose."""
+    """Rank correlation of each row (m, n) with that of the other; a constant row counts as 1: it has no order to lose."""
     from scipy.stats import rankdata
 
-    a, b = (rankdata(x, axis=1) for x in (a, b))
-    a, b = (x - x.mean(1, keepdims=True) for x in (a, b))
+    a, b = (rankdata(x, axis=1) - (x.shape[1] + 1) / 2 for x in (a, b))
     norm = np.sqrt((a * a).sum(1) * (b * b).sum(1))
     return np.where(norm > 0, (a * b).sum(1) / np.where(norm > 0, norm, 1), 1.0)

@@ -1,4 +1,4 @@
-"""One page about an evaluation: every table of its results, and each probe with its interval as a figure."""
+"""A page about an evaluation: the tables of its results, and a figure of the probes with their intervals."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ INK = "#6b7280"  # references; readable on light and on dark
 
 
 def report_page(results: dict, out: str | Path) -> Path:
-    """Write the tables and figures of an evaluation as one file of HTML that needs no network; returns its path.
+    """Write the tables and figures of an evaluation as one file of HTML that needs no network; return its path.
 
     Args:
-        results: what :func:`geonb.evaluation.suite.evaluate` returns. out: the page to write.
+        results: of :func:`geonb.evaluation.suite.evaluate`.
+        out: the page to write.
     """
     splits = list(dict.fromkeys(r["split"] for r in results["probes"]))
     parts = [f"<h1>Evaluation on {escape(results['data']['name'])}</h1>"]
@@ -37,7 +38,7 @@ def report_page(results: dict, out: str | Path) -> Path:
 
 
 def probe_figure(results: dict, split: str) -> Figure:
-    """Each task a panel, each representation a dot with its 95 % interval; references in grey."""
+    """Draw a panel for each task: a dot with its 95 % interval for each representation, references in grey."""
     import matplotlib.pyplot as plt
 
     rows = [r for r in results["probes"] if r["split"] == split]

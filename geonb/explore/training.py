@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 def binding_diagram(
     bound: Sequence[tuple[str, str]], alt: str, never: Sequence[tuple[str, str]] = (), fixed: tuple = (), note: str = ""
 ) -> Figure:
-    """Modalities as boxes, location below the others; solid lines are pairs that a loss binds, dashed lines pairs that
-    none sees.
+    """Draw modalities as boxes, location below the others, with solid lines for pairs that a loss binds.
 
     Args:
-        bound, never: pairs of modalities by name, such as ("location", "text").
+        bound: pairs of modalities by name, such as ("location", "text").
         alt: what the figure says, for those who do not see it.
+        never: pairs that no loss compares, as dashed lines.
         fixed: modalities whose trainable half is frozen.
         note: a few words beside each bound line, or "" for none.
     """
@@ -49,7 +49,7 @@ def binding_diagram(
 
 
 def learning_curves(runs: dict[str, str | Path], alt: str = "") -> Figure:
-    """Held-out InfoNCE of each modality against the step, one panel a run; a dot marks the weights that were kept.
+    """Plot the held-out InfoNCE of each modality against the step, a panel for each run; a dot marks the selected step.
 
     Args:
         runs: label -> run folder.

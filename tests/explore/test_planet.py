@@ -15,6 +15,7 @@ import torch
 import geonb
 from geonb.encoders.location import positional_encoding
 from geonb.explore import planet
+from geonb.explore.maps import land_centres
 from geonb.explore.planet import ask_map, planet_view, vocabulary, zonal_kernel
 from geonb.explore.views import asset
 from geonb.geo import great_circle_km, unit_xyz
@@ -26,6 +27,7 @@ from explore.oracles import drawn, equal_earth, settle  # noqa: E402
 HOSTILE = ["<img src=x onerror=window.hacked=1>", "</script><script>window.hacked=1</script>", "<!--<script>\u2028"]
 QUERIES = ["southern ice", "northern ice", "ice and lakes", "tropical forest", "Forest roads", "déserts"]
 KM = 300.0  # wide cells: about 1,600 of them
+CENTRES = land_centres(KM)[1]
 
 
 class Waves:
@@ -111,7 +113,7 @@ def place_of(page):
 
 
 def cell(lon, lat):
-    return int((unit_xyz(planet._cells(KM)[1]) @ unit_xyz([[lon, lat]])[0]).argmax())
+    return int((unit_xyz(CENTRES) @ unit_xyz([[lon, lat]])[0]).argmax())
 
 
 def check_reading(page):
@@ -122,7 +124,7 @@ def check_reading(page):
     assert place_of(page) == cell(*here)
     assert all(drawn(c) != b for c, b in zip(page.locator(".gp-base").all(), before, strict=True))
     page.mouse.move(*spot(page, *there, which=1))  # on the right map; the others follow
-    found, lonlat = values(page), planet._cells(KM)[1][[cell(*here), cell(*there)]]
+    found, lonlat = values(page), CENTRES[[cell(*here), cell(*there)]]
     for i, (name, model) in enumerate(MODELS.items()):
         z, _ = in_page(two_models(), i)
         a, b = model.embed_locations(lonlat)
@@ -206,7 +208,7 @@ def test_dragging_keys_and_towns_move_the_place(open_page):
     settle(page)
     assert place_of(page) == cell(lon, lat) != cell(40, 50)
     click(page, -140, 0)  # in the Pacific: the nearest land is chosen
-    away = great_circle_km(planet._cells(KM)[1], [-140, 0])
+    away = great_circle_km(CENTRES, [-140, 0])
     assert away[place_of(page)] < away.min() + 150
     box = page.get_by_label("Go to")
     assert page.locator("datalist option[value*='Reykjav']").count() > 0
@@ -214,7 +216,7 @@ def test_dragging_keys_and_towns_move_the_place(open_page):
     box.press("Enter")
     settle(page)
     assert "Iceland" in box.input_value()
-    assert np.hypot(*(planet._cells(KM)[1][place_of(page)] - [-21.9, 64.1])) < 6
+    assert np.hypot(*(CENTRES[place_of(page)] - [-21.9, 64.1])) < 6
 
 
 def test_ask_by_typing_and_the_words_nearest_to_a_place(open_page):
@@ -234,7 +236,7 @@ def test_ask_by_typing_and_the_words_nearest_to_a_place(open_page):
     page.get_by_label("Values").select_option("cosine")
     click(page, 25, -20)
     z, words = in_page(view)
-    exact = MODELS["one"].embed_locations(planet._cells(KM)[1])[cell(25, -20)] @ MODELS["one"].embed_features(
+    exact = MODELS["one"].embed_locations(CENTRES)[cell(25, -20)] @ MODELS["one"].embed_features(
         "text", MODELS["one"].encode(["northern ice"]))[0]  # fmt: skip
     assert values(page)["one"] == pytest.approx(words[1] @ z[cell(25, -20)], abs=6e-4)
     assert values(page)["one"] == pytest.approx(exact, abs=planet.CLOSE)
