@@ -232,8 +232,7 @@ def _ask(model: Path, text: str, data: Path, top: int) -> None:
 def _export(model: Path, out: Path, degrees: float, like: list[float] | None = None, text: str | None = None) -> None:
     from geonb.explore import to_geotiff
 
-    layer = "pca" if like is None and text is None else "similarity"
-    print(to_geotiff(model, out, degrees, layer, place=like, text=text))
+    print(to_geotiff(model, out, degrees, place=like, text=text))
 
 
 def _explore(model: Path, data: Path, out: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,28 +25,25 @@ def to_geotiff(
     model: Model | str | Path,
     path: str | Path,
     degrees: float = 0.25,
-    layer: str | Callable[[np.ndarray], np.ndarray] = "pca",
     *,
     place: Sequence[float] | None = None,
     text: str | None = None,
     bounds: tuple[float, float, float, float] = (-180.0, -90.0, 180.0, 90.0),
-    land: bool = True,
     progress: bool = True,
 ) -> Path:
     """Write a layer of a model as a cloud-optimised GeoTIFF in EPSG:4326, with overviews.
 
-    Rows are embedded and written a few at a time, so memory stays bounded at any resolution. "pca" gives three bands of
-    uint8 in 1 to 255, which QGIS shows as colours at once; every other layer gives float32. Unknown pixels are 0 for
-    colours and NaN for numbers, declared as nodata. Bands are named; run, version, data and units are tags.
+    Rows are embedded and written a few at a time, so memory stays bounded at any resolution. Principal components are
+    three bands of uint8 in 1 to 255, which QGIS shows as colours at once; similarities are float32. The sea, where no
+    place was trained on, is 0 for colours and NaN for numbers, declared as nodata. Bands are named; run, version, data
+    and units are tags.
 
     Args:
         model: a run's folder, or a model of :func:`geonb.load`.
         path: the file; written whole or not at all.
         degrees: edge of a pixel. Pixels are areas, embedded at their centres.
-        layer, place, text: see :func:`geonb.explore.maps.layer_of`; a function turns embeddings (n, d) into (n,) or
-            (n, bands) numbers.
+        place, text: see :func:`geonb.explore.maps.layer_of`.
         bounds: west, south, east, north; a whole number of pixels.
-        land: leave the sea unknown, where no place was trained on.
 
     Raises:
         ValueError: bounds that are out of range, empty or no whole number of pixels, or what ``layer_of`` refuses.
@@ -64,12 +61,12 @@ def to_geotiff(
     columns, rows = _pixels(west, east, degrees), _pixels(south, north, degrees)
     if not (-180 <= west < east <= 180 and -90 <= south < north <= 90):
         raise ValueError(f"bounds {bounds} must be west, south, east, north within -180, -90, 180, 90 degrees")
-    drawn = layer_of(model, layer, place=place, text=text)
-    count = len(drawn.bands)
+    drawn = layer_of(model, place=place, text=text)
+    count, colours = len(drawn.bands), len(drawn.bands) == 3
     profile = {"driver": "GTiff", "width": columns, "height": rows, "count": count, "crs": "EPSG:4326",
-               "dtype": "uint8" if drawn.colours else "float32", "nodata": 0 if drawn.colours else float("nan"),
+               "dtype": "uint8" if colours else "float32", "nodata": 0 if colours else float("nan"),
                "transform": from_origin(west, north, degrees, degrees), "interleave": "band",
-               "photometric": "RGB" if drawn.colours else "MINISBLACK", "BIGTIFF": "IF_SAFER"}  # fmt: skip
+               "photometric": "RGB" if colours else "MINISBLACK", "BIGTIFF": "IF_SAFER"}  # fmt: skip
     cloud = {"driver": "COG", "COMPRESS": "DEFLATE", "PREDICTOR": "YES", "BLOCKSIZE": 512, "OVERVIEWS": "AUTO",
              "OVERVIEW_RESAMPLING": "AVERAGE", "BIGTIFF": "IF_SAFER"}  # fmt: skip
     step = max(1, min(rows, VALUES // (columns * count)))
@@ -80,10 +77,10 @@ def to_geotiff(
             with rasterio.open(plain, "w", **profile) as file:
                 for top in tqdm(range(0, rows, step), desc="embedding rows", disable=not progress):
                     lat = north - (np.arange(top, min(top + step, rows)) + 0.5) * degrees
-                    file.write(_block(model, drawn, lon, lat, land), window=Window(0, top, columns, len(lat)))
+                    file.write(_block(model, drawn, lon, lat), window=Window(0, top, columns, len(lat)))
                 file.update_tags(**_tags(model, name, drawn, degrees))
                 file.descriptions, file.units = drawn.bands, [drawn.units] * count
-                if drawn.colours:
+                if colours:
                     file.colorinterp = [ColorInterp.red, ColorInterp.green, ColorInterp.blue]
             rasterio.shutil.copy(plain, whole, **cloud)
         whole.replace(path)
@@ -134,18 +131,16 @@ def _pixels(low: float, high: float, degrees: float) -> int:
     return count
 
 
-def _block(model: Model, layer: Layer, lon: np.ndarray, lat: np.ndarray, land: bool) -> np.ndarray:
+def _block(model: Model, layer: Layer, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
     """Compute rows of pixels (bands, rows, columns)."""
     from geonb.data.sampling import on_land
 
-    points = np.stack(np.meshgrid(lon, lat), 2).reshape(-1, 2)
-    kind, missing = (np.uint8, 0) if layer.colours else (np.float32, np.nan)
-    block = np.full((len(points), len(layer.bands)), missing, kind)
-    wanted = np.flatnonzero(on_land(points)) if land else np.arange(len(points))
-    for start in range(0, len(wanted), AT_ONCE):
-        part = wanted[start : start + AT_ONCE]
-        values = layer(model.embed_locations(points[part]))
-        block[part] = 1 + np.rint(254 * values) if layer.colours else values
+    points, colours = np.stack(np.meshgrid(lon, lat), 2).reshape(-1, 2), len(layer.bands) == 3
+    block = np.full((len(points), len(layer.bands)), 0 if colours else np.nan, np.uint8 if colours else np.float32)
+    land = np.flatnonzero(on_land(points))
+    for part in np.split(land, range(AT_ONCE, len(land), AT_ONCE)):
+        values = layer.of(model.embed_locations(points[part]))
+        block[part] = 1 + np.rint(254 * values) if colours else values
     return block.T.reshape(len(layer.bands), len(lat), len(lon))
 
 

@@ -94,9 +94,9 @@ def projection_view(
         xy = align(xy, frames[0]["xy"] if frames else flat.xy)
         frames.append({"n_neighbors": count, "min_dist": spread, "seed": seed, "xy": xy,
                        "scores": projection_scores(z, xy, k, len(z))})  # fmt: skip
-    settings = {(f["n_neighbors"], f["min_dist"]): [] for f in frames}
+    settings: dict[tuple, list[np.ndarray]] = {}
     for f in frames:
-        settings[f["n_neighbors"], f["min_dist"]].append(f["xy"])
+        settings.setdefault((f["n_neighbors"], f["min_dist"]), []).append(f["xy"])
     stable = {at: stability(planes, k) for at, planes in settings.items()} if len(seeds) > 1 else {}
     pca = flat.scores(k, len(z))
     shown = f"{len(z):,} places" if len(z) == n else f"{len(z):,} of {n:,} places, drawn at random"

@@ -114,7 +114,7 @@ def linked_view(
 def colour_column(
     name: str, values: Sequence | np.ndarray, n: int, units: Any = "", rows: np.ndarray | slice = slice(None)
 ) -> dict:
-    """Encode a column of n numbers or labels for a page.
+    """Encode a column of numbers or labels (n,) for a page.
 
     Args:
         rows: of the n, those that are in the page. The most frequent labels are those of all, so that a view of some

@@ -1,7 +1,4 @@
-"""Web maps: Leaflet and land that come with the page, places, and layers painted from an embedding space.
-
-A layer is anything that can be computed from embeddings: main components as colours, a similarity, a probe.
-"""
+"""Web maps: Leaflet and land that come with the page, places, and layers painted from an embedding space."""
 
 from __future__ import annotations
 
@@ -42,7 +39,6 @@ POINTS = """
 });
 {% endmacro %}
 """
-LAYERS = ("pca", "similarity", "embedding")
 FITTED = 20_000  # places on land, even by area, that principal components are taken from
 SOUTH, NORTH = -60.0, 84.0  # of painted layers; Web Mercator swells beyond
 MOST_POINTS = 20_000  # that a live map draws one by one
@@ -125,67 +121,41 @@ def add_points(
 
 @dataclass(frozen=True)
 class Layer:
-    """What is painted of embeddings (n, d).
+    """What is painted of an embedding space.
 
     Attributes:
-        of: the function, (n, d) -> (n,) or (n, bands).
+        of: the function, embeddings (n, d) -> (n, bands).
         title, units: what it is.
-        bands: the name of each band.
-        colours: whether the bands are red, green and blue in [0, 1].
+        bands: names of the bands: one of numbers, or red, green and blue in [0, 1].
     """
 
     of: Callable[[np.ndarray], np.ndarray]
     title: str
     units: str
     bands: tuple[str, ...]
-    colours: bool = False
-
-    def __call__(self, embeddings: np.ndarray) -> np.ndarray:
-        values = np.asarray(self.of(embeddings))
-        return values[:, None] if values.ndim == 1 else values
 
 
-def layer_of(
-    model: Model,
-    layer: str | Callable[[np.ndarray], np.ndarray] = "pca",
-    *,
-    place: Sequence[float] | None = None,
-    text: str | None = None,
-) -> Layer:
-    """Make a layer of a model by its name.
+def layer_of(model: Model, *, place: Sequence[float] | None = None, text: str | None = None) -> Layer:
+    """Make a layer of a model: its main components as colours, or the similarity to a place or to words.
 
     Args:
         model: of :func:`geonb.load`.
-        layer: "pca" (the first three principal components over land as colours), "similarity" (to ``place``, (lon, lat)
-            in degrees, or to ``text``; cosine), "embedding" (all dimensions), or a function of embeddings (n, d) that
-            returns (n,) or (n, bands) numbers, such as ``probe.predict``.
+        place: (lon, lat) in degrees.
+        text: a question in words. Without it and without a place, the layer is the first three principal components
+            over land as colours.
 
     Raises:
-        ValueError: an unknown layer, "similarity" to nothing or to two things, or a text that
-            :func:`geonb.inference.embed_question` refuses.
+        ValueError: both a place and a text, or a text that :func:`geonb.inference.embed_question` refuses.
     """
-    if callable(layer):
-        values = np.asarray(layer(model.embed_locations(np.zeros((2, 2)))))
-        if len(values) != 2 or values.ndim not in (1, 2):
-            raise ValueError(f"the function gave {values.shape} for two embeddings; (2,) or (2, bands) was expected")
-        name = getattr(layer, "__name__", type(layer).__name__)
-        count = 1 if values.ndim == 1 else values.shape[1]
-        return Layer(layer, name, "", (name,) if count == 1 else tuple(f"{name} {i + 1}" for i in range(count)))
-    if layer not in LAYERS:
-        raise ValueError(f"unknown layer {layer!r}; choose {', '.join(LAYERS)}, or give a function of embeddings")
-    if layer != "similarity" and not (place is None and text is None):
-        raise ValueError(f"a place or a text is for layer 'similarity', not {layer!r}")
-    if layer == "pca":
+    if place is not None and text is not None:
+        raise ValueError("give a place, (lon, lat) in degrees, or a text, not both")
+    if place is None and text is None:
         from geonb.data.sampling import land_points
         from geonb.explore.projection import Colours
 
         paint = Colours(model.embed_locations(land_points(FITTED, method="fibonacci")))
         names = tuple(f"principal component {i} ({c})" for i, c in enumerate(("red", "green", "blue"), 1))
-        return Layer(paint, "first three principal components", "stretched, 2nd to 98th percentile", names, True)
-    if layer == "embedding":
-        return Layer(lambda z: z, "embedding", "unit vector", tuple(f"dimension {i}" for i in range(model.dim)))
-    if (place is None) == (text is None):
-        raise ValueError("similarity needs either a place, (lon, lat) in degrees, or a text")
+        return Layer(paint, "first three principal components", "stretched, 2nd to 98th percentile", names)
     if text is not None:
         from geonb.inference import embed_question
 
@@ -193,13 +163,12 @@ def layer_of(
     else:
         ((lon, lat),) = check_lonlat(np.asarray([place]))
         target, title = model.embed_locations([(lon, lat)])[0], f"similarity to the place at {lon:.3f}, {lat:.3f}"
-    return Layer(lambda z: z @ target, title, "cosine", ("similarity",))
+    return Layer(lambda z: (z @ target)[:, None], title, "cosine", ("similarity",))
 
 
 def add_layer(
     world: folium.Map,
     model: Model,
-    layer: str | Callable[[np.ndarray], np.ndarray] = "pca",
     *,
     place: Sequence[float] | None = None,
     text: str | None = None,
@@ -208,21 +177,18 @@ def add_layer(
 ) -> folium.Map:
     """Paint a layer of a model over land and lay it on a map of :func:`offline_map`; return the map.
 
-    Numbers are painted in viridis from their 2nd to their 98th percentile.
+    Similarities are painted in viridis from their 2nd to their 98th percentile.
 
     Args:
         world: the map.
-        model, layer, place, text: see :func:`layer_of`; a layer of one band, or of colours.
+        model, place, text: see :func:`layer_of`.
         width: pixels around the world; about ``width`` squared / 4 of them lie on land and are embedded. At 480, a
             pixel is 83 km wide at the equator.
         show: show the layer at first; the control of the map shows and hides it.
-
-    Raises:
-        ValueError: a layer of more than one band that is not of colours, or what ``layer_of`` refuses.
     """
     from folium.raster_layers import ImageOverlay
 
-    rgba, title = _painted(model, layer_of(model, layer, place=place, text=text), width)
+    rgba, title = _painted(model, layer_of(model, place=place, text=text), width)
     # Leaflet's layer control reads names as HTML, and folium reads braces as templates.
     name = escape(title).replace("{", "&#123;").replace("}", "&#125;")
     bounds = [[SOUTH, -180.0], [NORTH, 180.0]]
@@ -231,7 +197,7 @@ def add_layer(
 
 
 def _painted(model: Model, layer: Layer, width: int) -> tuple[np.ndarray, str]:
-    """A layer in Web Mercator, uint8 (rows, width, 4), transparent where nothing is known, and its title."""
+    """A layer in Web Mercator, uint8 (rows, width, 4), transparent at sea, and its title."""
     from geonb.data.sampling import on_land
 
     top, bottom = (np.arcsinh(np.tan(np.radians(lat))) for lat in (NORTH, SOUTH))
@@ -240,20 +206,15 @@ def _painted(model: Model, layer: Layer, width: int) -> tuple[np.ndarray, str]:
     lon = (np.arange(width) + 0.5) / width * 360 - 180
     grid = np.stack(np.meshgrid(lon, np.degrees(np.arctan(np.sinh(y)))), 2)
     land = on_land(grid.reshape(-1, 2)).reshape(height, width)
-    shown = values = layer(model.embed_locations(grid[land]))
-    title = layer.title
-    if not layer.colours:
+    values, title = layer.of(model.embed_locations(grid[land])), layer.title
+    if len(layer.bands) == 1:
         from matplotlib import colormaps
 
-        if values.shape[1] != 1:
-            raise ValueError(f"{values.shape[1]} bands cannot be painted; give one band, or layer 'pca'")
-        known = values[np.isfinite(values)]
-        low, high = np.percentile(known, [2, 98]) if len(known) else (0.0, 1.0)
-        shown = colormaps["viridis"](np.clip((values[:, 0] - low) / max(high - low, 1e-12), 0, 1))[:, :3]
-        title = f"{title} ({layer.units + ', ' if layer.units else ''}{low:.2f} dark to {high:.2f} bright)"
+        low, high = np.percentile(values, [2, 98])
+        values = colormaps["viridis"](np.clip((values[:, 0] - low) / max(high - low, 1e-12), 0, 1))[:, :3]
+        title = f"{title} ({layer.units}, {low:.2f} dark to {high:.2f} bright)"
     rgba = np.zeros((height, width, 4), np.uint8)
-    rgba[land, :3] = np.rint(np.nan_to_num(shown) * 255)
-    rgba[land, 3] = np.where(np.isfinite(values).all(1), 255, 0)
+    rgba[land, :3], rgba[land, 3] = np.rint(values * 255), 255
     return rgba, title
 
 
@@ -310,7 +271,11 @@ def live_map(
 
 
 def opened(model: Model | str | Path) -> Model:
-    """Load a model from the folder of its run, or return a loaded one as it is."""
+    """Load a model from the folder of its run, or return a loaded one as it is.
+
+    Raises:
+        ValueError: neither a folder nor a model.
+    """
     import geonb
 
     if isinstance(model, str | Path):
@@ -359,12 +324,12 @@ def _map_class() -> type:
         default_js = [("leaflet", _data_uri("leaflet.js", "text/javascript"))]
         default_css = [("leaflet_css", _data_uri("leaflet.css", "text/css"))]
 
-        def render(self, **kwargs: Any) -> None:
+        def render(self, **kwargs: Any) -> Any:
             """Put the layer control last: it lists what stands before it, whatever was added after it."""
             for name, child in list(self._children.items()):
                 if isinstance(child, folium.LayerControl):
                     self._children.move_to_end(name)
-            super().render(**kwargs)
+            return super().render(**kwargs)
 
         def _repr_html_(self, **kwargs: Any) -> str:
             page = escape(self.get_root().render(**kwargs))

@@ -273,7 +273,7 @@ def _deflate(q: np.ndarray) -> str:
 
 
 def _spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Rank correlation of each row (m, n) with that of the other; a constant row counts as 1: it has no order to lose."""
+    """Rank correlation of each row (m, n) with the other; a constant row has no order to lose and counts as 1."""
     from scipy.stats import rankdata
 
     a, b = (rankdata(x, axis=1) - (x.shape[1] + 1) / 2 for x in (a, b))

@@ -39,13 +39,13 @@ def test_colours_are_a_cloud_optimised_geotiff_that_gdal_and_qgis_know(colours, 
         lonlat = np.stack(file.xy(rows, columns), 1)
     land = on_land(lonlat)
     assert ((pixels[:, rows, columns] > 0).all(0) == land).all() and 100 < land.sum() < 200
-    expected = layer_of(model, "pca")(model.embed_locations(lonlat[land]))
+    expected = layer_of(model).of(model.embed_locations(lonlat[land]))
     np.testing.assert_allclose(pixels[:, rows, columns].T[land], 1 + 254 * expected, atol=1.01)
     assert not list(colours.parent.glob(".*"))
 
 
 def test_numbers_are_those_of_the_model_whatever_the_rows_written_at_a_time(model, tmp_path, monkeypatch):
-    options = {"degrees": 2, "layer": "similarity", "place": (10, 45), "bounds": (-20, 30, 40, 60), "progress": False}
+    options = {"degrees": 2, "place": (10, 45), "bounds": (-20, 30, 40, 60), "progress": False}
     path = to_geotiff(model, tmp_path / "a.tif", **options)
     monkeypatch.setattr("geonb.explore.export.VALUES", 70)
     monkeypatch.setattr("geonb.explore.export.AT_ONCE", 7)
@@ -62,19 +62,13 @@ def test_numbers_are_those_of_the_model_whatever_the_rows_written_at_a_time(mode
     np.testing.assert_allclose(values.ravel()[known], model.embed_locations(lonlat[known]) @ here, atol=1e-5)
 
 
-def test_embeddings_words_and_functions_of_embeddings_are_layers_too(model, tmp_path):
-    def first(z):
-        return z[:, 0]
-
-    small = {"degrees": 30, "land": False, "progress": False}
-    with rasterio.open(to_geotiff(model, tmp_path / "z.tif", layer="embedding", **small)) as file:
-        z = file.read().reshape(model.dim, -1).T
-        assert file.count == model.dim and np.allclose(np.linalg.norm(z, axis=1), 1, atol=1e-5)
-    with rasterio.open(to_geotiff(model, tmp_path / "f.tif", layer=first, **small)) as file:
-        np.testing.assert_allclose(file.read(1).ravel(), z[:, 0], atol=1e-6)
-        assert file.descriptions == ("first",)
-    with rasterio.open(to_geotiff(model, tmp_path / "w.tif", layer="similarity", text="tropical forest", **small)) as file:
-        np.testing.assert_allclose(file.read(1).ravel(), z @ model.embed_texts(["tropical forest"])[0], atol=1e-5)
+def test_words_are_a_layer_too(model, tmp_path):
+    path = to_geotiff(model, tmp_path / "w.tif", 30, text="tropical forest", progress=False)
+    with rasterio.open(path) as file:
+        values, lonlat = file.read(1).ravel(), np.stack(file.xy(*np.divmod(np.arange(72), 12)), 1)
+    known = ~np.isnan(values)
+    expected = model.embed_locations(lonlat[known]) @ model.embed_texts(["tropical forest"])[0]
+    np.testing.assert_allclose(values[known], expected, atol=1e-5)
 
 
 def test_the_same_export_is_the_same_bytes(model, tmp_path):
@@ -84,30 +78,21 @@ def test_the_same_export_is_the_same_bytes(model, tmp_path):
     assert a.read_bytes() == b.read_bytes()
 
 
-def test_what_cannot_be_exported_is_refused_and_leaves_nothing(model, tmp_path):
+def test_what_cannot_be_exported_is_refused_and_leaves_nothing(model, tmp_path, monkeypatch):
     for wrong, message in (
         ({"degrees": 0.7}, "no whole number of pixels"),
         ({"degrees": -1}, "above 0"),
         ({"bounds": (-190, -90, 170, 90), "degrees": 10}, "within -180"),
-        ({"layer": "rainbow"}, "unknown layer"),
-        ({"layer": "similarity"}, "either a place"),
-        ({"layer": "similarity", "place": (1, 2), "text": "sea"}, "either a place"),
-        ({"layer": "similarity", "text": " "}, "empty"),
-        ({"layer": "similarity", "text": "xyzzy"}, "no word of 'xyzzy' occurs in the training texts"),
-        ({"layer": "pca", "text": "sea"}, "is for layer 'similarity'"),
-        ({"layer": "similarity", "place": (0, 95)}, "row 0"),
-        ({"layer": lambda z: z[:1]}, "two embeddings"),
+        ({"place": (1, 2), "text": "sea"}, "not both"),
+        ({"text": " "}, "empty"),
+        ({"text": "xyzzy"}, "no word of 'xyzzy' occurs in the training texts"),
+        ({"place": (0, 95)}, "row 0"),
     ):
         with pytest.raises(ValueError, match=message):
             to_geotiff(model, tmp_path / "x.tif", **({"degrees": 10} | wrong), progress=False)
-    with pytest.raises(RuntimeError, match="in the middle"):
-        def fails(z, calls=[]):  # noqa: B006
-            calls.append(len(z))
-            if len(calls) > 1:
-                raise RuntimeError("in the middle")
-            return z[:, 0]
-
-        to_geotiff(model, tmp_path / "x.tif", 10, layer=fails, progress=False)
+    monkeypatch.setattr("geonb.explore.export._tags", lambda *_: 1 / 0)  # in the middle
+    with pytest.raises(ZeroDivisionError):
+        to_geotiff(model, tmp_path / "x.tif", 10, progress=False)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -29,7 +29,7 @@ def model(trained):
 
 
 def test_a_painted_layer_lies_where_its_pixels_are(model):
-    rgba, title = _painted(model, layer_of(model, "similarity", place=(20, 0)), 90)
+    rgba, title = _painted(model, layer_of(model, place=(20, 0)), 90)
     height, width = rgba.shape[:2]
     rows, columns = np.nonzero(rgba[..., 3])
     north, south = (np.arcsinh(np.tan(np.radians(lat))) for lat in (NORTH, SOUTH))
@@ -42,15 +42,11 @@ def test_a_painted_layer_lies_where_its_pixels_are(model):
     bright = rgba[..., :3].astype(int).sum(2)[rows, columns]
     assert bright[values.argmax()] > bright[values.argmin()] + 200  # viridis: bright is similar
     assert "cosine" in title and "20.000, 0.000" in title
-    with pytest.raises(ValueError, match="cannot be painted"):
-        _painted(model, layer_of(model, "embedding"), 20)
-    unknown, _ = _painted(model, layer_of(model, lambda z: np.where(np.arange(len(z)) == 0, np.nan, 1.0)), 90)
-    assert (unknown[..., 3] > 0).sum() == len(lonlat) - 1
 
 
 def test_layers_on_a_folium_map_are_pictures_whose_names_are_text(model):
     world = add_layer(offline_map(), model, width=60)
-    add_layer(world, model, "similarity", text="rivers <img src=x onerror=alert(1)>{{7*7}}", width=60)
+    add_layer(world, model, text="rivers <img src=x onerror=alert(1)>{{7*7}}", width=60)
     html = world.get_root().render()
     assert html.index("L.control.layers(") > html.rindex("L.imageOverlay(")  # which it lists
     assert re.search(r'createPane\(\s*"land"', html) and '"pane": "land"' in html  # below the pictures
