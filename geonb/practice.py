@@ -130,6 +130,9 @@ def sentinel2_catalogue(store: PlaceStore, places: int = 6, seed: int = 0) -> It
     2022 on its numbers carry the offset of 1000, as the true ones do. The catalogue says so, except on `WRONG_DAY`:
     such errors were really published.
 
+    To open its files with rasterio in this process, set GDAL_DISABLE_READDIR_ON_OPEN=EMPTY_DIR, as odc-stac does.
+    Otherwise GDAL waits for files beside them while Python, and so this server, stands still.
+
     Args:
         store: places with Sentinel-2 chips of at least 22 pixels and a column "cloud_share", such as the Atlas sample.
     """
