@@ -61,16 +61,14 @@ class Residual(nn.Module):
 
 
 class Capsules(nn.Module):
-    """Cut the encoding into parts, one per scale, give each part its own MLP, and sum the outputs.
+    """Cut the encoding into three parts, one per scale, give each part its own MLP, and sum the outputs.
 
     Parts are of equal width where ``dim_in`` allows it. Source: GeoCLIP (Cepeda et al., 2023).
     """
 
-    def __init__(self, dim_in: int, dim: int, parts: int = 3, hidden: int = 1024, layers: int = 3) -> None:
+    def __init__(self, dim_in: int, dim: int, hidden: int = 1024, layers: int = 3) -> None:
         super().__init__()
-        if dim_in < parts:
-            raise ValueError(f"an encoding of {dim_in} features cannot be cut into {parts} capsules")
-        self.widths = [len(part) for part in torch.arange(dim_in).tensor_split(parts)]
+        self.widths = [len(part) for part in torch.arange(dim_in).tensor_split(3)]
         self.capsules = nn.ModuleList()
         for width in self.widths:
             hidden_layers = [nn.Linear(width, hidden), nn.ReLU()]

@@ -36,11 +36,8 @@ class MiniLM:
     """Encode texts by all-MiniLM-L6-v2: mean-pooled, L2-normalised sentence vectors of their first 128 word pieces.
 
     Where the CPU has instructions for bfloat16 (AVX-512 BF16), with which it is three times as fast, it computes by
-    autocast, with a cosine to float32 above .9999.
-
-    Args:
-        folder: of the model, with ``model.safetensors``; ValueError where these are not the published weights.
-        state: of another, whose precision is taken.
+    autocast, with a cosine to float32 above .9999. The weights are those in ``folder``, checked by their SHA-256; the
+    ``state`` of another model gives the precision.
     """
 
     name, dim = "minilm", 384
@@ -50,8 +47,8 @@ class MiniLM:
         found = hashlib.sha256(path.read_bytes()).hexdigest()
         if found != MINILM_SHA256:
             raise ValueError(
-                f"{path}: SHA-256 is {found}, that of all-MiniLM-L6-v2 is {MINILM_SHA256}; "
-                "these are other weights or a damaged file, so delete them and install the model again"
+                f"{path}: other weights than those of all-MiniLM-L6-v2, or a damaged file (SHA-256 {found}, not "
+                f"{MINILM_SHA256}); delete them and install the model again"
             )
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging as transformers_logging

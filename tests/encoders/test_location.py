@@ -178,7 +178,6 @@ def test_the_residual_network_starts_as_a_random_projection_of_the_encoding():
         (lambda: positional_encoding("wrap")(torch.zeros(2, 3)), "degrees .n, 2."),
         (lambda: positional_encoding("wrap")(torch.zeros(2, 2, dtype=torch.long)), "degrees .n, 2."),
         (lambda: network("transformer", 4, 4), "choose one of residual"),
-        (lambda: network("capsules", 2, 8), "3 capsules"),
     ],
 )
 def test_unknown_names_and_options_out_of_range(make, message):
