@@ -27,9 +27,8 @@ class SphericalHarmonics(PositionalEncoding):
 
     .. math:: \bar P_l^m(\cos\theta) = \sum_k c_{lmk} \cos k\theta \quad\text{or}\quad \sum_k c_{lmk} \sin k\theta
 
-    Therefore a degree is one matrix product. The coefficients are computed once, in float64, from the stable
-    three-term recurrence of Holmes and Featherstone (2002, eq. 11). They are of order 1, so the series is accurate in
-    float32 too, where expanded polynomials and powers of :math:`\sin\theta` fail.
+    Therefore a degree is one matrix product. The coefficients are computed once, in float64, by the stable recurrence
+    of Holmes and Featherstone (2002, eq. 11). They are of order 1, so the series is accurate in float32 too.
 
     Args:
         degrees: number of degrees L >= 1; the encoding has L**2 features. Degree l resolves about 20,000 / l km.

@@ -1,8 +1,7 @@
 """The image backbone for 12-band Sentinel-2 L2A chips.
 
-`random_conv` are random convolutional features after MOSAIKS (Rolf et al., 2021, Nature Communications 12, 4392,
-doi:10.1038/s41467-021-24638-z). MOSAIKS takes patches of the data as filters. Here the filters are Gaussian and come
-from a fixed seed, so the backbone needs no data and has no state.
+`random_conv` computes random convolutional features after MOSAIKS (Rolf et al., 2021, Nature Communications 12, 4392),
+with Gaussian filters from a fixed seed instead of patches of the data, so it needs no data and has no state.
 
 Another backbone, for images or for a further modality, is any object with
 
@@ -43,8 +42,7 @@ class RandomConv:
     Digital numbers are turned into standardised square roots of reflectance; the root narrows the gap between water
     and snow. At each scale (the chip, and the chip averaged over 2 x 2 and 4 x 4 pixels) 80 Gaussian 3 x 3 filters
     over all bands are applied, and relu(response - bias) and relu(-response - bias) are averaged over the chip. Half
-    of the filters have no spatial mean, so they respond to texture only. The biases are small, so that smooth chips
-    (snow, water, sand) still get features other than 0.
+    of the filters have no spatial mean, so they respond to texture only.
     """
 
     name = "random_conv"

@@ -1,11 +1,4 @@
-"""Location encoders: a positional encoding of (lon, lat), then a neural network.
-
-Both halves are chosen by name and every pair combines::
-
-    encoding = positional_encoding("spherical_harmonics", degrees=20)
-    encoder = LocationEncoder(encoding, network("residual", encoding.dim, 256))
-    z = encoder(lonlat)          # (n, 2) degrees -> (n, 256), not yet normalised
-"""
+"""Location encoders: a positional encoding of (lon, lat), then a neural network. Any pair combines."""
 
 from __future__ import annotations
 

@@ -39,9 +39,8 @@ class Siren(nn.Module):
 class Residual(nn.Module):
     """Add a correction by an MLP with dropout, zero at the start, to a linear map of the encoding.
 
-    At the start the embedding is a random projection of the positional encoding, and its cosine is the encoding's
-    kernel: nearby places are similar before anything is learned. Training bends that space, and the dropout limits
-    how far single places can bend it.
+    At the start the embedding is a random projection of the encoding, and its cosine is the encoding's kernel: nearby
+    places are similar before anything is learned.
     """
 
     def __init__(self, dim_in: int, dim: int, hidden: int = 512, dropout: float = 0.5) -> None:

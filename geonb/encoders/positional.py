@@ -36,12 +36,11 @@ class PositionalEncoding(nn.Module):
 class _MultiScale(PositionalEncoding):
     """Share the frequencies 1 / r of sines and cosines, with radii r that grow geometrically: the smallest first.
 
-    A wavelength is 2 pi r. Only by chance does a frequency fit the circle of longitudes, so all of these encodings
-    jump at longitude 180.
+    A wavelength is 2 pi r. Few of them fit the circle of longitudes, so all of these encodings jump at longitude 180.
 
     Args:
         scales: number of radii, at least 2; more of them resolve more sizes.
-        min_radius, max_radius: 0 < min < max, in the units of the coordinates; smaller radii resolve finer detail.
+        min_radius, max_radius: in the units of the coordinates; smaller radii resolve finer detail.
     """
 
     per_scale: int
@@ -78,10 +77,9 @@ class Grid(_MultiScale):
 
 
 class SphereCPlus(_MultiScale):
-    """Encode as Sphere2Vec's sphereC+: the unit vector with both angles divided by r, and "grid" (Mai et al., 2023).
+    """Encode as Sphere2Vec's sphereC+: the unit vector of both angles divided by r, and "grid" (Mai et al., 2023).
 
-    Features: sin(lat/r), cos(lat/r) cos(lon/r), cos(lat/r) sin(lon/r), then cos(lat/r), sin(lon/r), cos(lon/r), each
-    for all radii r in radians.
+    Radii are in radians. "grid" lacks sin(lat / r), which the unit vector has.
     """
 
     per_scale = 6
@@ -95,8 +93,7 @@ class SphereCPlus(_MultiScale):
 class SphereMPlus(_MultiScale):
     """Encode as Sphere2Vec's sphereM+: one angle divided by r, the other as it is, and "grid" (Mai et al., 2023).
 
-    Features: sin(lat/r), cos(lat/r) cos lon, cos lat cos(lon/r), cos(lat/r) sin lon, cos lat sin(lon/r), then
-    cos(lat/r), sin(lon/r), cos(lon/r), each for all radii r in radians.
+    Radii are in radians. "grid" lacks sin(lat / r), which comes first.
     """
 
     per_scale = 8
@@ -112,8 +109,7 @@ class SphereMPlus(_MultiScale):
 class DFS(_MultiScale):
     """Encode as Sphere2Vec's dfs: the double Fourier sphere at all pairs of scales, and "grid" (Mai et al., 2023).
 
-    Features: {sin, cos}(lat/r) times {sin, cos}(lon/q) for all pairs of radii (r, q), then the features of "grid" in
-    radians: 4 scales^2 + 4 scales in all.
+    Features: {sin, cos}(lat/r) times {sin, cos}(lon/q) for all pairs of radii (r, q) in radians, then "grid".
     """
 
     per_scale = 4
@@ -156,9 +152,8 @@ class RandomFourier(PositionalEncoding):
     projection scaled to x in [-1, 1]. The plane is cut at longitude 180, and so is this encoding.
 
     Args:
-        scales: standard deviations of the frequencies, in cycles per half a turn of longitude; larger ones resolve
-            finer detail.
-        features: number of random frequencies per scale; the encoding has 2 * features * len(scales).
+        scales: of frequencies, in cycles per half a turn of longitude; larger ones resolve finer detail.
+        features: number of random frequencies per scale, each with a cosine and a sine.
     """
 
     def __init__(self, scales: tuple[float, ...] = (1.0, 16.0, 256.0), features: int = 256) -> None:
@@ -179,8 +174,8 @@ class RandomFourier(PositionalEncoding):
 def equal_earth(lonlat: Tensor) -> Tensor:
     """Project (n, 2) degrees by Equal Earth to (n, 2), x in [-1, 1] (Savric, Patterson and Jenny, 2019).
 
-    The order of the operations and the rounded scale are GeoCLIP's. Its frequencies reach 1,000 cycles per unit of x,
-    so a difference in the last place of float32 can be seen in the embedding.
+    The order of the operations and the rounded scale are GeoCLIP's, whose frequencies (up to 1,000 cycles per unit of
+    x) make a difference in the last place of float32 visible in the embedding.
     """
     a1, a2, a3, a4 = 1.340264, -0.081106, 0.000893, 0.003796
     lon, lat = torch.deg2rad(lonlat).unbind(-1)
@@ -197,9 +192,8 @@ class Voronoi(PositionalEncoding):
     .. math:: w_k(x) = \mathrm{softmax}_k(\kappa_k\, x \cdot s_k), \qquad z(x) = \sum_k w_k(x)\, e_k
 
     with unit vectors x of the position and s_k of the sites, sharpness kappa_k and an embedding e_k per site. All of
-    them are learned, so the sites move to where places differ. With equal sharpness the borders of the cells are
-    those of the spherical Voronoi diagram. The sites start on a Fibonacci lattice, with a sharpness of 2 sites / pi:
-    a site's neighbours weigh about exp(-4) at it. The semantic tokens that the paper adds need its image tower.
+    them are learned, so the sites move to where places differ. They start on a Fibonacci lattice, with a sharpness at
+    which a site's neighbours weigh about exp(-4). The semantic tokens that the paper adds need its image tower.
 
     Args:
         sites: number of cells, at least 2; more of them resolve finer detail.

@@ -1,10 +1,8 @@
 """Published location encoders, loaded into the modules of this package: GeoCLIP, SatCLIP and CSP.
 
 All of them take (lon, lat) degrees, whatever order the original takes, and come in float32, in ``eval`` mode, with
-every parameter trainable (``encoder.requires_grad_(False)`` freezes them). Outputs are not normalised, as published.
-
-Files are unpickled by PyTorch's restricted reader, which runs no code of theirs. Names and shapes of the weights must
-be those of the published layout: a ValueError names what is missing, unexpected or of another size.
+every parameter trainable. Outputs are not normalised, as published. Files are unpickled by PyTorch's restricted reader,
+which runs no code of theirs.
 """
 
 from __future__ import annotations
@@ -46,13 +44,12 @@ _NUMPY_NUMBERS = [
 def geoclip_location(path: str | Path | None = None) -> LocationEncoder:
     """Load the trained location encoder of GeoCLIP (Cepeda et al., 2023): 512 numbers per place.
 
-    Three capsules of random Fourier features (frequencies of standard deviation 1, 16 and 256), three hidden layers of
-    1,024, summed. Given float32 positions, the output is that of the published code to the rounding of a matrix
-    product. Float64 positions are encoded more exactly and differ from it by up to 3e-5; the largest output is 0.09.
+    Given float32 positions, the output is that of the published code to the rounding of a matrix product. Float64
+    positions are encoded more exactly and differ from it by up to 3e-5; the largest output is 0.09.
 
     Args:
-        path: a ``location_encoder_weights.pth`` or the wheel it comes in (.whl; nothing is unpacked to disk). None:
-            that of the installed distribution ``geoclip``, which is not imported.
+        path: a ``location_encoder_weights.pth`` or the wheel it comes in. None: that of the installed distribution
+            ``geoclip``, which is not imported.
 
     Raises:
         FileNotFoundError: no such file, or geoclip is not installed.
@@ -82,11 +79,10 @@ def geoclip_location(path: str | Path | None = None) -> LocationEncoder:
 def satclip_location(checkpoint: str | Path) -> LocationEncoder:
     r"""Load the location encoder of a SatCLIP checkpoint (Klemmer et al., 2025): spherical harmonics and a SIREN.
 
-    The number of degrees, of layers and of units are read from the shapes (released: L = 10 or 40, 2 x 512, 256).
-    SatCLIP's table of harmonics is :math:`(-1)^l \pi^{[m = 0]}` times the orthonormal harmonics (the power of pi is
-    a slip). These factors go into the first layer, so the harmonics of this package give the published output: within
-    rounding at L = 10. At L = 40 the table itself is wrong towards the poles by up to 0.6, and only there this encoder
-    differs from the published one.
+    Sizes are read from the shapes of the weights. SatCLIP's table of harmonics is :math:`(-1)^l \pi^{[m = 0]}` times
+    the orthonormal harmonics (the power of pi is a slip). These factors go into the first layer, so the output is the
+    published one: within rounding at L = 10. At L = 40 the table itself is wrong towards the poles by up to 0.6, and
+    only there this encoder differs.
 
     Args:
         checkpoint: a Lightning checkpoint of SatCLIP, or the state of its model or of its location encoder.
@@ -114,12 +110,9 @@ def satclip_location(checkpoint: str | Path) -> LocationEncoder:
 def csp_location(checkpoint: str | Path) -> LocationEncoder:
     """Load the location encoder of a CSP checkpoint (Mai et al., 2023): Space2Vec "grid" and one hidden layer.
 
-    Both released pairs (iNat2018 with LeakyReLU, fMoW with GELU; pre-trained, or fine-tuned after it) have 32 scales
-    from 0.1 to 360 degrees, 512 hidden units and 256 outputs. Scales, activation and dropout are read from the
-    ``params`` of the checkpoint. CSP computes its sines in float64: give float64 positions for the same numbers (in
-    float32 the angle of the finest scale, up to 1,800 radians, is known to 1e-4).
-
-    The layout is that of the code at github.com/gengchenmai/csp (main/models.py, module.py, trainer.py).
+    Scales, activation (LeakyReLU on iNat2018, GELU on fMoW) and dropout are read from the ``params`` of the checkpoint,
+    whose layout is that of the code at github.com/gengchenmai/csp. CSP computes its sines in float64: give float64
+    positions for the same numbers (in float32 the angle of the finest scale, up to 1,800 radians, is known to 1e-4).
 
     Raises:
         FileNotFoundError: no such file.

@@ -81,9 +81,8 @@ class MiniLM:
 class LSA:
     """Encode texts by TF-IDF of words and word pairs, projected on singular vectors of a corpus, L2-normalised.
 
-    Features are the 16,384 most frequent words and pairs, in at least two texts where the corpus has 20 or more.
-    Weight: (1 + ln count) x (1 + ln((1 + n) / (1 + df))), rows of unit length, no centring. A text that shares no
-    feature with the corpus gets the zero vector. Made by :meth:`fit`, or from the state of another.
+    Features are the 16,384 most frequent words and pairs, in at least two texts where the corpus has 20 or more. A text
+    that shares no feature with the corpus gets the zero vector.
 
     Args:
         state: ``lsa.vocabulary``, the features in UTF-8, one per line, as uint8; ``lsa.idf``, float32 (f,);
@@ -147,12 +146,11 @@ def text_backbone(
 
     Args:
         name: "minilm", "lsa", or "auto": minilm where it is installed, else lsa (a warning in the log says so).
-        fit_on: the corpus that lsa is fitted on; not used by minilm.
+        fit_on: the corpus that lsa is fitted on.
         state: the result of `.state()`, tensors of the shapes given there; restores that backbone, whatever the name.
 
     Raises:
-        ValueError: an unknown name, nothing to fit lsa on, another state, or weights of minilm that are not the
-            published ones.
+        ValueError: an unknown name, nothing to fit lsa on, another state, or other weights than those of minilm.
         FileNotFoundError: minilm is wanted and not on this machine. The message names what to install.
     """
     if state is not None:
