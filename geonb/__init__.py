@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from geonb.model import Model
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def load(run: str | Path, device: str = "cpu") -> Model:
