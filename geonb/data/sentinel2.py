@@ -182,7 +182,10 @@ def true_color(images: np.ndarray) -> np.ndarray:
 
 
 def false_color(images: np.ndarray) -> np.ndarray:
-    """Show chips in colour infrared: red, green, blue = B8, B4, B3 (plants red, water black), as :func:`true_color`."""
+    """Show chips in colour infrared, as uint8 (n, H, W, 3): B8, B4, B3 (plants red, water black).
+
+    Arguments and stretch are those of :func:`true_color`.
+    """
     return _picture(images, ("B8", "B4", "B3"))
 
 

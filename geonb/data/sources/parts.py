@@ -127,7 +127,7 @@ class Parts:
         Args:
             name: letters and digits; :meth:`skips` adds up in the order of the names.
             table: its rows.
-            array: chips, or anything else that NumPy saves without pickle.
+            array: chips (k, 12, H, W), or anything else that NumPy saves without pickle.
             skips: what was left out.
 
         Raises:
@@ -145,7 +145,7 @@ class Parts:
         return table.replace_schema_metadata({k: v for k, v in table.schema.metadata.items() if k != b"skips"})
 
     def array(self, name: str) -> np.ndarray:
-        """Map the array of a part into memory."""
+        """Map the array of a part into memory, of the shape with which it was saved."""
         return np.load(self._file(name, "npy"), mmap_mode="r", allow_pickle=False)
 
     def skips(self) -> Skips:
