@@ -357,7 +357,7 @@ class CSP(Architecture):
         both = has["location"] & has[m]
         scales = (self.scale(m),) * 3 if self.temperatures is None else [1 / t for t in self.temperatures]
         location, image, second = (z[view][both] for view in ("location", m, "second"))
-        space = self.space(lonlat[both], torch.cat([lonlat[both], self.drawn]))
+        space = self.space(lonlat[both], self.drawn)
         return csp(location, image, second, z["random"], scales, space, chunk=self.chunk)
 
 

@@ -1,29 +1,26 @@
 r"""Contrastive losses as pure functions of unit vectors.
 
 Shapes: ``n`` places, ``d`` dimensions, ``m`` modalities. Embeddings have unit length. Every loss is a mean over
-anchors, in nats, computed in float32 or wider also under autocast. A loss over no anchors is exactly 0 with zero
-gradients. Rows of a missing modality are left out (``x[has]``, :meth:`Space.keep`) or not ``present``.
-
-All losses have the same steps: scaled similarities of anchors with candidates, which of these are positives, and a
-cross-entropy. They share three arguments:
+anchors, in nats, computed in float32 or wider also under autocast; over no anchors it is exactly 0 with zero gradients.
+Rows of a missing modality are left out (``x[has]``, :meth:`Space.keep`) or not ``present``. The losses share:
 
 * ``scale``: inverse temperature s = 1/tau, a float or a tensor of shape (). A larger one gives more weight to the
   hardest negatives.
 * ``space``, a :class:`Space`: what nearby places are to each other, negatives, excluded or soft positives.
 * ``chunk``: rows of the similarity matrix in memory at a time, 0 for all. Value and gradients do not depend on it: a
-  block of rows is computed again in the backward pass (checkpointing: Chen et al., 2016, arXiv 1604.06174). Memory is
-  then O(n d + chunk n); a larger chunk is faster.
+  block of rows is computed again in the backward pass (checkpointing: Chen et al., 2016, arXiv 1604.06174). A larger
+  chunk is faster and needs more memory, O(n d + chunk n).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -36,26 +33,22 @@ Scale: TypeAlias = Tensor | float
 class Space:
     r"""The positions behind a loss, and what their distances mean.
 
-    ``exclude_km`` takes places within that distance of an anchor out of its negatives. ``soft_km`` makes places within
-    that distance soft positives instead, weighted by the compactly supported kernel
-
-    .. math:: \varphi(r) = (1 - r)_+^4 (4 r + 1), \quad r = D / \mathrm{soft\_km}
-
-    (Wendland's C2 function, 1995, doi 10.1007/BF02123482) of the great-circle distance D. The losses normalise the
-    weights of each anchor. The idea is PIGEON's (Haas et al., 2024, arXiv 2307.05845), with another kernel. With both
-    at 0, coincident places are negatives of each other.
-
     Attributes:
         anchors: (n, 2) lon/lat of the anchors, degrees.
-        candidates: (k, 2) lon/lat of the candidates, those of the anchors first; None: the anchors themselves.
-        exclude_km, soft_km: great-circle distances in km, at least 0, not both above 0.
+        candidates: (k, 2) lon/lat of the candidates; None: the anchors themselves.
+        exclude_km: places within this great-circle distance of an anchor are no negatives of it. With 0, coincident
+            places are.
+        soft_km: places within this distance are soft positives instead, weighted by the kernel
+            :math:`\varphi(r) = (1 - r)_+^4 (4 r + 1)`, r = distance / soft_km (Wendland's C2 function, 1995, doi
+            10.1007/BF02123482). The weights of each anchor are normalised. The idea is PIGEON's (Haas et al., 2024,
+            arXiv 2307.05845), with another kernel.
 
     Raises:
         ValueError: a distance below 0, or both above 0.
     """
 
     anchors: Tensor
-    candidates: Tensor | None = None
+    candidates: Tensor = None  # type: ignore[assignment]  # filled below
     exclude_km: float = 0.0
     soft_km: float = 0.0
 
@@ -64,33 +57,18 @@ class Space:
             raise ValueError(f"exclude_km and soft_km must be at least 0, got {self.exclude_km} and {self.soft_km}")
         if self.exclude_km and self.soft_km:
             raise ValueError("nearby places are either excluded or soft positives: set one of exclude_km and soft_km")
-
-    def keep(self, rows: Tensor, columns: Tensor | None = None) -> Space:
-        """Select the anchors ``rows`` and the candidates ``columns``: bool masks (n,) and (k,), or indices; None: the
-        same as ``rows``."""
-        if columns is None and self.candidates is None:
-            return Space(self.anchors[rows], None, self.exclude_km, self.soft_km)
-        candidates = self.anchors if self.candidates is None else self.candidates
-        candidates = candidates[rows if columns is None else columns]
-        return Space(self.anchors[rows], candidates, self.exclude_km, self.soft_km)
-
-    def exchanged(self) -> Space:
-        """Exchange anchors and candidates."""
         if self.candidates is None:
-            return self
-        return Space(self.candidates, self.anchors, self.exclude_km, self.soft_km)
+            object.__setattr__(self, "candidates", self.anchors)
 
-    @cached_property
-    def _xyz(self) -> tuple[Tensor, Tensor]:
-        """Unit vectors (n, 3) and (k, 3), float64."""
-        anchors = unit_xyz_tensor(self.anchors.detach().double())
-        return anchors, anchors if self.candidates is None else unit_xyz_tensor(self.candidates.detach().double())
+    def keep(self, anchors: Tensor, candidates: Tensor) -> Space:
+        """Select some anchors and candidates, by bool masks (n,) and (k,) or by indices."""
+        return replace(self, anchors=self.anchors[anchors], candidates=self.candidates[candidates])
 
     def chord(self, rows: slice) -> Tensor:
         """Compute chord lengths (c, k) on the unit sphere, float64, from a block of anchors to all candidates: exactly
         0 for coincident places, and right to a micrometre for nearby ones."""
-        anchors, candidates = self._xyz
-        return torch.cdist(anchors[rows], candidates, compute_mode="donot_use_mm_for_euclid_dist")
+        a, b = (unit_xyz_tensor(lonlat.detach().double()) for lonlat in (self.anchors[rows], self.candidates))
+        return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
     def near(self, rows: slice) -> Tensor | None:
         """Find candidates within ``exclude_km`` of a block of anchors: bool (c, k), or None if nothing is excluded."""
@@ -121,6 +99,10 @@ def _mean_over_anchors(loss: Callable[[slice], Tensor], n: int, chunk: int) -> T
     return torch.stack(sums).sum() / n
 
 
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def _logits(a: Tensor, b: Tensor, scale: Scale) -> Tensor:
     """Scaled similarities (c, k) of ``a`` (c, d) with ``b`` (k, d)."""
     a, b = _wide(a), _wide(b)
@@ -128,42 +110,39 @@ def _logits(a: Tensor, b: Tensor, scale: Scale) -> Tensor:
         return scale * a @ b.T
 
 
-def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def _same_number(rows: slice, k: int, device: torch.device) -> Tensor:
-    """Bool (c, k), True where the candidate has the number of the anchor."""
-    return torch.arange(rows.start, rows.stop, device=device)[:, None] == torch.arange(k, device=device)
-
-
 def _cross_entropy(
-    logits: Tensor, positive: Tensor, near: Tensor | None, kernel: Tensor | None,
-    left_out: Tensor | None = None, inside: bool = False,
+    logits: Tensor, positive: Tensor, near: Tensor | None = None, kernel: Tensor | None = None,
+    left_out: Tensor | None = None, inside: bool = False, columns: bool = False,
 ) -> Tensor:  # fmt: skip
     r"""Sum over anchors of :math:`\log \sum_{k \in K} e^{l_k} - \sum_k w_k l_k / \sum_k w_k`.
 
     Args:
         logits: (c, k).
-        positive: bool (c, k), at least one in a row. They have weight 1.
+        positive: long (c,), the positive of each anchor, or bool (c, k), at least one in a row. They have weight 1.
         near: bool (c, k), candidates that are no negatives; positives stay in K.
         kernel: (c, k), weights of the other candidates; 0 if None.
         left_out: bool (c, k), pairs that are no candidates at all.
         inside: put the weights inside the logarithm: :math:`\log \sum_k w_k e^{l_k}` is subtracted.
+        columns: add the same sum with the columns as anchors and the rows as candidates.
     """
-    weights = positive if kernel is None else torch.where(positive, 1.0, kernel)
-    excluded = None if near is None else near & ~positive
-    if left_out is not None:
-        weights = weights.masked_fill(left_out, 0)
-        excluded = left_out if excluded is None else excluded | left_out
-    weights = weights.to(logits.dtype)
-    if inside:
-        target = (logits + weights.log()).logsumexp(1)
+    excluded = left_out
+    if positive.ndim == 1 and near is None and kernel is None:
+        target = of_columns = logits.gather(1, positive[:, None])[:, 0]
     else:
-        target = (weights * logits).sum(1) / weights.sum(1)
+        if positive.ndim == 1:
+            positive = torch.zeros_like(logits, dtype=torch.bool).scatter(1, positive[:, None], True)
+        if near is not None:
+            excluded = near & ~positive if left_out is None else near & ~positive | left_out
+        weights = positive if kernel is None else torch.where(positive, 1.0, kernel)
+        weights = (weights if left_out is None else weights.masked_fill(left_out, 0)).to(logits.dtype)
+        weighted = weights * logits
+        target, of_columns = weighted.sum(1) / weights.sum(1), weighted.sum(0) / weights.sum(0)
+        if inside:
+            target = (logits + weights.log()).logsumexp(1)
     if excluded is not None:
         logits = logits.masked_fill(excluded, -torch.inf)
-    return (logits.logsumexp(1) - target).sum()
+    total = (logits.logsumexp(1) - target).sum()
+    return total + logits.logsumexp(0).sum() - of_columns.sum() if columns else total
 
 
 def _near_and_kernel(space: Space | None, rows: slice) -> tuple[Tensor | None, Tensor | None]:
@@ -173,11 +152,11 @@ def _near_and_kernel(space: Space | None, rows: slice) -> tuple[Tensor | None, T
 def _check_space(space: Space | None, n: int, k: int) -> None:
     if space is None:
         return
-    anchors, candidates = len(space.anchors), len(space.anchors if space.candidates is None else space.candidates)
+    anchors, candidates = len(space.anchors), len(space.candidates)
     if (anchors, candidates) != (n, k):
         raise ValueError(
-            f"space has the positions of {anchors} anchors and {candidates} candidates, but the loss has {n} and {k}: "
-            "give Space the positions of all anchors and all candidates, those of a queue included"
+            f"space has the positions of {anchors} anchors and {candidates} candidates, but the loss has {n} and {k}; "
+            "those of a queue count"
         )
 
 
@@ -204,7 +183,7 @@ def info_nce(
         ValueError: fewer targets than anchors, or more of them in a symmetric loss; or a ``space`` of other places.
 
     Example:
-        The loss is log n where no anchor can tell its target from the others, and nearly 0 where all can:
+        Log n where no anchor can tell its target from the others, and nearly 0 where all can:
 
         >>> a = torch.eye(4)
         >>> [round(info_nce(a, a, scale).item(), 3) for scale in (0.0, 1.0, 10.0)]
@@ -212,21 +191,20 @@ def info_nce(
     """
     n, k = len(a), len(b)
     if k < n or (symmetric and k > n):
-        raise ValueError(
-            f"{n} anchors and {k} targets: row i of b must belong to row i of a, and only a loss in one direction "
-            "takes further targets"
-        )
+        raise ValueError(f"{n} anchors and {k} targets: only a loss in one direction takes more targets than anchors")
     _check_space(space, n, k)
 
-    def loss(rows: slice) -> Tensor:
-        logits = _logits(a[rows], b, scale)
-        positive = _same_number(rows, k, a.device)
-        return _cross_entropy(logits, positive, *_near_and_kernel(space, rows))
+    at_once = symmetric and not 0 < chunk < n  # both directions from one matrix
 
-    one_way = _mean_over_anchors(loss, n, chunk)
-    if not symmetric:
-        return one_way
-    return (one_way + info_nce(b, a, scale, space and space.exchanged(), symmetric=False, chunk=chunk)) / 2
+    def loss(rows: slice) -> Tensor:
+        own = torch.arange(rows.start, rows.stop, device=a.device)
+        return _cross_entropy(_logits(a[rows], b, scale), own, *_near_and_kernel(space, rows), columns=at_once)
+
+    mean = _mean_over_anchors(loss, n, chunk)
+    if symmetric and not at_once:
+        back = space and replace(space, anchors=space.candidates, candidates=space.anchors)
+        mean = mean + info_nce(b, a, scale, back, symmetric=False, chunk=chunk)
+    return mean / 2 if symmetric else mean
 
 
 def geoclip(
@@ -262,19 +240,18 @@ def csp(
         second: (n, d), ``location`` encoded a second time, with other dropout.
         random: (r, d) random locations, shared by all images.
         scales: three inverse temperatures, in the order batch, random, dropout.
-        space: its candidates are the places of the batch, then the r random ones.
+        space: its candidates are the random places.
     """
-    n, k = len(location), len(location) + len(random)
-    _check_space(space, n, k)
-    candidates = torch.cat([location, random])
+    n = len(location)
+    _check_space(space, n, len(random))
+    batch = space and replace(space, candidates=space.anchors)
 
     def loss(rows: slice) -> Tensor:
-        logits = _logits(image[rows], candidates, scales[1])
-        positive = _same_number(rows, k, image.device)
-        other_places = ~positive & (torch.arange(k, device=image.device) < n)
-        return _cross_entropy(logits, positive, *_near_and_kernel(space, rows), left_out=other_places)
+        own = (_wide(image[rows]) * location[rows]).sum(1)
+        logits = scales[1] * torch.cat([own[:, None], _logits(image[rows], random, 1.0)], 1)
+        near, kernel = (v if v is None else F.pad(v, (1, 0)) for v in _near_and_kernel(space, rows))
+        return _cross_entropy(logits, torch.zeros_like(own, dtype=torch.long), near, kernel)
 
-    batch = space and space.keep(torch.arange(n))
     return {
         "batch": info_nce(location, image, scales[0], batch, symmetric=False, chunk=chunk),
         "random": _mean_over_anchors(loss, n, chunk),
@@ -290,8 +267,8 @@ def melt(
     .. math:: -\frac1n \sum_i \log \frac{e^{s\,p_i\cdot x_i}}{\sum_j e^{s\,p_i\cdot x_j}}, \qquad
               x_i = x_i^{m(i)}
 
-    The source's abstract leaves open the direction of the loss and the number of temperatures, and there is no public
-    code. Here locations are the anchors, with one temperature.
+    The source, an abstract without public code, leaves open the direction and the number of temperatures. Here
+    locations are the anchors, with one temperature.
 
     Args:
         location: (n, d).
@@ -299,9 +276,8 @@ def melt(
         drawn: long (n,), the modality (0 to m-1) that represents each place; -1 leaves the place out.
     """
     rows = (drawn >= 0).nonzero()[:, 0]
-    return info_nce(
-        location[rows], others[drawn[rows], rows], scale, space and space.keep(rows), symmetric=False, chunk=chunk
-    )
+    space = space and space.keep(rows, rows)
+    return info_nce(location[rows], others[drawn[rows], rows], scale, space, symmetric=False, chunk=chunk)
 
 
 # Several positives per anchor.
@@ -320,17 +296,18 @@ def nt_xent_fused(
               L_\mathrm{logsumexp} = -\frac1{|A|} \sum_{a \in A}
               \log \frac{\sum_{p \in P(a)} e^{s\,z_a\cdot z_p}}{\sum_{k \in K(a)} e^{s\,z_a\cdot z_k}}
 
-    The mean outside the logarithm is SupCon's L_out (Khosla et al., 2020, arXiv 2004.11362, eq. 2). The sum inside is
-    MIL-NCE's (Miech et al., 2020, arXiv 1912.06430); under it one easy modality can satisfy the loss for all. With
-    ``anchors="all"`` every present embedding is an anchor and all other present embeddings are candidates K, those of
-    its own modality too: with two modalities this is NT-Xent (Chen et al., 2020, arXiv 2002.05709, eq. 1). With
-    ``anchors="location"`` positions are the anchors and the other modalities the candidates: with one other modality
-    this is one-way InfoNCE. A place with a single modality has no positive and serves as a negative.
+    A place with a single modality has no positive and serves as a negative.
 
     Args:
         embeddings: (m, n, d); modality 0 is location. Rows that are not present are never read.
         present: bool (m, n).
         space: of the n places. A soft positive is weighted by the distance of its place from the anchor's.
+        form: "mean" outside the logarithm, SupCon's L_out (Khosla et al., 2020, arXiv 2004.11362, eq. 2), or the sum
+            inside, "logsumexp", MIL-NCE's (Miech et al., 2020, arXiv 1912.06430), under which one easy modality can
+            satisfy the loss for all.
+        anchors: "all": every present embedding, with all others as candidates K, those of its own modality too; with
+            two modalities this is NT-Xent (Chen et al., 2020, arXiv 2002.05709, eq. 1). "location": positions are the
+            anchors and the other modalities the candidates; with one other modality this is one-way InfoNCE.
 
     Raises:
         ValueError: an unknown ``form`` or ``anchors``, or a ``space`` of other places.
@@ -350,11 +327,11 @@ def nt_xent_fused(
     _check_space(space, present.shape[1], present.shape[1])
     modality, place = present.nonzero().unbind(1)  # of each present embedding
     z = embeddings[modality, place]
-    asks = present.sum(0)[place] > 1
-    answers = torch.ones_like(asks)
+    is_anchor = present.sum(0)[place] > 1
+    is_candidate = torch.ones_like(is_anchor)
     if anchors == "location":
-        asks, answers = asks & (modality == 0), modality > 0
-    a, k = asks.nonzero()[:, 0], answers.nonzero()[:, 0]  # anchors and candidates, by their number in z
+        is_anchor, is_candidate = is_anchor & (modality == 0), modality > 0
+    a, k = is_anchor.nonzero()[:, 0], is_candidate.nonzero()[:, 0]
     z_a, z_k, space = z[a], z[k], space and space.keep(place[a], place[k])
 
     def loss(rows: slice) -> Tensor:
@@ -362,7 +339,7 @@ def nt_xent_fused(
         itself = a[rows, None] == k
         positive = (place[a[rows], None] == place[k]) & ~itself
         near, kernel = _near_and_kernel(space, rows)
-        return _cross_entropy(logits, positive, near, kernel, left_out=itself, inside=form == "logsumexp")
+        return _cross_entropy(logits, positive, near, kernel, itself, inside=form == "logsumexp")
 
     return _mean_over_anchors(loss, len(a), chunk)
 
@@ -413,9 +390,8 @@ def symile(
             else:
                 own = scale * (a[rows] * b[rows] * c[rows]).sum(1, keepdim=True)
                 logits = _logits(a[rows], b[p] * c[q], scale).scatter(1, matched[rows, None], own)
-            positive = matched[rows, None] == torch.arange(len(p), device=device)
             near, kernel = (v if v is None else v[:, p] * v[:, q] for v in _near_and_kernel(space, rows))
-            return _cross_entropy(logits, positive, near, kernel)
+            return _cross_entropy(logits, matched[rows], near, kernel)
 
         return _mean_over_anchors(loss, n, chunk)
 

@@ -281,7 +281,7 @@ def test_csp_has_three_contrasts_and_the_dropout_one_needs_dropout():
     model = make("csp", exclude_km=6000.0).eval()
     terms, (image, both), lonlat = loss_and_gradients(model, batch), batch["image"], batch["location"][0]
     z = model.embed("location", lonlat[both])
-    space = Space(lonlat[both], torch.cat([lonlat[both], model.drawn]), exclude_km=6000.0)
+    space = Space(lonlat[both], model.drawn, exclude_km=6000.0)
     image, drawn, scales = model.embed("image", image[both]), model.embed("location", model.drawn), [1 / 0.07] * 3
     torch.testing.assert_close(terms["random"], csp(z, image, z, drawn, scales, space)["random"])
     with pytest.raises(ValueError, match="three positive numbers"):
