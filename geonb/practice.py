@@ -29,84 +29,76 @@ if TYPE_CHECKING:
     from geonb.data.store import PlaceStore
 
 HOSTILE_TITLE = "<script>alert('a title')</script>"
-PLANTED = [  # title, lon, lat, globe, text
-    ("Null Harbour", 0.0, 0.0, "earth", "Null Harbour is a made-up town whose position was never filled in."),
-    ("Battle of Reeds", 12.5, 41.9, "earth", "The Battle of Reeds was a made-up battle at a river mouth in 1431."),
-    ("Ada Example", 2.35, 48.85, "earth", "Ada Example (born 4 May 1950) is a geologist, made up for practice."),
-    ("Stubton", 8.1, 50.2, "earth", "Stubton is a town."),
-    ("Mare Example", 9.0, 51.0, "moon", "Mare Example is a made-up plain of basalt; its position is on the Moon."),
-    (HOSTILE_TITLE, 9.0, 51.0, "earth", "A made-up village whose title is a script. It is a place like any other."),
+PLANTED = [  # title, text, lon, lat, globe
+    ("Null Harbour", "Null Harbour is a made-up town whose position was never filled in.", 0.0, 0.0, "earth"),
+    ("Battle of Reeds", "The Battle of Reeds was a made-up battle at a river mouth in 1431.", 12.5, 41.9, "earth"),
+    ("Ada Example", "Ada Example (born 4 May 1950) is a geologist, made up for practice.", 2.3, 48.8, "earth"),
+    ("Stubton", "Stubton is a town.", 8.1, 50.2, "earth"),
+    ("Mare Example", "Mare Example is a made-up plain of basalt, which lies on the Moon.", 9.0, 51.0, "moon"),
+    (HOSTILE_TITLE, "A made-up village whose title is a script. It is a place like any other.", 9.0, 51.0, "earth"),
 ]
 
 
 # --- Wikipedia ----------------------------------------------------------------------------------------
 
 
-def articles(store: PlaceStore) -> list[dict]:
-    """List the texts of a store and the planted ones as articles, a dict each, in the columns of the hub's table."""
+def _articles(store: PlaceStore) -> list[dict]:
+    """List the texts of a store and the planted ones as rows of the hub's table."""
     rows = np.flatnonzero(store.has("text"))
-    codes = store.column("country_code")[rows] if "country_code" in store.columns else [None] * len(rows)
-    positions = store.lonlat[rows].round(6).tolist()
-    titles = map(str, store.column("title")[rows])
-    found = [
-        (title, *position, "earth", text, code)
-        for title, position, text, code in zip(titles, positions, store.texts(rows), codes, strict=True)
-    ]
-    found += [(*planted, None) for planted in PLANTED]
-    return [
-        {
-            "id": str(1000 + 7 * i), "url": f"https://en.wikipedia.org/?curid={1000 + 7 * i}", "title": title,
-            "text": text, "qid": f"Q{5000 + i}", "lat": lat, "lon": lon, "gt_type": "city", "gt_globe": globe,
-            "gt_country": code, "gt_primary": True,
-        }
-        for i, (title, lon, lat, globe, text, code) in enumerate(found)
-    ]  # fmt: skip
+    titles, texts = map(str, store.column("title")[rows]), store.texts(rows)
+    lon, lat = store.lonlat[rows].round(6).T.tolist()
+    found = [*zip(titles, texts, lon, lat, ["earth"] * len(rows), strict=True), *PLANTED]
+    names = ("title", "text", "lon", "lat", "gt_globe")
+    articles = [dict(zip(names, article, strict=True)) for article in found]
+    codes = store.column("country_code")[rows].tolist() if "country_code" in store.columns else []
+    for i, article in enumerate(articles):
+        article |= {"id": str(1000 + 7 * i), "qid": f"Q{5000 + i}", "gt_type": "city", "gt_primary": True}
+        article |= {"gt_country": codes[i] if i < len(codes) else None}
+    return articles
 
 
 def wikipedia_table(store: PlaceStore, path: str | Path) -> Path:
     """Write a table in the form of ``yuiseki/wikipedia-geotagged``."""
-    pq.write_table(pa.Table.from_pylist(articles(store)), path, row_group_size=200)
+    pq.write_table(pa.Table.from_pylist(_articles(store)), path, row_group_size=200)
     return Path(path)
 
 
-def crowded_box(store: PlaceStore, degrees: float = 0.1) -> tuple[float, float, float, float]:
-    """Return a box (west, south, east, north) of ± ``degrees`` around the article with most others nearby."""
+def crowded_box(store: PlaceStore) -> tuple[float, float, float, float]:
+    """Return a box (west, south, east, north) of ± 0.1 degrees around the article with most others nearby."""
     lonlat = store.lonlat[store.has("text")]
-    near = [(great_circle_km(lonlat, point) < 111 * degrees).sum() for point in lonlat]
-    lon, lat = lonlat[int(np.argmax(near))]
-    west, south, east, north = np.round([lon - degrees, lat - degrees, lon + degrees, lat + degrees], 3).tolist()
-    return west, south, east, north
+    near = [(great_circle_km(lonlat, point) < 11.1).sum() for point in lonlat]
+    lon, lat = lonlat[int(np.argmax(near))].tolist()
+    return round(lon - 0.1, 3), round(lat - 0.1, 3), round(lon + 0.1, 3), round(lat + 0.1, 3)
 
 
 @contextmanager
 def wikipedia_service(store: PlaceStore) -> Iterator[str]:
     """Serve the Action API as far as :func:`geonb.data.sources.wikipedia.from_api` uses it; yield its address."""
-    known = articles(store)
+    articles = _articles(store)
 
     def answer(_: str, asked: dict) -> bytes:
         north, west, south, east = map(float, asked["ggsbbox"].split("|"))
-        inside = [a for a in known if west <= a["lon"] <= east and south <= a["lat"] <= north]
-        inside = inside[: int(asked["ggslimit"])]
+        inside = [a for a in articles if west <= a["lon"] <= east and south <= a["lat"] <= north]
         first = int(asked.get("excontinue", 0))
         last = first + int(asked["exlimit"])
-        pages = [_page(article) for article in inside]
-        for page, article in list(zip(pages, inside, strict=True))[first:last]:
-            page["extract"] = article["text"]
-        more = {"continue": {"excontinue": last, "continue": "||"}} if last < len(inside) else {"batchcomplete": True}
+        pages = [_page(article, first <= i < last) for i, article in enumerate(inside)]
+        more = {"continue": {"excontinue": last}} if last < len(inside) else {}
         return json.dumps(more | {"query": {"pages": pages}}).encode()
 
     with serve(answer) as url:
         yield f"{url}/w/api.php"
 
 
-def _page(article: dict) -> dict:
-    position = {"lat": article["lat"], "lon": article["lon"], "globe": article["gt_globe"], "primary": True}
-    position |= {"type": article["gt_type"], "country": article["gt_country"]}
-    return {
-        "pageid": int(article["id"]), "ns": 0, "title": article["title"], "fullurl": article["url"],
-        "lastrevid": 1_200_000_000 + int(article["id"]), "coordinates": [position],
+def _page(article: dict, with_text: bool) -> dict:
+    position = {name: article[f"gt_{name}"] for name in ("globe", "primary", "type", "country")}
+    extract = {"extract": article["text"]} if with_text else {}
+    return extract | {
+        "pageid": int(article["id"]),
+        "title": article["title"],
+        "lastrevid": 1_200_000_000 + int(article["id"]),
+        "coordinates": [position | {"lat": article["lat"], "lon": article["lon"]}],
         "pageprops": {"wikibase_item": article["qid"]},
-    }  # fmt: skip
+    }
 
 
 # --- Sentinel-2 ---------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -88,33 +89,35 @@ def from_table(
         ValueError: wrong options, missing columns, no article left, or as in :class:`Parts`.
         OSError: the table cannot be read or the hub is not reached; finished parts are kept.
     """
-    plan = _plan("table", lang, bbox, min_chars, places_only, simulated)
-    source, name = str(source), Path(source).name
+    name, source = Path(source).name, str(source)
     if source == HUB_TABLE:
         snapshot = snapshot or HUB_SNAPSHOT
         source = f"hf://datasets/yuiseki/{HUB_TABLE}/{snapshot}.{lang}/train-*.parquet"
+    plan = _plan(
+        f"Wikipedia, through the table {name}", lang, bbox, min_chars=min_chars, places_only=places_only,
+        simulated=simulated, snapshot=snapshot, limit=limit,
+    )  # fmt: skip
     inside = _inside(plan["bbox"]) if plan["bbox"] else None
     with _readable(source):
         table = _open_table(source)
-        schema, files = table.schema, table.filesystem.get_file_info(table.files)
-        groups = [group for file in table.get_fragments() for group in file.split_by_row_group(inside, schema)]
-    if missing := [column for column in NEEDED if column not in schema.names]:
-        raise ValueError(f"{source}: no column {', '.join(missing)}; there are {', '.join(schema.names)}")
-    columns = [column for column in ARTICLES if column in schema.names]
-    plan |= {"source": f"Wikipedia, through the table {name}", "snapshot": snapshot, "limit": limit}
-    plan |= {"bytes": [file.size for file in files]}
-    with Parts(out, plan) as parts:
-        names, rows = [], 0
+        names = table.schema.names
+        if missing := [column for column in NEEDED if column not in names]:
+            raise ValueError(f"no column {', '.join(missing)}; there are {', '.join(names)}")
+        files = table.filesystem.get_file_info(table.files)
+        groups = [group for file in table.get_fragments() for group in file.split_by_row_group(inside)]
+    columns = [column for column in ARTICLES if column in names]
+    with Parts(out, plan | {"bytes": [file.size for file in files]}) as parts:
+        done, rows = [], 0
         for number, group in enumerate(tqdm(groups, desc="articles", unit="row group")):
-            names.append(f"{number:06d}")
-            if names[-1] not in parts:
+            done.append(f"{number:06d}")
+            if done[-1] not in parts:
                 with _readable(source):
-                    articles = group.to_table(schema, columns, inside)
-                _save(parts, names[-1], articles, Skips())
-            rows += len(parts.table(names[-1], ["place_id"]))
+                    articles = group.to_table(table.schema, columns, inside)
+                _save(parts, done[-1], articles, Skips())
+            rows += len(parts.table(done[-1], ["place_id"]))
             if limit and rows >= limit:
                 break
-        return _write(parts, names)
+        return _write(parts, done)
 
 
 def _inside(box: Sequence[float]) -> ds.Expression:
@@ -143,8 +146,7 @@ def _readable(source: str) -> Iterator[None]:
     except Exception as error:
         advice = "give a complete Parquet file, a pattern, or a hub path (hf://datasets/...)"
         if source.startswith("hf://"):
-            page = "https://huggingface.co/" + "/".join(source.split("/")[2:5])
-            advice = f"without a network, download it from {page} elsewhere and give its path"
+            advice = "without a network, download it from huggingface.co elsewhere and give its path"
         raise OSError(f"{source}: cannot be read ({error}); {advice}") from error
 
 
@@ -184,7 +186,11 @@ def from_api(
             service, no article left, or as in :class:`Parts`.
         OSError: the service refuses or is not reached; finished parts are kept.
     """
-    plan = _plan("api", lang, bbox, min_chars, places_only, simulated)
+    url = endpoint or f"https://{lang}.wikipedia.org/w/api.php"
+    plan = _plan(
+        f"Wikipedia, through {url}", lang, bbox, min_chars=min_chars, places_only=places_only,
+        simulated=simulated, text=text,
+    )  # fmt: skip
     if text not in ("intro", "full"):
         raise ValueError(f"text {text!r} must be intro or full")
     if not (contact := contact or os.environ.get("GEONB_CONTACT")):
@@ -198,13 +204,12 @@ def from_api(
             f"bbox {plan['bbox']} needs {len(tiles):,} requests or more, but max_requests is "
             f"{max_requests:,}; give a smaller box, allow more, or take the table"
         )
-    url = endpoint or f"https://{lang}.wikipedia.org/w/api.php"
     service = _Service(url, contact, text, max_requests)
-    with Parts(out, plan | {"text": text, "source": f"Wikipedia, through {url}"}) as parts:
-        names = []
+    with Parts(out, plan) as parts:
+        done = []
         for number, tile in enumerate(tqdm(tiles, desc="search", unit="tile")):
-            names += _search(service, parts, f"{number:06d}", tile, TILE_KM)
-        return _write(parts, names)
+            done += _search(service, parts, f"{number:06d}", tile, TILE_KM)
+        return _write(parts, done)
 
 
 def _search(service: _Service, parts: Parts, name: str, tile: tuple, km: float) -> list[str]:
@@ -214,15 +219,13 @@ def _search(service: _Service, parts: Parts, name: str, tile: tuple, km: float) 
     last = km < SMALLEST_KM
     pages = service.pages(tile, everything=last)
     if len(pages) >= FULL and not last:
-        names = []
-        for k, piece in enumerate(_tiles(tile, km / 2)):
-            names += _search(service, parts, f"{name}-{k}", piece, km / 2)
-        return names
-    articles = [_article(page) for page in pages if "disambiguation" not in page.get("pageprops", {})]
+        pieces = enumerate(_tiles(tile, km / 2))
+        return sum((_search(service, parts, f"{name}-{k}", piece, km / 2) for k, piece in pieces), [])
+    rows = [_article(page) for page in pages if "disambiguation" not in page.get("pageprops", {})]
     skips = Skips()
-    skips.add("disambiguation page", n=len(pages) - len(articles))
+    skips.add("disambiguation page", n=len(pages) - len(rows))
     skips.add("unknown, beyond the 500 pages that the service lists of a point", n=len(pages) >= FULL)
-    _save(parts, name, pa.Table.from_pylist(articles), skips)
+    _save(parts, name, pa.Table.from_pylist(rows), skips)
     return [name]
 
 
@@ -300,9 +303,7 @@ def _article(page: dict) -> dict:
 # Checks
 
 
-def _plan(
-    route: str, lang: str, bbox: Sequence[float] | None, min_chars: int, places_only: bool, simulated: bool
-) -> dict:
+def _plan(source: str, lang: str, bbox: Sequence[float] | None, **others: Any) -> dict:
     """Check the options that both sources have, and make of them the plan of the parts."""
     if not re.fullmatch(r"[a-z]{2,12}(-[a-z]{1,12})*", lang):
         raise ValueError(f"lang {lang!r} is no language of a Wikipedia; give one such as en, de or pt")
@@ -311,8 +312,7 @@ def _plan(
         degrees = -180 <= west <= 180 and -180 <= east <= 180 and -90 <= south < north <= 90
         if not degrees or west == east:
             raise ValueError(f"bbox {bbox} must be west, south, east, north in degrees, south below north")
-    options = {"bbox": bbox, "min_chars": min_chars, "places_only": places_only, "simulated": simulated}
-    return {"route": route, "lang": lang, **options}
+    return {"source": source, "lang": lang, "bbox": bbox, **others}
 
 
 def _save(parts: Parts, name: str, articles: pa.Table, skips: Skips) -> None:
@@ -364,18 +364,19 @@ def _write(parts: Parts, names: list[str]) -> PlaceStore:
     plan, skips = parts.plan, parts.skips()
     tables = [parts.table(name, list(FACTS)) for name in names]
     found = pa.concat_tables(tables)
-    chosen = np.zeros(len(found), bool)
-    chosen[np.unique(found["place_id"].to_numpy(), return_index=True)[1]] = True
-    if plan["route"] == "table":  # tiles of the API share their edges, so there a page may come twice
-        skips.add("page seen before", n=(~chosen).sum())
+    first = np.unique(found["place_id"].to_numpy(), return_index=True)[1]
+    chosen = np.isin(np.arange(len(found)), first)
+    skips.add("page seen before", n=(~chosen).sum())  # tiles share their edges
     chosen &= np.cumsum(chosen) <= (plan.get("limit") or len(found))
     found = found.filter(pa.array(chosen)).combine_chunks()
     if not len(found):
-        raise ValueError(f"no article is left of what was found\n{skips}\nAsk for something else, in another folder")
+        raise ValueError(f"no article is left\n{skips}\nAsk for something else, in another folder")
     places = {name: found[name].combine_chunks() for name in FACTS}
-    places |= {"source": pa.repeat(plan["source"], len(found)), "license": pa.repeat("CC BY-SA 4.0", len(found))}
+    places["source"] = pa.repeat(plan["source"], len(found))
+    places["license"] = pa.repeat("CC BY-SA 4.0", len(found))
     known = [countries().get(code, {}) for code in places["country_code"].to_pylist()]
-    places |= {"country": [row.get("name") for row in known], "continent": [row.get("continent") for row in known]}
+    places["country"] = [country.get("name") for country in known]
+    places["continent"] = [country.get("continent") for country in known]
     first = duplicate_groups(np.concatenate([parts.array(name) for name in names])[chosen])
     places["near_duplicate"] = places["place_id"].take(pa.array(first, mask=first < 0))
     masks = np.split(chosen, np.cumsum([len(table) for table in tables])[:-1])
@@ -383,10 +384,12 @@ def _write(parts: Parts, names: list[str]) -> PlaceStore:
         parts.table(name, ["place_id", "text", "lang", "revision", "url"]).filter(pa.array(mask))
         for name, mask in zip(names, masks, strict=True)
     )
-    made = {"function": f"{__name__}.from_{plan['route']}", "begun": parts.date, "plan": plan}
-    made |= {"left_out": dict(sorted(skips.counts.items()))}
-    card, simulated = _card(parts, places, skips), {"text": plan["simulated"]}
-    return write_store(parts.out, places=places, texts=texts, simulated=simulated, made=made, datacard=card)
+    counts = dict(sorted(skips.counts.items()))
+    return write_store(
+        parts.out, places=places, texts=texts, simulated={"text": plan["simulated"]},
+        made={"module": __name__, "begun": parts.date, "plan": plan, "left_out": counts},
+        datacard=_card(parts, places, skips),
+    )  # fmt: skip
 
 
 def _card(parts: Parts, places: dict, skips: Skips) -> str:
