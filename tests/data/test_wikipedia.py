@@ -225,53 +225,39 @@ def test_a_table_continues_after_it_was_killed(tmp_path):
 # The API
 
 
-class Wiki:
-    """Pages with positions, served as the Action API serves them (formatversion 2), within its limits."""
+def wiki(pages: dict[int, dict]):
+    """Serve pages with positions as the Action API serves them (formatversion 2), within its limits."""
 
-    def __init__(self, pages: dict[int, dict]):
-        self.pages = pages
-
-    def __call__(self, request: Request) -> Response:
+    def answer(request: Request) -> Response:
         asked = request.query
         wanted = {"action": "query", "formatversion": "2", "maxlag": "5", "generator": "geosearch"}
         assert wanted.items() <= asked.items() and f"({CONTACT})" in request.headers["User-Agent"]
         north, west, south, east = map(float, asked["ggsbbox"].split("|"))
         area = 111.2**2 * (north - south) * (east - west) * np.cos(np.radians((south + north) / 2))
         assert west < east and south < north and 1e-4 <= area <= 400
-        inside = [p for p in self.pages.values() if west <= p["lon"] <= east and south <= p["lat"] <= north][:500]
+        found = [p for p in pages.values() if west <= p["at"][0] <= east and south <= p["at"][1] <= north][:500]
         first, intro = int(asked.get("excontinue", 0)), asked.get("exintro") == "1"
-        assert int(asked["exlimit"]) <= (20 if intro else 1)
         last = first + int(asked["exlimit"])
-        pages = [self.page(p, first == 0) | ({"extract": p["text"] + "\nMore." * (not intro)} if first <= i < last else {})
-                 for i, p in enumerate(inside)]  # fmt: skip
-        more = {"continue": {"excontinue": last, "continue": "||"}} if last < len(inside) else {"batchcomplete": True}
-        return Response(200, {}, json.dumps(more | {"query": {"pages": pages}}).encode())
+        assert last - first <= (20 if intro else 1)
+        answers = [page["page"] for page in found]
+        for i in range(first, min(last, len(found))):
+            answers[i] = answers[i] | {"extract": found[i]["text"] + "\nMore." * (not intro)}
+        more = {"continue": {"excontinue": last, "continue": "||"}} if last < len(found) else {"batchcomplete": True}
+        return Response(200, {}, json.dumps(more | {"query": {"pages": answers}}).encode())
 
-    def page(self, page: dict, first: bool) -> dict:
-        id_ = page["id"]
-        out = {"pageid": id_, "ns": 0, "title": f"T{id_}"}
-        if not first:
-            return out
-        place = {
-            "lat": page["lat"],
-            "lon": page["lon"],
-            "globe": "earth",
-            "primary": True,
-            "type": "city",
-            "country": "CH",
-        }
-        out |= {"lastrevid": 1000 + id_, "coordinates": [place], "pageprops": {"wikibase_item": f"Q{id_}"}}
-        return out | page.get("more", {})
+    return answer
 
 
 def made(n: int = 60, box=BOX, seed: int = 0) -> dict[int, dict]:
-    rng = np.random.default_rng(seed)
-    west, south, east, north = box
-    return {
-        i: {"id": i, "lon": round(rng.uniform(west, east), 5), "lat": round(rng.uniform(south, north), 5),
-            "text": f"T{i} is " + " ".join(rng.choice(WORDS, 40))}
-        for i in range(1, n + 1)
-    }  # fmt: skip
+    rng, pages = np.random.default_rng(seed), {}
+    for i in range(1, n + 1):
+        lon, lat = rng.uniform(box[:2], box[2:]).round(5).tolist()
+        lon = round((lon + 180) % 360 - 180, 5)
+        position = {"lat": lat, "lon": lon, "globe": "earth", "primary": True, "type": "city", "country": "CH"}
+        page = {"pageid": i, "ns": 0, "title": f"T{i}", "lastrevid": 1000 + i, "coordinates": [position]}
+        page["pageprops"] = {"wikibase_item": f"Q{i}"}
+        pages[i] = {"at": (lon, lat), "page": page, "text": f"T{i} is " + " ".join(rng.choice(WORDS, 40))}
+    return pages
 
 
 def get(out, server, **options):
@@ -295,14 +281,14 @@ def test_tiles_cover_a_box_without_overlap_and_are_small_enough(west, south, wid
 @pytest.mark.parametrize("text", ["intro", "full"])
 def test_all_articles_of_a_box_with_all_that_is_known(tmp_path, text, pauses):
     pages = made()
-    with serve(answer=Wiki(pages)) as server:
+    with serve(answer=wiki(pages)) as server:
         store = get(tmp_path / "s", server, text=text)
         assert len(server.seen) >= (4 if text == "intro" else 60)
         assert pauses == [1] * len(server.seen)
     more = "\nMore." if text == "full" else ""
     assert texts_of(store) == {f"enwiki-{i}": page["text"] + more for i, page in pages.items()}
     row = store.place_id.tolist().index("enwiki-7")
-    np.testing.assert_allclose(store.lonlat[row], [pages[7]["lon"], pages[7]["lat"]])
+    np.testing.assert_allclose(store.lonlat[row], pages[7]["at"])
     assert store.column("country")[row] == "Switzerland" and store.column("qid")[row] == "Q7"
     credit = pq.read_table(store.path / "attribution.parquet").to_pylist()[row]
     assert (credit["url"], credit["revision"]) == ("https://en.wikipedia.org/?curid=7", "1007")
@@ -311,11 +297,11 @@ def test_all_articles_of_a_box_with_all_that_is_known(tmp_path, text, pauses):
 
 def test_a_crowded_tile_is_cut_until_nothing_is_lost_and_a_point_is_counted(tmp_path):
     pages = made(700, (7.44, 46.94, 7.45, 46.95))
-    with serve(answer=Wiki(pages)) as server:
+    with serve(answer=wiki(pages)) as server:
         store = get(tmp_path / "s", server, bbox=(7.4, 46.9, 7.5, 47.0))
         assert len(store) == 700 and left_out(store).keys() <= {"page seen before"}
         for page in pages.values():
-            page.update(lon=7.44, lat=46.94)
+            page["at"] = (7.44, 46.94)
         point = get(tmp_path / "point", server, bbox=(7.4, 46.9, 7.5, 47.0))
     assert len(point) == 500
     assert left_out(point)["unknown, beyond the 500 pages that the service lists of a point"] == 1
@@ -323,13 +309,11 @@ def test_a_crowded_tile_is_cut_until_nothing_is_lost_and_a_point_is_counted(tmp_
 
 def test_a_box_across_the_antimeridian_and_pages_that_are_no_article_on_earth(tmp_path):
     pages = made(40, (179.9, -17.1, 180.1, -16.9))
-    for page in pages.values():
-        page["lon"] = round((page["lon"] + 180) % 360 - 180, 5)
-    pages[1]["more"] = {"pageprops": {"disambiguation": ""}}
-    pages[2]["more"] = {"coordinates": []}
-    pages[3]["more"] = {"coordinates": [{"lat": 47, "lon": 7.5, "globe": "moon", "primary": True}]}
+    pages[1]["page"]["pageprops"] = {"disambiguation": ""}
+    pages[2]["page"]["coordinates"] = []
+    pages[3]["page"]["coordinates"][0]["globe"] = "moon"
     pages[4]["text"] = "Short."
-    with serve(answer=Wiki(pages)) as server:
+    with serve(answer=wiki(pages)) as server:
         store = get(tmp_path / "s", server, bbox=(179.9, -17.1, -179.9, -16.9))
     assert len(store) == 36 and set(np.sign(store.lonlat[:, 0])) == {-1, 1}
     assert left_out(store) == {
@@ -345,7 +329,7 @@ def test_a_box_across_the_antimeridian_and_pages_that_are_no_article_on_earth(tm
     ],
 )  # fmt: skip
 def test_nothing_is_asked_that_makes_no_sense(tmp_path, options, message):
-    with serve(answer=Wiki(made(3))) as server:
+    with serve(answer=wiki(made(3))) as server:
         with pytest.raises(ValueError, match=message):
             get(tmp_path / "s", server, **options)
         assert not server.seen and not list(tmp_path.iterdir())
@@ -360,7 +344,7 @@ REFUSED = {"status": 200, "body": b'{"error": {"code": "badvalue", "info": "Unre
 
 
 def test_passing_faults_change_nothing(tmp_path, pauses):
-    with serve(answer=Wiki(made())) as server:
+    with serve(answer=wiki(made())) as server:
         undisturbed = tree(get(tmp_path / "u", server).path)
         server.tricks = [LAG, {}, {"status": 429, "headers": {"Retry-After": "9"}}, {"status": 503}, {}, LAG]
         assert tree(get(tmp_path / "s", server).path) == undisturbed
@@ -373,7 +357,7 @@ def test_passing_faults_change_nothing(tmp_path, pauses):
      ({"status": 200, "body": b"<html>busy</html>"}, ValueError, "Expecting value")],
 )  # fmt: skip
 def test_after_a_lasting_fault_the_same_call_continues(tmp_path, trick, error, message):
-    with serve(answer=Wiki(made())) as server:
+    with serve(answer=wiki(made())) as server:
         undisturbed = tree(get(tmp_path / "u", server).path)
         needed = len(server.seen)
         server.tricks = [{}] * (needed - 1) + [trick]
@@ -387,7 +371,7 @@ def test_after_a_lasting_fault_the_same_call_continues(tmp_path, trick, error, m
 
 
 def test_requests_are_limited_and_a_higher_limit_continues(tmp_path):
-    with serve(answer=Wiki(made())) as server:
+    with serve(answer=wiki(made())) as server:
         with pytest.raises(ValueError, match="12 requests were made.*max_requests"):
             get(tmp_path / "s", server, text="full", max_requests=12)
         assert len(server.seen) == 12

@@ -249,14 +249,14 @@ class _Service:
         west, south, east, north = tile
         box = {"ggsbbox": f"{north:.6f}|{west:.6f}|{south:.6f}|{east:.6f}"}
         pages: dict[int, dict] = {}
-        more: dict = {}
-        while True:
+        more: dict | None = {}
+        while more is not None:
             answer = self.ask(box | more)
             for page in answer.get("query", {}).get("pages", []):
                 pages.setdefault(page["pageid"], {}).update(page)
-            more = answer.get("continue")
-            if not more or (len(pages) >= FULL and not everything):
-                return [pages[number] for number in sorted(pages)]
+            done = len(pages) >= FULL and not everything
+            more = None if done else answer.get("continue")
+        return [pages[number] for number in sorted(pages)]
 
     def ask(self, params: dict) -> dict:
         while self.asked < self.max_requests:
@@ -330,7 +330,8 @@ def _save(parts: Parts, name: str, articles: pa.Table, skips: Skips) -> None:
     }
     why = np.select(list(reasons.values()), list(reasons), "").astype(object)
     for row in np.flatnonzero(why == "") if parts.plan["places_only"] else ():
-        kind = why_no_place(*(table[column][row].as_py() for column in ("title", "text", "type")), lang)
+        title, text, kind = (table[column][row].as_py() for column in ("title", "text", "type"))
+        kind = why_no_place(title, text, kind, lang)
         why[row] = f"not a place, but {kind}" if kind else ""
     for row in np.flatnonzero(why != ""):
         skips.add(why[row], f"page {table['id'][row]}, {table['title'][row].as_py()!r}")
