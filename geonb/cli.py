@@ -71,27 +71,23 @@ def parser() -> argparse.ArgumentParser:
     _path(p, "--data", "DIR", "the place store")
     _path(p, "--out", "FILE.json", "and a page, FILE.html")
 
-    p = _verb(verbs, "embed", _embed, "embed the positions of a table")
-    p.add_argument("model", type=Path, metavar="RUN")
+    p = _verb(verbs, "embed", _embed, "embed the positions of a table", model="RUN")
     _path(p, "--points", "FILE", "CSV or Parquet with lon and lat")
     _path(p, "--out", "FILE.parquet", "GeoParquet with the columns of the table")
 
-    p = _verb(verbs, "ask", _ask, "places that fit a text best")
-    p.add_argument("model", type=Path, metavar="RUN")
+    p = _verb(verbs, "ask", _ask, "places that fit a text best", model="RUN")
     p.add_argument("text")
     _path(p, "--data", "DIR", "the place store")
     p.add_argument("--top", type=int, default=20, metavar="N")
 
-    p = _verb(verbs, "export", _export, "an embedding space as a cloud-optimised GeoTIFF, for QGIS and GDAL")
-    p.add_argument("model", type=Path, metavar="RUN")
+    p = _verb(verbs, "export", _export, "a space as a cloud-optimised GeoTIFF, for QGIS and GDAL", model="RUN")
     _path(p, "--out", "FILE.tif")
     p.add_argument("--degrees", type=float, default=0.25, metavar="D", help="edge of a pixel")
     what = p.add_mutually_exclusive_group()
     what.add_argument("--like", nargs=2, type=float, metavar=("LON", "LAT"), help="similarity to a place")
     what.add_argument("--text", help="similarity to words; without either, the first three components as colours")
 
-    p = _verb(verbs, "explore", _explore, "one self-contained page: map and projection of an embedding space")
-    p.add_argument("model", type=Path, metavar="RUN")
+    p = _verb(verbs, "explore", _explore, "one self-contained page: map and projection of a space", model="RUN")
     _path(p, "--data", "DIR", "the place store")
     _path(p, "--out", "PAGE.html")
 
@@ -108,9 +104,7 @@ def _data_verbs(verbs: Any) -> None:
 
     p = verbs.add_parser("wikipedia", help="articles with a position, from a table or from Wikipedia")
     sources = p.add_subparsers(required=True, metavar="SOURCE")
-    p = _verb(
-        sources, "table", _wikipedia, "a ready Parquet table: a file, a pattern, a hub path, or wikipedia-geotagged"
-    )
+    p = _verb(sources, "table", _wikipedia, "a Parquet table: a file, a pattern, a hub path or wikipedia-geotagged")
     p.add_argument("source", metavar="SOURCE")
     _article_options(p, box_required=False)
     p.add_argument("--snapshot", metavar="YYYYMMDD", help="of the dump behind the table")
@@ -133,8 +127,7 @@ def _data_verbs(verbs: Any) -> None:
     p.add_argument("--max-requests", type=int, default=1000, metavar="N", help="refuse more; a chip is a request")
     p.add_argument("--estimate", action="store_true", help="print what it would ask for, and stop")
 
-    p = _verb(verbs, "alphaearth", _alphaearth, "AlphaEarth's annual embeddings at the places of a store, no login")
-    p.add_argument("store", type=Path, metavar="STORE")
+    p = _verb(verbs, "alphaearth", _alphaearth, "AlphaEarth's annual embeddings at places of a store", store="STORE")
     p.add_argument("--year", type=int, required=True, metavar="YYYY")
     _path(p, "--out", "FILE.parquet", "for geonb train --extra")
 
@@ -145,13 +138,15 @@ def _data_verbs(verbs: Any) -> None:
     p.add_argument("--drop-invalid", action="store_true", help="drop rows without a usable position, do not stop")
     p.add_argument("--keep-suspicious", action="store_true", help="keep positions that are very probably wrong")
 
-    p = _verb(verbs, "check", _check, "verify every file of a store, and report its coverage, gaps and duplicates")
-    p.add_argument("dir", type=Path, metavar="DIR")
+    _verb(verbs, "check", _check, "verify the files of a store; report its coverage, gaps and duplicates", dir="DIR")
 
 
-def _verb(verbs: Any, name: str, run: Any, help: str) -> argparse.ArgumentParser:
+def _verb(verbs: Any, name: str, run: Any, help: str, **paths: str) -> argparse.ArgumentParser:
+    """Add a command; ``paths`` are its positional files and folders, with what the help calls them."""
     p = verbs.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
     p.set_defaults(run=run)
+    for argument, metavar in paths.items():
+        p.add_argument(argument, type=Path, metavar=metavar)
     return p
 
 
