@@ -1,10 +1,9 @@
 """Six ways to bind modalities into one space: three architectures and three binary baselines.
 
-A batch is a dict from modality to ``(values, present)``: values (n, ...) and a bool (n,) that says which places have
-the modality; the location's values are (lon, lat) in degrees. A step has three stages, which every architecture shares
-(:meth:`Architecture.forward`): the views of a batch, their embeddings gathered from all devices, and the loss. A new
-modality is a new head in the dict. Neither the losses nor the training loop know how many there are; this module knows
-no files and no optimiser.
+A batch is a dict from modality to ``(values, present)``: values (n, ...) and a bool (n,), which places have the
+modality; the location's values are (lon, lat) in degrees. :meth:`Architecture.forward` is the same for all: the views
+of a batch, their embeddings gathered from all devices, and the loss. A new modality is a new head in the dict. This
+module knows no files and no optimiser.
 """
 
 from __future__ import annotations
@@ -32,10 +31,9 @@ class Architecture(nn.Module):
     Args:
         location: maps (n, 2) lon/lat degrees to (n, d).
         heads: one module per further modality; maps its values (n, ...) to (n, d).
-        location_learns: False keeps the location encoder as it is, without dropout: random, or from the run that
-            training started from.
-        exclude_km: places within this distance of each other are not used as negatives of each other.
-        soft_km: each place's target is spread over the places within this distance; not together with ``exclude_km``.
+        location_learns: False keeps the location encoder as it is, without dropout.
+        exclude_km, soft_km: radius within which places are no negatives, or soft positives, of each other; see
+            :class:`geonb.losses.Space`.
         jitter_km: standard deviation of the displacement of each position in training, to the east and to the north.
         micro_batch: rows embedded at a time, 0 for all. Loss and gradients are those of the whole batch; fewer rows
             need less memory and a second pass through the encoders (GradCache, Gao et al., 2021, by recomputation).
@@ -67,8 +65,7 @@ class Architecture(nn.Module):
         self.micro_batch, self.chunk = micro_batch, chunk
         self.log_scale = nn.ParameterDict({m: torch.tensor(math.log(INITIAL_SCALE)) for m in heads})
         self.active = self.heads
-        # Training on several devices puts an all-gather with gradients here.
-        self.gather: Callable[[Tensor], Tensor] = no_gather
+        self.gather: Callable[[Tensor], Tensor] = lambda tensor: tensor  # on several devices an all-gather
         self.generator = torch.Generator()  # of draws that all devices must share
 
     def train(self, mode: bool = True) -> Architecture:
@@ -116,7 +113,7 @@ class Architecture(nn.Module):
         self.generator.manual_seed(seed)
 
     def views(self, batch: Batch) -> dict[str, tuple[str, Tensor, Tensor]]:
-        """Choose what is embedded of a device's batch: name -> (modality, values, present)."""
+        """Choose the views of a device's batch: name -> (modality, values, present)."""
         lonlat, present = batch["location"]
         if self.training and self.jitter_km:
             lonlat = _jittered(lonlat, self.jitter_km)
@@ -150,29 +147,19 @@ class Architecture(nn.Module):
 
     def loss(self, z: dict[str, Tensor], has: dict[str, Tensor], lonlat: Tensor) -> dict[str, Tensor]:
         """Compute named terms, each of shape (), from unit vectors (n, d) and presence (n,) of each view, and
-        positions (n, 2) in degrees.
-
-        Raises:
-            TypeError: called on ``Architecture`` itself, which binds nothing.
-        """
-        raise TypeError("Architecture does not define how to bind; use one of " + ", ".join(ARCHITECTURES))
+        positions (n, 2) in degrees."""
+        raise NotImplementedError
 
     def space(self, anchors: Tensor, candidates: Tensor | None = None) -> Space | None:
-        """Describe the distances of anchors (n, 2) and candidates (k, 2), lon/lat degrees, to a loss; None if they do
-        not matter."""
+        """Describe anchors (n, 2) and candidates (k, 2), degrees, to a loss; None if distances do not matter."""
         if not self.exclude_km and not self.soft_km:
             return None
-        return Space(anchors, candidates, exclude_km=self.exclude_km, soft_km=self.soft_km)
+        return Space(anchors, candidates, self.exclude_km, self.soft_km)
 
     def bind(self, a: str, b: str, z: dict, has: dict, lonlat: Tensor, pair: str) -> Tensor:
         """Compute the symmetric InfoNCE, of shape (), of two views (n, d) over the places that have both."""
         both = has[a] & has[b]
         return info_nce(z[a][both], z[b][both], self.scale(pair), self.space(lonlat[both]), chunk=self.chunk)
-
-
-def no_gather(tensor: Tensor) -> Tensor:
-    """Return a tensor of any shape as it is: the gather of a single device."""
-    return tensor
 
 
 class ImageBind(Architecture):
@@ -187,8 +174,8 @@ class Cyclic(Architecture):
     """Modalities take turns, phase by phase, against a fixed location encoder.
 
     Training is cut into ``cycles * len(heads)`` phases; phase k binds modality k mod M alone. With
-    ``location_learns=False`` the location encoder never changes, so no phase can make another forget. With
-    True it learns in every phase, as in SALT (Hecht et al., 2026).
+    ``location_learns=False`` no phase can make another forget; with True the location encoder learns in every phase, as
+    in SALT (Hecht et al., 2026).
 
     Args:
         cycles: number of turns of each modality.
@@ -208,13 +195,9 @@ class Cyclic(Architecture):
             raise ValueError(f"need cycles >= 1 and replay in [0, 1), not {cycles} and {replay}")
         self.cycles, self.replay, self.phases = cycles, replay, cycles * len(heads)
 
-    def turn(self, progress: float) -> str:
-        """Return the modality that is bound after a share ``progress`` of the steps, in [0, 1)."""
-        return self.order[self.phase(progress) % len(self.order)]
-
     def begin_step(self, progress: float, seed: int) -> None:
         super().begin_step(progress, seed)
-        turn = self.turn(progress)
+        turn = self.order[self.phase(progress) % len(self.order)]
         others = [m for m in self.order if m != turn]
         chance, which = torch.rand(2, generator=self.generator).tolist()
         self.active = (others[int(which * len(others))],) if others and chance < self.replay else (turn,)
@@ -224,9 +207,9 @@ class Cyclic(Architecture):
 
 
 class Fused(Architecture):
-    """One softmax over all modalities of all places of the batch, by the modified NT-Xent loss: that of SimCLR (Chen et
+    """One softmax, with one temperature, over all modalities of all places of the batch: NT-Xent of SimCLR (Chen et
     al., 2020, arXiv 2002.05709), with several positives per anchor as in SupCon (Khosla et al., 2020, arXiv
-    2004.11362). One temperature serves the one softmax.
+    2004.11362).
 
     Args:
         form: "mean" or "logsumexp" over an anchor's positives, see :func:`geonb.losses.nt_xent_fused`; with "melt" one
@@ -251,30 +234,24 @@ class Fused(Architecture):
     def loss(self, z: dict[str, Tensor], has: dict[str, Tensor], lonlat: Tensor) -> dict[str, Tensor]:
         embeddings, present = (torch.stack([x[m] for m in self.modalities]) for x in (z, has))
         scale, space = self.scale("shared"), self.space(lonlat)
-        if self.form == "melt":
-            drawn = self.draw(present)
-            return {"melt": melt(embeddings[0], embeddings[1:], drawn, scale, space, chunk=self.chunk)}
-        return {"fused": nt_xent_fused(embeddings, present, scale, space, self.form, chunk=self.chunk)}
-
-    def draw(self, present: Tensor) -> Tensor:
-        """Draw one of the further modalities of each place, long (n,), -1 for none, given the presence (m, n) of all
-        modalities, the location first."""
-        real = present[0]
-        chance = torch.rand(int(real.sum()), len(self.heads), generator=self.generator).T.to(present.device)
-        drawn = torch.full_like(real, -1, dtype=torch.long)
-        drawn[real] = chance.masked_fill(~present[1:, real], -1.0).argmax(0)
-        return drawn.masked_fill(~present[1:].any(0), -1)
+        if self.form != "melt":
+            return {"fused": nt_xent_fused(embeddings, present, scale, space, self.form, chunk=self.chunk)}
+        real, others = present[0], present[1:]
+        chance = torch.rand(int(real.sum()), len(others), generator=self.generator).T.to(present.device)
+        drawn = torch.zeros_like(real, dtype=torch.long)  # of each place the modality with the largest number
+        drawn[real] = chance.masked_fill(~others[:, real], -1.0).argmax(0)
+        drawn = drawn.masked_fill(~(real & others.any(0)), -1)
+        return {"melt": melt(embeddings[0], embeddings[1:], drawn, scale, space, chunk=self.chunk)}
 
 
 class SatCLIP(ImageBind):
     """Location and one modality by symmetric InfoNCE (Klemmer et al., 2023): the hub with a single spoke.
 
     As published: spherical harmonics and a SIREN with dropout before the sine; a frozen image backbone, of which only
-    a new last layer is trained (``head: linear``); one learned temperature; the batch's other places as negatives.
-    Different here: the temperature is clamped; positions are displaced equally in all directions (the original always
-    moves them north-east, by up to 0.01 degrees); the whole batch serves as negatives whatever fits in memory (the
-    original accumulates 16 batches whose losses see 512 places each); the harmonics are the orthonormal ones; images
-    come as cached features, so they are not augmented.
+    a new last layer is trained (``head: linear``); one learned temperature. Different here: the temperature is clamped;
+    positions are displaced equally in all directions (the original always moves them north-east, by up to 0.01
+    degrees); the whole batch serves as negatives (the original accumulates 16 batches whose losses see 512 places
+    each); the harmonics are orthonormal; images come as cached features, so they are not augmented.
     """
 
     binary = True
@@ -285,9 +262,8 @@ class GeoCLIP(Architecture):
 
     As published: random Fourier features of the Equal Earth plane at three scales and a capsule for each; a frozen
     image backbone and an MLP of one hidden layer; the queue holds coordinates, which are encoded at each step.
-    Different here: the queue starts empty (the original fills it with points within a degree of (0, 0)) and takes any
-    batch size; it has the positions of the places, not displaced ones; images come as cached features, so there are
-    no augmented views of them.
+    Different here: the queue starts empty (the original fills it with points within a degree of (0, 0)), takes any
+    batch size and has positions that are not displaced; images come as cached features, without augmented views.
 
     Args:
         queue: number of positions in the queue, 0 for none. It should be much shorter than the training set, or it

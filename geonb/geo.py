@@ -21,11 +21,10 @@ def check_lonlat(lonlat: ArrayLike, where: str = "") -> np.ndarray:
 
     Args:
         lonlat: array-like (n, 2), longitude in [-180, 180] and latitude in [-90, 90], degrees.
-        where: source of the rows, for example a file name; the error message starts with it.
+        where: source of the rows, for example a file name, which errors name.
 
     Raises:
-        ValueError: wrong shape, NaN or infinite values, or values out of range. The message names the
-            first bad row (counted from 0) and says if the columns look swapped.
+        ValueError: wrong shape, NaN or infinite values, or values out of range, with the first bad row (from 0).
     """
     points = np.asarray(lonlat, dtype=np.float64)
     prefix = f"{where}: " if where else ""
@@ -38,12 +37,9 @@ def check_lonlat(lonlat: ArrayLike, where: str = "") -> np.ndarray:
     inside = (np.abs(points[:, 0]) <= 180) & (np.abs(points[:, 1]) <= 90)
     if not inside.all():
         row = int(np.argmin(inside))
-        swapped = (np.abs(points[:, 1]) <= 180).all() and (np.abs(points[:, 0]) <= 90).all()
-        hint = (
-            "the columns look swapped: give (lon, lat), not (lat, lon)"
-            if swapped
-            else "longitude lies in [-180, 180], latitude in [-90, 90], in degrees (EPSG:4326)"
-        )
+        hint = "longitude lies in [-180, 180], latitude in [-90, 90], in degrees (EPSG:4326)"
+        if (np.abs(points) <= [90, 180]).all():
+            hint = "the columns look swapped: give (lon, lat), not (lat, lon)"
         raise ValueError(f"{prefix}row {row}: position {tuple(points[row].tolist())} is out of range; {hint}")
     return points
 
@@ -73,10 +69,8 @@ def great_circle_km(a: ArrayLike, b: ArrayLike) -> np.ndarray:
 def cell_grid(size_km: float) -> tuple[np.ndarray, np.ndarray]:
     """Divide the sphere into cells of exactly equal area, about ``size_km`` wide and high everywhere.
 
-    Parallels cut the sphere into bands; a band of k cells spans k equal steps in longitude. The bands' edges lie where
-    the sine of latitude makes all cells equal in area (Lambert's cylindrical equal-area map has its rows in
-    sin(latitude)). Cells begin at the antimeridian, so none crosses it, and 180 is the same as -180. The caps at the
-    poles are single cells.
+    Parallels cut the sphere into bands, and each band is cut into equal steps in longitude, from the antimeridian on.
+    Area is proportional to sin(latitude). The caps at the poles are single cells.
 
     Returns:
         the number of cells in each band, from south to north, and the bands' edges in sin(latitude).
@@ -91,11 +85,6 @@ def cell_grid(size_km: float) -> tuple[np.ndarray, np.ndarray]:
     columns = np.maximum(1, np.round(2 * rows * np.cos(middle))).astype(np.int64)
     columns[[0, -1]] = 1
     return columns, np.concatenate([[-1.0], -1 + 2 * np.cumsum(columns) / columns.sum()])
-
-
-def cell_count(size_km: float) -> int:
-    """Count the cells of :func:`cell_grid` that cover the Earth."""
-    return int(cell_grid(size_km)[0].sum())
 
 
 def blocks(lonlat: ArrayLike, size_km: float) -> np.ndarray:

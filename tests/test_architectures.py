@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from geonb.architectures import ARCHITECTURES, Architecture, _jittered, _uniform_on_sphere
+from geonb.architectures import ARCHITECTURES, _jittered, _uniform_on_sphere
 from geonb.encoders.head import Head
 from geonb.encoders.location import LocationEncoder, network, positional_encoding
 from geonb.geo import great_circle_km, unit_xyz
@@ -340,5 +340,3 @@ def test_senseless_bindings_are_refused():
             make("imagebind", **options)
     with pytest.raises(ValueError, match="form must be"):
         make("fused", form="max")
-    with pytest.raises(TypeError, match="use one of imagebind"):
-        Architecture(torch.nn.Linear(2, 8), heads)(make_batch())

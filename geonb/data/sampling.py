@@ -13,7 +13,7 @@ from importlib.resources import files
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geonb.geo import EARTH_RADIUS_KM, blocks, cell_bounds, cell_count, check_lonlat, unit_xyz
+from geonb.geo import EARTH_RADIUS_KM, blocks, cell_bounds, cell_grid, check_lonlat, unit_xyz
 
 GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
 DENSITY_KM = 100.0
@@ -153,7 +153,7 @@ def land_share(cells: Sequence | np.ndarray, size_km: float, points: int = 100) 
 @cache
 def land_cells(size_km: float) -> np.ndarray:
     """List the equal-area cells of a size that are at least half land: their numbers (n,), in rising order."""
-    cells = np.arange(cell_count(size_km))
+    cells = np.arange(cell_grid(size_km)[0].sum())
     return cells[land_share(cells, size_km) >= 0.5]
 
 

@@ -16,7 +16,7 @@ from geonb.data.sampling import (
     random_points,
     weighted_sample,
 )
-from geonb.geo import EARTH_RADIUS_KM, blocks, cell_bounds, cell_count, great_circle_km, unit_xyz
+from geonb.geo import EARTH_RADIUS_KM, blocks, cell_bounds, cell_grid, great_circle_km, unit_xyz
 
 
 @pytest.mark.parametrize("points", [random_points(20_000, 3), fibonacci_points(20_000)])
@@ -83,7 +83,7 @@ def chi_square(counts, expected):
 
 @pytest.mark.parametrize("size_km", [80, 500, 3000])
 def test_cells_are_where_blocks_has_them_and_equal_in_area(size_km):
-    cells = np.arange(cell_count(size_km))
+    cells = np.arange(cell_grid(size_km)[0].sum())
     west, south, east, north = cell_bounds(cells, size_km).T
     middle = np.stack([(west + east) / 2, np.degrees(np.arcsin((np.sin(np.radians(south)) + np.sin(np.radians(north))) / 2))], 1)
     np.testing.assert_array_equal(blocks(middle, size_km), cells)
@@ -95,7 +95,7 @@ def test_cells_are_where_blocks_has_them_and_equal_in_area(size_km):
 
 
 def test_the_share_of_land_of_cells_adds_up_to_that_of_the_earth():
-    share = land_share(np.arange(cell_count(400)), 400)
+    share = land_share(np.arange(cell_grid(400)[0].sum()), 400)
     assert share.mean() == pytest.approx(on_land(fibonacci_points(400_000)).mean(), abs=0.003)
     ocean, sahara = blocks([[-140.0, 0.0], [10.0, 25.0]], 400)
     assert land_share([ocean, sahara], 400).tolist() == [0, 1]

@@ -123,9 +123,9 @@ def test_a_coverage_map_says_what_it_shows_and_draws_land_without_places():
 
 def test_cells_on_the_map_have_the_area_of_cells_on_earth():
     from geonb.explore.figures import _outlines
-    from geonb.geo import cell_count
+    from geonb.geo import cell_grid
 
-    x, y = np.moveaxis(_outlines(np.arange(cell_count(1500)), 1500), 2, 0)
+    x, y = np.moveaxis(_outlines(np.arange(cell_grid(1500)[0].sum()), 1500), 2, 0)
     area = np.abs((x * np.roll(y, 1, 1) - y * np.roll(x, 1, 1)).sum(1)) / 2
     np.testing.assert_allclose(area, area.mean(), rtol=0.01)
 
