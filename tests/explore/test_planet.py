@@ -354,9 +354,8 @@ def test_any_sentence_is_asked_of_a_run(trained, open_page, tmp_path):
         ask_map(Waves(modalities=("location",)), "ice", cells_km=900)
 
 
-@pytest.mark.parametrize(
-    "change, message",
-    [
+def test_what_cannot_be_shown_is_refused():
+    for change, message in (
         ({"models": {}}, "at least one model"),
         ({"show": ["like", "maps"]}, "show some of"),
         ({"models": {"a": 3}}, "loaded model, not int"),
@@ -364,9 +363,6 @@ def test_any_sentence_is_asked_of_a_run(trained, open_page, tmp_path):
         ({"queries": ["a", " "]}, "empty"),
         ({"queries": ["a"], "query": "b"}, "'b' is not among"),
         ({"place": (10, 95)}, "out of range"),
-    ],
-)
-def test_what_cannot_be_shown_is_refused(change, message):
-    options = {"models": {"a": Waves()}, "queries": ["a"], "cells_km": 900.0, "progress": False}
-    with pytest.raises(ValueError, match=message):
-        planet_view(**options | change)
+    ):
+        with pytest.raises(ValueError, match=message):
+            planet_view(**{"models": {"a": Waves()}, "queries": ["a"], "cells_km": 900.0, "progress": False} | change)
