@@ -5,10 +5,8 @@
 - :func:`from_api` asks Wikipedia's Action API (extensions GeoData and TextExtracts): for a town.
 
 Both check articles a part at a time, and count each one that is left out with its reason. Parts are kept
-until the store is complete, so the same call continues a stopped one.
-
-Texts and titles are untrusted: control characters are removed, and addresses are made from page ids. Texts
-are under CC BY-SA 4.0; title, address and revision stay with each of them.
+until the store is complete, so the same call continues a stopped one. Texts and titles are untrusted:
+control characters are removed, and addresses are made from page ids.
 
 Neither source has been tried over the network; tests run on tables and a server in their formats.
 """
@@ -80,8 +78,7 @@ def from_table(
         snapshot: day of the dump (YYYYMMDD); for the known table also which one.
         bbox: west, south, east, north in degrees; west > east for a box across the antimeridian.
         min_chars: shorter texts are left out.
-        places_only: leave out people, events, organisations and lists, as
-            :func:`geonb.data.texts.why_no_place` finds them.
+        places_only: leave out people, events, organisations and lists, as `why_no_place` finds them.
         limit: only the first so many articles.
         simulated: whether the texts are, as those of :mod:`geonb.practice`; the store says so.
 
@@ -133,7 +130,8 @@ def _open_table(source: str) -> ds.Dataset:
     if "://" in source and not source.startswith("hf://"):
         raise ValueError("only the disk and the hub are read")
     filesystem, pattern = fsspec.url_to_fs(source)
-    if not (files := sorted(filesystem.glob(pattern))):
+    files = [pattern] if Path(source).is_file() else sorted(filesystem.glob(pattern))
+    if not files:
         raise ValueError("there is no such file")
     return ds.dataset(files, filesystem=filesystem, format="parquet")
 
@@ -367,7 +365,7 @@ def _write(parts: Parts, names: list[str]) -> PlaceStore:
     found = pa.concat_tables(tables)
     first = np.unique(found["place_id"].to_numpy(), return_index=True)[1]
     chosen = np.isin(np.arange(len(found)), first)
-    skips.add("page seen before", n=(~chosen).sum())  # tiles share their edges
+    skips.add("page listed twice", n=(~chosen).sum())  # tiles share edges
     chosen &= np.cumsum(chosen) <= (plan.get("limit") or len(found))
     found = found.filter(pa.array(chosen)).combine_chunks()
     if not len(found):
