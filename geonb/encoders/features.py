@@ -40,13 +40,11 @@ def features(store: PlaceStore, modality: str, backbone: Any, progress: bool = T
 
 
 def _encode(store: PlaceStore, modality: str, rows: np.ndarray, backbone: Any, progress: bool) -> np.ndarray:
+    read = {"text": store.texts, "image": store.images}[modality]
     values = np.empty((len(rows), backbone.dim), np.float32)
     starts = range(0, len(rows), CHUNK[modality])
-    one = modality == "text" and len(starts) == 1  # then the bar is that of the backbone
+    one = len(starts) == 1  # then the bar is that of the backbone
     for start in tqdm(starts, desc=f"{modality} features", unit="chunk", disable=one or not progress):
         part = slice(start, start + CHUNK[modality])
-        if modality == "text":
-            values[part] = backbone.encode(store.texts(rows[part]), progress=one and progress)
-        else:
-            values[part] = backbone.encode(store.images(rows[part]))
+        values[part] = backbone.encode(read(rows[part]), progress=one and progress)
     return values

@@ -99,8 +99,8 @@ class SphereMPlus(_MultiScale):
     per_scale = 8
 
     def encode(self, lonlat: Tensor) -> Tensor:
-        radians = torch.deg2rad(lonlat)
-        (lon, lat), (lon_r, lat_r) = radians.split(1, 1), self.angles(radians)
+        lon, lat = torch.deg2rad(lonlat).split(1, 1)
+        lon_r, lat_r = self.angles(torch.deg2rad(lonlat))
         cosines = [lat_r.cos() * lon.cos(), lat.cos() * lon_r.cos()]
         sines = [lat_r.cos() * lon.sin(), lat.cos() * lon_r.sin()]
         return torch.cat([lat_r.sin(), *cosines, *sines, lat_r.cos(), lon_r.sin(), lon_r.cos()], 1)
