@@ -19,6 +19,7 @@ from collections import defaultdict
 from functools import lru_cache
 from importlib.metadata import Distribution, distribution, distributions
 from pathlib import Path
+from threading import Lock
 
 import nbformat
 from packaging.requirements import Requirement
@@ -85,14 +86,15 @@ class Isolation:
     """Environments of a Python that finds the package and what one requirement of it installs, no more."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.package, self.made = folder, install_package(folder), {}
+        self.folder, self.package, self.made, self.lock = folder, install_package(folder), {}, Lock()
 
     def environment(self, chapter: Path) -> dict[str, str]:
         """Return the variables of the kernel that runs a chapter, by what its first cell installs."""
         requirement = re.search(r'"(geonb\[.+?\])', nbformat.read(chapter, 4).cells[0].source)[1]
-        if requirement not in self.made:
-            site = self.folder / f"site{len(self.made)}"
-            self.made[requirement] = self._link(required_by(requirement, self.package), site)
+        with self.lock:  # two chapters run at a time
+            if requirement not in self.made:
+                site = self.folder / f"site{len(self.made)}"
+                self.made[requirement] = self._link(required_by(requirement, self.package), site)
         return SMOKE | {
             "PYTHONPATH": f"{self.made[requirement]}{os.pathsep}{self.package}",
             "NUMBA_CACHE_DIR": str(self.folder / "numba"),
