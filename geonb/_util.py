@@ -10,6 +10,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+from numpy.typing import ArrayLike
 from tqdm.auto import tqdm as _tqdm
 
 
@@ -58,6 +60,12 @@ def is_missing(value: object) -> bool:
 def is_unknown(value: object) -> bool:
     """Tell whether a class is unknown: missing, or an empty string. 0 and False are classes."""
     return is_missing(value) or value == ""
+
+
+def row_numbers(rows: ArrayLike) -> np.ndarray:
+    """Return row numbers (k,) of rows that are given as numbers or as a mask."""
+    rows = np.asarray(rows)
+    return np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
 
 
 class tqdm(_tqdm):

@@ -28,7 +28,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 
-from geonb._util import is_missing
+from geonb._util import is_missing, row_numbers
 from geonb.data.attribution import write_credits
 from geonb.data.sentinel2 import BANDS, SCALE
 from geonb.geo import check_lonlat
@@ -47,16 +47,14 @@ SCHEMA_VERSION = 2
 MODALITIES = ("location", "text", "image")
 ARRAY = "sentinel2"  # the array of images/ behind the modality "image"
 TEXTS_PER_GROUP = 256  # rows of texts.parquet that are decoded to read one of them
-ROWS_AT_A_TIME = 4096  # of a table that is streamed
 MAX_REFLECTANCE = 2.0  # mean over an image; fresh snow and thick cloud stay below
-SPARE_BYTES = 32 << 20  # left free on the disk
 
 PLACE_COLUMNS = ("place_id", "geometry", "title", "source", "license")
 TEXT_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("place_id", "text", "lang", "license", "revision", "url", "source")]
     + [("facts", pa.list_(pa.string()))]
 )
-WKB_POINT = np.dtype([("order", "u1"), ("type", "<u4"), ("lon", "<f8"), ("lat", "<f8")])
+WKB_HEAD = b"\x01\x01\0\0\0"  # little-endian, a point of x and y
 
 
 class StoreError(ValueError):
@@ -68,10 +66,7 @@ class StoreError(ValueError):
 
 def wkb_points(lonlat: ArrayLike) -> pa.Array:
     """Encode positions (n, 2), degrees, as an Arrow column of WKB points (21 bytes each, little-endian)."""
-    lonlat = np.asarray(lonlat, dtype=np.float64)
-    points = np.empty(len(lonlat), WKB_POINT)
-    points["order"], points["type"], points["lon"], points["lat"] = 1, 1, lonlat[:, 0], lonlat[:, 1]
-    return pa.array([point.tobytes() for point in points], pa.binary())
+    return pa.array([WKB_HEAD + point.tobytes() for point in np.asarray(lonlat, dtype="<f8")], pa.binary())
 
 
 def points_from_wkb(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
@@ -80,13 +75,11 @@ def points_from_wkb(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     Raises:
         ValueError: a missing value, or a geometry that is no little-endian two-dimensional point, with its row.
     """
-    wrong = pc.fill_null(pc.binary_length(column), -1).to_numpy(zero_copy_only=False) != WKB_POINT.itemsize
-    if not wrong.any():
-        points = np.frombuffer(b"".join(column.to_pylist()), WKB_POINT)
-        wrong = (points["order"] != 1) | (points["type"] != 1)
-    if wrong.any():
-        raise ValueError(f"row {int(np.argmax(wrong))}: the geometry is not a WKB point (little-endian, x and y)")
-    return np.stack([points["lon"], points["lat"]], 1)
+    points = column.to_pylist()
+    for row, point in enumerate(points):
+        if point is None or len(point) != 21 or not point.startswith(WKB_HEAD):
+            raise ValueError(f"row {row}: the geometry is not a WKB point (little-endian, x and y)")
+    return np.frombuffer(b"".join(point[5:] for point in points), "<f8").reshape(-1, 2).copy()
 
 
 def geo_metadata(bounds: Sequence[float]) -> dict[str, str]:
@@ -104,7 +97,7 @@ def geo_metadata(bounds: Sequence[float]) -> dict[str, str]:
 class PlaceStore:
     """A place store opened for reading; see :meth:`open`.
 
-    Methods that take rows raise :class:`StoreError` for a row that lacks what is asked for.
+    Rows are given as numbers, or as a mask. A row that lacks what is asked for raises :class:`StoreError`.
 
     Attributes:
         path: the folder.
@@ -122,23 +115,25 @@ class PlaceStore:
         self.path, self.manifest = path, manifest
         self.facts: dict[str, dict] = manifest["facts"]
         self.data_hash: str = manifest["data_hash"]
+        described = manifest["images"].get(ARRAY, {})
+        self.bands, self.gsd_m = described.get("bands"), described.get("gsd_m")
+        self._images, self._dates = np.empty((0, len(BANDS), 0, 0), np.uint16), np.empty(0, object)
         try:
             self.places = pq.read_table(path / "places.parquet")
             self.lonlat = points_from_wkb(self.places["geometry"])
             self.place_id = np.array(self.places["place_id"].to_pylist(), dtype=str)
-            self._texts = _Texts(path / "texts.parquet") if manifest["counts"]["texts"] else None
-            of_text = pa.array([], pa.string()) if self._texts is None else self._texts.column("place_id")
-            self._text_row = self._rows_of(of_text, "texts.parquet")
-            self.bands = self.gsd_m = self._images = self._chips = None
-            of_image = pa.array([], pa.string())
-            if ARRAY in manifest["images"]:
-                described = manifest["images"][ARRAY]
-                self.bands, self.gsd_m = described["bands"], described["gsd_m"]
-                self._images = _map_array(path / "images" / f"{ARRAY}.npy", described)
-                self._chips = pq.read_table(path / "images" / f"{ARRAY}.parquet")
-                of_image = self._chips["place_id"]
-            self._image_row = self._rows_of(of_image, f"images/{ARRAY}.parquet")
-        except (OSError, KeyError, pa.ArrowException) as error:
+            self._rows = {modality: np.full(len(self), -1) for modality in ("text", "image")}
+            if manifest["counts"]["texts"]:
+                meta = self._texts = pq.read_metadata(path / "texts.parquet")
+                self._starts = np.cumsum([0, *(meta.row_group(i).num_rows for i in range(meta.num_row_groups))])
+                self._locate("text", pq.read_table(path / "texts.parquet", columns=["place_id"]))
+            if described:
+                array = np.load(path / "images" / f"{ARRAY}.npy", mmap_mode="r", allow_pickle=False)
+                self._images = np.asarray(array)  # without the subclass, which every batch would be of too
+                table = pq.read_table(path / "images" / f"{ARRAY}.parquet")
+                self._dates = np.array(table["date"].to_pylist(), dtype=object)
+                self._locate("image", table)
+        except (OSError, KeyError, ValueError, pa.ArrowException) as error:
             raise StoreError(f"{path}: cannot be read ({error}); {_remedy(path)}") from error
 
     @classmethod
@@ -183,8 +178,8 @@ class PlaceStore:
         if name not in self.columns:
             raise StoreError(f"{self.path / 'places.parquet'}: no column {name!r}; there are {', '.join(self.columns)}")
         column = self.places[name]
-        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-            return np.array([*column.to_pylist(), None], dtype=object)[:-1]
+        if pa.types.is_string(column.type):
+            return np.array(column.to_pylist(), dtype=object)
         return column.cast(pa.float64()).to_numpy().astype(np.float64)
 
     def has(self, modality: str) -> np.ndarray:
@@ -195,37 +190,40 @@ class PlaceStore:
         """
         if modality not in MODALITIES:
             raise StoreError(f"unknown modality {modality!r}; choose from {', '.join(MODALITIES)}")
-        if modality == "location":
-            return np.ones(len(self), dtype=bool)
-        return (self._text_row if modality == "text" else self._image_row) >= 0
+        return np.ones(len(self), dtype=bool) if modality == "location" else self._rows[modality] >= 0
 
     def simulated(self, modality: str) -> bool:
         """Tell whether the observations of a modality are simulated (``False`` for one that the store lacks)."""
-        self.has(modality)
-        return bool(self.manifest["simulated"].get(modality, False))
+        return self.manifest["simulated"].get(modality, False)
 
     def texts(self, rows: ArrayLike) -> list[str]:
-        """Read the texts of places, one for each row of the store (numbers, or a mask)."""
+        """Read the texts of places, one for each row of the store."""
         return self.text_column("text", rows)
 
-    def text_facts(self, rows: ArrayLike) -> list[list[str]]:
-        """Read the names of the facts that each text mentions, a list for each row; empty where that is not known."""
-        return [facts or [] for facts in self.text_column("facts", rows)]
-
     def text_column(self, name: str, rows: ArrayLike) -> list:
-        """Read a column of ``texts.parquet`` (``lang``, ``url``, ...), one value for each row of the store."""
-        taken = self._taken(self._text_row, rows, "text")
-        return self._texts.take(name, taken) if self._texts is not None and len(taken) else []
+        """Read a column of ``texts.parquet`` (``lang``, ``facts``, ...), one value for each row of the store."""
+        rows = self._taken("text", rows)
+        if not len(rows):
+            return []
+        # Nothing stays open, so threads and forked processes may share a store. With pre_buffer, all that was read
+        # would stay in memory until the file is closed.
+        file = pq.ParquetFile(self.path / "texts.parquet", metadata=self._texts, memory_map=True, pre_buffer=False)
+        values, group = np.empty(len(rows), dtype=object), np.searchsorted(self._starts, rows, "right") - 1
+        order = np.argsort(group, kind="stable")
+        for at in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
+            number = int(group[at[0]])
+            column = file.read_row_group(number, [name], use_threads=False).column(0)
+            for i, value in zip(at, column.take(rows[at] - self._starts[number]).to_pylist(), strict=True):
+                values[i] = value
+        return values.tolist()
 
     def images(self, rows: ArrayLike) -> np.ndarray:
-        """Read the images (k, band, H, W) of places (numbers, or a mask); Sentinel-2: uint16, reflectance x 10,000."""
-        taken = self._taken(self._image_row, rows, "image")
-        return np.zeros((0, len(BANDS), 0, 0), np.uint16) if self._images is None else self._images[taken]
+        """Read the images (k, band, H, W) of places; Sentinel-2: uint16, reflectance x 10,000."""
+        return self._images[self._taken("image", rows)]
 
     def image_dates(self, rows: ArrayLike) -> list[str]:
         """Read the acquisition dates (ISO 8601, or ``""`` where not known) of images, one for each row of the store."""
-        taken = self._taken(self._image_row, rows, "image")
-        return self._chips["date"].take(pa.array(taken)).to_pylist() if self._chips is not None else []
+        return self._dates[self._taken("image", rows)].tolist()
 
     def to_xarray(self) -> Any:
         """Describe the images as an :class:`xarray.Dataset`, whose pixels are read when they are used.
@@ -238,29 +236,25 @@ class PlaceStore:
         """
         import xarray
 
-        if self._images is None or self._chips is None:
+        if not len(self._images):
             raise StoreError(f"{self.path}: has no images")
-        rows = np.flatnonzero(self._image_row >= 0)
-        rows = rows[np.argsort(self._image_row[rows])]
+        rows = np.argsort(self._rows["image"])[-len(self._images) :]
         # netCDF has no booleans.
         attributes = {"gsd_m": self.gsd_m, "scale": SCALE, "simulated": int(self.simulated("image"))}
+        of_place = {"lon": self.lonlat[rows, 0], "lat": self.lonlat[rows, 1], "date": self._dates.astype(str)}
         coordinates = {"place": self.place_id[rows], "band": self.bands}
-        of_place = {"lon": self.lonlat[rows, 0], "lat": self.lonlat[rows, 1], "date": self._chips["date"].to_pylist()}
         coordinates |= {name: ("place", values) for name, values in of_place.items()}
         return xarray.Dataset({ARRAY: (("place", "band", "y", "x"), self._images, attributes)}, coordinates)
 
-    def _rows_of(self, names: pa.Array | pa.ChunkedArray, file: str) -> np.ndarray:
-        """For each place the row of its text or image, -1 for none."""
-        at = np.asarray(pc.fill_null(pc.index_in(names, self.places["place_id"].combine_chunks()), -1))
-        if (at < 0).any() or len(np.unique(at)) != len(at):
-            raise StoreError(f"{self.path / file}: a place_id is not in places.parquet, or twice; {_remedy(self.path)}")
-        row = np.full(len(self), -1)
-        row[at] = np.arange(len(at))
-        return row
+    def _locate(self, modality: str, table: pa.Table) -> None:
+        """Note for each place the row of its text or image."""
+        places = pc.index_in(table["place_id"], self.places["place_id"].combine_chunks())
+        self._rows[modality][places.to_numpy()] = np.arange(len(table))
 
-    def _taken(self, row_of_place: np.ndarray, rows: ArrayLike, modality: str) -> np.ndarray:
-        rows = _numbers(rows)
-        taken = row_of_place[rows]
+    def _taken(self, modality: str, rows: ArrayLike) -> np.ndarray:
+        """Return the rows of texts or images that belong to rows of places."""
+        rows = row_numbers(rows)
+        taken = self._rows[modality][rows]
         if (taken < 0).any():
             row = int(rows[np.argmax(taken < 0)])
             raise StoreError(
@@ -270,7 +264,7 @@ class PlaceStore:
 
 
 def check_store(path: str | Path) -> str:
-    """Check every byte of a store against its hash, and describe it in two lines.
+    """Check every byte of a store against its hash, and describe it in three lines.
 
     Raises:
         StoreError: the first fault found: file and remedy.
@@ -286,27 +280,21 @@ def check_store(path: str | Path) -> str:
     )
 
 
-def _numbers(rows: ArrayLike) -> np.ndarray:
-    """Rows as numbers, from numbers or a mask."""
-    rows = np.asarray(rows)
-    return np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
-
-
 def _remedy(path: Path) -> str:
     return f"remove {path} and make the store again, or restore the file from a copy"
 
 
 def _read_manifest(path: Path) -> dict:
     file = path / "manifest.json"
-    if not path.is_dir():
-        raise StoreError(f"{path}: no such place store; check the path, or make one: see geonb data --help")
     if (path / "config.yaml").is_file():
         raise StoreError(f"{path}: this is a trained run, not a place store; give the folder of the data")
-    if not file.is_file():
-        raise StoreError(f"{file}: missing, so {path} is not a complete place store; {_remedy(path)}")
+    if not path.is_dir():
+        raise StoreError(f"{path}: no such place store; check the path, or make one: see geonb data --help")
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
         version = manifest["schema_version"]
+    except FileNotFoundError:
+        raise StoreError(f"{file}: missing, so {path} is not a complete place store; {_remedy(path)}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{file}: not a manifest ({error}); {_remedy(path)}") from None
     if version != SCHEMA_VERSION:
@@ -321,11 +309,10 @@ def _read_manifest(path: Path) -> dict:
 def _check_files(path: Path, manifest: dict, full: bool) -> None:
     for name, entry in manifest["files"].items():
         file = path / name
-        if not file.is_file():
-            raise StoreError(f"{file}: missing; {_remedy(path)}")
-        size = file.stat().st_size
+        size = file.stat().st_size if file.is_file() else None
         if size != entry["bytes"]:
-            raise StoreError(f"{file}: {size} of {entry['bytes']} bytes, so it was cut or changed; {_remedy(path)}")
+            found = "missing" if size is None else f"{size} of {entry['bytes']} bytes, so it was cut or changed"
+            raise StoreError(f"{file}: {found}; {_remedy(path)}")
         if (full or file.suffix != ".npy") and _file_hash(file) != entry["sha256"]:
             raise StoreError(f"{file}: changed since it was written (its SHA-256 differs); {_remedy(path)}")
 
@@ -333,49 +320,6 @@ def _check_files(path: Path, manifest: dict, full: bool) -> None:
 def _file_hash(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _map_array(file: Path, described: dict) -> np.ndarray:
-    """Map the array of a file into memory; NumPy refuses a file that is shorter than its header says."""
-    try:
-        array = np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
-    except ValueError as error:
-        raise StoreError(f"{file}: cannot be mapped ({error}); {_remedy(file.parent.parent)}") from error
-    if list(array.shape) != described["shape"] or array.dtype != described["dtype"]:
-        raise StoreError(f"{file}: {array.dtype} {array.shape} is not what the manifest describes")
-    return array
-
-
-class _Texts:
-    """Read ``texts.parquet`` by row group; nothing stays open, so threads and forked processes may share it."""
-
-    def __init__(self, file: Path) -> None:
-        self.file, self.metadata = file, pq.read_metadata(file)
-        groups = [self.metadata.row_group(i).num_rows for i in range(self.metadata.num_row_groups)]
-        self.starts = np.cumsum([0, *groups])
-
-    def open(self) -> pq.ParquetFile:
-        # With pre_buffer, all that was read would stay in memory until the file is closed.
-        return pq.ParquetFile(self.file, metadata=self.metadata, memory_map=True, pre_buffer=False)
-
-    def column(self, name: str) -> pa.ChunkedArray:
-        return pa.chunked_array(self.batches(name), TEXT_SCHEMA.field(name).type)
-
-    def batches(self, name: str) -> Iterator[pa.Array]:
-        for batch in self.open().iter_batches(ROWS_AT_A_TIME, columns=[name], use_threads=False):
-            yield batch.column(0)
-
-    def take(self, name: str, rows: np.ndarray) -> list:
-        """Values of a column, by row of the file; rows may repeat."""
-        file, values = self.open(), np.empty(len(rows), dtype=object)
-        group = np.searchsorted(self.starts, rows, "right") - 1
-        order = np.argsort(group, kind="stable")
-        for at in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
-            number = int(group[at[0]])
-            column = file.read_row_group(number, [name], use_threads=False).column(0)
-            for i, value in zip(at, column.take(pa.array(rows[at] - self.starts[number])).to_pylist(), strict=True):
-                values[i] = value
-        return values.tolist()
 
 
 # Writing
@@ -411,8 +355,7 @@ def write_store(
         facts: see :class:`PlaceStore`; each is a column of the places.
         simulated: which modalities are simulated.
         made: how the store was made (a function and its arguments), kept in the manifest.
-        datacard: Markdown for ``datacard.md``; a text, or a function of the finished places (a table) that returns
-            one.
+        datacard: Markdown, or a function that makes it of the finished places (a table).
 
     Raises:
         StoreError: what is wrong with which row, or with the disk; nothing is left behind.
@@ -430,22 +373,24 @@ def write_store(
         partial.mkdir()
         content, described = hashlib.sha256(), {}
         count = _write_texts(partial / "texts.parquet", texts, place_id) if texts is not None else 0
-        if len(rows):
+        if images is not None and len(rows):
             described[ARRAY], more = _write_images(partial, images, rows, place_id, dates, gsd_m, content)
             columns |= more
         table = pa.table({"place_id": place_id, "geometry": wkb_points(lonlat)} | columns)
         table = table.replace_schema_metadata(geo_metadata((*lonlat.min(0), *lonlat.max(0))))
         pq.write_table(table, partial / "places.parquet", compression="zstd")
         for name in sorted(table.column_names):
-            _hash_column(content, name, len(table), table[name].type, table[name].chunks)
+            _hash_column(content, table.schema.field(name), len(table), table[name].chunks)
         if count:
-            written = _Texts(partial / "texts.parquet")
+            written = pq.ParquetFile(partial / "texts.parquet", memory_map=True, pre_buffer=False)
             for name in sorted(TEXT_SCHEMA.names):
-                _hash_column(content, name, count, TEXT_SCHEMA.field(name).type, written.batches(name))
+                batches = written.iter_batches(4096, columns=[name], use_threads=False)
+                _hash_column(content, TEXT_SCHEMA.field(name), count, (batch.column(0) for batch in batches))
             write_credits(partial, table)
         card = datacard(table) if callable(datacard) else datacard
         (partial / "datacard.md").write_text(card or "# Place store\n", encoding="utf-8")
-        _check_facts(facts or {}, table.column_names)
+        if unknown := (facts or {}).keys() - set(table.column_names):
+            raise StoreError(f"fact {min(unknown)!r} is no column of the places; there are {table.column_names}")
         manifest: dict[str, Any] = {
             "format": "GeoNB place store",
             "schema_version": SCHEMA_VERSION,
@@ -469,7 +414,7 @@ def write_store(
         raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return PlaceStore.open(path)
+    return PlaceStore.open(path, verify=False)
 
 
 def _take_places(places: Mapping[str, Any]) -> tuple[pa.Array, np.ndarray, dict[str, pa.Array]]:
@@ -479,13 +424,11 @@ def _take_places(places: Mapping[str, Any]) -> tuple[pa.Array, np.ndarray, dict[
             raise StoreError(f"places: no column {name!r}; every place needs place_id, lon and lat")
     if "geometry" in places:
         raise StoreError("places: a column cannot be called geometry; it is made from lon and lat")
-    lengths = {name: len(values) for name, values in places.items()}
-    for name, length in lengths.items():
-        if length != lengths["place_id"]:
-            raise StoreError(f"places: column {name!r} has {length} values, place_id {lengths['place_id']}")
-    if not lengths["place_id"]:
-        raise StoreError("places: no rows; a store needs at least one place")
+    if wrong := [name for name, values in places.items() if len(values) != len(places["place_id"])]:
+        raise StoreError(f"places: column {wrong[0]!r} has more or fewer values than place_id; give one per place")
     place_id = _column("places", "place_id", places["place_id"])
+    if not len(place_id):
+        raise StoreError("places: no rows; a store needs at least one place")
     if not pa.types.is_string(place_id.type):
         raise StoreError(f"places: place_id is {place_id.type}; give each place a unique str")
     seen: dict[str, int] = {}
@@ -498,34 +441,36 @@ def _take_places(places: Mapping[str, Any]) -> tuple[pa.Array, np.ndarray, dict[
         lonlat = check_lonlat(np.stack([np.asarray(places[c], dtype=np.float64) for c in ("lon", "lat")], 1), "places")
     except (TypeError, ValueError) as error:
         raise StoreError(str(error)) from None
-    others = [name for name in places if name not in (*PLACE_COLUMNS, "lon", "lat")]
-    nothing = pa.nulls(len(place_id), pa.string())
-    columns = {n: _column("places", n, places.get(n, nothing), pa.string()) for n in PLACE_COLUMNS[2:]}
-    return place_id, lonlat, columns | {name: _column("places", name, places[name]) for name in others}
+    columns = dict.fromkeys(PLACE_COLUMNS[2:], pa.nulls(len(place_id), pa.string()))
+    for name, values in places.items():
+        if name not in ("place_id", "lon", "lat"):
+            columns[name] = _column("places", name, values, pa.string() if name in PLACE_COLUMNS else None)
+    return place_id, lonlat, columns
 
 
-def _column(where: str, name: str, values: Any, wanted: pa.DataType | None = None) -> pa.Array:
-    """A column of numbers or str; None, NaN and pandas' NA become missing."""
+def _column(where: str, name: str, values: Any, kind: pa.DataType | None = None) -> pa.Array:
+    """Make a column of numbers or str; None, NaN and pandas' NA become missing."""
     try:
-        if isinstance(values, (pa.Array, pa.ChunkedArray)):
-            column = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-            if pa.types.is_floating(column.type):
-                column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
-        else:
+        if isinstance(values, pa.ChunkedArray):
+            values = values.combine_chunks()
+        elif not isinstance(values, pa.Array):
             try:
-                column = pa.array(values, from_pandas=True)
+                values = pa.array(values, from_pandas=True)
             except (pa.ArrowInvalid, pa.ArrowTypeError):  # numbers and words: all become words
-                column = pa.array([None if is_missing(value) else str(value) for value in values])
-        number = pa.types.is_floating(column.type) or pa.types.is_integer(column.type)
-        return column.cast(wanted or (column.type if number or pa.types.is_boolean(column.type) else pa.string()))
+                values = pa.array([None if is_missing(value) else str(value) for value in values])
+        if pa.types.is_floating(values.type):
+            values = pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
+            kind = kind or values.type
+        if pa.types.is_integer(values.type) or pa.types.is_boolean(values.type):
+            kind = kind or values.type
+        return values.cast(kind or pa.string())
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise StoreError(f"{where}: column {name!r}: give numbers or str, one per row ({error})") from None
 
 
 def _write_texts(file: Path, texts: Any, place_id: pa.Array) -> int:
     """Stream texts into a file; return how many there are."""
-    row_of, count = {name: row for row, name in enumerate(place_id.to_pylist())}, 0
-    first = np.full(len(row_of), -1)
+    first, count = dict.fromkeys(place_id.to_pylist(), -1), 0
     repeated = ["lang", "license", "source"]
     with pq.ParquetWriter(file, TEXT_SCHEMA, compression="zstd", use_dictionary=repeated) as writer:
         for part in [texts] if isinstance(texts, (Mapping, pa.Table)) else texts:
@@ -533,12 +478,11 @@ def _write_texts(file: Path, texts: Any, place_id: pa.Array) -> int:
             for name, text in zip(table["place_id"].to_pylist(), table["text"].to_pylist(), strict=True):
                 if not (text or "").strip():
                     raise StoreError(f"texts: row {count}: empty text; leave the row out, a place need not have a text")
-                row = row_of.get(name)
-                if row is None:
+                if name not in first:
                     raise StoreError(f"texts: row {count}: place_id {name!r} is not among the places; add it there")
-                if first[row] >= 0:
-                    raise StoreError(f"texts: row {count}: place_id {name!r} again, first in row {first[row]}")
-                first[row] = count
+                if first[name] >= 0:
+                    raise StoreError(f"texts: row {count}: place_id {name!r} again, first in row {first[name]}")
+                first[name] = count
                 count += 1
             writer.write_table(table, row_group_size=TEXTS_PER_GROUP)
     if not count:
@@ -551,51 +495,35 @@ def _text_table(part: Mapping[str, Sequence] | pa.Table) -> pa.Table:
     if not {"place_id", "text"} <= set(names) <= set(TEXT_SCHEMA.names):
         others = ", ".join(TEXT_SCHEMA.names[2:])
         raise StoreError(f"texts: columns {', '.join(names)}; needed are place_id and text, allowed are also {others}")
-    lengths = {name: len(part[name]) for name in names}
-    if len(set(lengths.values())) > 1:
-        raise StoreError(f"texts: columns of different lengths: {lengths}")
-    columns = {
-        field.name: _column("texts", field.name, part[field.name], field.type)
-        if field.name in names
-        else pa.nulls(lengths["text"], field.type)
-        for field in TEXT_SCHEMA
-    }
-    return pa.table(columns, schema=TEXT_SCHEMA)
+    columns = dict.fromkeys(TEXT_SCHEMA.names, pa.nulls(len(part["text"])))
+    columns |= {name: _column("texts", name, part[name], TEXT_SCHEMA.field(name).type) for name in names}
+    return pa.table(columns).cast(TEXT_SCHEMA)
 
 
 def _write_images(
-    folder: Path, images: Any, rows: np.ndarray, place_id: pa.Array, dates: Any, gsd_m: float, content: Any
+    folder: Path, images: Iterable, rows: np.ndarray, place_id: pa.Array, dates: Any, gsd_m: float, content: Any
 ) -> tuple[dict, dict[str, pa.Array]]:
     """Stream an array and its table; return its entry in the manifest and the columns (n,) that came with it."""
-    names = place_id.take(pa.array(rows)).to_pylist()
+    names = place_id.take(rows).to_pylist()
     dates = [""] * len(rows) if dates is None else [str(date or "") for date in dates]
     if len(dates) != len(rows):
         raise StoreError(f"images: {len(rows)} images, but {len(dates)} dates")
     (folder / "images").mkdir()
-    extra: dict[str, np.ndarray] = {}
+    extra: dict[str, list[np.ndarray]] = {}
     seen, shape = 0, ()
     with (folder / "images" / f"{ARRAY}.npy").open("wb") as stream:
         for chunk in images:
             chunk, columns = chunk if isinstance(chunk, tuple) else (chunk, {})
-            chunk = np.asarray(chunk)
-            _check_chunk(chunk, shape, seen, len(rows))
             if not len(chunk):
                 continue
+            _check_chunk(chunk, shape, seen)
             if not shape:
                 shape = chunk.shape[1:]
-                need, free = len(rows) * chunk[0].nbytes + SPARE_BYTES, shutil.disk_usage(folder).free
-                if free < need:
-                    sizes = f"{free / 1e6:,.0f} MB free, but the images need {need / 1e6:,.0f} MB"
-                    raise StoreError(f"{folder}: {sizes}; free some space or choose another folder")
                 header = {"descr": "<u2", "fortran_order": False, "shape": (len(rows), *shape)}
                 np.lib.format.write_array_header_1_0(stream, header)
                 content.update(json.dumps([names, dates, float(gsd_m)], ensure_ascii=False).encode())
             for name, values in columns.items():
-                values = np.asarray(values)
-                if name not in extra:
-                    text = values.dtype.kind in "UO"
-                    extra[name] = np.full(len(place_id), None) if text else np.full(len(place_id), np.nan)
-                extra[name][rows[seen : seen + len(chunk)]] = values
+                extra.setdefault(name, []).append(np.asarray(values))
             pixels = np.ascontiguousarray(chunk, "<u2")
             stream.write(pixels.data)
             content.update(pixels)
@@ -605,7 +533,12 @@ def _write_images(
     table = pa.table({"place_id": names, "date": dates})
     pq.write_table(table, folder / "images" / f"{ARRAY}.parquet", compression="zstd")
     described = {"bands": BANDS, "gsd_m": float(gsd_m), "scale": SCALE, "dtype": "uint16", "shape": [len(rows), *shape]}
-    return described, {name: _column("images", name, values) for name, values in extra.items()}
+    at = np.full(len(place_id), -1)
+    at[rows] = np.arange(len(rows))
+    of_place = pa.array(at, mask=at < 0)
+    return described, {
+        name: _column("images", name, np.concatenate(values)).take(of_place) for name, values in extra.items()
+    }
 
 
 def _take_image_rows(image_rows: Any, places: int) -> np.ndarray:
@@ -620,17 +553,14 @@ def _take_image_rows(image_rows: Any, places: int) -> np.ndarray:
     return rows
 
 
-def _check_chunk(chunk: np.ndarray, shape: tuple, seen: int, expected: int) -> None:
+def _check_chunk(chunk: np.ndarray, shape: tuple, seen: int) -> None:
     where = f"images: from image {seen} on: {chunk.dtype} {chunk.shape}"
     if chunk.dtype != np.uint16 or chunk.ndim != 4 or chunk.shape[1] != len(BANDS):
         bands = f"bands {', '.join(BANDS)}"
         raise StoreError(f"{where}; give uint16 (k, {len(BANDS)}, H, W), reflectance x {SCALE}, {bands}")
     if shape and chunk.shape[1:] != shape:
         raise StoreError(f"{where}, those before {shape}; cut all to one size")
-    if seen + len(chunk) > expected:
-        raise StoreError(f"images: more than the {expected} rows in image_rows")
-    if len(chunk):
-        check_scaling("images", chunk, seen)
+    check_scaling("images", chunk, seen)
 
 
 def check_scaling(where: str, images: np.ndarray, first: int) -> None:
@@ -647,38 +577,24 @@ def check_scaling(where: str, images: np.ndarray, first: int) -> None:
     top, mean = flat.max(1), flat.mean(1, dtype=np.float64)
     for wrong, what in (
         (top == 0, "is all zero (no data); leave the image out"),
-        (top <= 1, "holds nothing above 1; multiply reflectance in 0..1 by 10000 before making it uint16"),
-        (top <= 255, "holds nothing above 255, as an 8-bit picture does; use reflectance x 10000"),
+        (top <= 255, "holds nothing above 255, as an 8-bit picture or reflectance in 0..1; use reflectance x 10000"),
         (mean > MAX_REFLECTANCE * SCALE, f"has a mean above {MAX_REFLECTANCE * SCALE:.0f}; use reflectance x 10000"),
     ):
         if wrong.any():
             raise StoreError(f"{where}: image {first + int(np.argmax(wrong))} {what}")
 
 
-def _check_facts(facts: dict, columns: Sequence[str]) -> None:
-    for name, fact in facts.items():
-        if name not in columns:
-            raise StoreError(f"fact {name!r} is no column of the places; there are {', '.join(columns)}")
-        if fact.get("kind") not in ("classification", "regression"):
-            raise StoreError(f"fact {name!r}: kind {fact.get('kind')!r} is not classification or regression")
-        if unknown := set(fact.get("modalities", ())) - set(MODALITIES):
-            raise StoreError(f"fact {name!r}: unknown modality {min(unknown)!r}; {', '.join(MODALITIES)}")
-
-
-def _hash_column(content: Any, name: str, length: int, kind: pa.DataType, chunks: Iterable[pa.Array]) -> None:
+def _hash_column(content: Any, field: pa.Field, length: int, chunks: Iterable[pa.Array]) -> None:
     """Add a column to the hash: numbers as float64, geometries as they are, all else as one JSON list."""
-    content.update(f"{name}:{length}:".encode())
-    if pa.types.is_floating(kind):
-        for chunk in chunks:
+    content.update(f"{field.name}:{length}:".encode())
+    opening = b"["
+    for chunk in chunks:
+        if pa.types.is_floating(field.type):
             content.update(chunk.cast(pa.float64()).to_numpy(zero_copy_only=False).astype("<f8"))
-    elif pa.types.is_binary(kind):
-        for chunk in chunks:
+        elif pa.types.is_binary(field.type):
             content.update(b"".join(chunk.to_pylist()))
-    else:
-        comma = "["
-        for chunk in chunks:
-            for start in range(0, len(chunk), ROWS_AT_A_TIME):
-                values = chunk.slice(start, ROWS_AT_A_TIME).to_pylist()
-                content.update((comma + json.dumps(values, ensure_ascii=False)[1:-1]).encode())
-                comma = ", "
-        content.update(b"]" if comma == ", " else b"[]")
+        else:
+            content.update(opening + json.dumps(chunk.to_pylist(), ensure_ascii=False)[1:-1].encode())
+            opening = b", "
+    if opening == b", ":
+        content.update(b"]")
