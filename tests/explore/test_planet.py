@@ -146,7 +146,7 @@ def test_click_and_pointer_say_what_numpy_says(open_page, width, over_http):
 @pytest.mark.parametrize(
     "old, new",
     [
-        ("maps.forEach(paint);", ""),
+        ("sum += rows[s++] * query[j]", "sum += rows[s++] * Math.abs(query[j])"),
         ("lon[i] = (cell - first[band] + 0.5)", "lon[i] = (cell - first[band] - 3)"),
         ("v = (v + steps[s++]) << 24 >> 24", "v = steps[s++]"),
         ("v - values[1][i]", "values[1][i] - v"),
