@@ -6,7 +6,7 @@ Nothing here knows the files of a run or the training loop.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import field, fields, replace
 from functools import wraps
@@ -91,7 +91,7 @@ class TrainConfig:
 
     Attributes:
         modalities: names, with "location" among them; None takes all that the store has (baselines: the last one).
-        dim: dimensions of the shared space. More hold finer detail, and cost time in proportion.
+        dim: dimensions of the shared space. More of them allow finer detail and cost time in proportion.
         encoding, network: of the location encoder, each ``{"name": ..., **options}``.
         head: network on the features of every other modality, ``{"name": ..., **options}``.
         options: of the architecture, see its class in :mod:`geonb.architectures`.
@@ -102,11 +102,11 @@ class TrainConfig:
         lr, betas, weight_decay: of AdamW; no decay on temperatures, norms and biases.
         schedule: "cosine" to zero or "constant", after a warm-up over the first 5 % of steps.
         ema: decay of an exponential moving average of the weights, which is then validated and selected instead of
-            the weights; a larger decay averages over more steps, 0 switches it off.
-        validate_every: steps between validations on spatially held-out places. The weights with the lowest validation
-            loss are the run's weights.
-        patience: stop after this many validations without improvement; None goes on to the last step. Not with
-            phases, which would end in the middle.
+            them; a larger decay averages over more steps, 0 switches it off.
+        validate_every: steps between validations on held-out places. The weights with the lowest validation loss are
+            the run's weights.
+        patience: stop after this many validations without improvement; None goes on to the last step. Not for cyclic
+            training.
         seed: of weights, batches, dropout and jitter.
         split: ``kind`` "blocked" or "random", with the options of that function in :mod:`geonb.data.splits`.
         precision: "32-true", "bf16-mixed" or "64-true".
@@ -142,33 +142,12 @@ class TrainConfig:
     nodes: Count = 1
 
 
-#: The settings of each baseline's paper and code, where they are known. SatCLIP's code accumulates 16 batches of 512.
-#: GeoCLIP: batch and optimiser as reported for it, with AdamW for Adam and a cosine for its steps down. CSP: its run on
-#: iNaturalist; AdamW without decay is Adam.
-PUBLISHED = {
-    "satclip": TrainConfig(
-        encoding={"name": "spherical_harmonics", "degrees": 40}, network={"name": "siren", "hidden": 512},
-        head={"name": "linear"}, batch_size=8192, lr=1e-4, betas=(0.9, 0.999), weight_decay=0.01, schedule="constant",
-    ),
-    "geoclip": TrainConfig(
-        dim=512, encoding={"name": "random_fourier"}, network={"name": "capsules"}, head={"name": "mlp"},
-        options={"queue": 4096, "jitter_km": 0.15}, batch_size=512, lr=3e-5, betas=(0.9, 0.999), weight_decay=1e-6,
-    ),
-    "csp": TrainConfig(
-        encoding={"name": "grid"}, network={"name": "feed_forward"}, head={"name": "linear"},
-        options={"temperatures": [20.0, 1.0, 1.0]}, batch_size=1024, lr=5e-4, betas=(0.9, 0.999), weight_decay=0.0,
-        schedule="constant",
-    ),
-}  # fmt: skip
-
-
 class _Loader(yaml.SafeLoader):
     """Safe YAML that also reads 1e-4 as a number, as YAML 1.2 does."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
+EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-+.0123456789"))
 
 
 def config_from_file(path: str | Path) -> TrainConfig:
@@ -207,9 +186,7 @@ def resolve(
     available = ["location", *(m for m in BACKBONES if store.has(m).any()), *extra]
     modalities = config.modalities or ("location", *(available[1:][-1:] if kind.binary else available[1:]))
     if unknown := [m for m in modalities if m not in available]:
-        raise ValueError(
-            f"{store.path}: no modality {unknown[0]!r}; it has {', '.join(available)}. Give others as extra features"
-        )
+        raise ValueError(f"{store.path}: no modality {unknown[0]!r}; it has {', '.join(available)}")
     bound = [m for m in modalities if m != "location"]
     if not bound or len({"location", *bound}) != len(modalities):
         raise ValueError(
@@ -247,8 +224,7 @@ def _check_extra(name: str, values: np.ndarray, store: PlaceStore) -> None:
 def split_of(store: PlaceStore, config: TrainConfig | dict) -> np.ndarray:
     """Label each place (places,) "train", "val", "test" or "buffer", as the config's ``split`` says.
 
-    Training uses "train" and selects weights by "val"; "test" is for evaluation only. ``config`` may be a dict with the
-    key ``split``, such as the ``config`` of a model.
+    Training uses "train" and selects weights by "val"; "test" is for evaluation. ``config`` may be that of a model.
 
     Raises:
         ValueError: an unknown kind of split, or an option that is unknown or of the wrong type.
@@ -257,9 +233,8 @@ def split_of(store: PlaceStore, config: TrainConfig | dict) -> np.ndarray:
     kind = options.pop("kind", None)
     if kind not in ("blocked", "random"):
         raise ValueError(f"split: its kind is blocked or random, not {kind!r}")
-    make: Callable[..., np.ndarray] = blocked_split if kind == "blocked" else random_split
     with _naming("split"):
-        return make(store.lonlat if kind == "blocked" else len(store), **options)
+        return blocked_split(store.lonlat, **options) if kind == "blocked" else random_split(len(store), **options)
 
 
 def build(architecture: str, config: TrainConfig, feature_dims: dict[str, int]) -> Architecture:

@@ -23,16 +23,10 @@ BATCH = 50_000  # rows held in memory at a time
 def embed_table(run: str | Path, points: str | Path, out: str | Path, progress: bool = True) -> int:
     """Embed the positions of a CSV or Parquet file and write GeoParquet; returns the number of rows.
 
-    The output has the columns of the input, ``geometry`` (points, EPSG:4326) and ``embedding``, a fixed-size list of
-    float32. Rows are streamed, so a table of any length fits in memory. The columns of a CSV file, except positions,
-    are copied as text, character by character, so that codes such as 01001 stay what they are.
-
-    Args:
-        run: a finished run.
-        points: the table. Positions come from the columns ``lon`` and ``lat`` (or ``longitude`` and ``latitude``, ``x``
-            and ``y``), else from a column ``geometry`` of WKB points.
-        out: the file to write.
-        progress: show a progress bar.
+    Positions come from the columns ``lon`` and ``lat`` (or ``longitude`` and ``latitude``, ``x`` and ``y``), else from
+    ``geometry``, WKB points. The output has the columns of the input, ``geometry`` (points, EPSG:4326) and
+    ``embedding``, a fixed-size list of float32. Rows are streamed, so a table of any length fits in memory. Other
+    columns of a CSV file are copied as text, so that codes such as 01001 stay what they are.
 
     Raises:
         ValueError: a file that cannot be read, no position columns, or a position that is missing or out of range, with
@@ -101,9 +95,7 @@ def embed_question(model: Model, text: str) -> np.ndarray:
 
 
 def positions(table: pa.Table, path: Path) -> np.ndarray:
-    """Extract positions (n, 2), degrees, from the columns of a table that :func:`embed_table` reads.
-
-    ``path`` is the file of the table, which errors name.
+    """Extract positions (n, 2), degrees, from the columns that :func:`embed_table` reads.
 
     Raises:
         ValueError: no such columns, two of one name, or values that are not all numbers or WKB points.
@@ -169,38 +161,26 @@ def _open_csv(path: Path) -> pa.RecordBatchReader:
     return pa.csv.open_csv(path, read_options=pa.csv.ReadOptions(block_size=1 << 22), convert_options=options)
 
 
-def read_embedding_table(path: str | Path, columns: Sequence[str] | None = None) -> tuple[pa.Table, np.ndarray]:
-    """Read a Parquet file with a column ``embedding``, such as ``geonb embed`` writes.
-
-    Args:
-        path: the file.
-        columns: further columns to read, where the file has them; None for all.
-
-    Returns:
-        The table, and its embeddings float32 (n, d).
+def read_embedding_table(path: str | Path) -> tuple[pa.Table, np.ndarray]:
+    """Read a Parquet file with a column ``embedding``, such as ``geonb embed`` writes: the table, and (n, d) float32.
 
     Raises:
         ValueError: no such file or column, or values that are not vectors, missing or of unequal length.
     """
-    path = Path(path)
-    if not path.exists():
+    if not Path(path).exists():
         raise ValueError(f"{path}: no such file")
     try:
-        names = pq.read_schema(path).names
-        wanted = [name for name in names if columns is None or name in {*columns, "embedding"}]
-        table = pq.read_table(path, columns=wanted)
+        table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{path}: cannot be read as Parquet ({error})") from None
-    if "embedding" not in names:
-        has = ", ".join(names)
+    if "embedding" not in table.column_names:
+        has = ", ".join(table.column_names)
         raise ValueError(f"{path}: no column embedding (lists of numbers), such as `geonb embed` writes; it has {has}")
     column = table["embedding"].combine_chunks()
     try:
         vectors = column.cast(pa.list_(pa.float32(), len(column[0])))
-    except (pa.ArrowException, TypeError, IndexError) as error:
-        raise ValueError(
-            f"{path}: the column embedding must have lists of numbers, all of one length, not {column.type} ({error})"
-        ) from None
+    except (pa.ArrowException, TypeError, IndexError):
+        raise ValueError(f"{path}: embedding must be lists of numbers, all of one length, not {column.type}") from None
     if vectors.null_count:
         row = vectors.is_null().to_pylist().index(True)
         raise ValueError(f"{path}: row {row} has no embedding; give one for every row")
@@ -209,8 +189,6 @@ def read_embedding_table(path: str | Path, columns: Sequence[str] | None = None)
 
 def rows_of_places(table: pa.Table, path: str | Path, store: PlaceStore) -> np.ndarray:
     """Find the row of a table (places,) that has the ``place_id`` of each place of a store; -1 where there is none.
-
-    ``path`` is the file of the table, which errors name.
 
     Raises:
         ValueError: two rows for one place of the store.
@@ -226,18 +204,15 @@ def rows_of_places(table: pa.Table, path: str | Path, store: PlaceStore) -> np.n
 
 
 def read_embeddings(path: str | Path, store: PlaceStore) -> np.ndarray:
-    """Read embeddings float32 (places, d) of the places of a store from a Parquet file; NaN where it has none.
+    """Read embeddings float32 (places, d) of the places of a store; NaN where the file has none.
 
-    Args:
-        path: a file with the columns ``place_id`` and ``embedding`` (lists of d numbers), such as
-            :func:`geonb.data.sources.alphaearth.add_alphaearth` writes.
-        store: the places.
+    It has the columns ``place_id`` and ``embedding``, as :func:`geonb.data.sources.alphaearth.add_alphaearth` writes.
 
     Raises:
         ValueError: no ``place_id``, two rows for one place, no place of the store, or a file that
             :func:`read_embedding_table` refuses.
     """
-    table, vectors = read_embedding_table(path, ["place_id"])
+    table, vectors = read_embedding_table(path)
     if "place_id" not in table.column_names:
         raise ValueError(f"{path}: no column place_id, which assigns each embedding to a place of {store.path}")
     rows = rows_of_places(table, path, store)

@@ -60,7 +60,7 @@ class Model:
         """
         return self._embed("location", check_lonlat(lonlat).astype(np.float32), progress)
 
-    def embed_texts(self, texts: list[str], progress: bool = False) -> np.ndarray:
+    def embed_texts(self, texts: list[str]) -> np.ndarray:
         """Embed n texts as unit vectors float32 (n, dim).
 
         Raises:
@@ -68,24 +68,23 @@ class Model:
         """
         if isinstance(texts, str):
             raise ValueError(f"give a list of texts: [{texts[:40]!r}]")
-        return self.embed_features("text", self.backbone("text").encode(list(texts), progress=progress))
+        return self.embed_features("text", self.backbone("text").encode(list(texts)))
 
-    def embed_images(self, images: np.ndarray, progress: bool = False, harmonised: bool = False) -> np.ndarray:
+    def embed_images(self, images: np.ndarray, harmonised: bool = False) -> np.ndarray:
         """Embed Sentinel-2 L2A images uint16 (n, 12, H, W), reflectance x 10,000, as unit vectors float32 (n, dim).
 
         Raises:
             ValueError: wrong bands or scaling, or a radiometric offset that was not removed. ``harmonised=True`` states
                 that there is none; see :func:`geonb.data.sentinel2.check_images`.
         """
-        backbone = self.backbone("image")
         images = check_images(images, harmonised=harmonised)
-        return self.embed_features("image", backbone.encode(images, progress=progress))
+        return self.embed_features("image", self.backbone("image").encode(images))
 
     def embed_store(self, store: PlaceStore, modality: str, rows: ArrayLike, progress: bool = False) -> np.ndarray:
         """Embed the texts or images of some places of a store from its cached features, as unit vectors (n, dim).
 
-        The first call encodes all places and keeps the features in the store's folder, so further calls, and other runs
-        with the same backbone, are quick. ``rows`` (n,) are places of the store that have the modality.
+        The first call encodes all places and keeps the features in the store's folder. ``rows`` (n,) are places of the
+        store that have the modality.
 
         Raises:
             ValueError: a place without this modality.
@@ -97,7 +96,7 @@ class Model:
         cached = features(store, modality, self.backbone(modality), progress)
         return self.embed_features(modality, cached[np.cumsum(present)[rows] - 1])
 
-    def embed_features(self, modality: str, features: np.ndarray, progress: bool = False) -> np.ndarray:
+    def embed_features(self, modality: str, features: np.ndarray) -> np.ndarray:
         """Embed features (n, d) of a backbone, or of an extra modality, as unit vectors float32 (n, dim).
 
         Raises:
@@ -109,13 +108,13 @@ class Model:
         features, dim = np.asarray(features, dtype=np.float32), described[modality]["dim"]
         if features.ndim != 2 or features.shape[1] != dim:
             raise ValueError(f"features of {modality!r} must have shape (n, {dim}), a row each, not {features.shape}")
-        return self._embed(modality, features, progress)
+        return self._embed(modality, features)
 
     @torch.inference_mode()
-    def _embed(self, modality: str, values: np.ndarray, progress: bool) -> np.ndarray:
+    def _embed(self, modality: str, values: np.ndarray, progress: bool = False) -> np.ndarray:
         device = next(self.architecture.parameters()).device
         out = np.empty((len(values), self.dim), dtype=np.float32)
-        for i in tqdm(range(0, len(values), CHUNK), f"embedding {modality}", unit="chunk", disable=not progress):
+        for i in tqdm(range(0, len(values), CHUNK), "embedding", unit="chunk", disable=not progress):
             chunk = torch.from_numpy(values[i : i + CHUNK]).to(device)
             out[i : i + CHUNK] = self.architecture.embed(modality, chunk).float().cpu().numpy()
         return out
@@ -125,8 +124,7 @@ def load(run: str | Path, device: str = "cpu") -> Model:
     """Load a finished run. Nothing is unpickled.
 
     Raises:
-        ValueError: not a run, one that was not finished or is of another version, or damaged weights; the message says
-            what to do.
+        ValueError: not a run, one that was not finished or is of another version, or damaged weights.
     """
     run = Path(run)
     config, manifest = read_config(run), read_manifest(run)

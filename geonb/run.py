@@ -2,8 +2,8 @@
 
 ``config.yaml`` (the settings), ``metrics.jsonl`` (a line per validation), ``checkpoints/last.safetensors`` (where a
 stopped run goes on), and when training is done ``model.safetensors`` (the selected weights) and ``manifest.json`` (a
-description of the result). Each file except the metrics is replaced as a whole, so that a run which is killed while it
-writes keeps the previous file. Nothing is pickled. This module knows the files, not the training loop.
+description of the result). Each file except the metrics is replaced as a whole, so a run that is killed while it writes
+keeps the previous file. Nothing is pickled. This module does not know the training loop.
 """
 
 from __future__ import annotations
@@ -32,10 +32,7 @@ RECORDED = ("architecture", "data_hash", "init", "extra")
 
 
 def write_config(run: Path, record: dict, config: TrainConfig) -> None:
-    """Make the folder of a run and write its ``config.yaml``.
-
-    ``record`` is what the run depends on besides its resolved config: the fields of :data:`RECORDED`.
-    """
+    """Make the folder of a run and write its ``config.yaml``: the config, and what :data:`RECORDED` names."""
     (run / CHECKPOINT).parent.mkdir(parents=True, exist_ok=True)
     content = json.loads(json.dumps(record | asdict(config)))  # tuples as lists, which YAML has
     write_atomically(run / "config.yaml", yaml.safe_dump(content, sort_keys=False).encode())
@@ -167,8 +164,6 @@ def read_weights(run: Path) -> dict[str, Tensor]:
 def load_backbone(manifest: dict, weights: dict[str, Tensor], modality: str) -> Any:
     """Load the frozen backbone of "text" or "image" that a run was trained with.
 
-    ``weights`` of the run, tensors of any shape, include those of a backbone that was fitted to texts.
-
     Raises:
         ValueError: the run has no backbone for this modality, or the installed one is another.
     """
@@ -192,6 +187,5 @@ def _save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
 
 def _other_version(run: Path, what: str) -> ValueError:
     return ValueError(
-        f"{run}: {what}; the run was made by another version of geonb. Make it again: delete the folder and run the "
-        "`geonb train` command, the script or the chapter that made it"
+        f"{run}: {what}; the run was made by another version of geonb. Make it again: delete the folder and train"
     )

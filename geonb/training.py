@@ -6,8 +6,7 @@ of an uninterrupted one, bit for bit.
 
 Lightning Fabric runs the same call on many GPUs: ``geonb train ... --devices 8`` on one machine; on each of two, which
 see the same folders, ``torchrun --nnodes 2 --nproc-per-node 8 -m geonb.cli train ... --devices 8 --nodes 2`` (under
-SLURM ``srun``, one task per device). ``batch_size`` counts the places of all devices, and every place is a negative of
-every other. The devices share the encoding; each computes the loss over the whole batch, which is cheap in comparison.
+SLURM ``srun``, one task per device). The devices share the encoding of a batch; each computes the loss over all of it.
 """
 
 from __future__ import annotations
@@ -63,8 +62,7 @@ def train(
         out: the folder of the run.
         config: the settings; a run that is resumed uses its own.
         resume: go on from the last checkpoint of ``out``. A finished run is returned unchanged.
-        init: a finished run whose encoders are the starting point, as in pre-training on one store and fine-tuning on
-            another, or on images first. Modalities that it lacks start untrained.
+        init: a finished run whose encoders are the starting point. Modalities that it lacks start untrained.
         extra: further modalities by name, each as features (places, d), NaN where a place has none.
         progress: show a progress bar.
 
@@ -72,12 +70,10 @@ def train(
         The run folder.
 
     Raises:
-        ValueError: see :class:`geonb.config.TrainConfig`, :func:`geonb.config.resolve` and :func:`geonb.config.build`;
-            ``out`` already has a run and ``resume`` is False; a modality at fewer than two places to train or to
-            validate on, or one that would never be trained; or a run to resume or to start from that is damaged,
-            missing, or has another text backbone.
+        ValueError: see :func:`geonb.config.resolve` and :func:`geonb.config.build`; ``out`` already has a run and
+            ``resume`` is False; a modality at fewer than two places to train or to validate on; or a run to resume or
+            to start from that is damaged, missing, or has another text backbone.
         FloatingPointError: a loss that is not finite; the message names the step and the places of its batch.
-        KeyboardInterrupt: passed on; the run can be resumed.
     """
     store = data if isinstance(data, PlaceStore) else PlaceStore.open(data)
     out, extra = Path(out), {m: np.asarray(v, np.float32) for m, v in (extra or {}).items()}
@@ -255,24 +251,18 @@ def fit(
 
 
 class PlaceDataset:
-    """Positions and features of all places of a store, in memory.
+    """Positions float32 (places, 2), degrees, and features (places, d) of all places of a store, in memory.
 
     Args:
         cached: by modality, features (k, d) of the k places of the store that have it, in the order of the store.
         extra: by modality, features (places, d), NaN where a place has none.
-
-    Attributes:
-        lonlat: positions float32 (places, 2), degrees.
-        features: by modality, float32 (places, d); zeros where a place has none.
-        present: by modality, bool (places,).
     """
 
     def __init__(
         self, store: PlaceStore, cached: dict[str, np.ndarray], extra: dict[str, np.ndarray] | None = None
     ) -> None:
         self.lonlat = torch.from_numpy(store.lonlat.astype(np.float32))
-        self.place_id = store.place_id
-        self.path = store.path
+        self.place_id, self.path = store.place_id, store.path
         self.features, self.present = {}, {}
         for m, values in cached.items():
             present = store.has(m)
@@ -343,10 +333,9 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
 
 @torch.no_grad()
 def validate(model: Architecture, batch: Batch) -> dict[str, float]:
-    """Compute the InfoNCE of location with each other modality on held-out places, in nats.
+    """Compute the InfoNCE of location with each other modality on held-out places, in nats, whatever loss is minimised.
 
-    Every architecture has this measure, whatever loss it minimises. The temperature is the learned one; where the loss
-    has fixed temperatures (``temperatures`` of :class:`geonb.architectures.CSP`), it is the initial one, 0.07.
+    The temperature is the learned one; with fixed ones (:class:`geonb.architectures.CSP`) it is the initial 0.07.
     """
     model.eval()
     losses = {}
@@ -358,11 +347,10 @@ def validate(model: Architecture, batch: Batch) -> dict[str, float]:
 
 
 def backward_transfer(lines: list[dict], model: Architecture) -> dict[str, float] | None:
-    """Compute what the phases of other modalities did to each modality, in nats on held-out places.
+    """Compute what the phases of other modalities did to each modality, in nats; None without phases.
 
-    For each modality, the mean over its phases but the last of all of (loss at the end of its phase) - (loss just
-    before its next phase, or at the end of training); below zero is forgetting. None for architectures without phases.
-    ``lines`` are the metrics of the run.
+    For each modality, the mean over its phases except the last of all of (loss at the end of its phase) - (loss just
+    before its next phase, or at the end of training); below zero is forgetting. ``lines`` are the metrics of the run.
 
     Source:
         Backward transfer (Lopez-Paz and Ranzato, 2017, eq. 3), with a loss in place of an accuracy, hence the sign.
@@ -395,7 +383,7 @@ def _train_and_val_rows(dataset: PlaceDataset, split: np.ndarray, seed: int) -> 
         if min(counts) < 2:
             raise ValueError(
                 f"{dataset.path}: {counts[0]} places to train on and {counts[1]} to validate on have {m!r}, which "
-                "needs 2 of each; add places that have it, choose another split or smaller blocks, or leave it out"
+                "needs 2 of each; add places that have it, choose another split, or leave it out"
             )
     order = torch.randperm(len(val_rows), generator=torch.Generator().manual_seed(seed))
     drawn = val_rows[order[:VALIDATION_PLACES]]
@@ -412,10 +400,8 @@ def _backbones(store: PlaceStore, config: TrainConfig, init: str | Path | None) 
         start = manifest["backbones"]
     for m, name in config.backbones.items():
         if m in start and name not in ("auto", start[m]["name"]):
-            raise ValueError(
-                f"{init}: its {m} backbone is {start[m]['name']}, not {name}; write backbones: "
-                f"{{{m}: {start[m]['name']}}}, or start without this run"
-            )
+            had = start[m]["name"]
+            raise ValueError(f"{init}: its {m} backbone is {had}, not {name}; write backbones: {{{m}: {had}}}")
         if m in start:
             backbones[m] = files.load_backbone(manifest, weights, m)
         elif m == "text":
@@ -459,7 +445,7 @@ def _on_rank_zero(fabric: Fabric, action: Callable[[], object]) -> None:
 
 
 def _not_finite(run: Path, step: int, places: np.ndarray) -> FloatingPointError:
-    named = ", ".join(map(str, places[:20])) + (f" and {len(places) - 20} more" if len(places) > 20 else "")
+    named = ", ".join(places[:20]) + (", ..." if len(places) > 20 else "")
     return FloatingPointError(
         f"{run}: the loss of step {step} is not finite; its places: {named}. Look at their values, or lower lr; the "
         "last checkpoint is of a step before"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from world import SMALL
 
-from geonb.config import PUBLISHED, TrainConfig, build, config_from_file, resolve, split_of
+from geonb.config import TrainConfig, config_from_file, resolve, split_of
 from geonb.data.store import write_store
 
 
@@ -116,13 +116,3 @@ def test_an_extra_modality_is_checked(world):
 def test_a_faulty_split_is_refused(split, message, world):
     with pytest.raises(ValueError, match=message):
         split_of(world, {"split": split})
-
-
-def test_the_published_settings_are_those_of_the_baselines():
-    parameters = {}
-    for name, config in PUBLISHED.items():
-        model = build(name, replace(config, modalities=("location", "image")), {"image": 768})
-        parameters[name] = sum(p.numel() for p in model.encoders["location"].parameters())
-    assert min(parameters.values()) > 100_000
-    # The released encoder counts its three times 512 frequencies as parameters.
-    assert parameters["geoclip"] + 3 * 512 == pytest.approx(9.45e6, rel=0.01)
