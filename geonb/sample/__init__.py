@@ -138,13 +138,10 @@ def _modalities(facts: dict[str, np.ndarray], seed: int) -> tuple[np.ndarray, np
 def _texts(facts: dict, home: list[dict], rows: np.ndarray, seed: int) -> dict[str, list]:
     places = [{k: None if v[row] != v[row] else v[row] for k, v in facts.items()} for row in rows]
     composed = [compose(place, home[row], seed) for place, row in zip(places, rows, strict=True)]
+    texts, mentioned = zip(*composed, strict=True)
     same = {"lang": "en", "license": "CC BY 4.0", "source": "written from facts by geonb.sample.texts"}
-    return {
-        "place_id": [facts["place_id"][row] for row in rows],
-        "text": [text for text, _ in composed],
-        "facts": [mentioned for _, mentioned in composed],
-        **{name: [value] * len(rows) for name, value in same.items()},
-    }
+    columns = {"place_id": list(facts["place_id"][rows]), "text": list(texts), "facts": list(mentioned)}
+    return columns | {name: [value] * len(rows) for name, value in same.items()}
 
 
 def _images(facts: dict, rows: np.ndarray, seed: int, progress: bool) -> Iterator[tuple[np.ndarray, dict]]:
@@ -173,33 +170,23 @@ def _simulate(task: tuple[dict, int]) -> tuple[np.ndarray, dict]:
 
 def _objects(values: Iterable) -> np.ndarray:
     """An object array (n,) of str and None, without NumPy guessing a type."""
-    values = list(values)
-    array = np.empty(len(values), dtype=object)
-    array[:] = values
-    return array
+    return np.array([*values, None], dtype=object)[:-1]
 
 
 def _datacard(places: pa.Table, has_text: np.ndarray, has_image: np.ndarray, seed: int) -> str:
     continent = np.array(places["continent"].to_pylist(), dtype=object)
-    lines = [
-        "| continent | places | text and image | text only | image only | position only |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
+    lines = []
     kinds = (has_text & has_image, has_text & ~has_image, has_image & ~has_text, ~has_image & ~has_text)
     for name in [*sorted(set(continent)), "all"]:
         here = (continent == name) | (name == "all")
         cells = " | ".join(f"{(here & kind).sum():,}" for kind in kinds)
         lines.append(f"| {name} | {here.sum():,} | {cells} |")
-    told_by = {"Only texts": ["text"], "Only images": ["image"], "Both": ["text", "image"]}
-    tellers = {who: [n for n, f in FACTS.items() if f["modalities"] == kinds] for who, kinds in told_by.items()}
-    return (
-        (ASSETS / "datacard.md")
-        .read_text(encoding="utf-8")
-        .format(
-            count=len(places),
-            seed=seed,
-            counts="\n".join(lines),
-            tellers="\n".join(f"- {who} can tell: {', '.join(names)}." for who, names in tellers.items()),
-            missing=", ".join(f"{n} ({places[n].null_count:,})" for n in FACTS if places[n].null_count),
-        )
-    )
+    by = {"Only texts": ["text"], "Only images": ["image"], "Both": ["text", "image"]}
+    tellers = {who: [n for n, f in FACTS.items() if f["modalities"] == kinds] for who, kinds in by.items()}
+    return (ASSETS / "datacard.md").read_text(encoding="utf-8").format(
+        count=len(places),
+        seed=seed,
+        counts="\n".join(lines),
+        tellers="\n".join(f"- {who} can tell: {', '.join(names)}." for who, names in tellers.items()),
+        missing=", ".join(f"{n} ({places[n].null_count:,})" for n in FACTS if places[n].null_count),
+    )  # fmt: skip

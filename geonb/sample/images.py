@@ -7,9 +7,8 @@ These are simulations, not observations. A chip is built as a picture of the lan
 3. Rivers, lakes, sea, villages and streets, snow, terrain illumination, haze, clouds and their shadows follow.
 4. The sensor averages 20 m and 60 m bands over their footprints, interpolates them to 10 m, and adds noise.
 
-The acquisition day decides the sun, the greenness of plants and the snow. Everything random about a place
-comes from one counter-based generator keyed by the seed and the place's id, so a chip is the same in any
-batch, order and process.
+The acquisition day decides the sun, the greenness of plants and the snow. Everything random comes from one generator
+per place, keyed by the seed and the place's id, so a chip is the same in any batch, order and process.
 """
 
 from __future__ import annotations
@@ -43,8 +42,7 @@ def simulate_sentinel2(
 
     Args:
         facts: columns of length k: place_id (str), lon, lat (degrees), climate (Köppen-Geiger, as "BWh"),
-            elevation_m, relief_m (over kilometres), population, coast_km, continent.
-            NaN counts as 0 for elevation, relief and population, and as far from the coast for coast_km.
+            elevation_m, relief_m (over kilometres), population, coast_km (NaN: 0, and far from the coast), continent.
         size: pixels of 10 m along each side, at least 16.
         seed: decides everything random in a chip, together with its place_id.
 
@@ -52,32 +50,21 @@ def simulate_sentinel2(
         images: uint16 (k, 12, size, size), reflectance x 10,000 in the order of `BANDS`, never 0.
         facts: columns of length k: ndvi_mean, water_share, snow_share, built_share, cloud_share, season_day,
             landscape, field_pattern; ``assets/facts.yaml`` defines them.
-
-    Raises:
-        ValueError: no places, a missing column, too small a size, or an unknown climate (naming the row).
     """
-    missing = [name for name in COLUMNS if name not in facts]
-    if missing:
-        raise ValueError(f"facts lack the columns {missing}; needed are {list(COLUMNS)}")
-    if size < 16 or not len(facts["place_id"]):
-        raise ValueError(f"needed are a size of at least 16 pixels, not {size}, and at least one place")
     chips, chip_facts = [], []
-    for number, row in enumerate(zip(*(facts[name] for name in COLUMNS), strict=True)):
-        place_id, *known = row
+    for place_id, *known in zip(*(facts[name] for name in COLUMNS), strict=True):
         key = hashlib.blake2b(f"{seed}:{place_id}".encode(), digest_size=16).digest()
         rng = np.random.Generator(np.random.Philox(key=np.frombuffer(key, dtype="<u8")))
-        chip, of_chip = _chip(_place(number, *known), size, rng)
+        chip, of_chip = _chip(_place(*known), size, rng)
         chips.append(chip)
         chip_facts.append(of_chip)
     return np.stack(chips), {name: np.array([of_chip[name] for of_chip in chip_facts]) for name in chip_facts[0]}
 
 
 def _place(
-    number: int, lon: float, lat: float, climate: str, elevation: float, relief: float, population: float,
-    coast_km: float, continent: str,
+    lon: float, lat: float, climate: str, elevation: float, relief: float, population: float, coast_km: float,
+    continent: str,
 ) -> Place:  # fmt: skip
-    if _of_climate("temperature", climate) is None:
-        raise ValueError(f"row {number}: {str(climate)!r} is no Köppen-Geiger class such as 'BWh' or 'Cfb'")
     return Place(
         lat=float(lat),
         climate=str(climate),
@@ -173,9 +160,9 @@ def _season(lat: float, day: float, lag: float = 30) -> float:
 
 
 def _of_climate(what: str, climate: str) -> Any:
-    """The entry of a climate class in the table ``what``; None for an unknown class."""
-    table, key = CLIMATES[what], climate[0] + climate[-1] if climate[:1] == "D" else climate
-    return next((table[key[:n]] for n in (3, 2, 1) if key[:n] in table), None)
+    """The entry of a climate class in the table ``what``."""
+    table, key = CLIMATES[what], climate[0] + climate[-1] if climate[0] == "D" else climate
+    return next(table[key[:n]] for n in (3, 2, 1) if key[:n] in table)
 
 
 # Water, roads and settlements on the land
@@ -226,11 +213,9 @@ def _roads(c: Canvas, p: Place) -> np.ndarray:
 
 
 def _settlement(c: Canvas, p: Place, green: float, road: np.ndarray) -> None:
-    """Streets, roofs, gardens and parks: larger, denser and greyer with more inhabitants.
+    """Streets, roofs, gardens and parks: larger, denser and greyer with more inhabitants, denser in the centre.
 
-    The gazetteer's point is rarely the one with the densest streets, and a town of 5,000 would fill every chip. So the
-    settlement's centre lies up to about one radius from that of the chip, and many towns show their edge and the land
-    around them. Density falls from centre to edge.
+    The centre lies up to about one radius from that of the chip, so that many towns show the land around them.
     """
     if not p.settled:
         return

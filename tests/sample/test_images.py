@@ -68,14 +68,10 @@ def test_shape_type_range(world):
 def test_endmembers_are_plausible():
     assert all(spectrum.shape == (12,) and (spectrum > 0).all() for spectrum in ENDMEMBERS.values())
     for plant in ("rainforest", "broadleaf", "conifer", "green_grass", "green_crop", "paddy_green"):
-        spectrum = ENDMEMBERS[plant]
-        assert spectrum[B["B8"]] / spectrum[B["B4"]] > 3, plant
-        assert spectrum[B["B3"]] > spectrum[B["B4"]], plant  # green peak
-        assert spectrum[B["B5"]] < 0.6 * spectrum[B["B6"]], plant  # red edge
-        assert spectrum[B["B11"]] < 0.7 * spectrum[B["B8"]], plant  # leaf water
+        blue, green, red, edge, _, _, nir, _, _, swir = ENDMEMBERS[plant][1:11]
+        assert nir / red > 3 and green > red and edge < 0.6 * nir and swir < 0.7 * nir, plant
     for water in ("clear_water", "shallow_water", "turbid_water", "humic_water"):
         assert ENDMEMBERS[water][B["B8"] :].max() < 0.06, water
-        assert ENDMEMBERS[water][B["B11"]] < ENDMEMBERS[water][B["B3"]], water
     for snow in ("fresh_snow", "old_snow", "blue_ice"):
         green, swir = ENDMEMBERS[snow][B["B3"]], ENDMEMBERS[snow][B["B11"]]
         assert green > 0.5 and (green - swir) / (green + swir) > 0.4, snow
@@ -114,12 +110,9 @@ def test_same_place_same_chip_in_any_batch_and_order(world):
 def test_seed_and_place_id_decide(world):
     images, _ = world
     first = {name: column[:3] for name, column in WORLD.items()}
-    assert digest(simulate_sentinel2(first)[0]) == digest(images[:3])
-    assert digest(simulate_sentinel2(first, seed=1)[0]) != digest(images[:3])
     renamed = {**first, "place_id": np.array(["x", "y", "z"])}
-    other = simulate_sentinel2(renamed)[0]
-    assert all((other[i] != images[i]).mean() > 0.5 for i in range(3))
-    assert (images[0] != images[1]).mean() > 0.5  # same facts, other place
+    for other in (simulate_sentinel2(renamed)[0], simulate_sentinel2(first, seed=1)[0], images[1:4]):  # the same facts
+        assert all((other[i] != images[i]).mean() > 0.5 for i in range(3))
 
 
 def test_coarse_bands_are_smoother():
@@ -151,10 +144,9 @@ def test_paddies_only_in_monsoon_asia():
     assert (asia == "paddies").mean() > 0.3 and (america != "paddies").all()
 
 
-def test_sun_and_seasons():
+def test_the_sun_and_the_seasons():
     assert _sun(0, 80)[0] == pytest.approx(np.cos(np.radians(22.5)), abs=0.01)  # equinox at the equator
     assert _sun(80, 355)[0] < 0 < _sun(80, 172)[0]  # polar night and day
-    assert 0 < _sun(50, 80)[1] < np.pi and np.cos(_sun(50, 80)[1]) < 0 < np.cos(_sun(-50, 80)[1])
     assert _season(50, 200) > 0.9 > -0.9 > _season(-50, 200)
 
 
@@ -171,21 +163,6 @@ def test_pixels_of_a_seed_stay_as_they_are(world):
     chosen = world[0][::6].astype(float)
     np.testing.assert_allclose(chosen.mean((2, 3)), GOLDEN["mean"], atol=0.05)
     np.testing.assert_allclose(chosen[:, :, 20, 40], GOLDEN["pixel"], atol=1)
-
-
-def test_bad_input_is_named():
-    table = places(3, "Af", 0)
-    with pytest.raises(ValueError, match="relief_m"):
-        simulate_sentinel2({name: column for name, column in table.items() if name != "relief_m"})
-    with pytest.raises(ValueError, match="row 1.*'Ocean'"):
-        simulate_sentinel2({**table, "climate": np.array(["Af", "Ocean", "Af"])})
-    for short in ("BW", "BXh", "C", "Cx", "Ex", "E", "Zz", ""):
-        with pytest.raises(ValueError, match=f"row 2: '{short}' is no"):
-            simulate_sentinel2({**table, "climate": np.array(["Af", "D", short])})
-    with pytest.raises(ValueError, match="at least 16"):
-        simulate_sentinel2(table, size=8)
-    with pytest.raises(ValueError, match="at least one place"):
-        simulate_sentinel2(places(0, "Af", 0))
 
 
 def test_threads_do_not_matter(world):
