@@ -1,4 +1,4 @@
-"""Losses against their formulas in loops, golden numbers, pytorch-metric-learning, and what must not matter."""
+"""Losses against their formulas in loops, pytorch-metric-learning, and what must not matter."""
 
 import math
 from itertools import product
@@ -222,35 +222,6 @@ def test_half_precision_is_computed_in_float32_also_under_autocast(name):
                 torch.testing.assert_close(value.double(), expected, rtol=rtol, atol=1e-5)
 
 
-# Golden numbers: the formulas computed once with 40 digits (mpmath).
-
-GOLDEN_PLACES = torch.tensor([[0, 0], [0, 5], [8, 5], [179, -3], [-178, 0], [-60, 80]], dtype=torch.float64)
-GOLDEN = {
-    "info_nce, plain": 4.0739007801507178,
-    "info_nce, excluded": 3.8078304051304476,
-    "info_nce, soft": 4.0960591083166981,
-    "fused, mean, all": 5.2763392904139303,
-    "fused, mean, location": 4.7765159409795549,
-    "fused, logsumexp, all": 4.0674298132834092,
-    "fused, logsumexp, location": 3.8806258746551512,
-    "symile": 4.2431635709707478,
-}
-
-
-def test_golden_numbers():
-    grid = torch.arange(1, 3 * 6 * 4 + 1, dtype=torch.float64).reshape(3, 6, 4)
-    z, present = F.normalize(torch.sin(grid * grid), dim=-1), torch.ones(3, 6, dtype=torch.bool)
-    values = {
-        "info_nce, plain": info_nce(z[0], z[1], 5.0),
-        "info_nce, excluded": info_nce(z[0], z[1], 5.0, Space(GOLDEN_PLACES, exclude_km=1000.0)),
-        "info_nce, soft": info_nce(z[0], z[1], 5.0, Space(GOLDEN_PLACES, soft_km=3000.0)),
-        "symile": symile(*z, 5.0),
-    }
-    for form, anchors in product(("mean", "logsumexp"), ("all", "location")):
-        values[f"fused, {form}, {anchors}"] = nt_xent_fused(z, present, 5.0, None, form, anchors)
-    assert {name: value.item() for name, value in values.items()} == pytest.approx(GOLDEN, rel=1e-13)
-
-
 # Oracles and reductions of one loss to another.
 
 
@@ -270,26 +241,6 @@ def test_nt_xent_info_nce_and_sup_con_are_those_of_pytorch_metric_learning():
         assert_same(lambda x, y, k=chunk: fused(x, y, chunk=k), two_ways, a, b)
         assert_same(normal[0], one_way, a, b)
         assert_same(lambda *x, k=chunk: fused(*x, chunk=k), lambda *x: supervised(torch.cat(x), labels), a, b, c)
-
-
-@every_space
-def test_with_one_other_modality_the_fused_loss_is_info_nce(km):
-    z, everywhere, space = unit(2, 9, 5), torch.ones(2, 9, dtype=torch.bool), Space(positions(9), **km)
-    for form in ("mean", "logsumexp"):
-        if form == "logsumexp" and km == SOFT:
-            continue  # MIL-NCE sums soft positives inside the logarithm, InfoNCE outside
-        fused = lambda x, f=form: nt_xent_fused(x, everywhere, 5.0, space, f, "location")  # noqa: E731
-        assert_same(fused, lambda x: info_nce(x[0], x[1], 5.0, space, symmetric=False), z)
-
-
-def test_under_logsumexp_the_easy_modality_satisfies_the_loss_for_all():
-    z, present = unit(3, 9, 5), torch.ones(3, 9, dtype=torch.bool)
-    z[1] = z[0]  # one modality is aligned, the other is noise
-    mean, inside = (
-        value_and_gradient(lambda x, f=f: nt_xent_fused(x, present, 20.0, None, f, "location"), z)[1][0][2].norm()
-        for f in ("mean", "logsumexp")
-    )
-    assert inside < 0.3 * mean
 
 
 def test_symile_shuffled_has_the_negatives_of_all_pairs_that_were_drawn():
@@ -389,18 +340,18 @@ def test_distances_are_great_circles_right_for_near_points():
     assert abs(kernel - expected).max() < 1e-12
 
 
-def test_parts_of_a_space():
-    lonlat, other, rows = positions(6), positions(9, seed=1), slice(0, None)
-    space = Space(lonlat, other, soft_km=3000.0)
-    kernel = space.kernel(rows)
+def test_places_of_anchors_and_candidates_differ_and_are_selected():
+    lonlat, other = positions(6), positions(9, seed=1)
+    space, has, columns = Space(lonlat, other, soft_km=3000.0), torch.arange(6) % 2 == 0, torch.tensor([4, 0, 8])
+    everything = slice(0, None)
+    selected = space.keep(has, columns).kernel(everything)
+    torch.testing.assert_close(selected, space.kernel(everything)[has][:, columns])
     a, b, moved = unit(6, 5), unit(6, 5, seed=1), Space(lonlat, other[:6], exclude_km=900.0)
     back = info_nce(b, a, 7.0, Space(other[:6], lonlat, exclude_km=900.0), symmetric=False)
     both = (info_nce(a, b, 7.0, moved, symmetric=False) + back) / 2
+    assert back != info_nce(b, a, 7.0, moved, symmetric=False)
     for chunk in (0, 2):
         torch.testing.assert_close(info_nce(a, b, 7.0, moved, chunk=chunk), both)
-    assert back != info_nce(b, a, 7.0, moved, symmetric=False)
-    has, columns = torch.arange(6) % 2 == 0, torch.tensor([4, 0, 8])
-    torch.testing.assert_close(space.keep(has, columns).kernel(rows), kernel[has][:, columns])
 
 
 def test_coincident_places_are_not_pushed_apart():
@@ -446,14 +397,11 @@ def test_wrong_inputs_are_refused():
     here, two, has = positions(3), torch.stack([a, a]), torch.ones(2, 3, dtype=torch.bool)
     for call, message in (
         (lambda: Space(here, exclude_km=-1.0), "at least 0"),
-        (lambda: Space(here, soft_km=float("nan")), "at least 0"),
         (lambda: Space(here, exclude_km=1.0, soft_km=1.0), "set one of"),
         (lambda: info_nce(a, b, 1.0), "one direction"),
-        (lambda: info_nce(b, a, 1.0, symmetric=False), "5 anchors and 3 targets"),
         (lambda: info_nce(a, b, 1.0, Space(here, exclude_km=5.0), symmetric=False), "3 anchors and 3 candidates"),
         (lambda: geoclip(a, a, b, 1.0, Space(here, soft_km=5.0)), "queue"),
         (lambda: csp(a, a, a, b, (1.0,) * 3, Space(here, soft_km=5.0)), "3 candidates, but the loss has 3 and 5"),
-        (lambda: nt_xent_fused(two, has, 1.0, Space(positions(5), soft_km=5.0)), "5 anchors"),
         (lambda: info_nce(a, a, 1.0, chunk=-1), "number of rows"),
         (lambda: nt_xent_fused(two, has, 1.0, form="max"), "form must be"),
         (lambda: nt_xent_fused(two, has, 1.0, anchors="text"), "anchors must be"),
