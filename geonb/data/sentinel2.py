@@ -24,10 +24,11 @@ OFFSET = 1000  # added to L2A digital numbers since processing baseline 04.00
 OFFSET_FROM = "2022-01-25"  # its first day
 COVERED = (0, 1, 3, 8, 9, 10)  # classes of SCL: no data, defective, cloud shadow, cloud (twice), thin cirrus
 DARK = (2, 4, 6)  # topographic shadow, vegetation, water
+GAMMA = 2.2  # of common screens: equal steps of reflectance are shown as equal steps of light
 
 
 def check_shape(images: np.ndarray) -> np.ndarray:
-    """Refuse chips that are not integers (n, 12, H, W) with H and W at least 16; their values are not looked at.
+    """Refuse chips that are not integers (n, 12, H, W) with H and W at least 16; values are not checked.
 
     Raises:
         ValueError: another shape, number of bands, size or type; the message says what to do.
@@ -45,11 +46,10 @@ def check_shape(images: np.ndarray) -> np.ndarray:
     if min(images.shape[2:]) < MIN_SIZE:
         raise ValueError(f"images are {images.shape[2]} x {images.shape[3]} pixels; at least 16 x 16 are needed")
     if images.dtype.kind not in "ui":
-        hint = ""
-        if images.dtype.kind == "f":
-            factor = " * 10_000" if images.size and np.nanmax(np.abs(images)) < 3 else ""
-            hint = f": use np.rint(images{factor}).clip(0, 65_535).astype(np.uint16)"
-        raise ValueError(f"images are {images.dtype}; needed is uint16, reflectance x 10,000{hint}")
+        raise ValueError(
+            f"images are {images.dtype}; needed is uint16: use np.rint(images).clip(0, 65_535).astype(np.uint16), "
+            "and before that multiply reflectance from 0 to 1 by 10_000"
+        )
     return images
 
 
@@ -58,8 +58,8 @@ def check_images(images: np.ndarray, *, harmonised: bool = False) -> np.ndarray:
 
     Args:
         images: integers (n, 12, H, W): reflectance x 10,000, bands in the order of :data:`BANDS`, H, W >= 16.
-        harmonised: set it when you know that no radiometric offset is left in the numbers; then
-            :func:`radiometric_offset`, which can err on chips without anything dark, is not asked.
+        harmonised: the numbers are known to have no offset, so :func:`radiometric_offset`, which can err on chips
+            without dark pixels, is not used.
 
     Raises:
         ValueError: what :func:`check_shape` refuses; 8-bit values; values that no reflectance has; chips of which more
@@ -97,15 +97,14 @@ def radiometric_offset(images: np.ndarray) -> np.ndarray:
     """Estimate the offset in the digital numbers of chips: 0 or 1000, int (n,) for (n, 12, H, W), () for one chip.
 
     Sentinel-2 L2A of processing baseline 04.00 and later holds 10,000 x reflectance + 1000 unless it was harmonised.
-    Where the pixels of a chip leave no doubt (:func:`seen_offset`), they decide. Else bright soil and sand, which have
-    no dark pixel, show it: their B1 is about .38 x B4 (within .05 for the spectra of the simulated images), and an
-    offset lifts B1 by .06 above that line. Chips that are bright all over (cloud, snow) show an offset only if snow is
-    bright in B12; otherwise the answer is 0. The darker half of the pixels is looked at, which is seldom cloud.
+    Where the pixels of a chip leave no doubt (:func:`seen_offset`), they decide. Otherwise the darker half of the
+    pixels, which is seldom cloud, is compared with bright soil and sand: their B1 is about .38 x B4 (within .05 for the
+    spectra of the simulated images), and an offset lifts B1 by .06 above that line. Chips that are bright all over
+    (cloud, snow) show an offset only if snow is bright in B12.
     """
     images = np.asarray(images)
-    if images.ndim == 3:
-        return radiometric_offset(images[None])[0]
-    return np.array([_offset_of(chip) for chip in images], dtype=np.int64)
+    chips = images.reshape(-1, *images.shape[-3:])
+    return np.array([_offset_of(chip) for chip in chips], dtype=np.int64).reshape(images.shape[:-3])
 
 
 def _offset_of(chip: np.ndarray) -> int:
@@ -128,21 +127,19 @@ def _offset_of(chip: np.ndarray) -> int:
 def seen_offset(dn: np.ndarray, scl: np.ndarray | None = None) -> int | None:
     """Return the offset that the pixels of a chip show: 0, 1000, or None where they leave a doubt.
 
-    The darkest band of water, plants and shadow has a reflectance near 0. Which pixels these are says SCL, and what
-    differences of bands say, in which an offset cancels: much more near infrared than red and more green than red
-    (plants); more green than infrared and no short-wave infrared (water).
+    The darkest band of water, plants and shadow has a reflectance near 0. These pixels are found by SCL, and by
+    differences of bands, in which an offset cancels: much more near infrared than red and more green than red (plants);
+    more green than infrared and no short-wave infrared (water).
 
-    - A hundredth of the chip below 500 in some band, a twentieth below 700, or half of what is dark below 800: there is
-      no offset, else their reflectance were below -0.05, -0.03 or -0.02.
-    - At least a hundredth of the chip is dark, and the 1st percentile of its darkest band is 850 or more: the offset is
-      there.
+    - No offset: a hundredth of the chip is below 500 in some band, a twentieth below 700, or half of the dark pixels
+      below 800. With an offset their reflectance would be below -0.05, -0.03 or -0.02.
+    - Offset: at least a hundredth of the chip is dark, and the 1st percentile of its darkest band is 850 or more.
 
     On twelve real chips the 1st percentile of the darkest band is 182 to 410 without an offset, 879 or more with it.
 
     Args:
         dn: (12, H, W), bands as in :data:`BANDS`; 0 is no data.
-        scl: the classes of Level-2A's scene classification (H, W), where they are known. Pixels under clouds are not
-            looked at.
+        scl: classes of Level-2A's scene classification (H, W), if known. Pixels under clouds are left out.
     """
     usable = (dn > 0).all(0)
     if scl is not None:
@@ -158,9 +155,6 @@ def seen_offset(dn: np.ndarray, scl: np.ndarray | None = None) -> int | None:
     if hundredth < 500 or twentieth < 700 or (enough and np.median(dn[:, dark], axis=1).min() < 800):
         return 0
     return OFFSET if enough and np.percentile(dn[:, dark], 1, axis=1).min() >= 850 else None
-
-
-GAMMA = 2.2  # of common screens: equal steps of reflectance are shown as equal steps of light
 
 
 def true_color(images: np.ndarray) -> np.ndarray:
@@ -182,10 +176,7 @@ def true_color(images: np.ndarray) -> np.ndarray:
 
 
 def false_color(images: np.ndarray) -> np.ndarray:
-    """Show chips in colour infrared, as uint8 (n, H, W, 3): B8, B4, B3 (plants red, water black).
-
-    Arguments and stretch are those of :func:`true_color`.
-    """
+    """Show chips in colour infrared, uint8 (n, H, W, 3): red, green, blue = B8, B4, B3; plants are red, water black."""
     return _picture(images, ("B8", "B4", "B3"))
 
 
@@ -218,9 +209,6 @@ def chip_grid(lon: float, lat: float, size: int = 64) -> GeoBox:
     Args:
         lon, lat: degrees; the centre of the chip lies within 5 m of them, east and north.
         size: edge in pixels.
-
-    Returns:
-        The grid as odc-geo's GeoBox, which has ``crs``, ``transform``, ``shape`` and ``boundingbox``.
 
     Raises:
         ValueError: a position outside UTM.

@@ -10,7 +10,7 @@ from faulty import serve
 
 from geonb.data.sources import alphaearth as module
 from geonb.data.sources import http
-from geonb.data.sources.alphaearth import add_alphaearth, read_tile
+from geonb.data.sources.alphaearth import _read_tile, add_alphaearth
 from geonb.data.store import write_store
 from geonb.inference import read_embeddings
 
@@ -71,6 +71,7 @@ def bucket(monkeypatch):
     made = Bucket()
     with serve(made.files) as server:
         server.files, made.server, made.url = made.files, server, server.url
+        monkeypatch.setattr(module, "BASE", f"{server.url}/annual")
         yield made
 
 
@@ -85,21 +86,16 @@ def places(folder, lonlat):
     return write_store(folder, places={"place_id": ids, "lon": lonlat[:, 0], "lat": lonlat[:, 1]})
 
 
-def add(bucket, store, out, **options):
-    return add_alphaearth(store, out, 2024, **{"base_url": f"{bucket.url}/annual"} | options)
-
-
 @pytest.mark.parametrize(
-    "epsg, west, north", [(32633, 391000, 5820000), (32756, 334000, 6252000), (32660, 714000, 7210000)]
+    "epsg, west, north, south_up", [(32633, 391000, 5820000, False), (32756, 334000, 6252000, True)]
 )
-@pytest.mark.parametrize("south_up", [False, True])
 def test_vectors_are_those_of_the_pixels_under_the_places(bucket, epsg, west, north, south_up):
     url = bucket.tile(epsg, west, north, south_up=south_up)
     lonlat = points(epsg, west, north)
-    vectors = read_tile(url, lonlat)
+    vectors = _read_tile(url, lonlat)
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
     assert np.allclose(vectors, [bucket.vector(url, *place) for place in lonlat], atol=1e-6)
-    assert np.isnan(read_tile(url, lonlat + [0.1, 0])).all()  # outside
+    assert np.isnan(_read_tile(url, lonlat + [0.1, 0])).all()  # outside
 
 
 def test_a_file_of_embeddings_has_places_credits_and_what_was_left_out(bucket, tmp_path):
@@ -111,7 +107,7 @@ def test_a_file_of_embeddings_has_places_credits_and_what_was_left_out(bucket, t
     bucket.tile(32633, 391000, 5820000, year=2023, seed=3)
     lonlat = np.concatenate([points(32633, 391000, 5820000), [[0.0, 0.0], [179.0, -85.0]]])
     store = places(tmp_path / "store", lonlat)
-    counts = add(bucket, store, tmp_path / "aef.parquet")
+    counts = add_alphaearth(store, tmp_path / "aef.parquet", 2024)
     table = pq.read_table(tmp_path / "aef.parquet")
     vectors = read_embeddings(tmp_path / "aef.parquet", store)
     x = np.array(transform("EPSG:4326", "EPSG:32633", *lonlat[:6].T.tolist())[0]) - 391000
@@ -128,16 +124,12 @@ def test_a_file_of_embeddings_has_places_credits_and_what_was_left_out(bucket, t
 
 
 def test_a_tile_across_the_antimeridian_is_found(bucket, tmp_path):
-    west, north = 725000, 1870000
-    bucket.tile(32660, west, north)
+    bucket.tile(32660, 725000, 1870000)
     bucket.rows[0] |= {"wgs84_west": 179.9, "wgs84_east": -179.9}
-    bucket.files["/annual/aef_index.parquet"] = parquet(bucket.rows)
-    rows = [{"lon": 179.95, "lat": (bucket.rows[0]["wgs84_south"] + bucket.rows[0]["wgs84_north"]) / 2}]
     (tmp_path / "index.parquet").write_bytes(parquet(bucket.rows))
-    for lon in (179.95, -179.95):
-        found = module._tiles(tmp_path / "index.parquet", 2024, np.array([[lon, rows[0]["lat"]]]))
-        assert len(found) == 1
-    assert module._tiles(tmp_path / "index.parquet", 2024, np.array([[0.0, rows[0]["lat"]]])) == []
+    lat = (bucket.rows[0]["wgs84_south"] + bucket.rows[0]["wgs84_north"]) / 2
+    for lon, tiles in ((179.95, 1), (-179.95, 1), (0.0, 0)):
+        assert len(module._tiles(tmp_path / "index.parquet", 2024, np.array([[lon, lat]]))) == tiles
 
 
 def test_it_continues_after_the_network_failed_and_asks_for_no_file_twice(bucket, tmp_path):
@@ -147,10 +139,10 @@ def test_it_continues_after_the_network_failed_and_asks_for_no_file_twice(bucket
     last = tiles[2].removeprefix(bucket.url)
     bucket.server.tricks = {last: [{"status": 503}] * 20}
     with pytest.raises(OSError, match="the same command continues"):
-        add(bucket, store, tmp_path / "aef.parquet")
+        add_alphaearth(store, tmp_path / "aef.parquet", 2024)
     bucket.server.tricks = {}
     bucket.server.seen.clear()
-    assert add(bucket, store, tmp_path / "aef.parquet") == {"embedded": 6}
+    assert add_alphaearth(store, tmp_path / "aef.parquet", 2024) == {"embedded": 6}
     assert {request.path for request in bucket.server.seen} == {last}
     assert [file.name for file in tmp_path.glob("aef*")] == ["aef.parquet"]
 
@@ -159,28 +151,22 @@ def test_a_damaged_file_is_left_out_and_one_of_another_kind_stops(bucket, tmp_pa
     url = bucket.tile(32633, 391000, 5820000)
     lonlat = points(32633, 391000, 5820000)
     bucket.files[url.removeprefix(bucket.url)] = b"<VRTDataset>"
-    assert np.isnan(read_tile(url, lonlat)).all() and "cannot be read" in caplog.text
+    assert np.isnan(_read_tile(url, lonlat)).all() and "cannot be read" in caplog.text
     other = bucket.tile(32633, 391000, 5820000, bands=3, seed=5)
     with pytest.raises(ValueError, match="3 bands of int8, not 64 bands"):
-        read_tile(other, lonlat)
+        _read_tile(other, lonlat)
 
 
 def test_wrong_arguments_and_indexes_are_refused(bucket, tmp_path):
     bucket.tile(32633, 391000, 5820000)
     store = places(tmp_path / "store", points(32633, 391000, 5820000))
-    for options in ({"base_url": "file:///etc"}, {"base_url": "http://example.org"}):
-        with pytest.raises(ValueError, match="an https address"):
-            add(bucket, store, tmp_path / "aef.parquet", **options)
-    with pytest.raises(ValueError, match="a year from 2017"):
-        add_alphaearth(store, tmp_path / "aef.parquet", 2016)
-    with pytest.raises(ValueError, match="a .parquet file"):
-        add(bucket, store, tmp_path / "aef.csv")
+    for out, year in (("aef.parquet", 2016), ("aef.csv", 2024)):
+        with pytest.raises(ValueError, match="give a .parquet file and a year from 2017"):
+            add_alphaearth(store, tmp_path / out, year)
     with pytest.raises(ValueError, match="no usable file of 2020"):
-        add_alphaearth(store, tmp_path / "aef.parquet", 2020, base_url=f"{bucket.url}/annual")
+        add_alphaearth(store, tmp_path / "a.parquet", 2020)
     bucket.rows[0]["path"] = "2024/33N/../../../etc/passwd.tiff"
-    (tmp_path / "bad.parquet").write_bytes(parquet(bucket.rows))
-    with pytest.raises(ValueError, match="no usable file"):
-        add(bucket, store, tmp_path / "other.parquet", index=tmp_path / "bad.parquet")
-    (tmp_path / "no.parquet").write_bytes(parquet([{"path": "x", "year": 2024}]))
-    with pytest.raises(ValueError, match="is no index of AlphaEarth"):
-        add(bucket, store, tmp_path / "third.parquet", index=tmp_path / "no.parquet")
+    for rows, message in ((bucket.rows, "no usable file"), ([{"path": "x", "year": 2024}], "is no index of AlphaEarth")):
+        bucket.files["/annual/aef_index.parquet"] = parquet(rows)
+        with pytest.raises(ValueError, match=message):
+            add_alphaearth(store, tmp_path / f"{len(rows[0])}.parquet", 2024)

@@ -60,16 +60,15 @@ def write_chip(path, pixels=None, crs="EPSG:32631", seed=0, descriptions=None, n
 # --- tables
 
 
-@pytest.mark.parametrize("name", ["places.csv", "places.csv.gz"])
-def test_a_clean_table_is_read_whole(tmp_path, name):
-    places, skips = read_texts(write_csv(tmp_path / name, GOOD))
+def test_a_clean_table_is_read_whole(tmp_path):
+    places, skips = read_texts(write_csv(tmp_path / "places.csv.gz", GOOD))
     assert places["row"].tolist() == [0, 1, 2, 3] and not skips.counts
     np.testing.assert_allclose(places["lon"], [row[1] for row in GOOD])
     np.testing.assert_allclose(places["lat"], [row[2] for row in GOOD])
     assert places["title"].tolist() == ["Cairo", "Aswan", "Lake George (Uganda)", "Kampala"]
     assert places["text"][1] == GOOD[1][-1]
     assert places["text"][3] == "The capital of Uganda."
-    np.testing.assert_array_equal(places["population"], [9_000_000, np.nan, np.nan, 1_600_000])
+    assert places["population"].tolist() == ["9000000", None, None, "1600000"]
 
 
 def test_a_column_with_the_name_of_another_is_kept_under_a_name_of_its_own(tmp_path):
@@ -79,9 +78,8 @@ def test_a_column_with_the_name_of_another_is_kept_under_a_name_of_its_own(tmp_p
     assert {name: values[0] for name, values in places.items()} == {
         "lon": 1.5, "lat": 2.5, "title": "", "text": "A text.", "row": 0, "position_flag": None,
         "coordinate_precision_km": places["coordinate_precision_km"][0],
-        "file_row": "R1", "description": "A description.", "file_lon": 99, "file_place_id": "007",
+        "file_row": "R1", "description": "A description.", "file_lon": "99", "file_place_id": "007",
     }  # fmt: skip
-
 
 
 def test_what_is_dropped_is_reported_with_its_row(tmp_path):
@@ -106,7 +104,6 @@ def test_what_is_dropped_is_reported_with_its_row(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (["x", "", 10, "", "", "", "text"], "row 4.*not finite"),
         (["x", "nan", 10, "", "", "", "text"], "row 4.*not finite"),
         (["x", 190, 10, "", "", "", "text"], "row 4.*out of range"),
         (["x", "12°E", 10, "", "", "", "text"], "row 4.*not finite"),
@@ -120,41 +117,38 @@ def test_invalid_positions_raise_with_file_and_row_or_are_dropped(tmp_path, row,
     assert len(places["lon"]) == 4 and skips.counts == {"no valid position": 1}
 
 
+HEAD = b"title,longitude,latitude,text"
 
-def test_tables_that_are_no_tables_raise_with_the_file(tmp_path):
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "cannot be read .*Empty CSV"),
+        (HEAD + b"\n", "the table has no rows"),
+        (HEAD + "\nPlzeň,13,49,Größe".encode("cp1250"), "not UTF-8"),
+        (HEAD + b"\na,1,2,x\nb,1,2\n", "cannot be read .*Row #3: Expected 4 columns, got 3: b,1,2.*quote missing"),
+        (HEAD + b"\na,1,2,x\nb,1,2,x,y\n", "cannot be read .*quote missing"),
+        (HEAD + b",kind, kind\na,1,2,x,b,c\n", "two columns are named 'kind'; rename one"),
+        (b"title,text\na,b\n", "no column longitude or lon or lng"),
+        (HEAD + b"\nx,0,0,text\n", "no row is left"),
+    ],
+)
+def test_tables_that_are_no_tables_raise_with_the_file(tmp_path, content, message):
+    (tmp_path / "bad.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=f"bad.csv: {message}"):
+        read_texts(tmp_path / "bad.csv")
+
+
+def test_absent_and_damaged_archives_raise_with_the_file(tmp_path):
     with pytest.raises(ValueError, match="absent.csv: no such file"):
         read_texts(tmp_path / "absent.csv")
-    (tmp_path / "empty.csv").write_text("")
-    with pytest.raises(ValueError, match="empty.csv: cannot be read .*Empty CSV"):
-        read_texts(tmp_path / "empty.csv")
-    (tmp_path / "header.csv").write_text("title,longitude,latitude,text\n")
-    with pytest.raises(ValueError, match="header.csv: the table has no rows"):
-        read_texts(tmp_path / "header.csv")
-    (tmp_path / "latin.csv").write_bytes("title,longitude,latitude,text\nPlzeň,13,49,Größe".encode("cp1250"))
-    with pytest.raises(ValueError, match="latin.csv: not UTF-8"):
-        read_texts(tmp_path / "latin.csv")
-    (tmp_path / "ragged.csv").write_text("title,longitude,latitude,text\na,1,2,x\nb,1,2\n")
-    with pytest.raises(ValueError, match="ragged.csv: cannot be read .*Row #3: Expected 4 columns, got 3: b,1,2.*quote missing"):
-        read_texts(tmp_path / "ragged.csv")
     whole = write_csv(tmp_path / "whole.csv.gz", GOOD).read_bytes()
-    (tmp_path / "cut.csv.gz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match="cut.csv.gz: cannot be read"):
-        read_texts(tmp_path / "cut.csv.gz")
-    broken = bytearray(gzip.compress(b"title,longitude,latitude,text"))
+    broken = bytearray(gzip.compress(HEAD))
     broken[10] |= 6  # a block of a kind that deflate does not have
-    (tmp_path / "broken.csv.gz").write_bytes(broken)
-    with pytest.raises(ValueError, match="broken.csv.gz: cannot be read .*is the file whole"):
-        read_texts(tmp_path / "broken.csv.gz")
-    (tmp_path / "twice.csv").write_text("title,longitude,latitude,text,kind, kind\na,1,2,x,b,c\n")
-    with pytest.raises(ValueError, match="twice.csv: two columns are named 'kind'; rename one"):
-        read_texts(tmp_path / "twice.csv")
-    (tmp_path / "long.csv").write_text("title,longitude,latitude,text\na,1,2,x\nb,1,2,x,y\n")
-    with pytest.raises(ValueError, match="long.csv: cannot be read .*quote missing"):
-        read_texts(tmp_path / "long.csv")
-    with pytest.raises(ValueError, match="no column longitude or lon or lng"):
-        read_texts(write_csv(tmp_path / "nolon.csv", [["a", "b"]], ["title", "text"]))
-    with pytest.raises(ValueError, match="no row is left"):
-        read_texts(write_csv(tmp_path / "none.csv", [["x", 0, 0, "", "", "", "text"]]))
+    for content in (whole[: len(whole) // 2], broken):
+        (tmp_path / "cut.csv.gz").write_bytes(content)
+        with pytest.raises(ValueError, match="cut.csv.gz: cannot be read .*is the file whole"):
+            read_texts(tmp_path / "cut.csv.gz")
 
 
 def test_a_changed_sign_is_told_from_a_far_position_by_enough_witnesses():
@@ -167,7 +161,6 @@ def test_a_changed_sign_is_told_from_a_far_position_by_enough_witnesses():
     assert found["far from its country"].tolist() == [False] * 6 + [True]
     few = suspicious_positions(points[2:7], ["Malta"] * 5, [""] * 5)
     assert not any(mask.any() for mask in few.values())
-
 
 
 def test_far_rows_are_kept_with_a_flag_and_mirrored_ones_dropped(tmp_path):
@@ -239,13 +232,12 @@ def test_tiles_without_data_are_dropped_and_reported(tmp_path):
     ("change", "message"),
     [
         ({"pixels": np.ones((11, 64, 64), np.uint16)}, "11 bands, not 12"),
-        ({"pixels": np.ones((12, 64, 64), np.float32)}, "float32, not uint16"),
+        ({"pixels": np.ones((12, 64, 64), np.float32)}, "float32; give .* as uint16"),
         ({"pixels": np.ones((12, 63, 64), np.uint16)}, "64 x 63 pixels, smaller than a tile of 64"),
         ({"crs": None}, "no coordinate reference system"),
         ({"crs": "EPSG:4326", "size": 0.0001}, "in degrees"),
         ({"height": 20.0}, "not square"),
         ({"transform": (10.0, 0.0, 5e5, 0.0, 10.0, 0.0)}, "north up; resample it with gdalwarp"),  # south to north
-        ({"transform": (-10.0, 0.0, 5e5, 0.0, -10.0, 0.0)}, "north up; resample it with gdalwarp"),
         ({"descriptions": BANDS[::-1]}, "its bands are named B12 B11"),
     ],
 )
@@ -257,8 +249,8 @@ def test_wrong_chips_raise_with_the_file_and_the_remedy(tmp_path, change, messag
 
 def test_a_cog_with_names_of_bands_is_read_as_any_geotiff(tmp_path):
     plain, _ = write_chip(tmp_path / "plain.tif")
-    long = [f"B{int(name[1:]):02d}" if name[1:].isdigit() else name for name in BANDS]
-    other, _ = write_chip(tmp_path / "other.tif", descriptions=long, layout={"driver": "COG"})
+    names = [f"B{int(name[1:]):02d}" if name[1:].isdigit() else name for name in BANDS]
+    other, _ = write_chip(tmp_path / "other.tif", descriptions=names, layout={"driver": "COG"})
     np.testing.assert_array_equal(read_tiles(other)[0], read_tiles(plain)[0])
 
 
@@ -276,10 +268,8 @@ def test_another_format_under_the_name_of_a_geotiff_is_not_followed(tmp_path):
         read_tiles(tmp_path / "patch_0.tif")
 
 
-
 def test_chips_that_are_no_chips_raise_with_the_file(tmp_path):
-    pytest.importorskip("rasterio")
-    with pytest.raises(ValueError, match="absent.tif: no such file"):
+    with pytest.raises(ValueError, match="absent.tif: cannot be read .*No such file"):
         read_tiles(tmp_path / "absent.tif")
     (tmp_path / "text.tif").write_text("not an image")
     with pytest.raises(ValueError, match="text.tif: cannot be read as a GeoTIFF"):
@@ -300,7 +290,6 @@ def test_the_radiometric_offset_is_taken_off_where_a_file_carries_it(tmp_path):
     raw, places, _ = read_tiles(files[1], harmonise=False)
     np.testing.assert_array_equal(raw[0], plain + 1000)
     assert places["radiometric_offset"].tolist() == [0]
-
 
 
 # --- one store
@@ -343,7 +332,7 @@ def test_a_column_that_is_of_numbers_in_one_table_and_of_words_in_another_is_tex
     b = write_csv(tmp_path / "b.csv", [[3, 4, "three", "big"], [4, 5, "four", ""]], header)
     store = from_files(tmp_path / "store", [a, b])
     assert store.column("size").tolist() == ["1.5", None, "big", None]
-
+    assert np.isnan(from_files(tmp_path / "numbers", [a]).column("size")[1])
 
 
 def test_bad_input_leaves_no_store_behind(tmp_path):

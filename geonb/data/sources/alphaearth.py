@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from geonb._util import tqdm, write_atomically
-from geonb.data.sources._raster import REMOTE, allowed, may_pass, raster_errors
+from geonb.data.sources._raster import REMOTE, may_pass, raster_errors
 from geonb.data.sources.http import download
 from geonb.data.sources.parts import Parts
 from geonb.data.store import PlaceStore, geo_metadata, wkb_points
@@ -43,21 +43,17 @@ NO_TILE = "no tile of that year, or no data in it"
 _PATH = re.compile(r"(?:.*/)?(20\d\d/\d{1,2}[NS]/[A-Za-z0-9][A-Za-z0-9._-]*\.tiff?)")
 
 
-def add_alphaearth(
-    store: PlaceStore | str | Path, out: str | Path, year: int, *, base_url: str = BASE, index: str | Path | None = None
-) -> dict[str, int]:
+def add_alphaearth(store: PlaceStore | str | Path, out: str | Path, year: int) -> dict[str, int]:
     """Write the embeddings of a store's places as GeoParquet: ``place_id``, ``geometry``, ``embedding`` (64 float32).
 
-    It can be stopped at any moment, and the same call continues. Places without an embedding are left out of the file.
-    Its metadata have the attribution, the licence, the year and how many were left out. Training takes it as
-    ``--extra``; the evaluation takes it where every place of the store is in it.
+    The same call continues a stopped one. Places without an embedding are left out of the file. Its metadata have the
+    attribution, the licence, the year and how many were left out. Training takes it as ``--extra``; the evaluation
+    takes it if every place of the store is in it.
 
     Args:
         store: the places, or the folder of their store.
         out: a .parquet file that does not exist.
         year: from 2017 to 2025.
-        base_url: the folder in which the years lie.
-        index: a copy of ``aef_index.parquet``; else it is downloaded from ``base_url``.
 
     Returns:
         {"embedded": ..., and the number left out by reason}.
@@ -68,20 +64,17 @@ def add_alphaearth(
         OSError: the network failed; what is finished is kept.
     """
     store = store if isinstance(store, PlaceStore) else PlaceStore.open(store)
-    if Path(out).suffix != ".parquet" or year not in YEARS or not allowed(base_url):
-        raise ValueError(
-            f"out is {out}, year {year}, base_url {base_url}; needed are a .parquet file, a year from {YEARS[0]} to "
-            f"{YEARS[-1]}, and an https address"
-        )
-    plan = {"source": "alphaearth", "base_url": base_url, "year": year, "data_hash": store.data_hash}
+    if Path(out).suffix != ".parquet" or year not in YEARS:
+        raise ValueError(f"out is {out}, year {year}; give a .parquet file and a year from {YEARS[0]} to {YEARS[-1]}")
+    plan = {"source": "alphaearth", "base_url": BASE, "year": year, "data_hash": store.data_hash}
     with Parts(out, plan) as parts:
-        index = index or download(f"{base_url}/aef_index.parquet", parts.folder / "aef_index.parquet")
+        index = download(f"{BASE}/aef_index.parquet", parts.folder / "aef_index.parquet")
         vectors = np.full((len(store), DIM), np.nan, np.float32)
-        for path, rows in tqdm(_tiles(Path(index), year, store.lonlat), desc="alphaearth", unit="file"):
+        for path, rows in tqdm(_tiles(index, year, store.lonlat), desc="alphaearth", unit="file"):
             rows = rows[np.isnan(vectors[rows, 0])]
             name = path.replace("/", "-")
             if name not in parts:
-                parts.save(name, pa.table({"row": rows}), read_tile(f"{base_url}/{path}", store.lonlat[rows]))
+                parts.save(name, pa.table({"row": rows}), _read_tile(f"{BASE}/{path}", store.lonlat[rows]))
             vectors[rows] = parts.array(name)
         found = np.flatnonzero(~np.isnan(vectors[:, 0]))
         counts = {"embedded": len(found)}
@@ -111,13 +104,8 @@ def _tiles(index: Path, year: int, lonlat: np.ndarray) -> list[tuple[str, np.nda
     return sorted((paths[tile][1], np.sort(rows[tiles == tile])) for tile in np.unique(tiles) if paths[tile])
 
 
-def read_tile(url: str, lonlat: np.ndarray) -> np.ndarray:
-    """Read the vectors float32 (k, 64) at positions (k, 2) from one file; NaN where it has none or cannot be read.
-
-    Raises:
-        ValueError: a file that is not as it is described.
-        OSError: the network failed.
-    """
+def _read_tile(url: str, lonlat: np.ndarray) -> np.ndarray:
+    """Read the vectors float32 (k, 64) at positions (k, 2) from one file; NaN where it has none or cannot be read."""
     import rasterio
     from rasterio.warp import transform
 

@@ -1,13 +1,11 @@
 """Sentinel-2 chips from Google Earth Engine: one small request per chip, in parallel, within the free quotas.
 
 Surface reflectance is ``COPERNICUS/S2_SR_HARMONIZED``, in which all years have one scale, without the offset of 2022.
-Clouds, haze and shadows come from Cloud Score+ (band ``cs_cdf``: 0 is covered, 1 is clear; 0.50 to 0.65 is advised as
-the limit; a scene without a score counts as covered). Earth Engine computes the chip on the 10 m grid of its UTM zone;
-bands of 20 and 60 m are repeated, not smoothed. Two ways to make a chip of a period (:func:`composite`):
+Clouds, haze and shadows come from Cloud Score+ (band ``cs_cdf``: 0 is covered, 1 is clear). Earth Engine computes the
+chip on the 10 m grid of its UTM zone; bands of 20 and 60 m are repeated, not smoothed. Two methods (:func:`composite`):
 
-``"clearest"``  the scene that is the clearest over the chip. All pixels are of one moment, so spectra and shadows are
-                as the sensor saw them, which is what pretrained image encoders know; the chip has a date; and of all
-                other scenes one band is read instead of 13. The default.
+``"clearest"``  the scene that is the clearest over the chip. All pixels are of one moment, as pretrained image
+                encoders expect, and the chip has a date. Of all other scenes one band is read instead of 13.
 ``"median"``    for each pixel and band the median of all clear views. It finds land below clouds that never open over
                 a whole chip, as in the humid tropics, and has little noise. But it mixes seasons, its spectra belong to
                 no moment, and for a year it reads about ten times as much.
@@ -46,6 +44,10 @@ METHODS = ("clearest", "median")
 SOURCE = f"Copernicus Sentinel-2 L2A through Google Earth Engine ({IMAGES}), clouds by Cloud Score+ ({CLOUDS})"
 LICENSE = "free and open (Copernicus Sentinel data terms); contains modified Copernicus Sentinel data"
 
+MAX_SCENE_CLOUD = 80  # per cent of a scene of 110 km; many half-clouded scenes are clear over a chip
+CLEAR = 0.6  # Cloud Score+ from which a pixel counts as seen clearly; 0.50 to 0.65 is advised
+MIN_CLEAR = 0.9  # share of a chip that must be seen clearly
+
 HIGH_VOLUME = "https://earthengine-highvolume.googleapis.com"  # the end point for many small requests
 DEADLINE_S, MAX_RETRIES = 300, 5  # of one request; the client waits longer after each refusal
 MAX_WORKERS = 40  # requests of a project at one time
@@ -54,8 +56,6 @@ TIERS = "Community 150, Contributor 1,000, Partner 100,000"  # EECU-hours a mont
 REVISIT_DAYS = 5
 LATENCY_S = 3  # of one request; an assumption
 WORKLOAD_TAG = "geonb-chips"
-
-OUTSIDE = "outside UTM (beyond 80 S or 84 N)"
 
 STEPS = """Earth Engine is set up once, in three steps:
   1. register a Google Cloud project for Earth Engine (free of charge for noncommercial use):
@@ -86,15 +86,7 @@ def connect(project: str | None = None) -> Any:
     return ee
 
 
-def composite(
-    ee: Any,
-    grid: GeoBox,
-    period: tuple[str, str],
-    *,
-    method: str = "clearest",
-    max_cloud: float = 0.8,
-    clear_threshold: float = 0.6,
-) -> Any:
+def composite(ee: Any, grid: GeoBox, period: tuple[str, str], method: str = "clearest") -> Any:
     """Compose the image of a period over a chip, as an ``ee.Image`` that is not computed yet.
 
     Args:
@@ -102,16 +94,12 @@ def composite(
         grid: of the chip. Only scenes that touch it are looked at, which keeps the search and the cost small.
         period: first day, and the day after the last (ISO 8601).
         method: "clearest" or "median"; see the head of this module.
-        max_cloud: scenes with a larger share of clouds (0 to 1, over their 110 km) are not looked at. A smaller value
-            saves reading them, but half-clouded scenes are clear over many chips; keep it high where it is often
-            cloudy.
-        clear_threshold: from which Cloud Score+ (0 to 1) a pixel counts as seen clearly.
 
     Returns:
         uint16 bands: the 12 of :data:`geonb.data.sentinel2.BANDS`, reflectance x 10000, 0 where nothing was seen; then
-        "views", how many clear views a pixel has (0 or 1 with "clearest"); "score", Cloud Score+ x 10000; "day", of
-        acquisition, counted from 1970-01-01, 0 where nothing was seen; "scenes", how many touch the chip. With "median"
-        score and day are medians too. Two tiles of one acquisition count as two scenes.
+        "views", how many clear views a pixel has (0 or 1 with "clearest"); "score", Cloud Score+ x 10000, 0 without a
+        score; "day", of acquisition, counted from 1970-01-01, 0 where nothing was seen; "scenes", how many touch the
+        chip. With "median" score and day are medians too. Two tiles of one acquisition count as two scenes.
     """
     start, end = period
     crs = str(grid.crs)
@@ -120,19 +108,19 @@ def composite(
         ee.ImageCollection(IMAGES)
         .filterBounds(region)
         .filterDate(start, end)
-        .filter(ee.Filter.lte("CLOUDY_PIXEL_PERCENTAGE", 100 * max_cloud))
+        .filter(ee.Filter.lte("CLOUDY_PIXEL_PERCENTAGE", MAX_SCENE_CLOUD))
         .linkCollection(ee.ImageCollection(CLOUDS), ["cs_cdf"])
     )
     names = [*BANDS, "score", "day"]
 
     def tidy(image):
-        """The bands with the score and the day; a pixel that lacks a band lacks all."""
+        """Add the score and the day to the bands; a pixel that lacks a band lacks all."""
         day = image.metadata("system:time_start").divide(86_400_000).floor()
         whole = image.select(BANDS).mask().reduce(ee.Reducer.min())
         score = image.select("cs_cdf").unmask(0, False).multiply(SCALE)
         return image.select(BANDS).addBands([score, day]).rename(names).updateMask(whole).toUint16()
 
-    clear = round(clear_threshold * SCALE)
+    clear = round(CLEAR * SCALE)
     nothing = ee.Image.constant([0] * len(names)).rename(names).toUint16().updateMask(0)  # where there are no scenes
     if method == "median":
 
@@ -161,28 +149,11 @@ def composite(
     )
 
 
-def read_pixels(ee: Any, image: Any, grid: GeoBox) -> np.ndarray:
-    """Compute the bands of a :func:`composite` on a grid: a structured array (size, size) of uint16."""
-    a, b, c, d, e, f = grid.transform[:6]
-    move = {"scaleX": a, "shearX": b, "translateX": c, "shearY": d, "scaleY": e, "translateY": f}
-    size = {"width": grid.shape[1], "height": grid.shape[0]}
-    return ee.data.computePixels(
-        {
-            "expression": image,
-            "fileFormat": "NUMPY_NDARRAY",
-            "bandIds": BANDS + EXTRA,
-            "grid": {"dimensions": size, "affineTransform": move, "crsCode": str(grid.crs)},
-            "workloadTag": WORKLOAD_TAG,
-        }
-    )
-
-
 def estimate(n: int, size: int, period: tuple[str, str], *, method: str = "clearest", workers: int = 16) -> str:
     """Describe what n chips of size x size pixels will ask of the network and of Earth Engine, before they are made.
 
     Args:
-        period, method: as for :func:`composite`.
-        workers: requests at a time.
+        period, method, workers: as for :func:`from_earthengine`.
     """
     days = date.fromisoformat(period[1]) - date.fromisoformat(period[0])
     scenes = -(-days.days // REVISIT_DAYS)
@@ -208,24 +179,20 @@ def from_earthengine(
     size: int = 64,
     project: str | None = None,
     method: str = "clearest",
-    max_cloud: float = 0.8,
-    clear_threshold: float = 0.6,
-    min_clear: float = 0.9,
     workers: int = 16,
     max_requests: int = 1000,
 ) -> PlaceStore:
     """Make a place store with a Sentinel-2 chip at each position that has a clear one; the same call continues.
 
-    A chip has the columns ``scenes`` (that touch it), ``clear_share``, ``cloud_score`` (mean Cloud Score+, 1 is clear),
-    ``epsg`` and ``period``; with "median" also ``clear_views`` (a pixel, mean) and ``middle_date``. Where nothing was
-    seen, all bands are 0; a pixel that was seen has at least 1 in each band.
+    A chip has the columns ``scenes`` (that touch it), ``clear_share``, ``cloud_score`` (mean Cloud Score+, 1 is clear)
+    and ``epsg``; with "median" also ``clear_views`` (a pixel, mean) and ``middle_date``. Where nothing was seen, all
+    bands are 0; a pixel that was seen has at least 1 in each band.
 
     Args:
         out, where: as for :func:`geonb.data.sources.parts.chip_store`: positions (n, 2), or a store without images.
-        period, method, max_cloud, clear_threshold: as for :func:`composite`.
+        period, method: as for :func:`composite`.
         size: edge of a chip in pixels of 10 m, at most 1254.
         project: as for :func:`connect`, which is called unless Earth Engine is initialised and no project is given.
-        min_clear: share of the chip (0 to 1) that must be seen clearly; else there is no chip.
         workers: requests at a time, at most 40.
         max_requests: more positions than this are refused; a chip costs compute of a monthly quota (:func:`estimate`).
 
@@ -238,8 +205,7 @@ def from_earthengine(
         raise ValueError(f"the period {start} to {end} is empty, or the method {method!r} is not one of {METHODS}")
     if not (1 <= workers <= MAX_WORKERS and 1 <= size <= MAX_SIZE):
         raise ValueError(f"{workers} workers, {size} pixels: at most {MAX_WORKERS} and {MAX_SIZE} are possible")
-    lonlat = where.lonlat if isinstance(where, PlaceStore) else check_lonlat(where, "positions")
-    requests = int((utm_epsg(lonlat) > 0).sum())
+    requests = len(where.lonlat if isinstance(where, PlaceStore) else check_lonlat(where, "positions"))
     if requests > max_requests:
         raise ValueError(
             f"{requests:,} requests, but at most {max_requests:,} are allowed; give fewer positions, or allow more "
@@ -249,47 +215,46 @@ def from_earthengine(
 
     if project or not ee.data.is_initialized():
         connect(project)
-    options: dict[str, Any] = {"method": method, "max_cloud": max_cloud, "clear_threshold": clear_threshold}
-
-    def read_chip(lon: float, lat: float) -> Chip | str:
-        epsg = int(utm_epsg([[lon, lat]])[0])
-        if not epsg:
-            return OUTSIDE
-        grid = chip_grid(lon, lat, size)
-        try:
-            pixels = read_pixels(ee, composite(ee, grid, (start, end), **options), grid)
-        except ee.EEException as error:
-            if "memory limit" in str(error) or "timed out" in str(error):
-                return "Earth Engine ran out of memory or time (a shorter period or a smaller size may help)"
-            raise ValueError(f"Earth Engine gave no chip: {error}") from error
-        return _chip(pixels, epsg, (start, end), method, min_clear)
-
     return chip_store(
-        out, where, read_chip,
-        plan={"source": "earthengine", "collections": [IMAGES, CLOUDS], "period": [start, end], "min_clear": min_clear}
-        | options,
+        out, where, lambda lon, lat: _read_chip(ee, lon, lat, size, (start, end), method),
+        plan={"source": "earthengine", "collections": [IMAGES, CLOUDS], "period": [start, end], "method": method},
         source=SOURCE, license=LICENSE, size=size, batch=4, workers=workers,
     )  # fmt: skip
 
 
-def _chip(pixels: np.ndarray, epsg: int, period: tuple[str, str], method: str, min_clear: float) -> Chip | str:
-    """Turn an answer into a chip, or say why it is none."""
+def _read_chip(ee: Any, lon: float, lat: float, size: int, period: tuple[str, str], method: str) -> Chip | str:
+    """Compute the chip of a position in one request, or return the reason why there is none."""
+    epsg = int(utm_epsg([[lon, lat]])[0])
+    if not epsg:
+        return "outside UTM (beyond 80 S or 84 N)"
+    grid = chip_grid(lon, lat, size)
+    a, b, c, d, e, f = grid.transform[:6]
+    move = {"scaleX": a, "shearX": b, "translateX": c, "shearY": d, "scaleY": e, "translateY": f}
+    request = {
+        "expression": composite(ee, grid, period, method),
+        "fileFormat": "NUMPY_NDARRAY",
+        "bandIds": BANDS + EXTRA,
+        "grid": {"dimensions": {"width": size, "height": size}, "affineTransform": move, "crsCode": str(grid.crs)},
+        "workloadTag": WORKLOAD_TAG,
+    }
+    try:
+        pixels = ee.data.computePixels(request)
+    except ee.EEException as error:
+        if "memory limit" in str(error) or "timed out" in str(error):
+            return "Earth Engine ran out of memory or time (a shorter period or a smaller size may help)"
+        raise ValueError(f"Earth Engine gave no chip: {error}") from error
     scenes = int(pixels["scenes"].max())
     if not scenes:
         return "no scene in the period, or all too cloudy"
     clear_share = float((pixels["views"] > 0).mean())
-    if not clear_share or clear_share < min_clear:
-        return f"less than {min_clear:.0%} of the chip seen clearly"
+    if clear_share < MIN_CLEAR:
+        return f"less than {MIN_CLEAR:.0%} of the chip seen clearly"
     seen = pixels["day"] > 0
     image = np.stack([pixels[name] for name in BANDS])
     image[:, seen] = np.maximum(image[:, seen], 1)
-    columns: dict[str, float | str] = {
-        "scenes": scenes, "clear_share": round(clear_share, 4),
-        "cloud_score": round(float(pixels["score"][seen].mean()) / SCALE, 4), "epsg": epsg, "period": "/".join(period),
-    }  # fmt: skip
+    score = round(float(pixels["score"][seen].mean()) / SCALE, 4)
+    columns = {"scenes": scenes, "clear_share": round(clear_share, 4), "cloud_score": score, "epsg": epsg}
     day = (date(1970, 1, 1) + timedelta(days=int(np.median(pixels["day"][seen])))).isoformat()
-    if not period[0] <= day < period[1]:
-        raise ValueError(f"Earth Engine gave a chip of {day} for the period {period[0]} to {period[1]}")
     if method == "clearest":
         return Chip(image, day, columns)
     views = round(float(pixels["views"].mean()), 2)

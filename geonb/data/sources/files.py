@@ -1,12 +1,12 @@
-"""Real observations from files at hand: tables of texts with positions, and Sentinel-2 GeoTIFFs.
+"""Real observations from your files: tables of texts with positions, and Sentinel-2 GeoTIFFs.
 
-Real tables are dirty. What is wrong for certain (no number, out of range) stops the reading with the file and the row,
-or is dropped and reported when you ask for that. What is very probably wrong (a position at 0, 0; one on the equator or
-the zero meridian far from everything else in its country; one that only a changed sign brings home) is dropped and
-reported by default, and stays when you ask for that. What may be wrong or an overseas territory stays, with a flag.
+Real tables contain errors. A position that is certainly wrong (no number, out of range) stops the reading with file and
+row, or is dropped and reported if you ask for that. A position that is very probably wrong is dropped and reported, or
+kept if you ask for that; see :func:`suspicious_positions`. One that may be right, such as that of an overseas
+territory, is kept with a flag.
 
 GeoTIFFs are cut into tiles. Those of S2-100K (https://huggingface.co/datasets/torchgeo/s2-100k; Klemmer et al., 2025)
-are read as they are: unpack its tar files, and give ``patch_*.tif``; positions are those of the files themselves.
+are read as they are: unpack its tar files, and give ``patch_*.tif``. Positions are those of the files themselves.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import hashlib
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,11 @@ COLUMN_NAMES = {
     "country": ("country", "states_name_en"),
     "continent": ("continent",),
 }
+RESERVED = {"place_id", "geometry", "file"}  # columns that a store adds
+# Columns that are text even if all their values look like numbers.
+TEXT_COLUMNS = RESERVED | {
+    "title", "text", "country", "continent", "position_flag", "source", "license", "lang", "revision", "url"
+}  # fmt: skip
 
 # Grids on which people round coordinates, in degrees: whole and half degrees, tenths, minutes, seconds, ...
 ROUNDING_GRIDS = (1, 1 / 2, 1 / 10, 1 / 60, 1 / 100, 1 / 1000, 1 / 3600, 1e-4, 1e-5)
@@ -53,12 +59,6 @@ FAR = "far from its country"
 
 TILE = 64  # pixels, the edge of a tile
 
-# Columns that are names even where they look like numbers.
-NAMES = {"place_id", "source", "license", "lang", "revision", "url"}
-
-# Columns of a table that would clash with those that a store has beside them.
-RESERVED = {"place_id", "geometry", "file"}
-
 _MARKUP = re.compile(r"</?[A-Za-z][A-Za-z0-9]{0,9}\s*/?>")
 
 
@@ -70,9 +70,9 @@ def read_texts(
 ) -> tuple[dict[str, np.ndarray], Skips]:
     """Read a CSV or CSV.GZ table (UTF-8, with a header) of texts with positions; columns are those of `COLUMN_NAMES`.
 
-    Rows with an empty text, with a text that a row before has word for word, and with a suspicious position
-    (`suspicious_positions`) are dropped. A position that is only "far from its country" is flagged and never dropped:
-    a lone overseas territory looks just like a mistake there, and dropping those would thin out islands.
+    Rows with an empty text, with the text of an earlier row, and with a suspicious position are dropped. A position
+    that is only "far from its country" is flagged and never dropped: a lone overseas territory looks just like an
+    error there.
 
     Args:
         path: the file.
@@ -80,15 +80,14 @@ def read_texts(
         keep_suspicious: keep rows whose position is suspicious, and only flag them.
 
     Returns:
-        ``(places, skips)``. ``places`` has "lon", "lat" (degrees), "title", "text", "row" (in the file, counted from 0
-        below the header), "coordinate_precision_km", "position_flag" (why a row was flagged, or None), "country" and
-        "continent" where known, and every other column under its own name (float64 where all its values are numbers;
-        missing values are NaN or None); one that has the name of a column above, or of one that a store adds
-        (`RESERVED`), gets ``file_`` before it. Tags such as <em> are taken out of titles and texts. ``skips`` counts
-        what was dropped, with the first row of each reason.
+        ``(places, skips)``. ``places`` has "lon", "lat" (degrees), "title", "text" (without tags such as <em>), "row"
+        (counted from 0 below the header), "coordinate_precision_km", "position_flag" (why a row was flagged, or None),
+        "country" and "continent" if the table has them, and every other column of the table as text or None. A column
+        whose name is taken, also by the store (`RESERVED`), gets the prefix ``file_``. ``skips`` counts what was
+        dropped, with the first row of each reason.
 
     Raises:
-        ValueError: naming the file, and the row where it is a row's fault.
+        ValueError: a table that cannot be used; names the file, and the row where a row is wrong.
     """
     path = Path(path)
     table = _read_table(path)
@@ -96,47 +95,39 @@ def read_texts(
     if missing := [name for name in ("lon", "lat", "text") if role[name] is None]:
         wanted = " or ".join(COLUMN_NAMES[missing[0]])
         raise ValueError(f"{path}: no column {wanted} for {missing[0]}; the columns are {', '.join(table)}")
-    n = len(next(iter(table.values())))
-    columns = {name: table[column] if column else [""] * n for name, column in role.items()}
+    n = len(table[role["text"]])
+    columns = {name: table[column] if column else _objects([""] * n) for name, column in role.items()}
     lonlat = np.stack([[_number(value) for value in columns[name]] for name in ("lon", "lat")], 1)
-    texts = [_clean(text) for text in columns["text"]]
-    titles = [_clean(title.replace("_", " ")) for title in columns["title"]]
-    country, continent = _objects(columns["country"]), _objects(columns["continent"])
+    texts = _objects([_clean(text) for text in columns["text"]])
+    titles = _objects([_clean(title.replace("_", " ")) for title in columns["title"]])
 
-    invalid = ~np.isfinite(lonlat).all(1) | (np.abs(lonlat) > [180, 90]).any(1)
     if not drop_invalid:
         check_lonlat(lonlat, where=str(path))
-    reasons: dict[str, np.ndarray] = {"no valid position": invalid}
-    reasons["empty text"] = ~invalid & np.array([not text for text in texts], dtype=bool)
-    gone = invalid | reasons["empty text"]
-    reasons["same text as a row before"] = _repeated(texts, gone)
-    gone |= reasons["same text as a row before"]
-    suspicious = suspicious_positions(lonlat, country, continent, skip=gone)
-    flag, skips = _objects([None] * n), Skips()
-    for reason, mask in (reasons | suspicious).items():
-        if reason == FAR or (keep_suspicious and reason in suspicious):
-            flag[mask] = reason
-        elif mask.any():
-            row = int(np.argmax(mask))
-            at = f"{titles[row]!r} at ({lonlat[row, 0]:g}, {lonlat[row, 1]:g}), {country[row]}"
-            skips.add(reason, f"{path.name}: row {row}: {at}", n=int(mask.sum()))
-            gone = gone | mask
+    invalid = ~np.isfinite(lonlat).all(1) | (np.abs(lonlat) > [180, 90]).any(1)
+    empty = ~invalid & (texts == "")
+    repeated = _repeated(texts, ~invalid & ~empty)
+    dropped = {"no valid position": invalid, "empty text": empty, "same text as a row before": repeated}
+    gone = invalid | empty | repeated
+    suspicious = suspicious_positions(lonlat, columns["country"], columns["continent"], skip=gone)
+    flagged = suspicious if keep_suspicious else {FAR: suspicious.pop(FAR)}
+    flag, skips = np.full(n, None), Skips()
+    for reason, mask in flagged.items():
+        flag[mask] = reason
+    for reason, mask in (dropped if keep_suspicious else dropped | suspicious).items():
+        row = int(np.argmax(mask))
+        at = f"{titles[row]!r} at ({lonlat[row, 0]:g}, {lonlat[row, 1]:g}), {columns['country'][row]}"
+        skips.add(reason, f"{path.name}: row {row}: {at}", n=int(mask.sum()))
+        gone = gone | mask
 
     kept = np.flatnonzero(~gone)
     if not len(kept):
         raise ValueError(f"{path}: no row is left to use\n{skips}")
-    places = {"lon": lonlat[kept, 0], "lat": lonlat[kept, 1]}
-    places |= {"title": _objects(titles)[kept], "text": _objects(texts)[kept], "row": kept}
+    places = {"lon": lonlat[kept, 0], "lat": lonlat[kept, 1], "title": titles[kept], "text": texts[kept], "row": kept}
     places |= {"coordinate_precision_km": coordinate_precision_km(lonlat[kept]), "position_flag": flag[kept]}
-    for name, values in (("country", country), ("continent", continent)):
-        if role[name]:
-            places[name] = _objects([value or None for value in values])[kept]
-    for name in table:
-        if name and name not in role.values():
-            values = [table[name][row] for row in kept]
-            free = f"file_{name}" if name in RESERVED or name in places else name
-            places[free] = _objects([v or None for v in values]) if name in NAMES else _typed(values)
-    return places, skips
+    others = {name: values for name, values in table.items() if name and name not in role.values()}
+    named = {name: columns[name] for name in ("country", "continent") if role[name]}
+    named |= {f"file_{name}" if name in RESERVED | places.keys() else name: others[name] for name in others}
+    return places | {name: np.where(values == "", None, values)[kept] for name, values in named.items()}, skips
 
 
 def suspicious_positions(
@@ -151,7 +142,7 @@ def suspicious_positions(
     - "mirrored": far from its country (next line), and at home (within 500 km, or no farther than the others)
       when longitude or latitude changes its sign.
     - "far from its country": more than 2,000 km, and more than four times as far as any of them, from the median of at
-      least five other rows of the country. Two mistakes in a small country hide each other.
+      least five other rows of the country. Two errors in a small country hide each other.
 
     Rows in ``skip`` are neither judged nor used as evidence; an empty country or continent is unknown.
     """
@@ -190,7 +181,7 @@ def suspicious_positions(
 
 
 def _distance_and_spread(point: np.ndarray, others: np.ndarray) -> tuple[float, float]:
-    """Distance in km of a point from the median of others, and of the farthest of those from it."""
+    """Measure in km how far a point is from the median of others, and the farthest of those from it."""
     x, y, z = np.median(unit_xyz(others), 0)
     middle = np.degrees([np.arctan2(y, x), np.arctan2(z, np.hypot(x, y))])
     return float(great_circle_km(point, middle)), float(great_circle_km(others, middle).max())
@@ -209,7 +200,7 @@ def coordinate_precision_km(lonlat: np.ndarray) -> np.ndarray:
     return step * KM_PER_DEGREE
 
 
-def _read_table(path: Path) -> dict[str, list[str]]:
+def _read_table(path: Path) -> dict[str, np.ndarray]:
     """Read the columns of a table as stripped text, without any guess about types."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
@@ -231,9 +222,8 @@ def _read_table(path: Path) -> dict[str, list[str]]:
     names = [name.strip() for name in names]
     if twice := [name for name in names if name and names.count(name) > 1]:
         raise ValueError(f"{path}: two columns are named {twice[0]!r}; rename one of them")
-    return {
-        name: [value.strip() for value in column.to_pylist()] for name, column in zip(names, table.columns, strict=True)
-    }
+    columns = (_objects([value.strip() for value in column.to_pylist()]) for column in table.columns)
+    return dict(zip(names, columns, strict=True))
 
 
 def _number(value: str) -> float:
@@ -247,25 +237,16 @@ def _objects(values: list) -> np.ndarray:
     return np.array(values, dtype=object)
 
 
-def _typed(values: list[str]) -> np.ndarray:
-    """float64 with NaN where every value that is given is a number, else object with None."""
-    try:
-        return np.array([float(value) if value else np.nan for value in values])
-    except ValueError:
-        return _objects([value or None for value in values])
-
-
 def _clean(text: str) -> str:
     return _MARKUP.sub("", text).strip()
 
 
-def _repeated(texts: list[str], skip: np.ndarray) -> np.ndarray:
-    seen: set[str] = set()
-    repeated = np.zeros(len(texts), bool)
-    for row in np.flatnonzero(~skip):
-        words = " ".join(texts[row].casefold().split())
-        repeated[row] = words in seen
-        seen.add(words)
+def _repeated(texts: np.ndarray, usable: np.ndarray) -> np.ndarray:
+    """Find the usable rows whose text an earlier usable row has, apart from case and spaces."""
+    rows = np.flatnonzero(usable)
+    words = _objects([" ".join(text.casefold().split()) for text in texts[rows]])
+    repeated = usable.copy()
+    repeated[rows[np.unique(words, return_index=True)[1]]] = False
     return repeated
 
 
@@ -277,34 +258,31 @@ def read_tiles(
 ) -> tuple[np.ndarray, dict[str, np.ndarray], Skips]:
     """Cut a Sentinel-2 L2A GeoTIFF into square tiles, each with the position of its centre.
 
-    The file has 12 bands (`BANDS`, in that order), uint16 reflectance x 10,000, a projected reference system in metres
-    (UTM), square pixels, north up. Tiles are cut from the upper left corner; what is left over at the right and the
-    bottom, and tiles with a pixel without data (the file's own value, or 0 in all bands), are dropped and reported.
+    The file has the 12 `BANDS` in that order, uint16 reflectance x 10,000, a projected reference system in metres
+    (UTM), square pixels, north up. Tiles are cut from the upper left corner; the rest at the right and the bottom is
+    dropped, and so are tiles with a pixel without data (the file's own value, or 0 in all bands).
 
     Args:
         path: the file.
         tile: edge of a tile in pixels.
-        harmonise: take off the offset of +1000 that processing baseline 04.00 (2022-01-25) brought, where the file
-            carries it, as `geonb.data.sentinel2.radiometric_offset` estimates from the pixels.
+        harmonise: take off the offset of +1000 that processing baseline 04.00 (2022-01-25) brought, if the pixels show
+            it (:func:`geonb.data.sentinel2.radiometric_offset`).
 
     Returns:
         ``(images, places, skips)``: uint16 (k, 12, tile, tile); columns of k values "lon", "lat" (degrees),
         "file", "tile_row", "tile_col", "gsd_m", "radiometric_offset" (taken off, in DN); and what was dropped.
 
     Raises:
-        ValueError: naming the file, what is wrong and what to do. ImportError without rasterio.
+        ValueError: a file that cannot be used; says what is wrong and what to do.
     """
     import rasterio
-    from rasterio.warp import transform as reproject
+    from rasterio.warp import transform
 
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
     try:
-        # By name of the driver: other formats may refer to files and addresses elsewhere.
+        # By name of the driver: other formats may refer to other files and addresses.
         with rasterio.open(path, driver="GTiff") as source:
-            if wrong := _wrong(source, tile):
-                raise ValueError(f"{path}: {wrong}")
+            _check_file(path, source, tile)
             pixels, grid, crs, nodata = source.read(), source.transform, source.crs, source.nodata
     except raster_errors() as error:
         raise ValueError(f"{path}: cannot be read as a GeoTIFF ({error}); is the file whole?") from error
@@ -313,46 +291,44 @@ def read_tiles(
     tiles = pixels[:, : rows * tile, : cols * tile].reshape(len(BANDS), rows, tile, cols, tile)
     tiles = tiles.transpose(1, 3, 0, 2, 4).reshape(rows * cols, len(BANDS), tile, tile)
     empty = (tiles == 0).all(1)
-    if nodata is not None and nodata != 0:
+    if nodata:
         empty |= (tiles == nodata).any(1)
-    whole = ~empty.any((1, 2))
-    row, col = np.divmod(np.arange(rows * cols), cols)
-    kept, skips = int(whole.sum()), Skips()
-    skips.add("tiles with pixels without data", path.name, n=len(whole) - kept)
+    whole = np.flatnonzero(~empty.any((1, 2)))
+    row, col = np.divmod(whole, cols)
+    skips = Skips()
+    skips.add("tiles with pixels without data", path.name, n=len(tiles) - len(whole))
     offset = int(radiometric_offset(pixels)) if harmonise else 0
-    x, y = grid * ((col[whole] + 0.5) * tile, (row[whole] + 0.5) * tile)
-    lon, lat = reproject(crs, "EPSG:4326", x.tolist(), y.tolist()) if whole.any() else ([], [])
+    x, y = grid * ((col + 0.5) * tile, (row + 0.5) * tile)
+    lon, lat = transform(crs, "EPSG:4326", x.tolist(), y.tolist()) if len(whole) else ([], [])
     places = {
         "lon": np.array(lon),
         "lat": np.array(lat),
-        "file": _objects([path.name] * kept),
-        "tile_row": row[whole],
-        "tile_col": col[whole],
-        "gsd_m": np.full(kept, grid.a),
-        "radiometric_offset": np.full(kept, offset),
+        "file": _objects([path.name] * len(whole)),
+        "tile_row": row,
+        "tile_col": col,
+        "gsd_m": np.full(len(whole), grid.a),
+        "radiometric_offset": np.full(len(whole), offset),
     }
     return tiles[whole] - np.minimum(tiles[whole], np.uint16(offset)), places, skips
 
 
-def _wrong(source: Any, tile: int) -> str:
-    """Return what is wrong with an open GeoTIFF, and what to do; ``""`` if nothing is."""
+def _check_file(path: Path, source: Any, tile: int) -> None:
+    """Refuse an open GeoTIFF that is not as `read_tiles` needs it, and say what to do."""
     named = [re.sub(r"^B0+", "B", (name or "").strip().upper()) for name in source.descriptions]
     a, b, _, d, e, _ = source.transform[:6]
-    if source.count != len(BANDS):
-        return f"{source.count} bands, not {len(BANDS)}; export {' '.join(BANDS)} in this order"
-    if set(source.dtypes) != {"uint16"}:
-        return f"pixels are {source.dtypes[0]}, not uint16; give reflectance x 10,000 as uint16"
-    if source.crs is None:
-        return "no coordinate reference system, so its tiles have no position; export it with one"
-    if not source.crs.is_projected:
-        return f"{source.crs} is in degrees; reproject it to UTM"
-    if b or d or not a > 0 > e or not np.isclose(a, -e):
-        return "pixels are not square and north up; resample it with gdalwarp"
-    if min(source.height, source.width) < tile:
-        return f"{source.width} x {source.height} pixels, smaller than a tile of {tile}"
-    if set(named) & set(BANDS) and named != BANDS:
-        return f"its bands are named {' '.join(named)}; export them as {' '.join(BANDS)}"
-    return ""
+    square = not b and not d and a > 0 > e and np.isclose(a, -e)
+    size, bands = f"{source.width} x {source.height} pixels", " ".join(BANDS)
+    for good, wrong in (
+        (source.count == len(BANDS), f"{source.count} bands, not {len(BANDS)}; export {bands} in this order"),
+        (set(source.dtypes) == {"uint16"}, f"pixels are {source.dtypes[0]}; give reflectance x 10,000 as uint16"),
+        (source.crs, "no coordinate reference system, so its tiles have no position; export it with one"),
+        (source.crs and source.crs.is_projected, f"{source.crs} is in degrees; reproject it to UTM"),
+        (square, "pixels are not square and north up; resample it with gdalwarp"),
+        (min(source.shape) >= tile, f"{size}, smaller than a tile of {tile}"),
+        (named == BANDS or not set(named) & set(BANDS), f"its bands are named {' '.join(named)}; export {bands}"),
+    ):
+        if not good:
+            raise ValueError(f"{path}: {wrong}")
 
 
 # --- one store ----------------------------------------------------------------------------------------
@@ -360,8 +336,8 @@ def _wrong(source: Any, tile: int) -> str:
 
 def from_files(
     out: str | Path,
-    tables: Sequence = (),
-    chips: Sequence = (),
+    tables: Sequence[str | Path] = (),
+    chips: Sequence[str | Path] = (),
     *,
     tile: int = TILE,
     harmonise: bool = True,
@@ -371,61 +347,54 @@ def from_files(
 ) -> PlaceStore:
     """Make a place store of real texts (places without an image) and real image tiles (places without a text).
 
-    What was dropped or flagged is printed on stderr, and written to the data card. The pixels of one GeoTIFF at a time
-    are in memory; each is read twice.
+    What was dropped is printed on stderr and written to the data card. The pixels of one GeoTIFF at a time are in
+    memory; each is read twice.
 
     Args:
         out: folder to write; it must not exist.
-        tables: CSV files, as `read_texts` takes them. Their own columns "source", "license", "lang", "revision" and
-            "url" are used row by row where there are any; texts without "lang" are taken for English.
+        tables: CSV files, as `read_texts` takes them. Their columns "source", "license", "lang", "revision" and "url"
+            describe the texts row by row; without "lang" a text counts as English.
         chips: GeoTIFFs of one pixel size, as `read_tiles` takes them.
-        tile, harmonise: of the chips.
-        drop_invalid, keep_suspicious: of the tables.
-        provenance: (pattern of the file name, source, licence); the first that fits counts. A file that none
-            fits has its name as source and the licence "unknown".
-
-    Returns:
-        The store. ``manifest["simulated"]`` is false for all modalities.
+        tile, harmonise: as for `read_tiles`; edge in pixels.
+        drop_invalid, keep_suspicious: as for `read_texts`.
+        provenance: (pattern of the file name, source, licence); the first that fits counts. A file that none fits has
+            its name as source and the licence "unknown".
 
     Raises:
-        ValueError: as the two readers do, or if no file is given. Nothing is written then.
+        ValueError: a file that cannot be used, or none given. Nothing is written then.
     """
     if not tables and not chips:
         raise ValueError("no file given; give CSV tables, GeoTIFF chips, or both")
     parts, texts, skips = [], [], Skips()
     for path in map(Path, tables):
         places, dropped = read_texts(path, drop_invalid=drop_invalid, keep_suspicious=keep_suspicious)
+        skips.update(dropped)
         n = len(places["lon"])
         places["place_id"] = _objects([f"{_stem(path)}-{row}" for row in places["row"]])
-        for name, value in _source_of(path, provenance).items():
-            places.setdefault(name, _objects([value] * n))
+        places |= _credit(path, n, provenance) | places
         text = {name: places[name] for name in ("place_id", "source", "license")}
         text["text"] = places.pop("text")
         for name, default in (("lang", "en"), ("revision", None), ("url", None)):
             text[name] = places.pop(name, _objects([default] * n))
         texts.append(text)
         parts.append(places)
-        skips.update(dropped)
-
     first, sizes = sum(len(part["lon"]) for part in parts), []
     for path in tqdm(list(map(Path, chips)), desc="chips", unit="file"):
         _, places, dropped = read_tiles(path, tile, harmonise=harmonise)
+        skips.update(dropped)
         named = zip(places["tile_row"], places["tile_col"], strict=True)
         places["place_id"] = _objects([f"{_stem(path)}-{row}-{col}" for row, col in named])
-        for name, value in _source_of(path, provenance).items():
-            places[name] = _objects([value] * len(places["lon"]))
+        places |= _credit(path, len(places["lon"]), provenance)
         sizes += places.pop("gsd_m").tolist()
         if not np.allclose(sizes, sizes[:1]):
             raise ValueError(f"{path}: pixels of {sizes[-1]:g} m, others have {sizes[0]:g} m; make a store of each")
         parts.append(places)
-        skips.update(dropped)
     places = _stacked(parts)
     count = len(places["lon"])
     if not count:
         raise ValueError(f"no tile is left to use\n{skips}")
     if skips.counts:
         print(skips, file=sys.stderr)
-    options = {"tile": tile, "harmonise": harmonise, "drop_invalid": drop_invalid, "keep_suspicious": keep_suspicious}
     return write_store(
         out,
         places=places,
@@ -436,12 +405,14 @@ def from_files(
         simulated={"location": False, "text": False, "image": False},
         made={
             "function": "geonb.data.sources.files.from_files",
-            "options": options,
+            "options": {
+                "tile": tile, "harmonise": harmonise, "drop_invalid": drop_invalid, "keep_suspicious": keep_suspicious
+            },
             "inputs": {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in map(Path, (*tables, *chips))},
             "left_out": skips.counts,
         },
         datacard=_datacard(places, first, skips),
-    )
+    )  # fmt: skip
 
 
 def _datacard(places: dict[str, np.ndarray], texts: int, skips: Skips) -> str:
@@ -474,28 +445,24 @@ Rows are counted from 0 below the header.
 
 
 def _stacked(tables: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Stack tables; a column has NaN or None where its table lacks it, and is text where one table has text in it."""
+    """Stack tables; where a table lacks a column there is NaN. Text that is a number in all rows becomes float64."""
     out = {}
     for name in dict.fromkeys(name for table in tables for name in table):
-        numeric = all(table[name].dtype.kind in "iuf" for table in tables if name in table)
-        missing = np.nan if numeric else None
-        parts = [table.get(name, np.full(len(table["place_id"]), missing)) for table in tables]
-        out[name] = np.concatenate(parts if numeric else [_as_text(part) for part in parts])
+        parts = [table.get(name, np.full(len(table["place_id"]), np.nan)) for table in tables]
+        out[name] = np.concatenate(parts)
+        if out[name].dtype == object and name.removeprefix("file_") not in TEXT_COLUMNS:
+            with suppress(ValueError):
+                out[name] = np.array([np.nan if value is None else float(value) for value in out[name]])
     return out
 
 
-def _as_text(values: np.ndarray) -> np.ndarray:
-    if values.dtype == object:
-        return values
-    return _objects([None if np.isnan(value) else str(value).removesuffix(".0") for value in values.tolist()])
-
-
 def _stem(path: Path) -> str:
-    """ "wikipedia_places" of "wikipedia_places.csv.gz"."""
+    """Return "wikipedia_places" of "wikipedia_places.csv.gz"."""
     return path.name.split(".")[0]
 
 
-def _source_of(path: Path, provenance: Sequence[tuple[str, str, str]]) -> dict[str, str]:
-    """Find source and licence of a file by its name."""
-    fits = (rest for pattern, *rest in provenance if fnmatch.fnmatch(path.name, pattern))
-    return dict(zip(("source", "license"), next(fits, (path.name, "unknown")), strict=True))
+def _credit(path: Path, n: int, provenance: Sequence[tuple[str, str, str]]) -> dict[str, np.ndarray]:
+    """Make the columns of source and licence (n,) of a file, found by its name."""
+    fits = ((source, license) for pattern, source, license in provenance if fnmatch.fnmatch(path.name, pattern))
+    source, license = next(fits, (path.name, "unknown"))
+    return {"source": _objects([source] * n), "license": _objects([license] * n)}

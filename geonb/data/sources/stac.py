@@ -64,6 +64,7 @@ METHODS = ("least_cloudy", "median")
 COARSE = ("B1", "B5", "B6", "B7", "B8A", "B9", "B11", "B12")  # 20 and 60 m
 
 MAX_SCENE_CLOUD = 80  # per cent of a scene; cloudier ones are not searched for
+MAX_CLOUD = 0.05  # share of a chip that may be covered or lack data
 MAX_PASSES = 12  # of which the scene classification is read for one chip
 VIEWS, MIN_VIEWS = 8, 3  # of a median: passes at most, and clear views of a pixel at least
 
@@ -77,18 +78,8 @@ UNCLEAR = "the pixels cast doubt on the declared offset"
 # --- scenes -------------------------------------------------------------------------------------------
 
 
-def search(grid: GeoBox, period: tuple[str, str], url: str = EARTH_SEARCH) -> list[Item]:
-    """Search a catalogue for the scenes that touch a chip; those with the fewest clouds come first.
-
-    Args:
-        grid: of the chip; see :func:`geonb.data.sentinel2.chip_grid`.
-        period: first day, and the day after the last (ISO 8601).
-        url: a STAC API with the collection and the assets of Earth Search. Items that lack a band, or whose files are
-            not at https addresses, are left out.
-
-    Raises:
-        OSError: the catalogue failed; another try may help.
-    """
+def _search(grid: GeoBox, period: tuple[str, str], url: str) -> list[Item]:
+    """Search a catalogue for the scenes that touch a chip; those with the fewest clouds come first."""
     from pystac_client.exceptions import APIError
 
     start, last = period[0], date.fromisoformat(period[1]) - timedelta(days=1)
@@ -98,10 +89,9 @@ def search(grid: GeoBox, period: tuple[str, str], url: str = EARTH_SEARCH) -> li
             datetime=f"{start}T00:00:00Z/{last}T23:59:59Z", query={"eo:cloud_cover": {"lte": MAX_SCENE_CLOUD}},
             sortby=[{"field": "properties.eo:cloud_cover", "direction": "asc"}], max_items=200,
         )  # fmt: skip
-        items = [item for item in found.items() if _usable(item)]
+        return [item for item in found.items() if _usable(item)]
     except APIError as error:
         raise OSError(f"{url}: the catalogue failed ({error}); try again later") from error
-    return sorted(items, key=lambda item: item.properties.get("eo:cloud_cover", 100.0))
 
 
 @lru_cache(maxsize=4)
@@ -115,20 +105,29 @@ def _client(url: str) -> Any:
 
 
 def _usable(item: Item) -> bool:
+    """Tell whether an item has a time and all bands, at https addresses."""
     assets = [item.assets.get(name) for name in ASSETS.values()]
     return item.datetime is not None and all(asset is not None and allowed(asset.href) for asset in assets)
 
 
-def open_bands(items: list[Item], grid: GeoBox, bands: list[str]) -> xr.Dataset:
+def _passes(items: list[Item], grid: GeoBox) -> list[list[Item]]:
+    """Join the tiles of one pass: those in the UTM zone of the chip first, and of these the newest processing."""
+    passes = defaultdict(list)
+    for item in items:
+        passes[item.properties.get("platform"), f"{item.datetime:%Y-%m-%d %H}"].append(item)
+
+    def order(item: Item) -> tuple:
+        zone = str(item.properties.get("proj:code") or item.properties.get("proj:epsg"))  # 32631, or EPSG:32631
+        return zone not in str(grid.crs), -float(_baseline(item) or 0), item.id
+
+    return [sorted(tiles, key=order) for tiles in passes.values()]
+
+
+def _open(items: list[Item], grid: GeoBox, bands: list[str]) -> xr.Dataset:
     """Open bands of the scenes of one pass on the grid of a chip; nothing is read before ``.compute()``.
 
-    Args:
-        items: where several have data, the first one counts.
-        bands: names as in :data:`ASSETS`.
-
-    Returns:
-        A variable for each asset with dimensions (time = 1, y, x): digital numbers as they are in the files, with any
-        offset; 0 is no data.
+    Where several scenes have data, the first one counts. The result has a variable for each asset with dimensions
+    (time = 1, y, x): digital numbers as they are in the files, with any offset; 0 is no data.
     """
     import odc.stac
     import rasterio
@@ -146,27 +145,12 @@ def _read(lazy: list[xr.Dataset]) -> list[xr.Dataset | None]:
     """Read datasets, all at once; None in place of one whose files are gone or damaged."""
     import dask
 
-    # odc-geo asserts that a file has a reference system.
-    unreadable: tuple[type[Exception], ...] = (*raster_errors(), AssertionError)
     try:
         return list(dask.compute(*lazy))
-    except unreadable as error:
+    except (*raster_errors(), AssertionError) as error:  # odc-geo asserts that a file has a reference system
         if may_pass(error):
             raise OSError(f"a scene could not be read ({error}); try again later") from error
         return [None] if len(lazy) == 1 else [one for dataset in lazy for one in _read([dataset])]
-
-
-def _passes(items: list[Item], grid: GeoBox) -> list[list[Item]]:
-    """Join the tiles of one pass: those in the UTM zone of the chip first, and of these the newest processing."""
-    passes = defaultdict(list)
-    for item in items:
-        passes[item.properties.get("platform"), f"{item.datetime:%Y-%m-%d %H}"].append(item)
-
-    def order(item: Item) -> tuple:
-        zone = str(item.properties.get("proj:code") or item.properties.get("proj:epsg"))  # 32631, or EPSG:32631
-        return zone not in str(grid.crs), -float(_baseline(item) or 0), item.id
-
-    return [sorted(tiles, key=order) for tiles in passes.values()]
 
 
 # --- the offset ---------------------------------------------------------------------------------------
@@ -205,7 +189,7 @@ def _scale_and_offset(asset: dict) -> tuple[float, float] | None:
 
 
 def _baseline(item: Item) -> str:
-    """The processing baseline, such as "05.10"; ``""`` where it is not stated."""
+    """Return the processing baseline, such as "05.10"; ``""`` where it is not stated."""
     stated = item.properties.get("s2:processing_baseline") or item.properties.get("processing:version")
     return stated if re.fullmatch(r"\d{1,2}\.\d{1,2}", str(stated)) else ""
 
@@ -213,103 +197,85 @@ def _baseline(item: Item) -> str:
 # --- chips --------------------------------------------------------------------------------------------
 
 
-class _Unusable(Exception):
-    """Why a pass cannot be used."""
-
-
-def _reflectance(items: list[Item], lazy: xr.Dataset, scl: np.ndarray) -> tuple[np.ndarray, int, str]:
-    """Read the bands of a pass as reflectance x 10,000 (12, H, W); return them, the offset removed, and its rule."""
-    [data] = _read([lazy])
+def _reflectance(items: list[Item], grid: GeoBox, scl: np.ndarray) -> tuple[np.ndarray, int, str] | str:
+    """Read a pass as reflectance x 10,000 (12, H, W), the offset taken off, and its rule; or say why it is unfit."""
+    [data] = _read([_open(items, grid, BANDS)])
     if data is None:
-        raise _Unusable(BROKEN)
+        return BROKEN
     dn = np.stack([data[ASSETS[band]].values[0] for band in BANDS])
     dn[:, ~(dn > 0).all(0)] = 0  # a pixel that lacks a band lacks all
     try:
         declared = [declared_offset(item) for item in items]
     except ValueError:
-        raise _Unusable(UNCLEAR) from None
+        return UNCLEAR
     offset, rule = declared[0]
     seen = seen_offset(dn, scl)
     doubt = seen is None and not offset and radiometric_offset(dn)
     if doubt or len({stated for stated, _ in declared}) > 1:
-        raise _Unusable(UNCLEAR)
+        return UNCLEAR
     if seen is not None and seen != offset:
         offset, rule = seen, f"pixels against {rule}"
     return dn - np.minimum(dn, np.uint16(offset)), offset, rule
 
 
-def read_chip(
-    lon: float,
-    lat: float,
-    *,
-    period: tuple[str, str],
-    size: int = 64,
-    method: str = "least_cloudy",
-    max_cloud: float = 0.05,
-    url: str = EARTH_SEARCH,
-) -> Chip | str:
-    """Make the chip of a position, or return the reason why there is none. Arguments are those of `from_stac`.
-
-    Raises:
-        OSError: the catalogue or a server of files failed; another try may help.
-    """
+def _read_chip(lon: float, lat: float, period: tuple[str, str], size: int, method: str, url: str) -> Chip | str:
+    """Make the chip of a position, or return the reason why there is none; arguments are those of `from_stac`."""
     epsg = int(utm_epsg([[lon, lat]])[0])
     if not epsg:
         return OUTSIDE
     grid = chip_grid(lon, lat, size)
-    passes = _passes(search(grid, period, url), grid)[:MAX_PASSES]
+    passes = _passes(_search(grid, period, url), grid)[:MAX_PASSES]
     if not passes:
         return NO_SCENE
-    classes = _read([open_bands(items, grid, ["SCL"]) for items in passes])
+    classes = _read([_open(items, grid, ["SCL"]) for items in passes])
     views = [(items, one["scl"].values[0]) for items, one in zip(passes, classes, strict=True) if one is not None]
     reason = CLOUDY if views else BROKEN
-    fewest, most, enough = (MIN_VIEWS, VIEWS, 0.1) if method == "median" else (1, 1, 1 - max_cloud)
+    most, enough = (VIEWS, 0.1) if method == "median" else (1, 1 - MAX_CLOUD)
     used: list[tuple] = []
     for items, scl in sorted(views, key=lambda view: np.isin(view[1], COVERED).mean()):
         clear = ~np.isin(scl, COVERED)
         if len(used) == most or clear.mean() < enough:
             break
-        try:
-            image, offset, rule = _reflectance(items, open_bands(items, grid, BANDS), scl)
-        except _Unusable as problem:
-            reason = str(problem)
+        found = _reflectance(items, grid, scl)
+        if isinstance(found, str):
+            reason = found
             continue
-        clear &= (image > 0).any(0)
+        clear &= (found[0] > 0).any(0)
         if clear.mean() >= enough:
-            used.append((items, image, clear, offset, rule))
-    if len(used) < fewest:
+            used.append((items, clear, *found))
+    if not used:
         return reason
-    scenes = [item for items, *_ in used for item in items]
-    day, image, clear = f"{scenes[0].datetime:%Y-%m-%d}", *used[0][1:3]
+    tiles, masks, images, offsets, rules = zip(*used, strict=True)
+    scenes = [item for items in tiles for item in items]
+    day, image, clear = f"{scenes[0].datetime:%Y-%m-%d}", images[0], masks[0]
     if method == "median":
-        day, image = "", _median([one[1] for one in used], [one[2] for one in used])
+        day, image = "", _median(images, masks)
         clear = (image > 0).any(0)
-    if clear.mean() < 1 - max_cloud:
+    if clear.mean() < 1 - MAX_CLOUD:
         return CLOUDY
     columns: dict[str, float | str] = {
         "item": _joined(item.id for item in scenes),
-        "platform": _joined(item.properties.get("platform") for item in scenes),
         "processing_baseline": _joined(map(_baseline, scenes)),
         "cloud_share": round(1 - float(clear.mean()), 6),
-        "offset_removed": float(np.mean([one[3] for one in used])),
-        "offset_rule": _joined(one[4] for one in used),
-        "scenes": len(scenes),
+        "offset_removed": float(np.mean(offsets)),
+        "offset_rule": _joined(rules),
         "epsg": epsg,
     }
     return Chip(image, day, columns)
 
 
-def _median(images: list[np.ndarray], clear: list[np.ndarray]) -> np.ndarray:
+def _median(images: Iterable[np.ndarray], clear: Iterable[np.ndarray]) -> np.ndarray:
     """Take for each pixel and band the median of its clear views; 0 where there are fewer than MIN_VIEWS."""
-    values = np.where(np.stack(clear)[:, None], np.stack(images), np.nan)
-    enough = np.sum(clear, axis=0) >= MIN_VIEWS
+    masks = np.stack([*clear])
+    values = np.where(masks[:, None], np.stack([*images]), np.nan)
+    enough = masks.sum(0) >= MIN_VIEWS
     image = np.zeros(values.shape[1:], np.uint16)
     image[:, enough] = np.rint(np.nanmedian(values[:, :, enough], axis=0))
     return image
 
 
-def _joined(values: Iterable) -> str:
-    return ";".join(dict.fromkeys(str(value) for value in values if value))
+def _joined(values: Iterable[str]) -> str:
+    return ";".join(dict.fromkeys(value for value in values if value))
 
 
 def from_stac(
@@ -319,7 +285,6 @@ def from_stac(
     period: tuple[str, str],
     size: int = 64,
     method: str = "least_cloudy",
-    max_cloud: float = 0.05,
     url: str = EARTH_SEARCH,
     simulated: bool = False,
     workers: int = 4,
@@ -332,10 +297,10 @@ def from_stac(
         period: first day, and the day after the last (ISO 8601). A longer one finds more and takes longer.
         size: edge of a chip in pixels of 10 m, 16 to 1024.
         method: "least_cloudy": the pass whose chip has the fewest covered pixels by its scene classification (SCL); all
-            pixels are of one moment. "median": for each pixel and band the median of its clear views.
-        max_cloud: largest share of the chip (0 to 1) that may be covered by clouds or their shadows, or lack data. With
-            "median": the share that may have fewer than :data:`MIN_VIEWS` clear views.
-        url: of the STAC API; see :func:`search`.
+            pixels are of one moment. "median": for each pixel and band the median of its clear views. Of either,
+            :data:`MAX_CLOUD` of the chip may be covered, lack data, or have fewer than :data:`MIN_VIEWS` clear views.
+        url: of a STAC API with the collection and the assets of Earth Search. Items that lack a band, or whose files
+            are not at https addresses, are left out.
         simulated: whether its scenes are, as those of :mod:`geonb.practice`; the store says so.
         workers: places at a time. The pixels of each are read on Dask's threads, or on the cluster of an open client.
 
@@ -346,13 +311,11 @@ def from_stac(
     start, end = (date.fromisoformat(day) for day in period)
     if start >= end:
         raise ValueError(f"the period {start} to {end} (the last day excluded) is empty")
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}; choose from {', '.join(METHODS)}")
-    if not 0 <= max_cloud < 1 or not 16 <= size <= 1024:
-        raise ValueError(f"max_cloud is {max_cloud} and size {size}; needed are a share below 1, and 16 to 1024 pixels")
-    options: dict[str, Any] = {"period": tuple(period), "method": method, "max_cloud": max_cloud, "url": url}
+    if method not in METHODS or not 16 <= size <= 1024:
+        raise ValueError(f"method {method!r} and size {size}; choose one of {METHODS}, and 16 to 1024 pixels")
+    options: dict[str, Any] = {"period": tuple(period), "method": method, "url": url}
     return chip_store(
-        out, where, lambda lon, lat: read_chip(lon, lat, size=size, **options),
+        out, where, lambda lon, lat: _read_chip(lon, lat, size=size, **options),
         plan={"source": "stac", "collection": COLLECTION, **options},
         source="simulated practice scenes" if simulated else SOURCE, license="none" if simulated else LICENSE,
         size=size, batch=8, workers=workers, simulated=simulated,
