@@ -1,6 +1,7 @@
 """Acquisitions that are killed, fail, run twice at once or ask for something else, and chips into a store."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -69,6 +70,25 @@ def test_a_killed_command_continues_and_gives_the_same_bytes(tmp_path):
     assert run_job(out).stdout.strip() == "4"
     assert tree(out) == tree(tmp_path / "undisturbed")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["store", "undisturbed"]
+
+
+def test_a_kill_between_the_last_step_and_the_removal_of_the_parts_is_mended(tmp_path, monkeypatch):
+    out = tmp_path / "store"
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda path, **_: never() if path.suffix == ".parts" else None)
+        with pytest.raises(pytest.fail.Exception):
+            make(out)
+    made = tree(out)
+    assert (tmp_path / "store.parts" / "plan.json").exists()
+    assert tree(make(out, fetch=never).path) == made and list(tmp_path.iterdir()) == [out]
+    with pytest.raises(ValueError, match="exists already"):
+        make(out)
+    with pytest.raises(KeyboardInterrupt), Parts(tmp_path / "other", PLAN):
+        write_store(tmp_path / "other", places={"place_id": ["mine"], "lon": [0.0], "lat": [0.0]})
+        raise KeyboardInterrupt
+    with pytest.raises(ValueError, match="exists already"), Parts(tmp_path / "other", PLAN):
+        never()
+    assert check_store(tmp_path / "other")
 
 
 def test_parts_come_back_as_they_were_saved_and_what_was_left_out_is_added_up(tmp_path):

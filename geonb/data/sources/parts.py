@@ -90,8 +90,11 @@ class Parts:
     def __enter__(self) -> Parts:
         from filelock import Timeout
 
-        plan = self.folder / "plan.json"
-        if not plan.exists() and self.folder.exists() and {file.name for file in self.folder.iterdir()} - {"lock"}:
+        file, exists = self.folder / "plan.json", f"{self.out}: exists already; remove it or choose another folder"
+        begun = file.exists()
+        if not begun and (self.out.is_file() or (self.out.is_dir() and any(self.out.iterdir()))):
+            raise ValueError(exists)
+        if not begun and self.folder.exists() and {path.name for path in self.folder.iterdir()} - {"lock"}:
             raise ValueError(f"{self.folder}: has no plan.json, so it does not hold parts; move or remove it")
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -102,14 +105,15 @@ class Parts:
                 "command again: nothing is lost"
             ) from None
         try:
-            if self.out.is_file() or (self.out.is_dir() and any(self.out.iterdir())):
-                parts = f" (and {self.folder}, if it is whole)" if plan.exists() else ""
-                raise ValueError(f"{self.out}: exists already; remove it{parts} or choose another folder")
+            self._take_plan(file)
             for unfinished in self.out.parent.glob(f"{glob.escape(self.out.name)}.partial-*"):
                 shutil.rmtree(unfinished)  # a store whose writer was killed
-            self._take_plan(plan)
+            if begun and self.out.exists():  # a process was killed after the last step, or it is somebody else's
+                if not self._made_output():
+                    raise ValueError(exists)
+                shutil.rmtree(self.out) if self.out.is_dir() else self.out.unlink()  # the parts give it again
         except BaseException:
-            self.__exit__(None if not plan.exists() else ValueError)
+            self._lock.release()
             raise
         return self
 
@@ -119,34 +123,27 @@ class Parts:
         self._lock.release()
 
     def __contains__(self, name: str) -> bool:
-        return self._file(name, "parquet").exists()
+        return (self.folder / f"{name}.parquet").exists()
 
     def save(self, name: str, table: pa.Table, array: np.ndarray | None = None, skips: Skips | None = None) -> None:
-        """Save a finished part.
+        """Save a finished part: rows, an array that NumPy saves without pickle, and what was left out.
 
-        Args:
-            name: letters and digits; :meth:`skips` adds up in the order of the names.
-            table: its rows.
-            array: chips (k, 12, H, W), or anything else that NumPy saves without pickle.
-            skips: what was left out.
-
-        Raises:
-            OSError: the disk is full, or the file cannot be written.
+        Names are letters and digits; :meth:`skips` adds up in their order.
         """
         note = json.dumps(asdict(skips or Skips()), ensure_ascii=False)
         table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"skips": note.encode()})
         if array is not None:
-            write_atomically(self._file(name, "npy"), partial(np.save, arr=array, allow_pickle=False))
-        write_atomically(self._file(name, "parquet"), partial(pq.write_table, table, compression="zstd"))
+            write_atomically(self.folder / f"{name}.npy", partial(np.save, arr=array, allow_pickle=False))
+        write_atomically(self.folder / f"{name}.parquet", partial(pq.write_table, table, compression="zstd"))
 
     def table(self, name: str, columns: list[str] | None = None) -> pa.Table:
         """Read the rows of a part, or some columns of them."""
-        table = pq.read_table(self._file(name, "parquet"), columns=columns)
+        table = pq.read_table(self.folder / f"{name}.parquet", columns=columns)
         return table.replace_schema_metadata({k: v for k, v in table.schema.metadata.items() if k != b"skips"})
 
     def array(self, name: str) -> np.ndarray:
         """Map the array of a part into memory, of the shape with which it was saved."""
-        return np.load(self._file(name, "npy"), mmap_mode="r", allow_pickle=False)
+        return np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
 
     def skips(self) -> Skips:
         """Add up what was left out in all parts, in the order of their names."""
@@ -154,9 +151,6 @@ class Parts:
         for file in sorted(self.folder.glob("*.parquet")):
             total.update(Skips(**json.loads(pq.read_schema(file).metadata[b"skips"])))
         return total
-
-    def _file(self, name: str, suffix: str) -> Path:
-        return self.folder / f"{name}.{suffix}"
 
     def _take_plan(self, file: Path) -> None:
         """Write the plan, or compare it with the one that is there."""
@@ -172,6 +166,18 @@ class Parts:
                 f"{self.folder}: holds unfinished parts of another plan\n" + "\n".join(lines) + "\n"
                 f"Give the command as before to continue, or remove {self.folder} to start over."
             )
+
+    def _made_output(self) -> bool:
+        """Tell whether the output that exists says of itself that this plan made it, begun on this day."""
+        try:
+            if self.out.is_file():
+                made = json.loads(pq.read_schema(self.out).metadata[b"made"])
+                made["plan"] = {key: made[key] for key in self.plan}
+            else:
+                made = json.loads((self.out / "manifest.json").read_text(encoding="utf-8"))["made"]
+            return (made["begun"], made["plan"]) == (self.date, self.plan)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
 
 
 @dataclass
@@ -220,16 +226,16 @@ def chip_store(
         size: edge of a chip in pixels.
         batch: chips in one part; more make fewer files and lose more when stopped.
         workers: parts at once, in threads.
-        simulated: whether the images are; the manifest and the data card say so.
+        simulated: whether the images are simulated.
 
     Raises:
-        ValueError: positions that are wrong, a store that has images already, a source that failed (finished parts are
-            kept), no chip at all, or as in :class:`Parts`.
+        ValueError: wrong positions, a store with images, a source that failed (finished parts are kept), no chip at
+            all, or as in :class:`Parts`.
     """
     base = where if isinstance(where, PlaceStore) else None
     if base is not None and base.has("image").any():
         raise ValueError(f"{base.path}: has images already; give a store without images, or positions")
-    lonlat = where.lonlat if isinstance(where, PlaceStore) else check_lonlat(where, "positions")
+    lonlat = base.lonlat if base is not None else check_lonlat(where, "positions")
     if not len(lonlat):
         raise ValueError("no positions; give at least one")
     digest = hashlib.sha256(np.ascontiguousarray(lonlat, "<f8").data)
@@ -275,28 +281,20 @@ def _part(found: dict[int, Chip | str], size: int) -> tuple[pa.Table, np.ndarray
     skips = Skips()
     chips: dict[int, Chip] = {}
     for row, chip in found.items():
-        reason = chip if isinstance(chip, str) else _fault(chip.image)
-        if isinstance(chip, Chip) and not reason:
-            chips[row] = chip
-        else:
-            skips.add(reason, f"place {row}")
+        try:
+            if isinstance(chip, Chip) and chip.image.any():
+                check_scaling("chip", chip.image[None], 0)
+                chips[row] = chip
+            else:
+                skips.add(chip if isinstance(chip, str) else "no data in the whole chip", f"place {row}")
+        except StoreError:
+            skips.add("too dark or too bright to be reflectance", f"place {row}")
     columns = {"row": pa.array(list(chips), pa.int64())}
     columns["date"] = pa.array([chip.date for chip in chips.values()], pa.string())
     for name in sorted({name for chip in chips.values() for name in chip.columns}):
         columns[name] = pa.array([chip.columns.get(name) for chip in chips.values()], from_pandas=True)
     images = [np.empty((0, len(BANDS), size, size), np.uint16), *(chip.image[None] for chip in chips.values())]
     return pa.table(columns), np.concatenate(images), skips
-
-
-def _fault(image: np.ndarray) -> str:
-    """Return why an image is left out, or ``""``."""
-    if not image.any():
-        return "no data in the whole chip"
-    try:
-        check_scaling("chip", image[None], 0)
-    except StoreError:
-        return "too dark or too bright to be reflectance"
-    return ""
 
 
 def _write(
@@ -306,7 +304,7 @@ def _write(
     rows = found["row"].to_numpy()
     if not len(rows):
         raise ValueError(f"no chip was found at {len(lonlat):,} positions\n{skips}")
-    columns = [name for name in found.column_names if name not in ("row", "date")]
+    columns = found.drop_columns(["row", "date"])
     made = {"function": "geonb.data.sources.parts.chip_store", "begun": parts.date, "plan": parts.plan}
     made |= {"images": {"source": source, "license": license}, "left_out": skips.counts}
     card = _card(parts, found["date"].to_pylist(), skips, source, license)
@@ -317,7 +315,7 @@ def _write(
         lonlat, image_rows = lonlat[rows], np.arange(len(rows))
     else:
         places, image_rows = {name: base.places[name] for name in base.columns}, rows
-        if clash := set(columns) & set(places):
+        if clash := set(columns.column_names) & set(places):
             raise ValueError(f"{base.path}: has a column {min(clash)!r}, which the images bring too; rename it")
         made["base"] = base.manifest["made"]
         first = (base.path / "datacard.md").read_text(encoding="utf-8").rstrip()
@@ -329,7 +327,8 @@ def _write(
     places |= {"lon": lonlat[:, 0], "lat": lonlat[:, 1]}
     at = np.full(len(lonlat), -1)
     at[image_rows] = np.arange(len(rows))
-    places |= {name: found[name].take(pa.array(at, mask=at < 0)) for name in columns}
+    of_place = columns.take(pa.array(at, mask=at < 0))
+    places |= dict(zip(of_place.column_names, of_place.columns, strict=True))
     return write_store(
         parts.out, places=places, images=map(parts.array, names), image_rows=image_rows, gsd_m=float(GSD_M),
         dates=found["date"].to_pylist(), made=made, **more,
