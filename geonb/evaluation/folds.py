@@ -24,11 +24,10 @@ REFERENCES = ("majority or mean", "raw coordinates", "untrained harmonics", "nea
 
 
 def published_embeddings(lonlat: ArrayLike) -> dict[str, np.ndarray]:
-    """Embed positions (n, 2), degrees, by the published GeoCLIP location encoder.
+    """Embed positions (n, 2), degrees, by the published GeoCLIP location encoder: vectors (n, 512) by its name.
 
-    Returns:
-        Its vectors (n, 512) by its name, where its wheel is installed or named by ``GEONB_GEOCLIP``; else {}. See
-        :func:`geonb.encoders.published.geoclip_location`.
+    Empty unless its wheel is installed or named by ``GEONB_GEOCLIP``; see
+    :func:`geonb.encoders.published.geoclip_location`.
     """
     import torch
 
@@ -48,7 +47,6 @@ class TaskFold:
     """One task under one protocol: which places train and test a probe, whatever the representation.
 
     Attributes:
-        name: of the task. ``protocol``: its name.
         y: scaled targets (n,) of all places, see :meth:`geonb.evaluation.tasks.Task.target`.
         folds: (train, test) masks (n,), places without a usable label removed.
         fold_km: as the protocol's.
@@ -73,8 +71,7 @@ class TaskFold:
         return self.y[self.test].astype(str if self.task.kind == "classification" else np.float64)
 
     def score(self, predictions: np.ndarray, weights: np.ndarray | None = None) -> Any:
-        """Score predictions (t,) for the tested places by R² or accuracy, pooled over folds; weights as in
-        :func:`geonb.evaluation.probes.score`."""
+        """Score predictions (t,) for the tested places, see :func:`geonb.evaluation.probes.score`."""
         return score(self.truth(), predictions, self.task.kind, weights)
 
 
@@ -90,8 +87,7 @@ def task_folds(
     Args:
         columns: a function from a column's name to its values (n,), such as ``store.column``.
         skipped: a list to which the other combinations are added, each with the reason.
-        few: training labels are few on purpose. Then no number of them is too small, and places whose class no
-            training place has are tested as well.
+        few: training labels are few on purpose: two are enough, and places whose class has none are tested as well.
     """
     least, found = 2 if few else MIN_TRAIN, []
     for name, task in tasks.items():
@@ -129,8 +125,7 @@ class ProbeRunner:
 
     Args:
         name: shown in results; without a representation, one of :data:`REFERENCES`.
-        lonlat: positions (n, 2), degrees. They place the inner folds of cross-validation; only the references use them
-            as a feature.
+        lonlat: positions (n, 2), degrees, of the inner folds of cross-validation; a feature of the references alone.
         representation: (n, d), or None for a reference.
 
     Raises:
@@ -149,11 +144,7 @@ class ProbeRunner:
         self._fitted: dict[tuple[bytes, float], Any] = {}
 
     def predict(self, fold: TaskFold) -> tuple[np.ndarray, float]:
-        """Fit each fold and predict its test places.
-
-        Returns:
-            (predictions (t,) for the tested places in their order, mean over folds of the penalty that was chosen).
-        """
+        """Fit each fold; return predictions (t,) for the tested places in their order, and the mean penalty."""
         kind = fold.task.kind
         predicted = np.empty(len(fold.y), object if kind == "classification" else np.float64)
         penalties = []
@@ -165,14 +156,14 @@ class ProbeRunner:
 
     def _probe(self, train: np.ndarray, fold_km: float) -> Any:
         """The probe of these training places; tasks that share them share its decomposition."""
-        key = np.packbits(train).tobytes(), fold_km
+        key, lonlat = (train.tobytes(), fold_km), self.lonlat[train]
         if key not in self._fitted:
-            lonlat = self.lonlat[train]
-            by_position = {
-                "majority or mean": ConstantProbe,
-                "nearest neighbours": lambda: NeighboursProbe(lonlat, fold_km),
-                "kriging": lambda: KrigingProbe(lonlat),
-            }
-            make = by_position.get(self._reference, lambda: RidgeProbe(self.x[train], lonlat, fold_km))
-            self._fitted[key] = make()
+            if self._reference == "majority or mean":
+                self._fitted[key] = ConstantProbe()
+            elif self._reference == "nearest neighbours":
+                self._fitted[key] = NeighboursProbe(lonlat, fold_km)
+            elif self._reference == "kriging":
+                self._fitted[key] = KrigingProbe(lonlat)
+            else:
+                self._fitted[key] = RidgeProbe(self.x[train], lonlat, fold_km)
         return self._fitted[key]

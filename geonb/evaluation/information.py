@@ -1,7 +1,4 @@
-"""Measures of an embedding space, and of two spaces of the same places.
-
-The functions take arrays. They know nothing of positions or tasks.
-"""
+"""Measures of an embedding space, and of two spaces of the same places. They know nothing of positions or tasks."""
 
 from __future__ import annotations
 

@@ -2,9 +2,8 @@
 
 A probe sees a representation and labels, never coordinates. Classes are probed by a ridge classifier, which regresses
 one-hot targets and predicts the largest. Like ridge regression it has a closed form: one eigendecomposition serves
-every penalty and every target, nothing has to converge, and a probe is deterministic. The price, measured on the Atlas
-sample's climate classes with three representations: multinomial logistic regression scored 1 to 8 points more
-accuracy, at about 50 times the time. Do not compare these accuracies with those of a logistic probe.
+every penalty and every target. Do not compare its accuracies with those of a logistic probe: on the Atlas sample's
+climate classes, multinomial logistic regression scored 1 to 8 points more, at about 50 times the time.
 
 Penalties are chosen by spatially blocked cross-validation inside the training places. Probes never receive the labels
 of test places, so no test row can take part in tuning.
@@ -42,25 +41,10 @@ def score(truth: np.ndarray, predictions: np.ndarray, kind: str, weights: np.nda
     return 1 - weights @ (truth - predictions) ** 2 / variation
 
 
-def balanced_accuracy(truth: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None = None) -> Any:
-    """Average over classes the share of each that is predicted right, truth and predictions (n,); weights as in
-    :func:`score`.
-
-    A class without weight keeps its share among all places. If it were left out, draws would favour the large
-    classes, which are easier, and an interval could lie above its value.
-    """
-    weights = np.ones(len(truth)) if weights is None else np.asarray(weights, np.float64)
-    classes, index = np.unique(truth, return_inverse=True)
-    member = np.eye(len(classes))[index]
-    right = member * (truth == predictions)[:, None]
-    count = weights @ member
-    return np.where(count > 0, weights @ right / np.maximum(count, 1e-12), right.sum(0) / member.sum(0)).mean(-1)
-
-
 class RidgeProbe:
     """Ridge regression or classification from one set of training places, for any number of targets.
 
-    Features are standardised by the training places. Whatever does not depend on the target is computed once.
+    Features are standardised by the training places.
 
     Args:
         x: representation (n, d) of the training places.
@@ -98,12 +82,11 @@ class RidgeProbe:
                 self._folds.append((f, _Path(gram - out.T @ out, total - out.sum(0), len(self.x) - len(out))))
 
     def predict(self, y: np.ndarray, x: np.ndarray, kind: str) -> tuple[np.ndarray, float]:
-        """Fit the labels of the training places, and predict other places. Predicted numbers are clipped to the range
-        of the labels, because linear probes extrapolate badly.
+        """Fit the labels (n,) of the training places, and predict other places from their representation x (t, d).
+
+        Predicted numbers are clipped to the range of the labels, because linear probes extrapolate badly.
 
         Args:
-            y: labels (n,) of the training places.
-            x: representation (t, d) of the places to predict.
             kind: "regression" or "classification".
 
         Returns:
@@ -145,7 +128,7 @@ class ConstantProbe:
     """The mean or the most frequent class of the training labels."""
 
     def predict(self, y: np.ndarray, x: np.ndarray, kind: str) -> tuple[np.ndarray, float]:
-        """Predict t places, ``x`` (t, any), from labels (n,); see :meth:`RidgeProbe.predict`. The penalty is 0."""
+        """Predict as many places as ``x`` (t, any) has from labels (n,). The penalty is 0."""
         classes, y = _encoded(y, kind)
         return _decoded(np.repeat(y.mean(0)[None], len(x), 0), classes), 0.0
 
@@ -162,8 +145,7 @@ class NeighboursProbe:
         self.xyz, self.fold = unit_xyz(lonlat), _folds(lonlat, fold_km)
 
     def predict(self, y: np.ndarray, lonlat: np.ndarray, kind: str) -> tuple[np.ndarray, float]:
-        """Predict places at positions (t, 2), degrees, from labels (n,); see :meth:`RidgeProbe.predict`. The penalty is
-        the number of neighbours."""
+        """Predict places at positions (t, 2), degrees, from labels (n,). The penalty is the number of neighbours."""
         classes, y = _encoded(y, kind)
         losses = np.zeros(len(NEIGHBOURS))
         for f in np.unique(self.fold):
@@ -184,8 +166,7 @@ class KrigingProbe:
     nearest training places. Classes are kriged as one-hot numbers with one covariance, and the largest wins.
 
     Args:
-        lonlat: positions (n, 2) of the training places, degrees; their covariances are decomposed once, for any
-            number of targets.
+        lonlat: positions (n, 2) of the training places, degrees.
     """
 
     def __init__(self, lonlat: np.ndarray) -> None:
@@ -195,12 +176,12 @@ class KrigingProbe:
         self._spectra = [(km, *np.linalg.eigh(_matern(chord * EARTH_RADIUS_KM, km))) for km in KRIGING_KM]
 
     def predict(self, y: np.ndarray, lonlat: np.ndarray, kind: str) -> tuple[np.ndarray, float]:
-        """Predict places at positions (t, 2), degrees, from labels (n,); see :meth:`RidgeProbe.predict`. The penalty is
-        the variance of the noise divided by the signal's."""
+        """Predict places at positions (t, 2), degrees, from labels (n,). The penalty is the variance of the noise
+        divided by the signal's."""
         classes, y = _encoded(y, kind)
         query, mean = unit_xyz(lonlat), y.mean(0)
         y = y - mean
-        _, km, noise = max(self._likelihoods(y[self.some]))
+        _, km, noise = self._likeliest(y[self.some])
         k = min(KRIGING_NEIGHBOURS, len(self.xyz))
         predicted = np.empty((len(query), y.shape[1]))
         for rows in np.array_split(np.arange(len(query)), 1 + len(query) // 512):
@@ -211,8 +192,8 @@ class KrigingProbe:
             predicted[rows] = np.einsum("qk,qkc->qc", weights, y[near])
         return _decoded(predicted + mean, classes), noise
 
-    def _likelihoods(self, y: np.ndarray) -> list[tuple[float, float, float]]:
-        """(log likelihood up to a constant, range in km, noise) of every combination."""
+    def _likeliest(self, y: np.ndarray) -> tuple[float, float, float]:
+        """Log likelihood up to a constant, range in km and noise of the best combination."""
         found = []
         for km, values, vectors in self._spectra:
             energy = ((vectors.T @ y) ** 2).sum(1)
@@ -220,7 +201,7 @@ class KrigingProbe:
                 total = np.maximum(values, 0) + noise
                 fit = -y.shape[1] * np.log(total).sum() - y.size * np.log((energy / total).sum() + 1e-300)
                 found.append((fit, km, noise))
-        return found
+        return max(found)
 
 
 def _matern(km: np.ndarray, range_km: float) -> np.ndarray:
@@ -240,7 +221,7 @@ def untrained_encoding(lonlat: np.ndarray, degrees: int = 20) -> np.ndarray:
 
 
 def _encoded(y: np.ndarray, kind: str) -> tuple[np.ndarray | None, np.ndarray]:
-    """(classes, one-hot (n, c)) or (None, values (n, 1))."""
+    """Classes and one-hot labels (n, c), or None and values (n, 1)."""
     if kind == "classification":
         classes, index = np.unique(np.asarray(y, str), return_inverse=True)
         return classes, np.eye(len(classes))[index]
@@ -269,7 +250,6 @@ def _loss(predicted: np.ndarray, y: np.ndarray, kind: str) -> float:
 
 
 def _weighted(xyz: np.ndarray, y: np.ndarray, query: np.ndarray, k: int) -> np.ndarray:
-    """Mean targets of the k nearest places, weighted by 1 / distance."""
     k = min(k, len(xyz))
     distance, index = (v.reshape(len(query), k) for v in cKDTree(xyz).query(query, k=k))
     weight = 1 / np.maximum(distance, 1e-6)

@@ -39,7 +39,6 @@ class Protocol:
     """Folds of places, each with labels to train on and places to test.
 
     Attributes:
-        name: of the protocol.
         folds: (train, test) boolean masks (n,) of the places.
         buffer_km: no test place of a fold lies within this distance of a training place of the fold.
         fold_km: edge of the blocks by which a probe is tuned inside the training places. Larger blocks choose the
@@ -52,7 +51,7 @@ class Protocol:
     fold_km: float = 500.0
 
     def check(self, lonlat: np.ndarray) -> None:
-        """Check the folds, given the positions (n, 2) of all places in degrees.
+        """Check the folds at positions (n, 2), degrees, of all places.
 
         Raises:
             ValueError: a place both trains and tests in a fold, is tested twice, or lies too near to training.
@@ -64,20 +63,15 @@ class Protocol:
                 raise ValueError(f"{self.name}, fold {i}: place {int(both.argmax())} both trains and tests")
             near = test & within(lonlat, lonlat[train], self.buffer_km * (1 - 1e-6))
             if near.any():
-                raise ValueError(
-                    f"{self.name}, fold {i}: test place {int(near.argmax())} lies within {self.buffer_km:g} km of a "
-                    f"training place ({int(near.sum())} such places)"
-                )
+                place = f"test place {int(near.argmax())} lies within {self.buffer_km:g} km of a training place"
+                raise ValueError(f"{self.name}, fold {i}: {place} ({int(near.sum())} such places)")
             tested += test
         if (tested > 1).any():
             raise ValueError(f"{self.name}: place {int((tested > 1).argmax())} is tested in {tested.max()} folds")
 
     def nearest_label_km(self, lonlat: ArrayLike) -> float:
-        """Median great-circle distance from a test place to its fold's nearest training place.
-
-        Args:
-            lonlat: positions (n, 2) of all places, degrees.
-        """
+        """Compute the median distance from a test place to its fold's nearest training place, of positions (n, 2),
+        degrees, of all places."""
         from scipy.spatial import cKDTree
 
         xyz = unit_xyz(lonlat)
@@ -86,11 +80,7 @@ class Protocol:
 
 
 def random_protocol(split: np.ndarray, seed: int = 0) -> Protocol:
-    """Split the places that pre-training has seen 80/20 at random.
-
-    Args:
-        split: "train" and other names (n,), see :func:`geonb.config.split_of`.
-    """
+    """Split the places that pre-training has seen 80/20 at random; ``split`` (n,) has labels "train", "test", ..."""
     order = np.random.default_rng(seed).permutation(np.flatnonzero(split == "train"))
     places, cut = np.arange(len(split)), int(0.8 * len(order))
     return Protocol("random", ((np.isin(places, order[:cut]), np.isin(places, order[cut:])),))
@@ -99,11 +89,8 @@ def random_protocol(split: np.ndarray, seed: int = 0) -> Protocol:
 def blocked_protocol(
     split: np.ndarray, buffer_km: float = 50.0, size_km: float = 500.0, name: str = "blocked"
 ) -> Protocol:
-    """Train on the places that pre-training has seen, test on those that it has held out in blocks of ``size_km``.
-
-    Args:
-        split: names (n,) as in :func:`random_protocol`, "test" among them.
-    """
+    """Train on the places that pre-training has seen, test on those of ``split`` (n,) that it has held out in blocks of
+    ``size_km``."""
     return Protocol(name, ((split == "train", split == "test"),), buffer_km, size_km)
 
 
@@ -113,7 +100,7 @@ def continents_protocol(
     """Leave one continent out: every continent with 50 places or more that pre-training has seen is a fold.
 
     Args:
-        split: as in :func:`random_protocol`.
+        split: (n,), of :func:`geonb.config.split_of`.
         lonlat: positions (n, 2), degrees.
         continents: names (n,), None where unknown.
         buffer_km: training places nearer than this to a test place are left out.
@@ -125,12 +112,7 @@ def continents_protocol(
 
 
 def bands_protocol(split: np.ndarray, lonlat: np.ndarray, buffer_km: float = REGION_BUFFER_KM) -> Protocol:
-    """Leave one band of 60 degrees of longitude out, six of them from the antimeridian eastward.
-
-    Args:
-        split, lonlat, buffer_km: as in :func:`continents_protocol`; positions (n, 2) in degrees.
-    """
-    lonlat = np.asarray(lonlat, np.float64)
+    """Leave one of six bands of longitude out; as :func:`continents_protocol`, positions (n, 2) in degrees."""
     band = np.floor((lonlat[:, 0] + 180) % 360 / BAND_DEGREES).astype(int)
     seen = split == "train"
     folds = tuple(_region(seen, band == b, lonlat, buffer_km) for b in np.unique(band[seen]))
@@ -150,13 +132,11 @@ def protocols_of(
     """Make the protocols that a store allows, and check them.
 
     Args:
-        split: of the store's places, (places,). ``config``: the split's, as in
-            :class:`geonb.config.TrainConfig`; where its kind is not blocked, "blocked" is called "held-out".
+        split: of the store's places (n,).
+        config: the split's, as in :class:`geonb.config.TrainConfig`; unless its kind is "blocked", the protocol of that
+            name is called "held-out".
         seed: of the random protocol.
         skipped: a list to which the other protocols are added, each with the reason.
-
-    Raises:
-        ValueError: see :meth:`Protocol.check`.
     """
     name = "blocked" if config["kind"] == "blocked" else "held-out"
     protocols = [
@@ -176,17 +156,14 @@ def protocols_of(
 
 
 def block_km(store: PlaceStore, tasks: dict[str, Task]) -> tuple[float, dict[str, float]]:
-    """Measure the correlation range of each task, and choose a block size that is no smaller than any of them.
+    """Measure the correlation range of each task in km, and a block size that is no smaller than any below 1,500 km.
 
-    Ranges beyond 1,500 km do not count. The size is rounded up to 100 km, the least that a range is measured by.
-
-    Returns:
-        (block size in km, correlation range of each task in km; a task that is constant or known at too few places
-        has none).
+    The size is rounded up to 100 km, the bin width of a range. A task that is constant or known at too few places has
+    no range.
     """
     ranges = {}
     for name, task in tasks.items():
         with contextlib.suppress(ValueError):
             ranges[name] = correlation_range_km(store.lonlat, task.target(store.column(task.column)))
     counted = [r for r in ranges.values() if r <= MAX_BLOCK_KM]
-    return (max(100.0, float(np.ceil(max(counted) / 100) * 100)) if counted else 500.0), ranges
+    return max(100.0, float(np.ceil(max(counted, default=500.0) / 100) * 100)), ranges

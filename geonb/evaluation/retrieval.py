@@ -24,10 +24,9 @@ def retrieval(queries: ArrayLike, gallery: ArrayLike, lonlat: ArrayLike, chunk: 
         chunk: queries compared at a time; bounds the memory.
 
     Returns:
-        A dict: ``n`` (queries and gallery size); ``recall@k`` and ``chance@k`` = k / n for k = 1, 5, 10;
-        ``median_km``, the median
-        great-circle distance from a query's place to its best match, and ``chance_median_km``, that of a random
-        match; ``within_R_km`` for each radius of :data:`RADII_KM`; ``hits@k`` (n,) and ``error_km`` (n,), per query.
+        A dict: ``n``; ``recall@k`` and ``chance@k`` = k / n for k = 1, 5, 10; ``median_km``, the median great-circle
+        distance from a query's place to its best match, and ``chance_median_km``, that of a random match;
+        ``within_R_km`` for each radius of :data:`RADII_KM`; ``hits@k`` (n,) and ``error_km`` (n,), per query.
         A query whose own item ties with others counts as the share of tie orders that would find it, and its best
         match is drawn at random from those that tie, so a constant embedding scores chance.
 
@@ -37,8 +36,6 @@ def retrieval(queries: ArrayLike, gallery: ArrayLike, lonlat: ArrayLike, chunk: 
     Example:
         Paris and Berlin are taken for each other, Moscow and Tokyo are found:
 
-        >>> import numpy as np
-        >>> from geonb.evaluation.retrieval import retrieval
         >>> lonlat = [(2.35, 48.86), (13.40, 52.52), (37.62, 55.76), (139.69, 35.69)]
         >>> found = retrieval(np.eye(4), np.eye(4)[[1, 0, 2, 3]], lonlat)
         >>> found["recall@1"], found["chance@1"], found["within_750_km"], found["within_2500_km"]
@@ -78,7 +75,7 @@ def retrieval(queries: ArrayLike, gallery: ArrayLike, lonlat: ArrayLike, chunk: 
 
 
 def _random_median_km(lonlat: np.ndarray, limit: int = 2000) -> float:
-    """Median distance between two places drawn at random (all pairs of at most ``limit`` places)."""
+    """Median distance between two places drawn at random, from all pairs of at most ``limit`` places."""
     rng = np.random.default_rng(0)
     chosen = lonlat if len(lonlat) <= limit else lonlat[rng.choice(len(lonlat), limit, replace=False)]
     xyz = unit_xyz(chosen)

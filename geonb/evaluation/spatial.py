@@ -14,16 +14,16 @@ from scipy.spatial import cKDTree
 from geonb.geo import EARTH_RADIUS_KM, blocks, check_lonlat, unit_xyz
 
 DRAWS = 200  # of the bootstrap
-DRAWN_AT_ONCE = 4_000_000  # weights (draws x places) of the bootstrap in memory at a time
 MIN_BLOCKS = 6  # blocks without which there is no interval
 MORAN_NEIGHBOURS, MORAN_SHUFFLES = 8, 99
+RESOLVED = 0.75  # accuracy with which squares count as resolved
+CHUNK = 1024  # rows of similarities in memory at a time
 
 
 def morans_i(values: ArrayLike, lonlat: ArrayLike, seed: int = 0) -> tuple[float, float]:
-    """Moran's I (Moran, 1950, doi:10.2307/2332142) with equal weights on each place's 8 nearest neighbours.
+    """Compute Moran's I (Moran, 1950, doi:10.2307/2332142), with equal weights on each place's 8 nearest neighbours.
 
-    Near 0 (exactly -1 / (n - 1) in expectation) for values that are independent of their neighbours', near 1 where
-    neighbours are similar.
+    Near 0 (in expectation -1 / (n - 1)) for independent values, near 1 where neighbours are similar.
 
     Args:
         values: (n,). ``lonlat``: positions (n, 2) in degrees.
@@ -75,8 +75,8 @@ def _nearest(lonlat: ArrayLike, k: int) -> np.ndarray:
 def block_bootstrap(
     lonlat: ArrayLike, statistic: Callable[..., np.ndarray], size_km: float = 500.0, seed: int = 0
 ) -> tuple[float, float]:
-    """95 % percentile interval of a statistic of places, by resampling whole spatial blocks with replacement: nearby
-    places are not independent, which is why Roberts et al. (2017) cross-validate by blocks.
+    """Estimate the 95 % percentile interval of a statistic by resampling whole spatial blocks with replacement, because
+    nearby places are not independent (Roberts et al., 2017).
 
     Args:
         lonlat: positions (n, 2) in degrees.
@@ -85,35 +85,29 @@ def block_bootstrap(
 
     Returns:
         (low, high); NaN where the places fill fewer than :data:`MIN_BLOCKS` blocks. All of b independent values lie on
-        one side of their median with probability 2^(1 - b), which is above 5 % up to 5 blocks: not even their whole
-        range would be a 95 % interval.
+        one side of their median with probability 2^(1 - b), which is above 5 % up to 5 blocks.
     """
     _, block = np.unique(blocks(lonlat, size_km), return_inverse=True)
     count = block.max() + 1
     if count < MIN_BLOCKS:
         return float("nan"), float("nan")
     drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=DRAWS)
-    step = max(1, DRAWN_AT_ONCE // len(block))
-    values = [statistic(drawn[i : i + step][:, block].astype(np.float64)) for i in range(0, DRAWS, step)]
-    low, high = np.nanquantile(np.concatenate(values), [0.025, 0.975])
+    low, high = np.nanquantile(statistic(drawn.astype(np.float64)[:, block]), [0.025, 0.975])
     return float(low), float(high)
 
 
 def weighted_median(values: ArrayLike, weights: np.ndarray) -> np.ndarray:
-    """Medians (m,) of values (n,) that are repeated as often as weights (m, n) say; the lower one when two tie."""
+    """Compute medians (m,) of values (n,), repeated as often as weights (m, n) say; the lower one when two tie."""
     order = np.argsort(values)
     reached = np.cumsum(weights[:, order], axis=1)
     return np.asarray(values)[order][(reached >= reached[:, -1:] / 2).argmax(1)]
 
 
 def variogram(
-    values: ArrayLike, lonlat: ArrayLike, edges_km: ArrayLike, pairs: int = 200_000, seed: int = 0
+    values: ArrayLike, lonlat: ArrayLike, edges_km: ArrayLike, pairs: int = 200_000
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Semivariance of values (n,) or embeddings (n, d) by distance: half the mean squared difference of two places,
-    summed over dimensions (Matheron, 1963).
-
-    It rises from the nugget, the difference between coincident places, to the sill, the variance of independent places.
-    For unit vectors it is 1 minus the mean cosine similarity.
+    """Compute the semivariance of values (n,) or embeddings (n, d) by distance: half the mean squared difference of two
+    places, summed over dimensions (Matheron, 1963). For unit vectors it is 1 minus the mean cosine similarity.
 
     Args:
         lonlat: positions (n, 2) in degrees.
@@ -131,27 +125,24 @@ def variogram(
     edges = np.asarray(edges_km, np.float64)
     if len(edges) < 2 or (np.diff(edges) <= 0).any():
         raise ValueError(f"edges_km must increase, and be 2 or more, not {edges_km!r}")
-    rng = np.random.default_rng(seed)
     xyz, n = unit_xyz(lonlat), len(z)
-    i, j = rng.integers(0, n, (2, pairs))
+    i, j = np.random.default_rng(0).integers(0, n, (2, pairs))
     _, near = cKDTree(xyz).query(xyz, k=min(11, n))
     i, j = np.concatenate([i, np.repeat(np.arange(n), near.shape[1])]), np.concatenate([j, near.ravel()])
     i, j = i[i != j], j[i != j]
     chord = np.linalg.norm(xyz[i] - xyz[j], axis=1)
-    bins = np.digitize(2 * EARTH_RADIUS_KM * np.arcsin(np.clip(chord / 2, 0, 1)), edges) - 1
-    inside = (bins >= 0) & (bins < len(edges) - 1)
-    i, j, bins = i[inside], j[inside], bins[inside]
-    count = np.bincount(bins, minlength=len(edges) - 1)
-    total = np.bincount(bins, 0.5 * ((z[i] - z[j]) ** 2).sum(1), minlength=len(edges) - 1)
+    bins = np.digitize(2 * EARTH_RADIUS_KM * np.arcsin(np.clip(chord / 2, 0, 1)), edges)
+    count = np.bincount(bins, minlength=len(edges) + 1)[1:-1]  # without pairs below the first edge and beyond the last
+    total = np.bincount(bins, 0.5 * ((z[i] - z[j]) ** 2).sum(1), minlength=len(edges) + 1)[1:-1]
     return np.where(count > 0, total / np.maximum(count, 1), np.nan), count
 
 
 def checkerboard(lonlat: ArrayLike, size_km: float) -> np.ndarray:
-    """0 or 1 for each position (n, 2), degrees: the colour of its square on a sphere chequered by ``size_km``.
+    """Color positions (n, 2), degrees, 0 or 1 (n,) by the squares of ``size_km`` of a checkerboard on the sphere.
 
-    Rows are ``size_km`` high. Each has an even number of squares, as wide as they are high in its middle, so colours
-    alternate across the antimeridian too. A chequered sphere is the toy problem of Rußwurm et al. (2024, arXiv
-    2310.06743); the squares are ours.
+    Rows are ``size_km`` high. Each has an even number of squares, as wide as they are high in its middle, so colors
+    alternate across the antimeridian too. After the toy problem of Rußwurm et al. (2024, arXiv 2310.06743), with our
+    own squares.
 
     Raises:
         ValueError: squares larger than a quarter of the way around the Earth, or not larger than 0.
@@ -168,13 +159,12 @@ def checkerboard(lonlat: ArrayLike, size_km: float) -> np.ndarray:
 
 
 def checkerboard_accuracy(
-    embed: Callable[[np.ndarray], np.ndarray], sizes_km: Sequence | np.ndarray, n: int = 4000, seed: int = 0
+    embed: Callable[[np.ndarray], np.ndarray], sizes_km: Sequence | np.ndarray, n: int = 4000
 ) -> np.ndarray:
-    """Accuracy (s,) of a linear probe that predicts the colours of checkerboards of each size from an embedding; after
-    the toy problem of Rußwurm et al. (2024, arXiv 2310.06743), with our own squares, see :func:`checkerboard`.
+    """Measure the accuracy (s,) of a linear probe that predicts the colors of a :func:`checkerboard` of each size.
 
     It measures which patterns can be read from an embedding at all, not extrapolation, so 80 % of ``n`` points on land
-    train and the others test at random. Chance is .5.
+    train and the others test at random. Chance is .5. The measure is ours.
 
     Args:
         embed: a function of positions (m, 2), lon/lat degrees, to vectors (m, d).
@@ -184,44 +174,39 @@ def checkerboard_accuracy(
     from geonb.data.sampling import land_points
     from geonb.evaluation.probes import RidgeProbe
 
-    points = land_points(n, seed)
-    x, train = np.asarray(embed(points), np.float64), np.random.default_rng(seed).permutation(n) < 0.8 * n
+    points = land_points(n, 0)
+    x, train = np.asarray(embed(points), np.float64), np.random.default_rng(0).permutation(n) < 0.8 * n
     probe = RidgeProbe(x[train], points[train])
     accuracies = []
     for size in sizes_km:
-        colour = checkerboard(points, size).astype(str)
-        predicted, _ = probe.predict(colour[train], x[~train], "classification")
-        accuracies.append(np.mean(predicted == colour[~train]))
+        color = checkerboard(points, size).astype(str)
+        predicted, _ = probe.predict(color[train], x[~train], "classification")
+        accuracies.append(np.mean(predicted == color[~train]))
     return np.array(accuracies)
 
 
-def resolution_km(sizes_km: ArrayLike, accuracies: ArrayLike, level: float = 0.75) -> float:
-    """The smallest square whose colour is predicted with accuracy ``level``, as are all larger ones; between sizes
-    interpolated on a logarithmic axis; NaN if not even the largest is. A measure of this book.
+def resolution_km(sizes_km: ArrayLike, accuracies: ArrayLike) -> float:
+    """Find the smallest square whose color is predicted with accuracy .75, as are those of all larger squares.
 
-    Args:
-        sizes_km, accuracies: (s,), as :func:`checkerboard_accuracy` takes and gives them.
+    Interpolates between sizes (s,) on a logarithmic axis; NaN if not even the largest is. A measure of this book.
     """
     order = np.argsort(sizes_km)[::-1]
     size, accuracy = np.log(np.asarray(sizes_km, np.float64)[order]), np.asarray(accuracies, np.float64)[order]
-    below = np.flatnonzero(accuracy < level)
+    below = np.flatnonzero(accuracy < RESOLVED)
     if not len(below):
         return float(np.exp(size[-1]))
     if below[0] == 0:
         return float("nan")
     i = below[0]
-    share = (accuracy[i - 1] - level) / (accuracy[i - 1] - accuracy[i])
+    share = (accuracy[i - 1] - RESOLVED) / (accuracy[i - 1] - accuracy[i])
     return float(np.exp(size[i - 1] + share * (size[i] - size[i - 1])))
 
 
-def similar_beyond(
-    embeddings: ArrayLike, lonlat: ArrayLike, min_km: float, k: int = 50, chunk: int = 1024
-) -> np.ndarray:
-    """Rows (n, k) of the k places whose embeddings are most similar to each place's, among those at least ``min_km``
-    away; the most similar comes first. A measure of this book.
+def similar_beyond(embeddings: ArrayLike, lonlat: ArrayLike, min_km: float, k: int = 50) -> np.ndarray:
+    """Find the k places (n, k) whose embeddings are most similar to each place's, among those at least ``min_km`` away.
 
-    Nearby places are similar to any smooth location encoder, whatever it was bound to. The *distant* places that it
-    finds similar show what else it has learned.
+    The most similar comes first. Nearby places are similar to any smooth location encoder, whatever it was bound to;
+    the distant places that it finds similar show what else it has learned. A measure of this book.
 
     Args:
         embeddings: unit vectors (n, d); compared by their dot product.
@@ -234,8 +219,8 @@ def similar_beyond(
     if z.ndim != 2 or len(z) != len(xyz):
         raise ValueError(f"embeddings of shape {z.shape} and {len(xyz)} positions do not match; give (n, d) and (n, 2)")
     far, found = np.cos(min(min_km / EARTH_RADIUS_KM, np.pi)), np.empty((len(z), k), np.int64)
-    for start in range(0, len(z), chunk):
-        part = slice(start, start + chunk)
+    for start in range(0, len(z), CHUNK):
+        part = slice(start, start + CHUNK)
         allowed = xyz[part] @ xyz.T <= far
         if (fewest := int(allowed.sum(1).min())) < k:
             raise ValueError(f"a place has only {fewest} others {min_km:,.0f} km away or more; ask for fewer than {k}")

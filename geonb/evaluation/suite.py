@@ -22,7 +22,7 @@ from geonb.config import split_of
 from geonb.data.store import PlaceStore
 from geonb.evaluation.folds import PUBLISHED, REFERENCES, ProbeRunner, TaskFold, published_embeddings, task_folds
 from geonb.evaluation.information import alignment, effective_rank, linear_cka, modality_gap, uniformity
-from geonb.evaluation.probes import balanced_accuracy, score
+from geonb.evaluation.probes import score
 from geonb.evaluation.protocols import block_km, protocols_of
 from geonb.evaluation.retrieval import RANKS, retrieval
 from geonb.evaluation.spatial import block_bootstrap, morans_i, weighted_median
@@ -32,7 +32,6 @@ from geonb.inference import positions, read_embedding_table, rows_of_places
 from geonb.model import Model, load
 
 SCHEMA = 3
-BLOCK_KM = 500.0
 MATCH_KM = 1.0  # an embedding from another source belongs to a place that is no farther than this
 MIN_QUERIES = 10  # places with both modalities, without which retrieval is not measured
 
@@ -41,7 +40,6 @@ def evaluate(
     subjects: Sequence[str | Path] | Mapping[str, Any],
     data: PlaceStore | str | Path,
     out: str | Path | None = None,
-    seed: int = 0,
     progress: bool = True,
 ) -> dict:
     """Probe, retrieve and measure embeddings of the places of one store; write ``out`` as a whole.
@@ -49,26 +47,24 @@ def evaluate(
     One line evaluates a competitor: ``evaluate({"theirs": their_function}, "data/atlas")``, where the function takes
     positions (n, 2), lon/lat degrees, and returns vectors (n, d).
 
-    The protocols are those of :mod:`geonb.evaluation.protocols`: random, blocked, continents and bands. "blocked" is
-    called "held-out" for runs whose own split is not blocked, and where the places fill too few blocks to hold any out;
-    then it is no test of extrapolation. Location embeddings are probed as they are; no coordinates are appended.
-    Retrieval is among the held-out places that have both modalities.
+    The protocols are those of :mod:`geonb.evaluation.protocols`. "blocked" is called "held-out" for runs whose own
+    split is not blocked, and where the places fill too few blocks to hold any out; then it is no test of
+    extrapolation. Location embeddings are probed as they are; no coordinates are appended. Retrieval is among the
+    held-out places that have both modalities.
 
     Args:
         subjects: run folders and .parquet files of embeddings, named by their file names; or a dict from names to any
             of these, to functions of positions, or to arrays (places, d). A .parquet file has a column ``embedding``
             (lists of numbers) and a place_id, or positions (lon and lat, or WKB points as geometry) within 1 km of
             every place of the store; ``geonb embed`` writes such a file.
-        data: a place store or its folder. A run that was trained on other data is allowed, and marked: it may have
-            seen places near the held-out ones, as may every embedding from another source. Tasks and modalities that
-            the store lacks are listed as skipped.
+        data: a place store or its folder. A run that was trained on other data is marked: it may have seen places
+            near the held-out ones. Tasks and modalities that the store lacks are listed as skipped.
         out: where to write the results, or None.
-        seed: of the random split and the bootstrap.
 
     Returns:
         {"schema", "created", "versions", "data", "training", "protocols", "probes", "retrieval", "information",
-        "skipped"}; each table is a list of flat rows. A number that is not defined is None: an interval of places that
-        fill too few blocks (:func:`geonb.evaluation.spatial.block_bootstrap`), or the CKA with a constant embedding.
+        "skipped"}; each table is a list of flat rows. A number that is not defined is None, such as an interval of
+        places that fill too few blocks (:func:`geonb.evaluation.spatial.block_bootstrap`).
 
     Raises:
         ValueError: nothing to evaluate, two of one name, a run that did not finish, runs with different splits, or
@@ -80,13 +76,13 @@ def evaluate(
     models, others = _load_all(subjects, store)
     tasks = {name: task for name, task in TASKS.items() if task.column in store.columns}
     size_km, ranges = block_km(store, tasks)
-    config, split, skipped = _split(store, models, size_km, seed)
+    config, split, skipped = _split(store, models, size_km)
     for name in [name for name in TASKS if name not in tasks]:
         skipped.append({"task": name, "why": f"the store has no column {TASKS[name].column}"})
     for modality in ("text", "image"):
         if not store.has(modality).any():
             skipped.append({"modality": modality, "why": "the store has none"})
-    protocols = protocols_of(store, split, config, seed, skipped)
+    protocols = protocols_of(store, split, config, skipped=skipped)
     folds = task_folds(store.column, tasks, protocols, skipped)
     results: dict[str, Any] = {
         "schema": SCHEMA,
@@ -112,24 +108,21 @@ def evaluate(
         "skipped": skipped,
     }
     test, location = split == "test", dict(others)
-    bar = tqdm(total=len(REFERENCES) + len(others) + len(models), desc="evaluation", unit="row", disable=not progress)
-    with bar:
-        for name, vectors in (dict.fromkeys(REFERENCES) | published_embeddings(store.lonlat) | others).items():
-            results["probes"] += probe_rows(ProbeRunner(name, store.lonlat, vectors), folds, seed)[0]
-            bar.update(name != PUBLISHED)
-        for name, model in models.items():
-            z = embed_all(model, store, progress=progress)
-            rows, _ = evaluate_model(name, model, store, z, folds, seed)
-            location[name] = z["location"]
-            for table, found in rows.items():
-                results[table] += found
-            bar.update()
+    unmodelled = dict.fromkeys(REFERENCES) | published_embeddings(store.lonlat) | others
+    for name, vectors in tqdm(unmodelled.items(), "references", unit="row", disable=not progress):
+        results["probes"] += probe_rows(ProbeRunner(name, store.lonlat, vectors), folds)[0]
+    for name, model in tqdm(models.items(), "runs", unit="run", disable=not progress):
+        z = embed_all(model, store, progress=progress)
+        location[name] = z["location"]
+        for table, rows in evaluate_model(name, model, store, z, folds)[0].items():
+            results[table] += rows
+    information = results["information"]
     for name, vectors in others.items():
         rank = effective_rank(vectors[test])
-        results["information"].append({"run": name, "measure": "effective rank, location", "value": rank})
+        information.append({"run": name, "measure": "effective rank, location", "value": rank})
     for a, b in permutations(location, 2):
         cka = _finite_or_none(linear_cka(location[a][test], location[b][test]))
-        results["information"].append({"run": a, "measure": f"CKA with {b}", "value": cka})
+        information.append({"run": a, "measure": f"CKA with {b}", "value": cka})
 
     if out is not None:
         content = json.dumps(results, indent=1, allow_nan=False) + "\n"
@@ -141,14 +134,13 @@ def evaluate(
 def embed_all(
     model: Model, store: PlaceStore, extra: Mapping[str, np.ndarray] | None = None, progress: bool = False
 ) -> dict[str, np.ndarray]:
-    """Embed every place of a store in each modality of a run.
+    """Embed every place of a store in each modality of a run that the store or ``extra`` has.
 
     Args:
         extra: features (places, d_m) of further modalities of the run by name, NaN where a place has none.
 
     Returns:
-        Unit vectors float32 (places, d) by modality, "location" first; NaN where a place has none. Modalities that
-        neither the store nor ``extra`` has are left out.
+        Unit vectors float32 (places, d) by modality, "location" first; NaN where a place has none.
     """
     extra, z = extra or {}, {"location": model.embed_locations(store.lonlat)}
     for m in model.modalities[1:]:
@@ -172,8 +164,8 @@ def evaluate_model(
 
     Args:
         name: of the run, in the rows.
-        z: what :func:`embed_all` returns, (places, d) by modality.
-        folds: tasks under protocols, see :func:`geonb.evaluation.folds.task_folds`.
+        z: of :func:`embed_all`, (places, d) by modality.
+        folds: of :func:`geonb.evaluation.folds.task_folds`.
         seed: of the bootstrap.
 
     Returns:
@@ -199,11 +191,7 @@ def evaluate_model(
 def probe_rows(
     runner: ProbeRunner, folds: Iterable[TaskFold], seed: int = 0
 ) -> tuple[list[dict], dict[str, np.ndarray]]:
-    """Predict every task fold.
-
-    Returns:
-        Rows with value and 95 % interval; and predictions (t,) by "task|protocol".
-    """
+    """Predict every task fold; return rows with value and 95 % interval, and predictions (t,) by "task|protocol"."""
     rows, predictions = [], {}
     for fold in folds:
         predicted, penalty = runner.predict(fold)
@@ -213,41 +201,26 @@ def probe_rows(
 
 
 def _probe_row(runner: ProbeRunner, fold: TaskFold, predictions: np.ndarray, penalty: float, seed: int) -> dict:
-    kind, classification = fold.task.kind, fold.task.kind == "classification"
     truth, lonlat = fold.truth(), runner.lonlat[fold.test]
     row = {
         "representation": runner.name,
         "is_reference": runner.is_reference,
         "task": fold.name,
         "split": fold.protocol,
-        "metric": "accuracy" if classification else "R²",
+        "metric": fold.task.metric,
         "value": float(fold.score(predictions)),
-        **_interval("", lonlat, lambda w: score(truth, predictions, kind, w), seed),
-        "units": "share" if classification else "share of variance",
+        **_interval("", lonlat, lambda w: score(truth, predictions, fold.task.kind, w), seed),
         "scaling": fold.task.scaling,
         "n_train": int(np.mean([train.sum() for train, _ in fold.folds])),
         "n_test": len(truth),
-        "folds": len(fold.folds),
         "penalty": penalty,
     }
-    if classification:
-        return row | {
-            "classes": len(np.unique(truth)),
-            "n_test_left_out": fold.left_out,
-            "balanced_accuracy": float(balanced_accuracy(truth, predictions)),
-            **_interval("balanced_accuracy_", lonlat, lambda w: balanced_accuracy(truth, predictions, w), seed),
-        }
+    if fold.task.kind == "classification":
+        return row | {"n_test_left_out": fold.left_out}
     residual = truth - predictions
-    size = np.abs(residual)
     measurable = len(residual) > 9 and np.ptp(residual) > 0  # of 9, each has all others as its 8 neighbours
     moran, z = morans_i(residual, lonlat, seed=seed) if measurable else (None, None)
-    return row | {
-        "target_units": fold.task.target_units,
-        "mean_absolute_error": float(size.mean()),
-        **_interval("mean_absolute_error_", lonlat, lambda w: w @ size / w.sum(1), seed),
-        "morans_i_of_residuals": moran,
-        "morans_i_z": z,
-    }
+    return row | {"morans_i_of_residuals": moran, "morans_i_z": z}
 
 
 def retrieval_row(
@@ -287,37 +260,36 @@ def _information_rows(name: str, z: Mapping[str, np.ndarray], test: np.ndarray) 
 
 
 def _present(vectors: np.ndarray) -> np.ndarray:
-    """Which places (n,) have an embedding."""
     return np.isfinite(vectors[:, 0])
 
 
 def _interval(prefix: str, lonlat: np.ndarray, statistic: Callable[..., np.ndarray], seed: int) -> dict:
-    low, high = block_bootstrap(lonlat, statistic, BLOCK_KM, seed=seed)
+    low, high = block_bootstrap(lonlat, statistic, seed=seed)
     return {f"{prefix}low": _finite_or_none(low), f"{prefix}high": _finite_or_none(high)}
 
 
 def _finite_or_none(value: float) -> float | None:
-    """None where a number is not finite, because JSON has no NaN."""
     return float(value) if np.isfinite(value) else None
 
 
-def _split(
-    store: PlaceStore, models: Mapping[str, Model], size_km: float, seed: int
-) -> tuple[dict, np.ndarray, list[dict]]:
-    """(Config of the runs' split, or of one for embeddings without a run; the split (places,); what is skipped)."""
+def _split(store: PlaceStore, models: Mapping[str, Model], size_km: float) -> tuple[dict, np.ndarray, list[dict]]:
+    """Config of the runs' split, or of one for embeddings without a run; the split (places,); what is skipped."""
     configs = {json.dumps(m.config["split"], sort_keys=True) for m in models.values()}
     if len(configs) > 1:
         raise ValueError("the runs have different splits, so no held-out place is new to all; evaluate them one by one")
-    if configs:
-        config = json.loads(configs.pop())
-        return config, split_of(store, {"split": config}), []
-    config = {"kind": "blocked", "size_km": size_km, "buffer_km": 50.0, "seed": seed}
+    skipped: list[dict] = []
+    config = (
+        json.loads(configs.pop()) if configs else {"kind": "blocked", "size_km": size_km, "buffer_km": 50.0, "seed": 0}
+    )
     try:
-        return config, split_of(store, {"split": config}), []
+        split = split_of(store, {"split": config})
     except ValueError:
+        if models:
+            raise
         why = f"too few blocks of {size_km:g} km hold places; drawn at random"
-        config = {"kind": "random", "seed": seed}
-        return config, split_of(store, {"split": config}), [{"protocol": "blocked", "why": why}]
+        config, skipped = {"kind": "random", "seed": 0}, [{"protocol": "blocked", "why": why}]
+        split = split_of(store, {"split": config})
+    return config, split, skipped
 
 
 def _training(model: Model, store: PlaceStore) -> dict:
@@ -336,25 +308,27 @@ def _training(model: Model, store: PlaceStore) -> dict:
 def _load_all(
     subjects: Sequence[str | Path] | Mapping[str, Any], store: PlaceStore
 ) -> tuple[dict[str, Model], dict[str, np.ndarray]]:
-    """(Models of runs, embeddings (places, d) from other sources), by name."""
+    """Models of runs, and embeddings (places, d) from other sources, by name."""
     if not isinstance(subjects, Mapping):
-        named = [(Path(s).resolve().name.removesuffix(".parquet"), s) for s in subjects]
-        for name in dict(named):
-            same = [str(s) for n, s in named if n == name]
-            if len(same) > 1:
-                raise ValueError(f"{' and '.join(same)} are both called {name!r}; rename one, results go by name")
-        subjects = dict(named)
+        named: dict[str, str | Path] = {}
+        for subject in subjects:
+            name = Path(subject).resolve().name.removesuffix(".parquet")
+            if name in named:
+                raise ValueError(
+                    f"{named[name]} and {subject} are both called {name!r}; rename one, results go by name"
+                )
+            named[name] = subject
+        subjects = named
     if not subjects:
         raise ValueError("no runs to evaluate, and no embeddings")
     models, others = {}, {}
     for name, subject in subjects.items():
         if name in (*REFERENCES, PUBLISHED):
             raise ValueError(f"{name!r} is the name of a reference row; rename the run or embedding")
-        path = Path(subject) if isinstance(subject, str | Path) else None
-        if path and path.suffix != ".parquet":
-            models[name] = load(path)
-        elif path:
-            others[name] = _checked(name, _read_embeddings(path, store), store)
+        if isinstance(subject, str | Path) and Path(subject).suffix != ".parquet":
+            models[name] = load(subject)
+        elif isinstance(subject, str | Path):
+            others[name] = _checked(name, _read_embeddings(Path(subject), store), store)
         else:
             vectors = subject(store.lonlat.copy()) if callable(subject) else subject
             others[name] = _checked(name, vectors, store)
@@ -362,22 +336,18 @@ def _load_all(
 
 
 def _checked(name: str, vectors: ArrayLike, store: PlaceStore) -> np.ndarray:
-    """Embeddings as float32, if there is one for each place and all are finite."""
     vectors = np.asarray(vectors)
     if vectors.ndim != 2 or len(vectors) != len(store):
         raise ValueError(f"{name}: embeddings {vectors.shape}; give ({len(store)}, d), a row for each place")
     bad = ~np.isfinite(vectors.astype(np.float64)).all(1)
     if bad.any():
-        first = int(bad.argmax())
-        raise ValueError(
-            f"{name}: the embedding of place {store.place_id[first]} (row {first}) is not finite "
-            f"({int(bad.sum())} such rows)"
-        )
+        first, count = int(bad.argmax()), int(bad.sum())
+        place = store.place_id[first]
+        raise ValueError(f"{name}: the embedding of place {place} (row {first}) is not finite ({count} such rows)")
     return vectors.astype(np.float32)
 
 
 def _read_embeddings(path: Path, store: PlaceStore) -> np.ndarray:
-    """The column ``embedding`` of a .parquet file, for each place of the store."""
     from scipy.spatial import cKDTree
 
     table, vectors = read_embedding_table(path)
@@ -387,10 +357,9 @@ def _read_embeddings(path: Path, store: PlaceStore) -> np.ndarray:
         lonlat = check_lonlat(positions(table, path), str(path))
         chord, found = cKDTree(unit_xyz(lonlat)).query(unit_xyz(store.lonlat))
         found = np.where(chord * EARTH_RADIUS_KM <= MATCH_KM, found, -1)
-    if (found < 0).any():
+    if missing := int((found < 0).sum()):
         raise ValueError(
-            f"{path}: no embedding for {int((found < 0).sum()):,} of {len(store):,} places, "
-            f"{store.place_id[found.argmin()]} among them; give one for each place of the store (by place_id, or "
-            f"within {MATCH_KM:g} km)"
+            f"{path}: no embedding for {missing:,} of {len(store):,} places, {store.place_id[found.argmin()]} among "
+            f"them; give one for each place of the store (by place_id, or within {MATCH_KM:g} km)"
         )
     return vectors[found]

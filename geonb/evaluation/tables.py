@@ -5,7 +5,6 @@ The module formats rows of :func:`geonb.evaluation.suite.evaluate` and of the co
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -26,12 +25,7 @@ NO_INTERVAL = " The places fill too few blocks for an interval."
 
 
 class Table:
-    """A pandas DataFrame with a caption, shown as accessible HTML without scripts.
-
-    Attributes:
-        frame: the DataFrame, one row per representation.
-        caption: what was measured, on which data, and what marks mean.
-    """
+    """A pandas DataFrame with a caption, shown as accessible HTML without scripts."""
 
     def __init__(self, frame: pd.DataFrame, caption: str) -> None:
         self.frame, self.caption = frame, caption
@@ -54,8 +48,6 @@ class Table:
 
 def probe_table(results: dict, split: str) -> Table:
     """Tabulate linear probes under one protocol of :data:`PROTOCOLS`: value and 95 % interval for each task.
-
-    "★" marks the best row of a column, "≈" those whose interval overlaps the best's.
 
     Raises:
         ValueError: no probes under that protocol; the message lists those that the results have.
@@ -85,54 +77,54 @@ def retrieval_table(results: dict, query: str, target: str) -> Table:
     """Tabulate retrieval in one direction: recall at 1, 5, 10 and the median error, beside chance.
 
     Raises:
-        ValueError: no retrieval in that direction.
+        ValueError: no retrieval in that direction; the message lists those that the results have.
     """
     rows = _select(results["retrieval"], query=query, target=target).set_index("run")
-    frame = _recalls(rows)
+    frame = _recalls(rows, "recall")
     frame.insert(0, "trained pair", np.where(rows["trained"], "yes", "never"))
     frame["recall@10, 95 %"] = _intervals(rows, "recall@10_", 3) + _marks(rows, "recall@10", "recall@10_")
     frame["median error"] = rows["median_km"].map("{:,.0f} km".format)
     frame["median error, 95 %"] = (_intervals(rows, "median_km_", 0) + " km").replace("– km", "–")
+    frame.loc["chance"] = _recalls(rows, "chance").iloc[0]
+    frame.loc["chance", "median error"] = f"{rows['chance_median_km'].iloc[0]:,.0f} km"
     held_out = "places of held-out blocks" if (rows["split"] == "blocked").all() else "held-out places"
     caption = (
         f"From {query} to {target} among {rows['n'].iloc[0]:,} {held_out} (the gallery). {_data(results)} "
         f"{MARKS} for queries drawn by blocks of 500 km, the gallery as it is."
         + (NO_INTERVAL if rows["recall@10_low"].isna().any() else "")
     )
-    return Table(_with_cost(_with_chance(frame, rows), results), caption)
+    return Table(_with_cost(frame.fillna("–"), results), caption)
 
 
 def information_table(results: dict) -> Table:
     """Tabulate effective rank, uniformity, alignment and modality gap of each run, on held-out places."""
-    rows = _frame(r for r in results["information"] if not r["measure"].startswith("CKA"))
-    rows["cell"] = rows["value"].map("{:.2f}".format)
-    caption = f"Measured on {results['data']['held_out']:,} held-out places. {_data(results)} No intervals."
-    return Table(_with_cost(_pivot(rows, "run", "measure"), results), caption)
+    rows = [r for r in results["information"] if not r["measure"].startswith("CKA")]
+    return _information(results, rows, "Effective rank, uniformity, alignment and modality gap")
 
 
 def cka_table(results: dict) -> Table:
     """Tabulate linear CKA between every two location embeddings, on held-out places; "–" for a constant embedding."""
+    rows = [r for r in results["information"] if r["measure"].startswith("CKA with ")]
+    rows = [r | {"measure": r["measure"].removeprefix("CKA with ")} for r in rows]
     runs = list(dict.fromkeys(r["run"] for r in results["information"]))
-    rows = [{"run": run, "measure": f"CKA with {run}", "value": 1.0} for run in runs]
-    rows = _frame([*rows, *(r for r in results["information"] if r["measure"].startswith("CKA with "))])
-    rows["measure"] = rows["measure"].str.removeprefix("CKA with ")
-    rows["cell"] = rows["value"].map("{:.2f}".format).replace("nan", "–")
-    caption = (
-        f"Linear CKA between location embeddings (0 unrelated, 1 equal up to rotation and scale), on "
-        f"{results['data']['held_out']:,} held-out places. {_data(results)} No intervals."
-    )
-    return Table(_with_cost(_pivot(rows, "run", "measure"), results), caption)
+    rows = [{"run": run, "measure": run, "value": 1.0} for run in runs] + rows
+    what = "Linear CKA of location embeddings (0 unrelated, 1 equal up to rotation and scale)"
+    return _information(results, rows, what)
+
+
+def _information(results: dict, rows: list[dict], what: str) -> Table:
+    frame = _frame(rows)
+    frame["cell"] = frame["value"].map("{:.2f}".format).replace("nan", "–")
+    caption = f"{what}, on {results['data']['held_out']:,} held-out places. {_data(results)} No intervals."
+    return Table(_with_cost(_pivot(frame, "run", "measure"), results), caption)
 
 
 def grid_table(grid: dict, protocol: str, encoder: str = "degree 20") -> Table:
     """Tabulate probes of a grid (``research/grid.py``) under one protocol: the runs with one location encoder, those
     with their own, and the reference rows; mean over seeds with its interval.
 
-    "★" marks the best of the whole grid, whatever its encoder, so that a column has none where another encoder is best;
-    "≈" those whose paired difference to it has an interval that includes 0.
-
     Raises:
-        ValueError: no probes under that protocol.
+        ValueError: no probes under that protocol; the message lists those that the grid has.
     """
     rows = _select(grid["probes"], protocol=protocol)
     rows = rows[rows["encoder"].isin(["", "own", encoder])]
@@ -147,7 +139,9 @@ def grid_table(grid: dict, protocol: str, encoder: str = "degree 20") -> Table:
         f"Linear probes, {PROTOCOLS[protocol]}. Location encoder of the runs: {encoder}, or their own where the row "
         f"says so; mean over {made['seeds']} seeds, each with its own held-out blocks of {made['block_km']:,.0f} km. "
         "★ the best of the whole grid, all encoders; ≈ the interval of the paired difference to it includes 0; "
-        "no ★ in a column whose best has another encoder. Brackets: 95 % over seeds and blocks. " + _made(made)
+        "no ★ in a column whose best has another encoder. Brackets: 95 % over seeds and blocks. "
+        f"{made['data']['places']:,} places, text and images simulated; {made['steps']} steps of {made['batch_size']} "
+        f"places. Made {made['date']} on {made['device']}."
     )
     return Table(_pivot(rows, "label", "column"), caption)
 
@@ -159,16 +153,15 @@ def label_of(row: dict) -> str:
     return ", ".join(p for p in (row["architecture"], bound, own, row["variant"]) if p)
 
 
-def _frame(rows: Iterable[dict]) -> pd.DataFrame:
+def _frame(rows: list[dict]) -> pd.DataFrame:
     import pandas as pd
 
-    frame = pd.DataFrame(list(rows))
+    frame = pd.DataFrame(rows)
     numbers = [c for c in frame if c == "value" or c.endswith(("low", "high"))]
     return frame.astype(dict.fromkeys(numbers, float))  # None becomes NaN
 
 
 def _select(rows: list[dict], **wanted: str) -> pd.DataFrame:
-    """The rows with certain values."""
     chosen = [r for r in rows if all(r[k] == v for k, v in wanted.items())]
     if not chosen:
         known = sorted({", ".join(r[k] for k in wanted) for r in rows})
@@ -177,41 +170,27 @@ def _select(rows: list[dict], **wanted: str) -> pd.DataFrame:
 
 
 def _pivot(rows: pd.DataFrame, index: str, columns: str) -> pd.DataFrame:
-    """The column "cell" as a table, in the order of the rows."""
     wide = rows.pivot(index=index, columns=columns, values="cell").fillna("–")
     return wide.loc[rows[index].unique(), rows[columns].unique()]
 
 
 def _intervals(rows: pd.DataFrame, prefix: str, digits: int) -> pd.Series:
-    """Intervals in brackets, "–" where there is none."""
     low, high = (rows[f"{prefix}{end}"].map(f"{{:,.{digits}f}}".format) for end in ("low", "high"))
     return ("[" + low + ", " + high + "]").replace("[nan, nan]", "–")
 
 
 def _marks(rows: pd.DataFrame, value: str, prefix: str, by: str | None = None) -> np.ndarray:
     """A star for the largest value of each group, "≈" where an interval overlaps that of the largest."""
-    groups = rows[by].to_numpy() if by else np.zeros(len(rows))
-    values, low, high = (rows[c].to_numpy() for c in (value, f"{prefix}low", f"{prefix}high"))
-    marks = np.full(len(rows), "", object)
-    for group in np.unique(groups):
-        members = np.flatnonzero(groups == group)
-        best = members[values[members].argmax()]
-        marks[members[(high[members] >= low[best]) & (low[members] <= high[best])]] = " ≈"
-        marks[best] = " ★"
-    return marks
+    rows = rows.reset_index()
+    best = rows.groupby(by or np.zeros(len(rows)))[value].transform("idxmax")
+    low, high = rows[f"{prefix}low"], rows[f"{prefix}high"]
+    overlaps = (high >= low[best].to_numpy()) & (low <= high[best].to_numpy())
+    return np.select([best == rows.index, overlaps], [" ★", " ≈"], "")
 
 
-def _recalls(rows: pd.DataFrame, kind: str = "recall") -> pd.DataFrame:
+def _recalls(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
     columns = {f"{kind}@{k}": f"recall@{k}" for k in (1, 5, 10)}
     return rows[[*columns]].rename(columns=columns).map("{:.3f}".format)
-
-
-def _with_chance(frame: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """The table with a last row of what a random match scores."""
-    chance = _recalls(rows, "chance").iloc[0]
-    frame.loc["chance"] = chance
-    frame.loc["chance", "median error"] = f"{rows['chance_median_km'].iloc[0]:,.0f} km"
-    return frame.fillna("–")
 
 
 def _with_cost(frame: pd.DataFrame, results: dict) -> pd.DataFrame:
@@ -228,10 +207,3 @@ def _data(results: dict) -> str:
     text = f"{results['data']['places']:,} places in all. "
     text += f"Simulated: {', '.join(simulated)}." if simulated else "Real data."
     return text + (f" Trained on other data, perhaps near the test places: {', '.join(other)}." if other else "")
-
-
-def _made(made: dict) -> str:
-    return (
-        f"{made['data']['places']:,} places, text and images simulated; {made['steps']} steps of {made['batch_size']} "
-        f"places. Made {made['date']} on {made['device']}."
-    )

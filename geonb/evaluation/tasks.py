@@ -49,9 +49,9 @@ class Task:
         return np.log10(1 + values) if self.scaling == "log10(1 + x)" else values
 
     @property
-    def target_units(self) -> str:
-        """Units of the scaled target, in which errors are given."""
-        return self.units if self.scaling == "none" else self.scaling.replace("x", self.units)
+    def metric(self) -> str:
+        """The name of the score of a probe."""
+        return "accuracy" if self.kind == "classification" else "R²"
 
 
 _GEONAMES = "GeoNames, CC BY 4.0"

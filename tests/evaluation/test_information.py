@@ -35,11 +35,6 @@ def test_dimensions_of_known_manifolds(d):
     assert levina_bickel(x) == pytest.approx(d, rel=0.13)  # edges make it a little smaller
 
 
-def test_a_sphere_has_one_dimension_less_than_its_space():
-    x = turned(unit(np.random.default_rng(0).normal(size=(3000, 4))))
-    assert two_nn(x) == pytest.approx(3, rel=0.08) and levina_bickel(x) == pytest.approx(3, rel=0.08)
-
-
 def test_dimensions_equal_scikit_dimension():
     skdim = pytest.importorskip("skdim")
     x = turned(np.random.default_rng(1).normal(size=(800, 6)))
@@ -57,14 +52,6 @@ def test_dimensions_do_not_depend_on_scale_and_direction(seed, scale):
     y = scale * turned(x, 8, seed) + 5.0
     assert two_nn(y) == pytest.approx(two_nn(x), rel=1e-4)
     assert levina_bickel(y) == pytest.approx(levina_bickel(x), rel=1e-4)
-
-
-def test_the_local_dimension_differs_between_a_line_and_a_plane():
-    rng = np.random.default_rng(2)
-    line, plane = np.zeros((500, 3)), np.zeros((500, 3))
-    line[:, 0], plane[:, 1:] = rng.uniform(size=500) + 5, rng.uniform(size=(500, 2))
-    found = local_dimension(np.concatenate([line, plane]), 30)
-    assert np.median(found[:500]) == pytest.approx(1, rel=0.15) and np.median(found[500:]) == pytest.approx(2, rel=0.15)
 
 
 def test_rows_that_coincide_do_no_harm():

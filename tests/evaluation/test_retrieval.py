@@ -33,12 +33,6 @@ def test_recall_equals_ranking_in_loops_and_ignores_chunks_and_order(seed, n):
     assert retrieval(a[order], b[order], lonlat[order])["median_km"] == pytest.approx(found["median_km"])
 
 
-def test_a_perfect_space_finds_everything():
-    z, lonlat = unit(200, 8, 0), random_points(200, 0)
-    found = retrieval(z, z, lonlat)
-    assert found["recall@1"] == 1 and found["median_km"] == 0 and found["within_1_km"] == 1
-
-
 def test_a_random_space_is_at_chance():
     n = 3000
     found = retrieval(unit(n, 16, 0), unit(n, 16, 1), random_points(n, 0))
@@ -63,26 +57,12 @@ def test_places_that_share_a_vector_share_the_hits():
     assert found["recall@1"] == pytest.approx(0.25) and found["recall@5"] == 1
 
 
-def test_a_rotation_of_the_space_changes_nothing():
-    a, b, lonlat = unit(300, 6, 0), unit(300, 6, 1) * 0.1 + unit(300, 6, 0), random_points(300, 0)
-    b /= np.linalg.norm(b, axis=1, keepdims=True)
-    rotation = np.linalg.qr(np.random.default_rng(1).normal(size=(6, 6)))[0].astype(np.float32)
-    assert retrieval(a, b, lonlat)["recall@5"] == pytest.approx(
-        retrieval(a @ rotation, b @ rotation, lonlat)["recall@5"], abs=0.01
-    )
-
-
-def test_shapes_that_do_not_match_are_refused():
+def test_vectors_that_do_not_match_or_have_no_unit_length_are_refused():
+    bad = unit(5, 4, 0)
+    bad[3] = np.nan
+    with pytest.raises(ValueError, match="gallery row 3 is not a unit vector"):
+        retrieval(unit(5, 4, 0), bad, random_points(5))
     with pytest.raises(ValueError, match="do not match"):
         retrieval(unit(3, 4, 0), unit(4, 4, 0), random_points(3))
     with pytest.raises(ValueError, match="at least 2"):
         retrieval(unit(1, 4, 0), unit(1, 4, 0), random_points(1))
-
-
-def test_rows_that_are_no_unit_vectors_are_named():
-    good, bad = unit(5, 4, 0), unit(5, 4, 0)
-    bad[3] = np.nan
-    with pytest.raises(ValueError, match="gallery row 3 is not a unit vector"):
-        retrieval(good, bad, random_points(5))
-    with pytest.raises(ValueError, match="query row 0"):
-        retrieval(good * 2, good, random_points(5))

@@ -1,5 +1,4 @@
 import json
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +8,7 @@ from world import SMALL, make_world
 from geonb.config import split_of
 from geonb.data.store import write_store
 from geonb.evaluation import folds, protocols, suite
-from geonb.evaluation.folds import PUBLISHED, REFERENCES, ProbeRunner, published_embeddings, task_folds
+from geonb.evaluation.folds import PUBLISHED, REFERENCES, published_embeddings
 from geonb.evaluation.protocols import Protocol
 from geonb.evaluation.suite import evaluate
 from geonb.evaluation.tables import _marks, cka_table, information_table, probe_table, retrieval_table
@@ -40,13 +39,9 @@ def test_every_row_stands_beside_its_references(results, world):
     assert all(r["low"] <= r["value"] <= r["high"] or r["is_reference"] for r in rows if r["task"] == "warmth")
     assert all(r["low"] <= r["high"] and r["n_train"] > 0 and r["n_test"] > 0 for r in rows)
     assert results["skipped"] == [{"task": "country", "why": "the store has no column country"}]
-
-
-def test_held_out_blocks_stay_out_of_the_probe(results, world):
     split = split_of(world, SMALL)
-    blocked = [r for r in results["probes"] if r["split"] == "blocked" and r["task"] == "warmth"]
-    assert {r["n_train"] for r in blocked} == {int((split == "train").sum())}
-    assert {r["n_test"] for r in blocked} == {int((split == "test").sum())}
+    blocked = [r for r in rows if r["split"] == "blocked" and r["task"] == "warmth"]
+    assert {(r["n_train"], r["n_test"]) for r in blocked} == {((split == "train").sum(), (split == "test").sum())}
 
 
 def test_probes_see_the_embedding_and_no_coordinate(world, trained, monkeypatch):
@@ -93,7 +88,7 @@ def test_tables_say_how_much_was_trained_on_what_and_escape_names(results):
         probe_table(results, "region")
 
 
-def test_runs_with_other_splits_or_other_data_are_noticed(world, trained, tmp_path):
+def test_runs_of_other_splits_other_data_or_one_name_are_noticed(world, trained, tmp_path):
     other = train("satclip", world, tmp_path / "other", replace(SMALL, split=SMALL.split | {"seed": 9}), progress=False)
     with pytest.raises(ValueError, match="different splits"):
         evaluate([trained, other], world, progress=False)
@@ -101,6 +96,8 @@ def test_runs_with_other_splits_or_other_data_are_noticed(world, trained, tmp_pa
     assert evaluate([trained], elsewhere, progress=False)["training"]["imagebind"]["other_data"] is True
     with pytest.raises(ValueError, match="no runs"):
         evaluate([], world, progress=False)
+    with pytest.raises(ValueError, match="both called 'imagebind'"):
+        evaluate([trained, trained], world, progress=False)
 
 
 def test_a_row_is_marked_only_when_its_interval_reaches_the_best():
@@ -168,42 +165,6 @@ def test_what_is_not_defined_is_none_in_the_results_and_a_dash_in_tables(world, 
     assert not any("[" in v or "≈" in v for c in frame for v in frame[c])
     assert "too few blocks for an interval" in probe_table(found, "random").caption
     assert cka_table(found).frame.loc["collapsed", "noise"] == "–"
-
-
-def test_retrieval_without_an_interval_is_shown(results):
-    bare = [{k: None if k.endswith(("_low", "_high")) else v for k, v in r.items()} for r in results["retrieval"]]
-    table = retrieval_table(results | {"retrieval": bare}, "image", "location")
-    row = table.frame.loc["imagebind"]
-    assert "too few blocks for an interval" in table.caption
-    assert row["recall@10, 95 %"].rstrip(" ★") == row["median error, 95 %"] == "–"
-
-
-def test_place_ids_may_be_numbers_in_a_table_of_embeddings(tmp_path):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    store = write_store(tmp_path / "s", places={"place_id": ["0", "1"], "lon": [0.0, 1.0], "lat": [0.0, 1.0]})
-    pq.write_table(pa.table({"place_id": [1, 0], "embedding": [[1.0, 2.0], [3.0, 4.0]]}), tmp_path / "p.parquet")
-    assert suite._read_embeddings(tmp_path / "p.parquet", store).tolist() == [[3, 4], [1, 2]]
-
-
-def test_residuals_of_nine_places_are_all_neighbours_and_have_no_moran(world):
-    rows = np.arange(len(world))
-    protocol = Protocol("random", ((rows < 200, rows >= len(world) - 9),))
-    found = task_folds(world.column, {"warmth": WORLD_TASKS["warmth"]}, [protocol])
-    rows, predictions = suite.probe_rows(ProbeRunner("latitude", world.lonlat, world.lonlat[:, 1:]), found)
-    assert rows[0]["morans_i_z"] is None and predictions["warmth|random"].shape == (9,)
-
-
-def test_runs_that_cannot_be_told_apart_or_did_not_finish_are_refused(world, trained, tmp_path):
-    with pytest.raises(ValueError, match="both called 'imagebind'"):
-        evaluate([trained, trained], world, progress=False)
-    unfinished = tmp_path / "unfinished"
-    shutil.copytree(trained, unfinished)
-    (unfinished / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match="no model.safetensors"):
-        evaluate([unfinished], world, out=tmp_path / "results.json", progress=False)
-    assert not (tmp_path / "results.json").exists()
 
 
 def test_a_failed_write_leaves_the_old_results_and_nothing_half_written(world, trained, tmp_path, monkeypatch):
