@@ -45,15 +45,10 @@ CHECKPOINT_S = 10.0  # least seconds between two checkpoints
 
 
 def train(
-    architecture: str,
-    data: PlaceStore | str | Path,
-    out: str | Path,
-    config: TrainConfig | None = None,
-    resume: bool = False,
-    init: str | Path | None = None,
-    extra: dict[str, np.ndarray] | None = None,
+    architecture: str, data: PlaceStore | str | Path, out: str | Path, config: TrainConfig | None = None,
+    resume: bool = False, init: str | Path | None = None, extra: dict[str, np.ndarray] | None = None,
     progress: bool = True,
-) -> Path:
+) -> Path:  # fmt: skip
     """Train an architecture on a place store and write the run folder ``out``.
 
     Args:

@@ -27,7 +27,7 @@ class Bomb:
         return (pytest.exit, ("unpickled",))
 
 
-def test_damaged_and_hostile_weights_are_refused(copy):
+def test_damaged_and_hostile_files_are_refused(copy):
     weights = copy / "model.safetensors"
     whole = weights.read_bytes()
     huge_header = (2**62).to_bytes(8, "little") + whole[8:]
@@ -39,9 +39,6 @@ def test_damaged_and_hostile_weights_are_refused(copy):
     save_file({"x": torch.zeros(1)}, weights)
     with pytest.raises(ValueError, match="do not fit config.yaml"):
         geonb.load(copy)
-
-
-def test_a_config_is_data_and_not_code(copy):
     (copy / "config.yaml").write_text("architecture: !!python/object/apply:os.system [echo]\n")
     with pytest.raises(ValueError, match="config.yaml: damaged"):
         geonb.load(copy)
@@ -75,25 +72,6 @@ def test_a_line_that_was_cut_is_left_out_and_metrics_end_at_a_step(copy):
     run.append_metrics(copy, {"step": 15})
     assert [json.loads(line)["step"] for line in metrics.open()] == [5, 10, 15]
     assert run.read_lines(copy / "nothing.jsonl") == []
-
-
-def test_a_checkpoint_gives_back_what_it_was_given(copy):
-    def setup():
-        torch.manual_seed(0)
-        model = torch.nn.Linear(3, 2)
-        return model, torch.optim.AdamW(model.parameters())
-
-    model, optimizer = setup()
-    model(torch.ones(1, 3)).sum().backward()
-    optimizer.step()
-    best, state = {"weight": torch.arange(3.0)}, {"step": 7, "best_loss": 0.1 + 0.2}
-    run.save_checkpoint(copy, {"model": model}, optimizer, best, state)
-    again, other = setup()
-    found = run.load_checkpoint(copy, {"model": again}, other)
-    assert torch.equal(found[0]["weight"], best["weight"]) and found[1] == state
-    assert torch.equal(again.weight, model.weight)
-    for a, b in zip(optimizer.state_dict()["state"].values(), other.state_dict()["state"].values(), strict=True):
-        assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
 def test_a_file_that_cannot_be_written_for_want_of_a_folder_is_not_blamed_on_the_disk(tmp_path):

@@ -16,7 +16,7 @@ from world import SMALL, make_world
 import geonb
 from geonb import training
 from geonb.architectures import ARCHITECTURES, Architecture
-from geonb.config import TrainConfig, build, config_from_file, resolve, split_of
+from geonb.config import TrainConfig, config_from_file, split_of
 from geonb.geo import blocks
 from geonb.run import METRICS, read_lines
 from geonb.training import backward_transfer, batch_rows, learning_rate, train
@@ -50,6 +50,7 @@ def test_every_architecture_trains_and_loads(name, world, tmp_path):
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["steps"] == 20 and manifest["samples_seen"] == 20 * 64 and manifest["selected_step"] in steps
     assert manifest["data"]["simulated"]["image"] is True
+    assert set(manifest["backward_transfer"] or ()) == ({"text", "image"} if name == "cyclic" else set())
 
     model = geonb.load(run)
     vectors = model.embed_locations(world.lonlat)
@@ -64,13 +65,6 @@ def test_training_learns_to_find_places_by_their_texts(world, tmp_path):
     nearest = np.abs(world.lonlat[similarity.argmax(1), 1] - world.lonlat[test, 1])
     chance = np.abs(world.lonlat[:, 1][None] - world.lonlat[test, 1][:, None])
     assert np.median(nearest) < 0.5 * np.median(chance)
-
-
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(world, trained, tmp_path):
-    again = train("imagebind", world, tmp_path / "again", SMALL, progress=False)
-    other = train("imagebind", world, tmp_path / "other", replace(SMALL, seed=1), progress=False)
-    assert same(weights(trained), weights(again))
-    assert not same(weights(trained), weights(other))
 
 
 # ---- what stops a run
@@ -338,7 +332,6 @@ def test_stratified_batches_have_at_most_one_place_of_a_cell(world, tmp_path):
         assert len(chosen) == 48 and len(set(cells[chosen.numpy()])) == 48
         seen |= set(chosen.tolist())
     assert len(seen) > 0.9 * len(rows)
-    assert torch.equal(batch_rows(rows, 3, 48, 0, cells), batch_rows(rows, 3, 48, 0, cells))
     assert len(batch_rows(rows, 0, 10_000, 0, cells)) == len(set(cells))
     config = replace(SMALL, steps=1, batch_size=300, stratify_km=3000.0)
     manifest = json.loads((train("satclip", world, tmp_path / "run", config, progress=False) / "manifest.json").read_text())
@@ -396,16 +389,6 @@ def test_mixed_precision_is_near_and_double_precision_goes_with_everything(world
 # ---- phases
 
 
-def test_cyclic_keeps_its_position_encoder_and_reports_its_phases(world, tmp_path):
-    run = train("cyclic", world, tmp_path / "cyclic", replace(SMALL, options={"cycles": 2}), progress=False)
-    assert [line["phase"] for line in metrics(run) if "phase" in line] == [0, 1, 2, 3]
-    assert set(json.loads((run / "manifest.json").read_text())["backward_transfer"]) == {"text", "image"}
-    dims = {m: b["dim"] for m, b in geonb.load(run).manifest["backbones"].items()}
-    untrained = build("cyclic", resolve("cyclic", world, SMALL), dims)
-    for k, v in untrained.encoders["location"].state_dict().items():
-        assert torch.equal(v, weights(run)[f"encoders.location.{k}"]), k
-
-
 def test_backward_transfer_counts_what_later_phases_did():
     model = type("model", (), {"order": ("text", "image")})
     ends = [(0, 4.0, 5.0), (1, 4.5, 3.0), (2, 2.0, 3.5), (3, 2.25, 1.0)]
@@ -423,10 +406,8 @@ def test_backward_transfer_counts_what_later_phases_did():
     "architecture, changes, message",
     [
         ("satclip", {"modalities": ("location", "text", "image")}, "binds location with one modality"),
-        ("fused", {"encoding": {"name": "sh"}}, "unknown positional encoding"),
         ("geoclip", {"options": {"queue": -1}}, "queue cannot be negative"),
         ("fused", {"encoding": {"name": "grid", "scale": 3}}, "encoding: .*'scale'.*misspelt option"),
-        ("fused", {"network": {"name": "residual", "neurons": 3}}, "network: .*'neurons'.*misspelt option"),
         ("fused", {"head": {"name": "residual", "neurons": 3}}, "head: .*'neurons'.*misspelt option"),
         ("fused", {"options": {"excude_km": 3}}, "options: .*'excude_km'.*misspelt option"),
         ("cyclic", {"steps": 8, "options": {"cycles": 8}}, "16 phases need at least that many steps, not 8"),
@@ -438,23 +419,25 @@ def test_senseless_requests_are_refused_before_anything_is_written(architecture,
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("train_places", "val_places"), [(1, 5), (5, 0)])
-def test_a_modality_that_is_too_scarce_to_learn_or_to_judge_is_refused(train_places, val_places, world, tmp_path):
+def rare(world, train_places, val_places):
     extra, split = np.full((len(world), 3), np.nan), split_of(world, SMALL)
     for part, count in (("train", train_places), ("val", val_places)):
         extra[np.flatnonzero(split == part)[:count]] = np.random.default_rng(0).normal(size=(count, 3))
-    message = f"{train_places} places to train on and {val_places} to validate on have 'rare', which needs 2 of each"
+    return {"rare": extra}
+
+
+@pytest.mark.parametrize("places", [(1, 5), (5, 0)])
+def test_a_modality_that_is_too_scarce_to_learn_or_to_judge_is_refused(places, world, tmp_path):
+    message = f"{places[0]} places to train on and {places[1]} to validate on have 'rare', which needs 2 of each"
     with pytest.raises(ValueError, match=message):
-        train("imagebind", world, tmp_path / "run", SMALL, extra={"rare": extra}, progress=False)
+        train("imagebind", world, tmp_path / "run", SMALL, extra=rare(world, *places), progress=False)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_scarce_modality_is_validated_though_few_places_are_drawn(world, tmp_path, monkeypatch):
-    extra, split = np.full((len(world), 3), np.nan), split_of(world, SMALL)
-    for part in ("train", "val"):
-        extra[np.flatnonzero(split == part)[:3]] = np.random.default_rng(0).normal(size=(3, 3))
     monkeypatch.setattr(training, "VALIDATION_PLACES", 4)
-    run = train("imagebind", world, tmp_path / "run", replace(SMALL, steps=1), extra={"rare": extra}, progress=False)
+    config = replace(SMALL, steps=1)
+    run = train("imagebind", world, tmp_path / "run", config, extra=rare(world, 3, 3), progress=False)
     assert metrics(run)[0]["held_out/rare"] > 0  # among one place or none it would be 0
 
 
@@ -502,5 +485,3 @@ def test_a_run_can_start_from_another_and_from_its_text_backbone(world, trained,
     with pytest.raises(ValueError, match="its text backbone is lsa, not minilm; write backbones: {text: lsa}"):
         minilm = replace(config, backbones={"text": "minilm"})
         train("imagebind", other, tmp_path / "no", minilm, init=trained, progress=False)
-
-
