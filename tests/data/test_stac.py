@@ -7,7 +7,15 @@ import dask
 import numpy as np
 import pystac
 import pytest
+import rasterio
 from faulty import Response, serve, tree
+from odc.geo.geobox import GeoBox
+from rasterio.enums import Resampling
+from rasterio.transform import from_origin
+from rasterio.vrt import WarpedVRT
+from rasterio.warp import transform
+from shapely.affinity import translate
+from shapely.geometry import MultiPolygon, Polygon, box, mapping, shape
 
 from geonb import practice
 from geonb.data.sentinel2 import BANDS, chip_grid, utm_epsg
@@ -15,12 +23,6 @@ from geonb.data.sources import http, stac
 from geonb.data.sources.parts import Chip
 from geonb.data.sources.stac import ASSETS, _read_chip, declared_offset, from_stac
 from geonb.data.store import check_store
-
-rasterio = pytest.importorskip("rasterio")
-from rasterio.enums import Resampling  # noqa: E402
-from rasterio.transform import from_origin  # noqa: E402
-from rasterio.vrt import WarpedVRT  # noqa: E402
-from rasterio.warp import transform  # noqa: E402
 
 PLANTS = np.array([300, 350, 600, 400, 900, 2200, 2600, 2800, 2900, 2900, 1600, 800])  # reflectance x 10,000
 SAND = np.array([1200, 1500, 2300, 3200, 3500, 3700, 3800, 3900, 4000, 4000, 5000, 4500])
@@ -54,7 +56,7 @@ class Sky:
             else:
                 pixels = (spectrum[BANDS.index(band)] + rng.integers(0, 100, (n, n))).astype(np.uint16) + np.uint16(offset)
             self.truth[name][band] = pixels, west, north
-            self.files[f"/{name}/{band}.tif"] = practice._geotiff(pixels, from_origin(west, north, metres, metres), epsg)
+            self.files[f"/{name}/{band}.tif"] = practice._geotiff(pixels, GeoBox((n, n), from_origin(west, north, metres, metres), epsg))
         lon, lat = transform(f"EPSG:{epsg}", "EPSG:4326", [west, west + EDGE, west + EDGE, west], [north, north, north - EDGE, north - EDGE])
         bands = [] if raster is None else [{"nodata": 0, "scale": raster[0], "offset": raster[1]}]
         item = {
@@ -78,8 +80,6 @@ class Sky:
             return answered(practice._landing_page(self.url))
         if request.path != "/v1/search":
             return Response(404)
-        from shapely.geometry import shape
-
         asked = json.loads(request.body)
         self.searches.append(asked)
         start, end = (datetime.fromisoformat(day) for day in asked["datetime"].split("/"))
@@ -98,9 +98,6 @@ class Sky:
 
 def footprint(lon, lat):
     """The square of four corners as GeoJSON; in two parts where it lies on both sides of the antimeridian."""
-    from shapely.affinity import translate
-    from shapely.geometry import MultiPolygon, Polygon, box, mapping
-
     if max(lon) - min(lon) < 180:
         return mapping(Polygon(zip(lon, lat, strict=True)))
     whole = Polygon([(x % 360, y) for x, y in zip(lon, lat, strict=True)])
