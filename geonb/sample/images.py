@@ -47,9 +47,9 @@ def simulate_sentinel2(
         seed: decides everything random in a chip, together with its place_id.
 
     Returns:
-        images: uint16 (k, 12, size, size), reflectance x 10,000 in the order of `BANDS`, never 0.
-        facts: columns of length k: ndvi_mean, water_share, snow_share, built_share, cloud_share, season_day,
-            landscape, field_pattern; ``assets/facts.yaml`` defines them.
+        The images, uint16 (k, 12, size, size), reflectance x 10,000 in the order of ``BANDS``, never 0; and columns of
+        length k: ndvi_mean, water_share, snow_share, built_share, cloud_share, season_day, landscape, field_pattern,
+        which ``assets/facts.yaml`` defines.
     """
     chips, chip_facts = [], []
     for place_id, *known in zip(*(facts[name] for name in COLUMNS), strict=True):
