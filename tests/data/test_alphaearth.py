@@ -142,7 +142,7 @@ def test_it_continues_after_the_network_failed_and_asks_for_no_file_twice(bucket
         add_alphaearth(store, tmp_path / "aef.parquet", 2024)
     bucket.server.tricks = {}
     bucket.server.seen.clear()
-    assert add_alphaearth(store, tmp_path / "aef.parquet", 2024) == {"embedded": 6}
+    assert add_alphaearth(store, tmp_path / "aef.parquet", 2024) == {"embedded": 6, module.NO_TILE: 0}
     assert {request.path for request in bucket.server.seen} == {last}
     assert [file.name for file in tmp_path.glob("aef*")] == ["aef.parquet"]
 

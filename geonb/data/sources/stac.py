@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import date, timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -49,20 +49,14 @@ if TYPE_CHECKING:
 EARTH_SEARCH = "https://earth-search.aws.element84.com/v1"
 COLLECTION = "sentinel-2-c1-l2a"
 #: The asset of each band, and of the scene classification (SCL).
-ASSETS = dict(
-    zip(
-        [*BANDS, "SCL"],
-        ("coastal", "blue", "green", "red", "rededge1", "rededge2", "rededge3", "nir", "nir08", "nir09", "swir16",
-         "swir22", "scl"),
-        strict=True,
-    )
-)  # fmt: skip
+ASSETS = {
+    "B1": "coastal", "B2": "blue", "B3": "green", "B4": "red", "B5": "rededge1", "B6": "rededge2", "B7": "rededge3",
+    "B8": "nir", "B8A": "nir08", "B9": "nir09", "B11": "swir16", "B12": "swir22", "SCL": "scl",
+}  # fmt: skip
 SOURCE = "Copernicus Sentinel-2 Collection 1 L2A through Earth Search (Element 84, AWS Open Data)"
 LICENSE = "free and open (Copernicus Sentinel data terms); contains modified Copernicus Sentinel data"
 METHODS = ("least_cloudy", "median")
-
 COARSE = ("B1", "B5", "B6", "B7", "B8A", "B9", "B11", "B12")  # 20 and 60 m
-
 MAX_SCENE_CLOUD = 80  # per cent of a scene; cloudier ones are not searched for
 MAX_CLOUD = 0.05  # share of a chip that may be covered or lack data
 MAX_PASSES = 12  # of which the scene classification is read for one chip
@@ -264,11 +258,10 @@ def _read_chip(lon: float, lat: float, period: tuple[str, str], size: int, metho
     return Chip(image, day, columns)
 
 
-def _median(images: Iterable[np.ndarray], clear: Iterable[np.ndarray]) -> np.ndarray:
+def _median(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> np.ndarray:
     """Take for each pixel and band the median of its clear views; 0 where there are fewer than MIN_VIEWS."""
-    masks = np.stack([*clear])
-    values = np.where(masks[:, None], np.stack([*images]), np.nan)
-    enough = masks.sum(0) >= MIN_VIEWS
+    values = np.where(np.stack(masks)[:, None], np.stack(images), np.nan)
+    enough = np.sum(masks, axis=0) >= MIN_VIEWS
     image = np.zeros(values.shape[1:], np.uint16)
     image[:, enough] = np.rint(np.nanmedian(values[:, :, enough], axis=0))
     return image
