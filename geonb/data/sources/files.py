@@ -55,7 +55,7 @@ COUNTRY_FAR_KM = 2000
 COUNTRY_FAR_RATIO = 4
 COUNTRY_MIN_OTHERS = 5
 MIRROR_HOME_KM = 500
-FAR = "far from its country"
+AXIS_FAR, FAR = "on an axis, far from its country", "far from its country"
 
 TILE = 64  # pixels, the edge of a tile
 
@@ -95,8 +95,8 @@ def read_texts(
     if missing := [name for name in ("lon", "lat", "text") if role[name] is None]:
         wanted = " or ".join(COLUMN_NAMES[missing[0]])
         raise ValueError(f"{path}: no column {wanted} for {missing[0]}; the columns are {', '.join(table)}")
-    n = len(table[role["text"]])
-    columns = {name: table[column] if column else _objects([""] * n) for name, column in role.items()}
+    unknown = np.full(len(table[role["text"]]), "", object)
+    columns = {name: table[column] if column else unknown for name, column in role.items()}
     lonlat = np.stack([[_number(value) for value in columns[name]] for name in ("lon", "lat")], 1)
     texts = _objects([_clean(text) for text in columns["text"]])
     titles = _objects([_clean(title.replace("_", " ")) for title in columns["title"]])
@@ -110,7 +110,7 @@ def read_texts(
     gone = invalid | empty | repeated
     suspicious = suspicious_positions(lonlat, columns["country"], columns["continent"], skip=gone)
     flagged = suspicious if keep_suspicious else {FAR: suspicious.pop(FAR)}
-    flag, skips = np.full(n, None), Skips()
+    flag, skips = np.full(len(gone), None), Skips()
     for reason, mask in flagged.items():
         flag[mask] = reason
     for reason, mask in (dropped if keep_suspicious else dropped | suspicious).items():
@@ -150,7 +150,7 @@ def suspicious_positions(
     usable = np.ones(n, bool) if skip is None else ~skip
     zero = usable & (lonlat == 0).all(1)
     axis = usable & (lonlat == 0).any(1) & ~zero
-    axis_far, mirrored, country_far = np.zeros(n, bool), np.zeros(n, bool), np.zeros(n, bool)
+    found = {"at 0, 0": zero} | {reason: np.zeros(n, bool) for reason in (AXIS_FAR, "mirrored", FAR)}
     country, continent = np.asarray(country, dtype=object), np.asarray(continent, dtype=object)
     witness = usable & ~zero & ~axis
 
@@ -159,7 +159,7 @@ def suspicious_positions(
             others = lonlat[witness & (group == group[row])] if group[row] else lonlat[:0]
             if len(others):
                 distance, spread = _distance_and_spread(lonlat[row], others)
-                axis_far[row] = distance > max(AXIS_FAR_KM, 2 * spread)
+                found[AXIS_FAR][row] = distance > max(AXIS_FAR_KM, 2 * spread)
                 break
     for name in set(country[witness]) - {"", None}:
         members = np.flatnonzero(witness & (country == name))
@@ -171,13 +171,8 @@ def suspicious_positions(
             if distance > max(COUNTRY_FAR_KM, COUNTRY_FAR_RATIO * spread):
                 flips = lonlat[row] * [[-1, 1], [1, -1], [-1, -1]]
                 nearest = min(_distance_and_spread(flip, others)[0] for flip in flips)
-                (mirrored if nearest <= max(MIRROR_HOME_KM, spread) else country_far)[row] = True
-    return {
-        "at 0, 0": zero,
-        "on an axis, far from its country": axis_far,
-        "mirrored": mirrored,
-        FAR: country_far,
-    }
+                found["mirrored" if nearest <= max(MIRROR_HOME_KM, spread) else FAR][row] = True
+    return found
 
 
 def _distance_and_spread(point: np.ndarray, others: np.ndarray) -> tuple[float, float]:
@@ -390,8 +385,7 @@ def from_files(
             raise ValueError(f"{path}: pixels of {sizes[-1]:g} m, others have {sizes[0]:g} m; make a store of each")
         parts.append(places)
     places = _stacked(parts)
-    count = len(places["lon"])
-    if not count:
+    if not len(places["lon"]):
         raise ValueError(f"no tile is left to use\n{skips}")
     if skips.counts:
         print(skips, file=sys.stderr)
@@ -400,7 +394,7 @@ def from_files(
         places=places,
         texts=_stacked(texts) if texts else None,
         images=(read_tiles(path, tile, harmonise=harmonise)[0] for path in chips) if sizes else None,
-        image_rows=np.arange(first, count),
+        image_rows=np.arange(first, len(places["lon"])),
         gsd_m=sizes[0] if sizes else 10.0,
         simulated={"location": False, "text": False, "image": False},
         made={
@@ -426,9 +420,7 @@ def _datacard(places: dict[str, np.ndarray], texts: int, skips: Skips) -> str:
 
 {credits}
 
-## What was left out
-
-Rows are counted from 0 below the header.
+## What was left out (rows are counted from 0 below the header)
 
 ```
 {skips}
