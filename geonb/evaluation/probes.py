@@ -56,10 +56,6 @@ class RidgeProbe:
         ValueError: a representation that is not (n, d) or not finite, with the row.
 
     Example:
-        A target that is linear in the representation, up to noise of a hundredth of its variance:
-
-        >>> import numpy as np
-        >>> from geonb.evaluation.probes import RidgeProbe, score
         >>> rng = np.random.default_rng(0)
         >>> lonlat, x = rng.uniform((-180, -60), (180, 60), (500, 2)), rng.standard_normal((500, 4))
         >>> y = x @ [5, 5, 5, 5] + rng.standard_normal(500)
@@ -74,12 +70,12 @@ class RidgeProbe:
         self.spread[self.spread < 1e-9] = 1.0
         self.x, self.fold = (x - self.mean) / self.spread, _folds(lonlat, fold_km)
         gram, total = self.x.T @ self.x, self.x.sum(0)
-        self._whole = _Path(gram, total, len(self.x))
+        self._whole = _ridge(gram, total, len(self.x))
         self._folds = []
         for f in np.unique(self.fold):
             out = self.x[self.fold == f]
             if len(out) < len(self.x):
-                self._folds.append((f, _Path(gram - out.T @ out, total - out.sum(0), len(self.x) - len(out))))
+                self._folds.append((f, _ridge(gram - out.T @ out, total - out.sum(0), len(self.x) - len(out))))
 
     def predict(self, y: np.ndarray, x: np.ndarray, kind: str) -> tuple[np.ndarray, float]:
         """Fit the labels (n,) of the training places, and predict other places from their representation x (t, d).
@@ -99,29 +95,28 @@ class RidgeProbe:
         classes, y = _encoded(y, kind)
         cross, total = self.x.T @ y, y.sum(0)
         losses = np.zeros(len(ALPHAS))
-        for f, path in self._folds:
+        for f, solutions in self._folds:
             out = self.fold == f
-            solve = path.solutions(cross - self.x[out].T @ y[out], total - y[out].sum(0), self.x[out])
+            solve = solutions(cross - self.x[out].T @ y[out], total - y[out].sum(0), self.x[out])
             losses += [_loss(solve(alpha), y[out], kind) for alpha in ALPHAS]
         alpha = float(ALPHAS[losses.argmin()])
-        predicted = self._whole.solutions(cross, total, (x - self.mean) / self.spread)(alpha)
+        predicted = self._whole(cross, total, (x - self.mean) / self.spread)(alpha)
         if kind == "regression":
             predicted = predicted.clip(y.min(), y.max())
         return _decoded(predicted, classes), alpha
 
 
-class _Path:
+def _ridge(gram: np.ndarray, total: np.ndarray, n: int) -> Callable[..., Callable[[float], np.ndarray]]:
     """Ridge solutions for every penalty, from one eigendecomposition of the centred Gram matrix."""
+    mean = total / n
+    values, vectors = np.linalg.eigh(gram - n * np.outer(mean, mean))
 
-    def __init__(self, gram: np.ndarray, total: np.ndarray, n: int) -> None:
-        self.mean, self.n = total / n, n
-        self.values, self.vectors = np.linalg.eigh(gram - n * np.outer(self.mean, self.mean))
-
-    def solutions(self, cross: np.ndarray, y_total: np.ndarray, x: np.ndarray) -> Callable[[float], np.ndarray]:
+    def solutions(cross: np.ndarray, y_total: np.ndarray, x: np.ndarray) -> Callable[[float], np.ndarray]:
         """A function from the penalty to predictions for x; ``cross`` is X'Y, ``y_total`` the column sums of Y."""
-        projected = self.vectors.T @ (cross - np.outer(self.mean, y_total))
-        x = (x - self.mean) @ self.vectors
-        return lambda alpha: x @ (projected / (np.maximum(self.values, 0) + alpha)[:, None]) + y_total / self.n
+        projected, turned = vectors.T @ (cross - np.outer(mean, y_total)), (x - mean) @ vectors
+        return lambda alpha: turned @ (projected / (np.maximum(values, 0) + alpha)[:, None]) + y_total / n
+
+    return solutions
 
 
 class ConstantProbe:
@@ -158,15 +153,12 @@ class NeighboursProbe:
 
 
 class KrigingProbe:
-    """Kriging on position: the reference that uses nothing but how similar nearby places are.
+    """Kriging: a Gaussian process on positions (n, 2), degrees, of the training places, as a reference.
 
-    A Gaussian process with a constant mean, a Matérn 3/2 covariance of the chord between two places and independent
-    noise (Rasmussen and Williams, 2006, ch. 2, 4, 5). Range and noise have the largest marginal likelihood on at most
-    500 training places, among :data:`KRIGING_KM` and :data:`KRIGING_NOISE`. Each test place is predicted from its 64
-    nearest training places. Classes are kriged as one-hot numbers with one covariance, and the largest wins.
-
-    Args:
-        lonlat: positions (n, 2) of the training places, degrees.
+    It has a constant mean, a Matérn 3/2 covariance of the chord between two places and independent noise (Rasmussen
+    and Williams, 2006, ch. 2, 4, 5). Range and noise have the largest marginal likelihood on at most 500 training
+    places, among :data:`KRIGING_KM` and :data:`KRIGING_NOISE`. Each test place is predicted from its 64 nearest
+    training places. Classes are kriged as one-hot numbers with one covariance, and the largest wins.
     """
 
     def __init__(self, lonlat: np.ndarray) -> None:
@@ -179,18 +171,17 @@ class KrigingProbe:
         """Predict places at positions (t, 2), degrees, from labels (n,). The penalty is the variance of the noise
         divided by the signal's."""
         classes, y = _encoded(y, kind)
-        query, mean = unit_xyz(lonlat), y.mean(0)
+        mean = y.mean(0)
         y = y - mean
         _, km, noise = self._likeliest(y[self.some])
-        k = min(KRIGING_NEIGHBOURS, len(self.xyz))
-        predicted = np.empty((len(query), y.shape[1]))
-        for rows in np.array_split(np.arange(len(query)), 1 + len(query) // 512):
-            distance, near = (v.reshape(len(rows), k) for v in cKDTree(self.xyz).query(query[rows], k=k))
+        predicted = []
+        for query in np.array_split(unit_xyz(lonlat), 1 + len(lonlat) // 512):
+            distance, near = _nearest(self.xyz, query, KRIGING_NEIGHBOURS)
             between = np.linalg.norm(self.xyz[near][:, :, None] - self.xyz[near][:, None], axis=3)
-            covariance = _matern(between * EARTH_RADIUS_KM, km) + noise * np.eye(k)
+            covariance = _matern(between * EARTH_RADIUS_KM, km) + noise * np.eye(near.shape[1])
             weights = np.linalg.solve(covariance, _matern(distance * EARTH_RADIUS_KM, km)[..., None])[..., 0]
-            predicted[rows] = np.einsum("qk,qkc->qc", weights, y[near])
-        return _decoded(predicted + mean, classes), noise
+            predicted.append(np.einsum("qk,qkc->qc", weights, y[near]))
+        return _decoded(np.concatenate(predicted) + mean, classes), noise
 
     def _likeliest(self, y: np.ndarray) -> tuple[float, float, float]:
         """Log likelihood up to a constant, range in km and noise of the best combination."""
@@ -210,8 +201,7 @@ def _matern(km: np.ndarray, range_km: float) -> np.ndarray:
 
 
 def untrained_encoding(lonlat: np.ndarray, degrees: int = 20) -> np.ndarray:
-    """Encode positions (n, 2), degrees, by spherical harmonics (n, degrees**2) without a network; nothing is learned.
-    More degrees resolve finer patterns."""
+    """Encode positions (n, 2), degrees, by spherical harmonics (n, degrees**2); more degrees resolve finer patterns."""
     import torch
 
     from geonb.encoders.location import positional_encoding
@@ -250,11 +240,15 @@ def _loss(predicted: np.ndarray, y: np.ndarray, kind: str) -> float:
 
 
 def _weighted(xyz: np.ndarray, y: np.ndarray, query: np.ndarray, k: int) -> np.ndarray:
-    k = min(k, len(xyz))
-    distance, index = (v.reshape(len(query), k) for v in cKDTree(xyz).query(query, k=k))
+    distance, near = _nearest(xyz, query, k)
     weight = 1 / np.maximum(distance, 1e-6)
     weight /= weight.sum(1, keepdims=True)
-    return sum(weight[:, [j]] * y[index[:, j]] for j in range(k))
+    return sum(weight[:, [j]] * y[near[:, j]] for j in range(near.shape[1]))
+
+
+def _nearest(xyz: np.ndarray, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Chords and rows (q, k) of the nearest places; fewer than k where there are fewer."""
+    return cKDTree(xyz).query(query, k=range(1, min(k, len(xyz)) + 1))
 
 
 def _finite(x: np.ndarray, what: str) -> np.ndarray:

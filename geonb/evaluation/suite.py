@@ -77,8 +77,9 @@ def evaluate(
     tasks = {name: task for name, task in TASKS.items() if task.column in store.columns}
     size_km, ranges = block_km(store, tasks)
     config, split, skipped = _split(store, models, size_km)
-    for name in [name for name in TASKS if name not in tasks]:
-        skipped.append({"task": name, "why": f"the store has no column {TASKS[name].column}"})
+    for name, task in TASKS.items():
+        if name not in tasks:
+            skipped.append({"task": name, "why": f"the store has no column {task.column}"})
     for modality in ("text", "image"):
         if not store.has(modality).any():
             skipped.append({"modality": modality, "why": "the store has none"})
@@ -277,15 +278,13 @@ def _split(store: PlaceStore, models: Mapping[str, Model], size_km: float) -> tu
     configs = {json.dumps(m.config["split"], sort_keys=True) for m in models.values()}
     if len(configs) > 1:
         raise ValueError("the runs have different splits, so no held-out place is new to all; evaluate them one by one")
-    skipped: list[dict] = []
-    config = (
-        json.loads(configs.pop()) if configs else {"kind": "blocked", "size_km": size_km, "buffer_km": 50.0, "seed": 0}
-    )
+    if configs:
+        config = json.loads(configs.pop())
+        return config, split_of(store, {"split": config}), []
+    config, skipped = {"kind": "blocked", "size_km": size_km, "buffer_km": 50.0, "seed": 0}, []
     try:
         split = split_of(store, {"split": config})
     except ValueError:
-        if models:
-            raise
         why = f"too few blocks of {size_km:g} km hold places; drawn at random"
         config, skipped = {"kind": "random", "seed": 0}, [{"protocol": "blocked", "why": why}]
         split = split_of(store, {"split": config})
@@ -314,9 +313,7 @@ def _load_all(
         for subject in subjects:
             name = Path(subject).resolve().name.removesuffix(".parquet")
             if name in named:
-                raise ValueError(
-                    f"{named[name]} and {subject} are both called {name!r}; rename one, results go by name"
-                )
+                raise ValueError(f"{named[name]} and {subject} are both called {name!r}; rename one")
             named[name] = subject
         subjects = named
     if not subjects:
