@@ -50,11 +50,9 @@ class Cell:
     """One run of the grid, or one reference row.
 
     Attributes:
-        architecture: a key of geonb.architectures.ARCHITECTURES, the name of a reference row, or of an array of
-            ``Settings.extra``.
+        architecture: of the run, the name of a reference row, or of an array of ``Settings.extra``.
         bound: the modalities that position is bound to; () for a reference.
         encoder: a key of LOCATION_ENCODERS; "own" is the architecture's default. "" for a reference.
-        seed: of weights, batches and the split.
         variant: a name for ``changes``, fields of geonb.config.TrainConfig.
     """
 
@@ -79,7 +77,6 @@ class Settings:
     Attributes:
         data: folder of the place store. ``out``: where runs, rows and predictions go.
         size_km: edge of the held-out blocks; no smaller than the targets' correlation ranges.
-        steps, batch_size: of every run.
         extra: a .npz with features of further modalities by name (places, d), or None.
     """
 
@@ -104,13 +101,9 @@ def run_cells(cells: list[Cell], settings: Settings, workers: int | None = None,
         workers: processes of one thread each; by default one per core.
 
     Raises:
-        ValueError: two cells of one name, or ``out`` holds a grid of other settings.
+        ValueError: ``out`` holds a grid of other settings.
         RuntimeError: some cells failed; the others are done, and the next call tries those again.
     """
-    names = [cell.name for cell in cells]
-    twice = {n for n in names if names.count(n) > 1}
-    if twice:
-        raise ValueError(f"two cells are called {min(twice)}; give one a variant")
     out, store = Path(settings.out), PlaceStore.open(settings.data)
     for folder in ("rows", "predictions"):
         (out / folder).mkdir(parents=True, exist_ok=True)
@@ -172,7 +165,7 @@ def run_cell(cell: Cell, settings: Settings) -> None:
 
 
 def train_cell(cell: Cell, settings: Settings, store: PlaceStore, extra: dict) -> Path:
-    """Train the run of a cell, if it is not there; its checkpoints are deleted when it is."""
+    """Train the run of a cell, if it is missing; then delete its checkpoints."""
     config = TrainConfig(
         modalities=("location", *cell.bound), seed=cell.seed, split=settings.split(cell.seed), steps=settings.steps,
         batch_size=settings.batch_size, backbones=settings.backbones, **LOCATION_ENCODERS[cell.encoder],
@@ -226,9 +219,8 @@ def evaluate_cell(
 
 
 def _row(fold: TaskFold, predicted: np.ndarray) -> dict:
-    kind = "accuracy" if fold.task.kind == "classification" else "R²"
     return {
-        "task": fold.name, "protocol": fold.protocol, "metric": kind, "value": float(fold.score(predicted)),
+        "task": fold.name, "protocol": fold.protocol, "metric": fold.task.metric, "value": float(fold.score(predicted)),
         "n_train": int(np.mean([train.sum() for train, _ in fold.folds])), "n_test": int(fold.test.sum()),
     }  # fmt: skip
 
@@ -256,8 +248,7 @@ def few_labels(protocol: Protocol, n: int | None, seed: int = 0) -> Protocol:
 
 
 def _facts(views: dict[str, np.ndarray], protocol: Protocol, store: PlaceStore) -> list[dict]:
-    """Probes of every fact that the store records, in each view, at places that have both text and image. "floor" is
-    the score of a probe that sees no representation, at least 0."""
+    """Probes of every recorded fact in each view, at places with text and image; "floor": without representation."""
     both = store.has("text") & store.has("image")
     pair = Protocol("random", tuple((train & both, test & both) for train, test in protocol.folds))
     known = {task.column: task for task in TASKS.values()}
@@ -362,16 +353,15 @@ def info_nce_bound(a: np.ndarray, b: np.ndarray) -> float:
     """Measure a lower bound in nats on the mutual information of paired unit vectors (n, d): log N - InfoNCE, N = 256
     (van den Oord et al., 2018, eq. 10), with a scaled cosine as the critic.
 
-    The scale is the best of 16 on one half of the pairs. The bound is measured on the other half: the mean over 20
-    random batches and both directions. It cannot exceed log N. A value below 0 is no information about the
-    mutual information.
+    The scale is the best of 16 on one half of the pairs. The bound is the mean over 20 random batches of the other half
+    and both directions. It cannot exceed log N; a value below 0 says nothing.
 
     Raises:
         ValueError: fewer than 4 pairs.
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    if len(a) != len(b) or len(a) < 4:
-        raise ValueError(f"{len(a)} and {len(b)} vectors; give at least 4 pairs")
+    if len(a) < 4:
+        raise ValueError(f"{len(a)} vectors; give at least 4 pairs")
     order = np.random.default_rng(0).permutation(len(a))
     half = len(a) // 2
     batch = min(BATCH, half)

@@ -40,22 +40,14 @@ KINDS = {
 }  # fmt: skip
 # Files of the real data set: pattern of the name, source, licence.
 PROVENANCE = (
-    (
-        "wikipedia_places.csv*",
-        "Wikipedia introductions through YAGO 3 (github.com/boberle/random-items, commit 2b82ced, 2020)",
-        "CC BY-SA 3.0 (Wikipedia contributors)",
-    ),
-    (
-        "world_heritage.csv*",
-        "UNESCO World Heritage List, 2019 edition (UNESCO World Heritage Centre)",
-        "CC BY-SA 3.0 IGO",
-    ),
-    (
-        "patch_*.tif",
-        "Copernicus Sentinel-2 L2A, example chips of github.com/microsoft/satclip, commit 1ead106",
-        "MIT (repository); contains modified Copernicus Sentinel data",
-    ),
-)
+    ("wikipedia_places.csv*",
+     "Wikipedia introductions through YAGO 3 (github.com/boberle/random-items, commit 2b82ced, 2020)",
+     "CC BY-SA 3.0 (Wikipedia contributors)"),
+    ("world_heritage.csv*", "UNESCO World Heritage List, 2019 edition (UNESCO World Heritage Centre)",
+     "CC BY-SA 3.0 IGO"),
+    ("patch_*.tif", "Copernicus Sentinel-2 L2A, example chips of github.com/microsoft/satclip, commit 1ead106",
+     "MIT (repository); contains modified Copernicus Sentinel data"),
+)  # fmt: skip
 MEASURES = ("n", "recall@1", "recall@10", "chance@10", "median_km", "chance_median_km", "within_750_km")
 
 
@@ -79,19 +71,19 @@ def main(argv: list[str] | None = None) -> dict:
     os.environ.setdefault("GEONB_HOME", str(ROOT))
     atlas_run = args.atlas_run or workspace.run("imagebind")
 
+    made = {
+        "made_by": "research/real_data.py",
+        "sources": {p.name: _source(p.name) for p in found["csv"]} | {"patch_*.tif": _source("patch_1.tif")},
+        "articles": len(articles),
+        "descriptions": len(descriptions),
+        "tiles": len(tiles),
+        "data_hashes": {s.path.name: s.data_hash for s in (articles, descriptions, tiles)},
+        "seeds": args.seeds,
+        "steps": args.steps,
+        "batch_size": TrainConfig().batch_size,
+    }
     result = {
-        "provenance": provenance()
-        | {
-            "made_by": "research/real_data.py",
-            "sources": {p.name: _source(p.name) for p in found["csv"]} | {"patch_*.tif": _source("patch_1.tif")},
-            "articles": len(articles),
-            "descriptions": len(descriptions),
-            "tiles": len(tiles),
-            "data_hashes": {s.path.name: s.data_hash for s in (articles, descriptions, tiles)},
-            "seeds": args.seeds,
-            "steps": args.steps,
-            "batch_size": TrainConfig().batch_size,
-        },
+        "provenance": provenance() | made,
         "text": text_experiment(articles, descriptions, atlas_run, args),
         "image": image_experiment(tiles, tiles_as_found, atlas_run),
     }
@@ -138,10 +130,8 @@ def _text_rows(trained_on: str, split: str, seed: int | None, model, queries: li
         place = model.embed_locations(lonlat)
         for names, query in texts.items():
             found = retrieval(model.embed_texts(query), place, lonlat)
-            rows.append(
-                {"trained_on": trained_on, "split": split, "seed": seed, "queries": name, "names": names}
-                | {k: found[k] for k in MEASURES}
-            )
+            row = {"trained_on": trained_on, "split": split, "seed": seed, "queries": name, "names": names}
+            rows.append(row | {k: found[k] for k in MEASURES})
     return rows
 
 
@@ -162,20 +152,15 @@ def image_experiment(tiles: PlaceStore, as_found: PlaceStore, atlas_run: Path) -
             own, others = kind == k, chip[kind == k]
             possible = [((kind == k) & (chip != c)).sum() / (chip != c).sum() for c in others]
             same = float((nearest[own] == k).mean())
-            result["nearest"].append(
-                {"offset": name, "kind": str(k), "tiles": int(own.sum()), "same_kind": same,
-                 "chance": float(np.mean(possible)), "most_often": _most_frequent(nearest[own])}
-            )  # fmt: skip
+            values, counts = np.unique(nearest[own], return_counts=True)
+            row = {"offset": name, "kind": str(k), "tiles": int(own.sum()), "same_kind": same}
+            row |= {"chance": float(np.mean(possible)), "most_often": str(values[counts.argmax()])}
+            result["nearest"].append(row)
     model = load(atlas_run)
     embedded = model.embed_images(tiles.images(np.arange(len(tiles))))
     found = retrieval(embedded, model.embed_locations(tiles.lonlat), tiles.lonlat)
     result["image_to_location_after_atlas"] = {k: found[k] for k in MEASURES}
     return result
-
-
-def _most_frequent(names: np.ndarray) -> str:
-    values, counts = np.unique(names, return_counts=True)
-    return str(values[counts.argmax()])
 
 
 def _store(path: Path, **inputs) -> PlaceStore:
@@ -191,10 +176,8 @@ def real_data() -> dict[str, list[Path]]:
     folder = Path(os.environ.get("GEONB_REAL_DATA") or ROOT.parent / "shared" / "data")
     found = {"csv": sorted(folder.glob("places_text/*.csv*")), "chips": sorted(folder.glob("sentinel2/*.tif"))}
     if not found["csv"] or not found["chips"]:
-        raise FileNotFoundError(
-            f"no real data in {folder}: it needs places_text/*.csv and sentinel2/*.tif; "
-            "set GEONB_REAL_DATA to the folder that has them"
-        )
+        needs = "places_text/*.csv and sentinel2/*.tif; set GEONB_REAL_DATA to the folder that has them"
+        raise FileNotFoundError(f"no real data in {folder}: it needs {needs}")
     return found
 
 

@@ -6,7 +6,6 @@ the same places and share the draws, so that a difference is between scores of t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +36,6 @@ class GridScores:
     Attributes:
         rows: of the grid by (group, seed).
         groups: in the order of the cells. ``seeds``: those for which every group is done.
-        folds: by (seed, task, protocol).
 
     Raises:
         ValueError: no seed has all its cells.
@@ -64,7 +62,6 @@ class GridScores:
             for fold in task_folds(self.store.column, tasks, protocols):
                 self.folds[seed, fold.name, fold.protocol] = fold
         self._predictions: dict[str, dict] = {}
-        self._scored: dict[tuple, np.ndarray] = {}
 
     def _draw(self, held: np.ndarray, seed: int) -> np.ndarray:
         """How often each block is drawn, (1 + draws, blocks); the first row is the sample as it is."""
@@ -89,7 +86,7 @@ class GridScores:
             weights = self._weights[seed, protocol][:, self._block[fold.test]]
             return score(truth, predicted, fold.task.kind, weights)
 
-        return self._over_seeds(("probe", group, task, protocol), of)
+        return np.stack([of(seed) for seed in self.seeds])
 
     def recall(self, group: Group, query: str, target: str, masked: str = "", route: str = "") -> np.ndarray:
         """recall@10 among held-out places, (seeds, 1 + draws)."""
@@ -100,26 +97,21 @@ class GridScores:
             weights = self._weights[seed, "blocked"][:, self._block[rows.astype(np.int64)]]
             return weights @ hits / weights.sum(1)
 
-        return self._over_seeds((tag, group), of)
+        return np.stack([of(seed) for seed in self.seeds])
 
     def information(self, group: Group, measure: str) -> np.ndarray:
         """A measure of the space, (seeds, 1 + draws); it is the same in every draw of a seed."""
         values = np.array([self.rows[group, s]["information"][measure] for s in self.seeds])
         return np.repeat(values[:, None], self.draws + 1, 1)
 
-    def interval(self, values: np.ndarray, level: float = 0.95) -> dict[str, float]:
+    def interval(self, values: np.ndarray) -> dict[str, float]:
         """{"value", "low", "high"}: the mean over seeds of (seeds, 1 + draws), its interval over seeds and blocks."""
         rng = np.random.default_rng(0)
         seeds = rng.integers(0, len(values), (RESAMPLES, len(values)))
         draw = rng.integers(1, values.shape[1], (RESAMPLES, len(values)))
         means = np.nanmean(values[seeds, draw], 1)
-        low, high = np.nanquantile(means, [(1 - level) / 2, (1 + level) / 2])
+        low, high = np.nanquantile(means, [0.025, 0.975])
         return {"value": float(np.nanmean(values[:, 0])), "low": float(low), "high": float(high)}
-
-    def _over_seeds(self, key: tuple, of: Callable[[int], np.ndarray]) -> np.ndarray:
-        if key not in self._scored:
-            self._scored[key] = np.stack([of(seed) for seed in self.seeds])
-        return self._scored[key]
 
     def arrays(self, group: Group, seed: int) -> dict:
         """Load the predictions of a cell, by task and protocol, and its retrieval."""
@@ -134,8 +126,7 @@ class GridScores:
 def summarise(scores: GridScores) -> dict[str, list[dict]]:
     """Make the tables of a grid: probes, retrieval, information, facts, zero-shot, few labels; means over seeds.
 
-    A probe row has ``behind_best``, the paired difference to the best of its task and protocol among the trained runs
-    and the references.
+    A probe row has ``behind_best``, the paired difference to the best row of its task and protocol.
     """
     tables: dict[str, list[dict]] = {"probes": _probes(scores)}
     for group in scores.groups:
@@ -174,8 +165,9 @@ def _probes(scores: GridScores) -> list[dict]:
         for group in present:
             row = dict(zip(("architecture", "bound", "encoder", "variant"), group, strict=True))
             row |= {"task": task, "protocol": protocol}
-            row["metric"] = "accuracy" if fold.task.kind == "classification" else "R²"
-            row |= scores.interval(values[group]) | {"seeds": values[group][:, 0].tolist()}
+            row |= (
+                {"metric": fold.task.metric} | scores.interval(values[group]) | {"seeds": values[group][:, 0].tolist()}
+            )
             row |= {"n_test": int(fold.test.sum()), "left_out": fold.left_out}
             row["behind_best"] = scores.interval(values[best] - values[group])
             rows.append(row)
