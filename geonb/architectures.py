@@ -3,7 +3,7 @@
 A batch is a dict from modality to ``(values, present)``: values (n, ...) and a bool (n,), which places have the
 modality; the location's values are (lon, lat) in degrees. :meth:`Architecture.forward` is the same for all: the views
 of a batch, their embeddings gathered from all devices, and the loss. A new modality is a new head in the dict. This
-module knows no files and no optimiser.
+module does not know files or optimisers.
 """
 
 from __future__ import annotations

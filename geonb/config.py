@@ -1,6 +1,6 @@
 """The settings of a run, checked field by field, and the untrained architecture that they describe.
 
-Nothing here knows the files of a run or the training loop.
+This module does not know the files of a run or the training loop.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class Space:
     """
 
     anchors: Tensor
-    candidates: Tensor = None  # type: ignore[assignment]  # filled below
+    candidates: Tensor = None  # the anchors, see below
     exclude_km: float = 0.0
     soft_km: float = 0.0
 
@@ -197,8 +197,8 @@ def info_nce(
     at_once = symmetric and not 0 < chunk < n  # both directions from one matrix
 
     def loss(rows: slice) -> Tensor:
-        own = torch.arange(rows.start, rows.stop, device=a.device)
-        return _cross_entropy(_logits(a[rows], b, scale), own, *_near_and_kernel(space, rows), columns=at_once)
+        logits, matched = _logits(a[rows], b, scale), torch.arange(rows.start, rows.stop, device=a.device)
+        return _cross_entropy(logits, matched, *_near_and_kernel(space, rows), columns=at_once)
 
     mean = _mean_over_anchors(loss, n, chunk)
     if symmetric and not at_once:
@@ -247,10 +247,10 @@ def csp(
     batch = space and replace(space, candidates=space.anchors)
 
     def loss(rows: slice) -> Tensor:
-        own = (_wide(image[rows]) * location[rows]).sum(1)
-        logits = scales[1] * torch.cat([own[:, None], _logits(image[rows], random, 1.0)], 1)
+        matched = (_wide(image[rows]) * location[rows]).sum(1)
+        logits = scales[1] * torch.cat([matched[:, None], _logits(image[rows], random, 1.0)], 1)
         near, kernel = (v if v is None else F.pad(v, (1, 0)) for v in _near_and_kernel(space, rows))
-        return _cross_entropy(logits, torch.zeros_like(own, dtype=torch.long), near, kernel)
+        return _cross_entropy(logits, torch.zeros_like(matched, dtype=torch.long), near, kernel)
 
     return {
         "batch": info_nce(location, image, scales[0], batch, symmetric=False, chunk=chunk),
@@ -388,8 +388,8 @@ def symile(
             if negatives == "all":
                 logits = _logits((a[rows, None] * b).flatten(0, 1), c, scale).view(rows.stop - rows.start, n * n)
             else:
-                own = scale * (a[rows] * b[rows] * c[rows]).sum(1, keepdim=True)
-                logits = _logits(a[rows], b[p] * c[q], scale).scatter(1, matched[rows, None], own)
+                triples = scale * (a[rows] * b[rows] * c[rows]).sum(1, keepdim=True)
+                logits = _logits(a[rows], b[p] * c[q], scale).scatter(1, matched[rows, None], triples)
             near, kernel = (v if v is None else v[:, p] * v[:, q] for v in _near_and_kernel(space, rows))
             return _cross_entropy(logits, matched[rows], near, kernel)
 

@@ -55,7 +55,7 @@ def train(
         architecture: a key of :data:`geonb.architectures.ARCHITECTURES`.
         data: a place store or its folder.
         out: the folder of the run.
-        config: the settings; a run that is resumed uses its own.
+        config: the settings, except of a run that is resumed.
         resume: go on from the last checkpoint of ``out``. A finished run is returned unchanged.
         init: a finished run whose encoders are the starting point. Modalities that it lacks start untrained.
         extra: further modalities by name, each as features (places, d), NaN where a place has none.
@@ -284,7 +284,7 @@ class PlaceDataset:
 def batch_rows(rows: Tensor, step: int, batch_size: int, seed: int, cells: np.ndarray | None = None) -> Tensor:
     """Draw the places of one step, ``batch_size`` out of ``rows`` (n,).
 
-    Each epoch is a permutation that depends on the seed and the epoch alone, cut into batches without its remainder.
+    Each epoch is a permutation that depends only on the seed and the epoch, cut into batches without its remainder.
     With ``cells`` (n,), the cell of each row, every step draws cells, and one place in each.
     """
     if cells is not None:
@@ -387,10 +387,10 @@ def _train_and_val_rows(dataset: PlaceDataset, split: np.ndarray, seed: int) -> 
 
 
 def _backbones(store: PlaceStore, config: TrainConfig, init: str | Path | None) -> dict:
-    """Load the frozen backbone of each modality. A text backbone that must be fitted sees training texts alone."""
+    """Load the frozen backbone of each modality. A text backbone that must be fitted sees only training texts."""
     backbones, start = {}, {}
     if init is not None:
-        files.read_config(Path(init))  # raises where there is no run
+        files.read_config(Path(init))  # raises without a run
         manifest, weights = files.read_manifest(Path(init)), files.read_weights(Path(init))
         start = manifest["backbones"]
     for m, name in config.backbones.items():

@@ -40,7 +40,7 @@ def test_a_model_refuses_what_it_cannot_embed(trained, world):
         with pytest.raises(ValueError, match=message):
             model.embed_features(modality, features)
     good = world.images(np.flatnonzero(world.has("image"))[:2])
-    for images, message in ((good[:, :3], "12"), (good / 10000.0, "10,?000"), ((good // 40).astype(np.uint16), "8-bit"),
+    for images, message in ((good[:, :3], "12"), (good / 10000.0, "10.?000"), ((good // 40).astype(np.uint16), "8-bit"),
                             (np.random.default_rng(0).integers(150, 900, (3, 12, 32, 32)) + 1000, "offset of .1000")):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             model.embed_images(images)

@@ -57,7 +57,7 @@ def compose(place: dict, country: dict, seed: int = 0) -> tuple[str, list[str]]:
     """Write the text of a place.
 
     Args:
-        place: a row of the facts table as a dict; ``name`` must be there, other facts may be ``None``.
+        place: a row of the facts table as a dict; all facts except ``name`` may be ``None``.
         country: the row of the countries table it belongs to.
         seed: decides the wording, together with the place's identifier.
 
