@@ -7,17 +7,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from faulty import serve
+from rasterio.io import MemoryFile
+from rasterio.transform import Affine
+from rasterio.warp import transform, transform_bounds
 
 from geonb.data.sources import alphaearth as module
 from geonb.data.sources import http
 from geonb.data.sources.alphaearth import _read_tile, add_alphaearth
 from geonb.data.store import write_store
 from geonb.inference import read_embeddings
-
-rasterio = pytest.importorskip("rasterio")
-from rasterio.io import MemoryFile  # noqa: E402
-from rasterio.transform import Affine  # noqa: E402
-from rasterio.warp import transform, transform_bounds  # noqa: E402
 
 SIDE = 128  # of a tile; the real ones have 8192
 

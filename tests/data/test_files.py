@@ -8,6 +8,8 @@ import hashlib
 
 import numpy as np
 import pytest
+import rasterio
+from rasterio.transform import from_origin
 from real_files import real_data
 
 from geonb.data.sources.files import (
@@ -37,9 +39,6 @@ def write_csv(path, rows, header=HEADER):
 
 def write_chip(path, pixels=None, crs="EPSG:32631", seed=0, descriptions=None, nodata=None, **options):
     """A chip at the origin of UTM zone 31 north: (500000, 0) is (3 E, 0 N) exactly."""
-    rasterio = pytest.importorskip("rasterio", reason="reading GeoTIFFs needs rasterio")
-    from rasterio.transform import from_origin
-
     if pixels is None:
         pixels = np.random.default_rng(seed).integers(200, 4000, (12, 130, 128)).astype(np.uint16)
     size = options.get("size", 10.0)
@@ -361,12 +360,3 @@ def test_known_mistakes_in_the_real_articles_are_found(real):
     assert "Lake George (Uganda)" in places["title"]  # on the equator, and rightly so
     precision = dict(zip(places["title"], places["coordinate_precision_km"], strict=True))
     assert precision["Greenland"] > 100 and precision["Cape Town"] < 0.1
-
-
-def test_real_files_make_a_store(real, tmp_path):
-    """The chips are of S2-100K, whole: one tile each."""
-    pytest.importorskip("rasterio")
-    tables = [path for path in real["csv"] if path.name.startswith("world")]
-    store = from_files(tmp_path / "real", tables, real["chips"][:3], tile=256)
-    assert store.has("text").sum() == 539 and store.has("image").sum() == 3
-    assert store.images(np.flatnonzero(store.has("image"))).shape == (3, 12, 256, 256)

@@ -1,13 +1,26 @@
-"""The checks of chips, and the pictures."""
+"""The checks of chips, the pictures, and the grid."""
 
 import os
 from pathlib import Path
 
 import numpy as np
+import pyproj
 import pytest
+import rasterio
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from world import simulate
 
-from geonb.data.sentinel2 import BANDS, check_images, false_color, radiometric_offset, seen_offset, true_color
+from geonb.data.sentinel2 import (
+    BANDS,
+    check_images,
+    chip_grid,
+    false_color,
+    radiometric_offset,
+    seen_offset,
+    true_color,
+    utm_epsg,
+)
 
 REAL = Path(os.environ.get("GEONB_REAL_DATA", Path(__file__).parents[2] / "../shared/data")) / "sentinel2"
 
@@ -62,7 +75,6 @@ def test_offset_of_simulated_chips():
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs the real Sentinel-2 chips (GEONB_REAL_DATA)")
 def test_offset_of_real_chips():
     """Tiles of one acquisition must agree with the whole chip; water and shadow leave no doubt in most."""
-    rasterio = pytest.importorskip("rasterio")
     found = {}
     for path in sorted(REAL.glob("*.tif")):
         with rasterio.open(path) as source:
@@ -97,3 +109,38 @@ def test_colours_of_the_land():
     assert green > red and green > blue
     infrared = np.median(false_color(forest), axis=(0, 1, 2))
     assert infrared[0] > 2 * infrared[1:].max()
+
+
+# --- the grid -----------------------------------------------------------------------------------------
+
+
+@given(st.tuples(st.floats(-180, 180), st.floats(-80, 84)), st.integers(1, 300))
+@settings(max_examples=25, deadline=None)
+@example((180.0, 65.0), 64)
+@example((-180.0, -80.0), 64)
+@example((3.0, 56.0), 16)
+def test_a_chip_is_centred_on_its_position_to_half_a_pixel_in_a_zone_that_is_meant_for_it(point, size):
+    grid = chip_grid(*point, size)
+    west, south, east, north = grid.boundingbox
+    assert grid.shape == (size, size) and west % 10 == north % 10 == 0 and east - west == north - south == 10 * size
+    there = pyproj.Transformer.from_crs(4326, grid.crs.epsg, always_xy=True).transform(*point)
+    assert np.abs(np.array([(west + east) / 2, (south + north) / 2]) - there).max() <= 5 + 1e-6
+    area = pyproj.CRS(grid.crs.epsg).area_of_use
+    slack = 6 if 0 <= point[0] < 42 and (72 <= point[1] <= 84 or 56 <= point[1] < 64) else 1e-9  # Norway and Svalbard
+    assert area.west - slack <= point[0] <= area.east + slack and area.south - 1e-9 <= point[1] <= area.north + 1e-9
+
+
+@pytest.mark.parametrize(
+    "lon, lat, epsg",
+    [
+        (5.32, 60.39, 32632), (2.99, 60.0, 32631), (5.32, 55.99, 32631), (5.32, 64.0, 32631),  # Bergen is in a wide zone
+        (15.63, 78.22, 32633), (8.99, 78, 32631), (9, 78, 32633), (21, 78, 32635), (33, 78, 32637), (42, 78, 32638),
+        (15.63, 71.99, 32633), (-0.01, 51.5, 32630), (0, 51.5, 32631), (18.42, -33.92, 32734), (-78.5, -1e-9, 32717),
+        (-78.5, 0, 32617), (180, 65, 32660), (-180, 65, 32601), (0, 84.01, 0), (0, -80.01, 0), (45, 90, 0),
+    ],
+)  # fmt: skip
+def test_zones_of_known_places(lon, lat, epsg):
+    assert utm_epsg([[lon, lat]]).tolist() == [epsg]
+    if not epsg:
+        with pytest.raises(ValueError, match="outside UTM"):
+            chip_grid(lon, lat)
