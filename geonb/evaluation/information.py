@@ -12,13 +12,11 @@ DISCARDED = 0.1  # of the ratios of TwoNN
 
 
 def effective_rank(embeddings: ArrayLike) -> float:
-    """RankMe (Garrido et al., 2023): exp of the entropy of the normalised singular values of (n, d) embeddings.
+    """Compute RankMe (Garrido et al., 2023): exp of the entropy of the normalised singular values of (n, d) embeddings.
 
     Between 1 (all on a line) and d (spread evenly over all directions).
 
     Example:
-        >>> import numpy as np
-        >>> from geonb.evaluation.information import effective_rank
         >>> round(effective_rank(np.eye(5)), 3), round(effective_rank(np.ones((5, 3))), 3)
         (5.0, 1.0)
     """
@@ -30,12 +28,12 @@ def effective_rank(embeddings: ArrayLike) -> float:
 
 
 def alignment(a: ArrayLike, b: ArrayLike) -> float:
-    """Mean squared distance between paired unit vectors (n, d): 0 is perfect, 2 is chance (Wang and Isola, 2020)."""
+    """Average the squared distance of paired unit vectors (n, d): 0 is perfect, 2 is chance (Wang and Isola, 2020)."""
     return float(((np.asarray(a, np.float64) - np.asarray(b, np.float64)) ** 2).sum(1).mean())
 
 
 def uniformity(embeddings: ArrayLike) -> float:
-    """``log E exp(-2 |x - y|^2)`` over pairs of unit vectors (n, d) (Wang and Isola, 2020): 0 if all coincide.
+    """Compute ``log E exp(-2 |x - y|^2)`` over pairs of unit vectors (n, d) (Wang and Isola, 2020): 0 if all coincide.
 
     At most 4,000 rows, drawn at random, are compared.
     """
@@ -47,20 +45,20 @@ def uniformity(embeddings: ArrayLike) -> float:
 
 
 def modality_gap(a: ArrayLike, b: ArrayLike) -> float:
-    """Distance between the mean vectors of two modalities in one space (Liang et al., 2022): 0 is no gap, at most 2."""
+    """Measure the distance between the means of two modalities (n, d) (Liang et al., 2022): 0 is no gap, at most 2."""
     return float(np.linalg.norm(np.asarray(a, np.float64).mean(0) - np.asarray(b, np.float64).mean(0)))
 
 
 def linear_cka(a: np.ndarray, b: np.ndarray) -> float:
-    """Linear centred kernel alignment of two representations (n, d1), (n, d2) of the same places
-    (Kornblith et al., 2019, eq. 3): 0 unrelated, 1 equal up to rotation and scale; NaN where one is constant."""
+    """Compute the linear centred kernel alignment of representations (n, d1), (n, d2) of the same places (Kornblith et
+    al., 2019, eq. 3): 0 unrelated, 1 equal up to rotation and scale; NaN where one is constant."""
     a, b = (np.asarray(x, np.float64) - np.mean(x, 0, dtype=np.float64) for x in (a, b))
     spread = np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b)
     return float(np.square(a.T @ b).sum() / spread) if spread else float("nan")
 
 
 def two_nn(x: ArrayLike) -> float:
-    """Intrinsic dimension from each row's two nearest neighbours (Facco et al., 2017, Scientific Reports 7, 12140).
+    """Estimate the intrinsic dimension from each row's two nearest neighbours (Facco et al., 2017, Sci. Rep. 7, 12140).
 
     The ratios mu of the second distance to the first have the survival function mu^-d wherever density is constant
     over two neighbours, so -log(1 - F) against log mu is a line through the origin with slope d. The tenth of the rows
@@ -72,8 +70,6 @@ def two_nn(x: ArrayLike) -> float:
     Example:
         A plane has two dimensions, however many coordinates it is given in:
 
-        >>> import numpy as np
-        >>> from geonb.evaluation.information import two_nn
         >>> u, v = np.random.default_rng(0).random((2, 1000))
         >>> round(two_nn(np.stack([u, v, u + v, u - v], 1)))
         2
@@ -87,14 +83,16 @@ def two_nn(x: ArrayLike) -> float:
 
 
 def levina_bickel(x: ArrayLike, k: int = 20) -> float:
-    """Intrinsic dimension by maximum likelihood of the distances to the k nearest neighbours (Levina and Bickel, 2004,
-    eq. 8), its inverses averaged over rows as in MacKay and Ghahramani (2005). Of rows (n, d_x) that coincide one is
-    kept."""
+    """Estimate the intrinsic dimension by maximum likelihood of the distances to the k nearest neighbours (Levina and
+    Bickel, 2004, eq. 8), inverses averaged over rows as in MacKay and Ghahramani (2005).
+
+    Of rows (n, d_x) that coincide one is kept; a larger k looks at larger neighbourhoods.
+    """
     return float((k - 1) / (k - 2) / np.mean(1 / local_dimension(_distinct(x, k + 2), k)))
 
 
 def local_dimension(x: Sequence | np.ndarray, k: int = 50) -> np.ndarray:
-    """Intrinsic dimension (n,) around each row: the maximum-likelihood estimate from its k nearest neighbours, with
+    """Estimate the intrinsic dimension (n,) around each row from its k nearest neighbours by maximum likelihood, with
     k - 2 in place of k - 1, which makes it unbiased (Levina and Bickel, 2004, eq. 8 and 9).
 
     Neighbours that coincide with the row count as lying just beside it.
@@ -110,9 +108,8 @@ def local_dimension(x: Sequence | np.ndarray, k: int = 50) -> np.ndarray:
 
 
 def neighbour_overlap(a: ArrayLike, b: ArrayLike, k: int = 10) -> float:
-    """Share of each row's k nearest neighbours (Euclidean) that two representations (n, d1), (n, d2) of the same places
-    have in common, from 0 to 1; chance is k / (n - 1). After Venna and Kaski (2001), who ask of a projection that it
-    preserves neighbourhoods."""
+    """Compute the share of each row's k nearest neighbours (Euclidean) that two representations (n, d1), (n, d2) of the
+    same places have in common, from 0 to 1; chance is k / (n - 1). After Venna and Kaski (2001)."""
     near = [_neighbours(x, k)[1] for x in (a, b)]
     return float(np.mean([len(np.intersect1d(p, q)) / k for p, q in zip(*near, strict=True)]))
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.spatial import cKDTree
 
 from geonb.data.splits import correlation_range_km, within
 from geonb.evaluation.tasks import Task
@@ -70,10 +71,8 @@ class Protocol:
             raise ValueError(f"{self.name}: place {int((tested > 1).argmax())} is tested in {tested.max()} folds")
 
     def nearest_label_km(self, lonlat: ArrayLike) -> float:
-        """Compute the median distance from a test place to its fold's nearest training place, of positions (n, 2),
+        """Compute the median distance from a test place to its fold's nearest training place, at positions (n, 2),
         degrees, of all places."""
-        from scipy.spatial import cKDTree
-
         xyz = unit_xyz(lonlat)
         chords = [cKDTree(xyz[train]).query(xyz[test])[0] for train, test in self.folds if train.any() and test.any()]
         return float(np.median(2 * EARTH_RADIUS_KM * np.arcsin(np.clip(np.concatenate(chords) / 2, 0, 1))))

@@ -38,8 +38,6 @@ def morans_i(values: ArrayLike, lonlat: ArrayLike, seed: int = 0) -> tuple[float
     Example:
         Latitudes are similar to their neighbours', noise is not:
 
-        >>> import numpy as np
-        >>> from geonb.evaluation.spatial import morans_i
         >>> rng = np.random.default_rng(0)
         >>> lonlat = rng.uniform((-180, -60), (180, 60), (2000, 2))
         >>> round(morans_i(lonlat[:, 1], lonlat)[0], 1), abs(round(morans_i(rng.random(2000), lonlat)[0], 1))
@@ -195,9 +193,8 @@ def resolution_km(sizes_km: ArrayLike, accuracies: ArrayLike) -> float:
     below = np.flatnonzero(accuracy < RESOLVED)
     if not len(below):
         return float(np.exp(size[-1]))
-    if below[0] == 0:
+    if (i := below[0]) == 0:
         return float("nan")
-    i = below[0]
     share = (accuracy[i - 1] - RESOLVED) / (accuracy[i - 1] - accuracy[i])
     return float(np.exp(size[i - 1] + share * (size[i] - size[i - 1])))
 

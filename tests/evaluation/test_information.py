@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from geonb.evaluation.information import (
     alignment,
@@ -43,15 +41,6 @@ def test_dimensions_equal_scikit_dimension():
     np.testing.assert_allclose(local_dimension(x, 20), oracle, rtol=1e-6)
     oracle = skdim.id.MLE().fit(x, n_neighbors=20).dimension_  # combined as in MacKay and Ghahramani
     assert levina_bickel(x, 20) == pytest.approx(oracle, rel=1e-6)
-
-
-@settings(max_examples=10)
-@given(seed=st.integers(0, 999), scale=st.floats(1e-3, 1e3))
-def test_dimensions_do_not_depend_on_scale_and_direction(seed, scale):
-    x = np.random.default_rng(seed).normal(size=(200, 3))
-    y = scale * turned(x, 8, seed) + 5.0
-    assert two_nn(y) == pytest.approx(two_nn(x), rel=1e-4)
-    assert levina_bickel(y) == pytest.approx(levina_bickel(x), rel=1e-4)
 
 
 def test_rows_that_coincide_do_no_harm():

@@ -51,12 +51,6 @@ def test_a_constant_space_is_at_chance_too():
         assert found["median_km"] == pytest.approx(found["chance_median_km"], rel=0.1)
 
 
-def test_places_that_share_a_vector_share_the_hits():
-    z = np.repeat(unit(30, 8, 0), 4, 0)  # four places each look the same
-    found = retrieval(z, z, random_points(120, 0))
-    assert found["recall@1"] == pytest.approx(0.25) and found["recall@5"] == 1
-
-
 def test_vectors_that_do_not_match_or_have_no_unit_length_are_refused():
     bad = unit(5, 4, 0)
     bad[3] = np.nan

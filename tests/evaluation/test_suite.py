@@ -126,26 +126,6 @@ def test_what_a_store_lacks_is_skipped_and_said(world, trained, tmp_path, monkey
     assert "Trained on other data" in retrieval_table(found, "text", "location").caption
 
 
-def test_a_store_of_one_region_is_evaluated_without_the_protocols_that_hold_out_the_rest_of_the_earth(
-    world, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(suite, "TASKS", WORLD_TASKS)
-    rows = np.flatnonzero(world.has("text"))
-    lonlat = world.lonlat[rows] / [60, 90] + [9, 47]  # 6 degrees by 2
-    region = write_store(
-        tmp_path / "region",
-        places={"place_id": world.place_id[rows], "lon": lonlat[:, 0], "lat": lonlat[:, 1],
-                "warmth": world.column("warmth")[rows], "continent": ["Europe"] * len(rows)},
-        texts={"place_id": world.place_id[rows], "text": world.texts(rows)}, images=None, image_rows=None,
-        facts={}, simulated={"location": True, "text": True, "image": False},
-    )  # fmt: skip
-    small = replace(SMALL, split={"kind": "blocked", "size_km": 60.0, "buffer_km": 0.0})
-    found = evaluate([train("imagebind", region, tmp_path / "run", small, progress=False)], region, progress=False)
-    assert {s["protocol"] for s in found["skipped"] if "protocol" in s} == {"bands", "continents"}
-    assert {p["split"] for p in found["protocols"]} == {"random", "blocked"}
-    assert {r["split"] for r in found["probes"]} == {"random", "blocked"}
-
-
 def test_what_is_not_defined_is_none_in_the_results_and_a_dash_in_tables(world, tmp_path, monkeypatch):
     monkeypatch.setattr(suite, "TASKS", WORLD_TASKS)
     rng, n = np.random.default_rng(0), len(world)
@@ -160,6 +140,8 @@ def test_what_is_not_defined_is_none_in_the_results_and_a_dash_in_tables(world, 
     assert json.loads((tmp_path / "results.json").read_text()) == found
     assert {p["split"] for p in found["protocols"]} == {"random", "held-out"}  # too few blocks to hold any out
     assert "too few blocks of 100 km" in found["skipped"][0]["why"] and found["data"]["split"]["kind"] == "random"
+    assert {s["protocol"] for s in found["skipped"] if "protocol" in s} == {"blocked", "bands"}
+    assert "drawn at random" in probe_table(found, "held-out").caption
     assert found["probes"] and {(r["low"], r["high"]) for r in found["probes"]} == {(None, None)}
     frame = probe_table(found, "random").frame
     assert not any("[" in v or "≈" in v for c in frame for v in frame[c])
@@ -174,14 +156,6 @@ def test_a_failed_write_leaves_the_old_results_and_nothing_half_written(world, t
     with pytest.raises(ValueError):
         evaluate([trained], world, out=tmp_path / "results.json", progress=False)
     assert (tmp_path / "results.json").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
-
-
-def test_a_run_with_a_random_split_is_not_called_blocked(world, tmp_path, monkeypatch):
-    monkeypatch.setattr(suite, "TASKS", {"warmth": WORLD_TASKS["warmth"]})
-    run = train("satclip", world, tmp_path / "mixed", replace(SMALL, split={"kind": "random", "seed": 0}), progress=False)
-    found = evaluate([run], world, progress=False)
-    assert {r["split"] for r in found["probes"]} == {"random", "held-out", "bands"}
-    assert "drawn at random" in probe_table(found, "held-out").caption
 
 
 def test_embeddings_from_elsewhere_are_evaluated_in_one_line(world, trained, tmp_path, monkeypatch):
