@@ -9,6 +9,7 @@ module does not know files or optimisers.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from itertools import combinations
 from typing import Any
@@ -25,7 +26,7 @@ Batch = dict[str, tuple[Tensor, Tensor]]
 INITIAL_SCALE, LARGEST_SCALE = 1 / 0.07, 100.0  # inverse temperatures of CLIP (Radford et al., 2021, section 2.5)
 
 
-class Architecture(nn.Module):
+class Architecture(nn.Module, ABC):
     """Encoders that share one space. A subclass defines how they are bound, in :meth:`loss`.
 
     Args:
@@ -145,10 +146,10 @@ class Architecture(nn.Module):
             embedded = self.embed(modality, values[rows])
         return embedded.new_zeros(len(values), embedded.shape[1]).index_put((rows,), embedded)
 
+    @abstractmethod
     def loss(self, z: dict[str, Tensor], has: dict[str, Tensor], lonlat: Tensor) -> dict[str, Tensor]:
         """Compute named terms, each of shape (), from unit vectors (n, d) and presence (n,) of each view, and
         positions (n, 2) in degrees."""
-        raise NotImplementedError
 
     def space(self, anchors: Tensor, candidates: Tensor | None = None) -> Space | None:
         """Describe anchors (n, 2) and candidates (k, 2), degrees, to a loss; None if distances do not matter."""

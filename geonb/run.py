@@ -162,7 +162,7 @@ def read_weights(run: Path) -> dict[str, Tensor]:
 
 
 def load_backbone(manifest: dict, weights: dict[str, Tensor], modality: str) -> Any:
-    """Load the frozen backbone of "text" or "image" that a run was trained with.
+    """Load the frozen backbone of "text" or "image" that a run with these weights, of any shape, was trained with.
 
     Raises:
         ValueError: the run has no backbone for this modality, or the installed one is another.
