@@ -247,7 +247,7 @@ def _read_chip(ee: Any, lon: float, lat: float, size: int, period: tuple[str, st
     seen = pixels["day"] > 0
     image = np.stack([pixels[name] for name in BANDS])
     image[:, seen] = np.maximum(image[:, seen], 1)
-    columns = {
+    columns: dict[str, float | str] = {
         "scenes": int(pixels["scenes"].max()),
         "clear_share": round(clear_share, 4),
         "clear_views": round(float(pixels["views"].mean()), 2),

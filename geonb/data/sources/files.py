@@ -95,7 +95,7 @@ def read_texts(
     if missing := [name for name in ("lon", "lat", "text") if role[name] is None]:
         wanted = " or ".join(COLUMN_NAMES[missing[0]])
         raise ValueError(f"{path}: no column {wanted} for {missing[0]}; the columns are {', '.join(table)}")
-    unknown = np.full(len(table[role["text"]]), "", object)
+    unknown = _objects([""] * len(next(iter(table.values()))))
     columns = {name: table[column] if column else unknown for name, column in role.items()}
     lonlat = np.stack([[_number(value) for value in columns[name]] for name in ("lon", "lat")], 1)
     texts = _objects([_clean(text) for text in columns["text"]])
@@ -127,7 +127,7 @@ def read_texts(
     others = {name: values for name, values in table.items() if name and name not in role.values()}
     named = {name: columns[name] for name in ("country", "continent") if role[name]}
     named |= {f"file_{name}" if name in RESERVED | places.keys() else name: others[name] for name in others}
-    return places | {name: np.where(values == "", None, values)[kept] for name, values in named.items()}, skips
+    return places | {name: _objects([v or None for v in values[kept]]) for name, values in named.items()}, skips
 
 
 def suspicious_positions(

@@ -139,9 +139,11 @@ def _read(lazy: list[xr.Dataset]) -> list[xr.Dataset | None]:
     """Read datasets, all at once; None in place of one whose files are gone or damaged."""
     import dask
 
+    # odc-geo asserts that a file has a reference system.
+    unreadable: tuple[type[Exception], ...] = (*raster_errors(), AssertionError)
     try:
         return list(dask.compute(*lazy))
-    except (*raster_errors(), AssertionError) as error:  # odc-geo asserts that a file has a reference system
+    except unreadable as error:
         if may_pass(error):
             raise OSError(f"a scene could not be read ({error}); try again later") from error
         return [None] if len(lazy) == 1 else [one for dataset in lazy for one in _read([dataset])]
