@@ -12,11 +12,12 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
+
+from geonb._util import row_numbers
 
 if TYPE_CHECKING:
     from geonb.data.store import PlaceStore
@@ -35,9 +36,8 @@ _WIKIPEDIA = r"(?i)^https?://([a-z0-9-]+\.)+wikipedia\.org/"
 _WORDS = """# Attribution
 
 Texts of this place store are under licences that ask you to credit their authors, or what they were made from.
-`attribution.parquet` lists for each of {count:,} texts what to credit: its title, link (`url`) and revision, its
-licence and the licence's link, its creator, and what was changed (empty where that is not recorded; then see
-`datacard.md`).
+`attribution.parquet` lists what to credit for each of {count:,} texts. What was changed is empty where that is not
+recorded; then see `datacard.md`.
 
 | licence | creator | texts |
 |---|---|---|
@@ -63,8 +63,7 @@ def attribution(store: PlaceStore, rows: ArrayLike | None = None) -> pa.Table:
     """
     file = store.path / "attribution.parquet"
     table = pq.read_table(file) if file.exists() else SCHEMA.empty_table()
-    at = np.arange(len(store)) if rows is None else np.asarray(rows)
-    names = store.place_id[at if at.dtype == bool else at.astype(np.int64)]
+    names = store.place_id if rows is None else store.place_id[row_numbers(rows)]
     return table.take(pc.index_in(pa.array(names.tolist(), pa.string()), table["place_id"]).drop_null())
 
 
@@ -78,15 +77,14 @@ def write_credits(folder: Path, places: pa.Table) -> None:
     of_place = places.take(pc.index_in(texts["place_id"], places["place_id"].combine_chunks()))
     license = pc.coalesce(texts["license"], of_place["license"])
     wikipedia = pc.fill_null(pc.match_substring_regex(texts["url"], _WIKIPEDIA), False)
-    known = pc.unique(license)
-    urls = pa.array([_license_url(name) for name in known.to_pylist()], pa.string())
+    urls = {name: _license_url(name) for name in pc.unique(license).to_pylist()}
     columns = {
         "place_id": texts["place_id"],
         "title": of_place["title"],
         "url": texts["url"],
         "revision": texts["revision"],
         "license": license,
-        "license_url": urls.take(pc.index_in(license, known)),
+        "license_url": [urls[name] for name in license.to_pylist()],
         "creator": pc.if_else(wikipedia, "Wikipedia contributors", pc.coalesce(texts["source"], of_place["source"])),
         "changes": pc.if_else(wikipedia, "plain text extracted; markup removed", pa.scalar(None, pa.string())),
     }
@@ -104,7 +102,7 @@ def _license_url(name: str | None) -> str | None:
 
 def _in_words(credits: pa.Table) -> str:
     counts = Counter(zip(credits["license"].to_pylist(), credits["creator"].to_pylist(), strict=True))
-    ordered = sorted(counts.items(), key=lambda item: (-item[1], [name or "" for name in item[0]]))
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))
     rows = [f"| {_cell(license)} | {_cell(creator)} | {n:,} |" for (license, creator), n in ordered[:LISTED]]
     rest = sum(n for _, n in ordered[LISTED:])
     more = f"\n{len(ordered) - LISTED:,} more creators, of {rest:,} texts, are in the table.\n" if rest else ""

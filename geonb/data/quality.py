@@ -26,16 +26,14 @@ class Quality(dict):
 
 
 def _shown(name: str, value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    return f"{value:.1%}" if "share" in name else f"{value:,.0f}"
+    return str(value) if isinstance(value, str) else f"{value:.1%}" if "share" in name else f"{value:,.0f}"
 
 
 def quality(store: PlaceStore, size_km: float = 100.0) -> Quality:
     """Measure a place store; texts are read some thousands at a time.
 
     Args:
-        store: a :class:`geonb.data.store.PlaceStore`.
+        store: a place store.
         size_km: edge of the equal-area cells in which places are counted; 100 km makes some 15,000 land cells.
 
     Returns:
@@ -54,9 +52,9 @@ def quality(store: PlaceStore, size_km: float = 100.0) -> Quality:
         _read_dates(found, store.image_dates(image), store.lonlat[image, 1] >= 0)
         if "cloud_share" in store.columns:
             clouds = store.column("cloud_share")[image]
-            clouds = clouds[np.isfinite(clouds)]
-            for name, percent in (("median", 50), ("largest", 100)) if len(clouds) else ():
-                found[f"share of clouds, {name}"] = float(np.percentile(clouds, percent))
+            if np.isfinite(clouds).any():
+                found["share of clouds, median"] = float(np.nanmedian(clouds))
+                found["share of clouds, largest"] = float(np.nanmax(clouds))
     for name in store.columns:
         if missing := store.places[name].null_count:
             found[f"share without {name}"] = missing / n
