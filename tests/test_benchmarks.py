@@ -1,11 +1,13 @@
 """Every benchmark still runs; what it measures is not tested."""
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
@@ -26,25 +28,27 @@ def test_location(case):
     assert 0 < row["min_s"] <= row["s"] <= row["max_s"]
 
 
-@pytest.mark.parametrize(
-    "case", ["write texts", "write texts, pandas", "read texts", "read texts, pandas", "check texts", "collect articles"]
-)
-def test_data_texts(case):
-    row = run("data.py", "--case", case, "--n", "300")
-    assert row["per_s"] == pytest.approx(300 / row["s"]) and row["per_s"] > 0 and row["peak_mb"] > 0
+def test_data(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    spec = importlib.util.spec_from_file_location("benchmark_of_data", FOLDER / "data.py")
+    data = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(data)
+    monkeypatch.setattr(data, "READ", {32: (16, 4)})
 
+    def make_chips(folder, n, side):
+        np.random.default_rng(0).integers(300, 6000, (n, 12, side, side)).astype(np.uint16).tofile(folder / "chips.bin")
+        return "simulated"
 
-@pytest.mark.parametrize("case", ["write chips", "check chips"])
-def test_data_chips(case):
-    row = run("data.py", "--case", case, "--n", "40", "--side", "16")
-    assert row["per_s"] == pytest.approx(40 / row["s"]) and row["per_s"] > 0
-
-
-def test_data_read_chips():
-    row = run("data.py", "--case", "read chips", "--n", "12", "--side", "32")
-    times = row["one thread"]["times_as_fast_cpu_s"]["store"]
-    assert min(times.values()) > 0 and "GeoTIFF, uncompressed" in times
-    assert {"one thread", "cold"} < row.keys()
+    monkeypatch.setattr(data, "make_chips", make_chips)
+    results = data.measure(64, 32, tmp_path, lambda case, folder, n, side: data.CASES[case](Path(folder), n, side))
+    assert {r["case"] for r in results} == data.CASES.keys() and list(tmp_path.iterdir()) == []
+    for row in results[:-1]:  # what chapter 17 reads
+        assert row["per_s"] == pytest.approx(row["n"] / row["s"]) and row["peak_mb"] > 0
+        assert ("disk_mb" in row) == row["case"].startswith("write")
+        assert ("random_per_s" in row) == row["case"].startswith("read")
+    ways = {"store", "zarr-python", "GeoTIFF, as SatCLIP's"}
+    assert all(results[-1][name].keys() == ways for name in ("cached", "cold", "disk_mb_of"))
+    assert len(data.ratios(results)) == 7
 
 
 def test_training():
