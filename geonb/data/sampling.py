@@ -79,8 +79,7 @@ def density_points(lonlat: ArrayLike, n: int, seed: int = 0) -> np.ndarray:
     """Draw n positions (n, 2) on land, more of them where there are more articles (or photographs, or towns).
 
     An equal-area cell of :data:`DENSITY_KM` is drawn with a chance in proportion to the articles in it, then a point in
-    it, even by area over its land. So points lie near articles at the scale of the cells and not at the articles
-    themselves; :func:`points_around` does that.
+    it, even by area over its land. :func:`points_around` draws near each article instead.
 
     Args:
         lonlat: positions (m, 2) of the articles, degrees. Cells without land are left out.
@@ -89,9 +88,8 @@ def density_points(lonlat: ArrayLike, n: int, seed: int = 0) -> np.ndarray:
     Raises:
         ValueError: no article in a cell with land.
     """
-    size_km = DENSITY_KM
-    cells, counts = np.unique(blocks(lonlat, size_km), return_counts=True)
-    land = land_share(cells, size_km) > 0
+    cells, counts = np.unique(blocks(lonlat, DENSITY_KM), return_counts=True)
+    land = land_share(cells, DENSITY_KM) > 0
     if not land.any():
         raise ValueError("no position lies in a cell with land; are they (lon, lat)?")
     cells, chance = cells[land], counts[land].astype(np.float64)
@@ -99,7 +97,7 @@ def density_points(lonlat: ArrayLike, n: int, seed: int = 0) -> np.ndarray:
     drawn = cells[rng.choice(len(cells), n, p=chance / chance.sum())]
     points, missing = np.empty((n, 2)), np.arange(n)
     while len(missing):
-        points[missing] = _in_cells(drawn[missing], size_km, rng.random((len(missing), 2)))
+        points[missing] = _in_cells(drawn[missing], DENSITY_KM, rng.random((len(missing), 2)))
         missing = missing[~on_land(points[missing])]
     return points
 
@@ -107,8 +105,7 @@ def density_points(lonlat: ArrayLike, n: int, seed: int = 0) -> np.ndarray:
 def points_around(lonlat: ArrayLike, per_place: int, max_km: float, seed: int = 0) -> np.ndarray:
     """Draw positions (n x per_place, 2) around each of n places, even by area within ``max_km``, place by place.
 
-    Distance and direction are along great circles, so a disc is as round and as large at the poles and across the
-    antimeridian as on the equator; a fixed step in degrees would not be. Points may lie at sea.
+    Discs are as round and as large at the poles and across the antimeridian as on the equator. Points may lie at sea.
 
     Args:
         lonlat: positions (n, 2) of the places, degrees.

@@ -30,9 +30,9 @@ def random_split(n: int, fractions: Sequence[float] = (0.7, 0.1, 0.2), seed: int
         ValueError: fractions of train, val and test that are not three, negative, or do not sum to 1.
     """
     fractions = _check_fractions(fractions)
-    edges = np.round(np.cumsum(fractions) * n).astype(int)
+    edges = np.round(np.cumsum(fractions[:2]) * n).astype(int)
     label = np.searchsorted(edges, np.arange(n), side="right")
-    return np.array(LABELS)[np.minimum(label, 2)][np.random.default_rng(seed).permutation(n)]
+    return np.array(LABELS)[label][np.random.default_rng(seed).permutation(n)]
 
 
 def blocked_split(
@@ -45,8 +45,7 @@ def blocked_split(
     """Label places "train", "val", "test" or "buffer" (n,): whole blocks get one label, with a gap between labels.
 
     Blocks are dealt in random order, each to the label that still lacks most places. Then "val" places within
-    ``buffer_km`` of a "test" place, and "train" places within it of a "val" or "test" place, become "buffer" and
-    are used for nothing.
+    ``buffer_km`` of a "test" place, and "train" places within it of either, become "buffer" and are used for nothing.
 
     Args:
         lonlat: positions (n, 2), degrees.
@@ -80,8 +79,7 @@ def blocked_split(
     for i in np.random.default_rng(seed).permutation(len(names)):
         owner[i] = np.argmax(lacks)
         lacks[owner[i]] -= counts[i]
-    without = [name for i, name in enumerate(LABELS) if fractions[i] > 0 and i not in owner]
-    if without:
+    if without := [name for i, name in enumerate(LABELS) if fractions[i] > 0 and i not in owner]:
         raise ValueError(
             f"no place is left for {' and '.join(without)}: a single block of {size_km:g} km holds {counts.max():,} of "
             f"{len(lonlat):,} places; {advice}"
@@ -191,13 +189,9 @@ def correlogram(lonlat: ArrayLike, values: ArrayLike) -> tuple[np.ndarray, np.nd
 def correlation_range_km(lonlat: ArrayLike, values: ArrayLike) -> float:
     """Measure the distance in km over which values at places are similar: choose blocks no smaller than it.
 
-    The rule: the first distance at which the :func:`correlogram` falls below 1/e of its value in the first bin
-    with 30 pairs or more, interpolated between bin centres (for an exponential correlation exp(-h/L) without
-    nugget this is L, plus the first bin's centre). Dividing by the first bin leaves out the nugget, that is noise
-    at single places.
-
-    Args:
-        lonlat, values: as for :func:`correlogram`.
+    That is the first distance at which the :func:`correlogram` falls below 1/e of its value in the first bin with 30
+    pairs or more, interpolated between bin centres. Dividing by the first bin leaves out the noise at single places
+    (the nugget). For a correlation exp(-h/L) it is L, plus the first bin's centre.
 
     Returns:
         0 when the correlation of even that first bin is below 0.05, and :data:`MAX_KM` when it never falls that low.

@@ -5,12 +5,11 @@ by word: letters are compared without case and without accents ("São Paulo" is 
 between two words (a space, a hyphen, an apostrophe, a full stop) do not matter ("Saint-Denis" is found in "Saint
 Denis", "Xi'an" in "Xi’an"). Only whole words are masked, the longest name first.
 
-Case tells names from words. Lower case is never taken for a name: in "a nice town on a split rock" neither Nice nor
-Split is masked, unless the name itself is written so ("eThekwini"). A name that the texts *share* and that is also a
-common word is not masked at the start of a sentence, where the capital of "Nice" means nothing. A common word is one
-that occurs in lower case somewhere in the same texts, so the rule needs no list of words, and works in any language
-that has capitals. A text's *own* names are masked at the start of sentences too, since they are likely there, and none
-of them must be left.
+Case tells names from words: in "a nice town on a split rock" neither Nice nor Split is masked. A name in lower case is
+masked only where the name itself is written so ("eThekwini"). A name that the texts *share* and that is also a common
+word is not masked at the start of a sentence, where the capital of "Nice" means nothing. A common word is one that
+occurs in lower case somewhere in the same texts, so the rule works in any language that has capitals. A text's *own*
+names are masked at the start of sentences too.
 
 Some names stay: words that stand for a place but are none of the names given (demonyms such as "French", abbreviations
 such as "U.S.", rivers and mountains that the store has no column for), and names inside the words of languages that
@@ -28,6 +27,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from geonb._util import row_numbers
 
 if TYPE_CHECKING:
     from geonb.data.store import PlaceStore
@@ -47,8 +48,7 @@ _SENTENCE_END = re.compile(r"[.!?:;\n\r\u2026\u3002\uff01\uff1f\u061f]")
 def mask_names(texts: Sequence[str], names: Sequence[Iterable[str]], shared: Iterable[str] = ()) -> list[str]:
     """Replace the names of places in texts by :data:`TOKEN`.
 
-    Time and memory grow with the length of the texts and of the names, not with their product. Masking twice changes
-    nothing: no name spans a token.
+    Time and memory grow with the length of texts and names, not with their product. Masking twice changes nothing.
 
     Args:
         texts: n texts.
@@ -66,7 +66,7 @@ def mask_names(texts: Sequence[str], names: Sequence[Iterable[str]], shared: Ite
         >>> mask_names(["Cologne lies on the Rhine; in German it is Köln."], [["Cologne", "Köln"]])
         ['[place] lies on the Rhine; in German it is [place].']
     """
-    names = _checked(texts, names)
+    _check_lists(texts, names)
     gazetteer = _Names(shared)
     cut = [_words(text, TOKEN) for text in texts]
     spans = [list(_find(words, _Names(of_text), gazetteer)) for words, of_text in zip(cut, names, strict=True)]
@@ -179,8 +179,9 @@ def leak_rate(masked: Sequence[str], names: Sequence[Iterable[str]]) -> float:
     Raises:
         ValueError: as :func:`mask_names`.
     """
+    _check_lists(masked, names)
     left = []
-    for text, of_text in zip(masked, _checked(masked, names), strict=True):
+    for text, of_text in zip(masked, names, strict=True):
         words = [w for part in text.split(TOKEN) for w in (*_word_pattern().findall(part), "\0")]
         line = f" {' '.join(_folded(word)[0] for word in words)} "
         left.append(any(_survives(name, words, line) for name in of_text))
@@ -202,15 +203,11 @@ def _survives(name: str, words: list[str], line: str) -> bool:
     return False
 
 
-def _checked(texts: Sequence[str], names: Sequence[Iterable[str]]) -> list[list[str]]:
-    if isinstance(texts, str) or isinstance(names, str):
-        raise ValueError("give a list of texts, and for each a list of names")
+def _check_lists(texts: Sequence[str], names: Sequence[Iterable[str]]) -> None:
     if len(texts) != len(names):
         raise ValueError(f"{len(texts)} texts, but {len(names)} lists of names; give one list for each text")
-    for row, of_text in enumerate(names):
-        if isinstance(of_text, str):
-            raise ValueError(f"row {row}: the names are one text, {of_text[:40]!r}; give a list of names")
-    return [list(of_text) for of_text in names]
+    if any(isinstance(value, str) for value in (texts, names, *names)):
+        raise ValueError("one text where a list belongs; give a list of texts, and for each a list of names")
 
 
 # --- the names of a store -----------------------------------------------------------------------------
@@ -221,9 +218,8 @@ def names_of(store: PlaceStore, rows: ArrayLike | None = None) -> tuple[list[lis
 
     A place's own names are its title, those in the columns :data:`NAME_COLUMNS`, and its country's capital and
     neighbours where its ``country_code`` is known. Titles and time zones are also taken apart: "Lake George (Uganda)"
-    gives "Lake George" and "Uganda", "America/New_York" gives "America" and "New York". The words of a title with a
-    capital and at least :data:`SHORTEST_PART` letters are own names too (the "Berat" of "Historic Centres of Berat and
-    Gjirokastra"), if no text of the store has them in lower case.
+    gives "Lake George" and "Uganda", "America/New_York" gives "New York" too. The words of a title with a capital and
+    at least :data:`SHORTEST_PART` letters are own names, if no text of the store has them in lower case.
 
     Args:
         store: a :class:`geonb.data.store.PlaceStore`.
@@ -233,12 +229,10 @@ def names_of(store: PlaceStore, rows: ArrayLike | None = None) -> tuple[list[lis
         ``(names, shared)``: for each row its own names, and the names of all these rows together with all countries
         and their capitals, as :func:`mask_names` takes them. Parts of titles are not shared.
     """
-    rows = store.has("text") if rows is None else np.asarray(rows)
-    rows = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
+    rows = row_numbers(store.has("text") if rows is None else rows)
     columns = {name: store.column(name)[rows] for name in NAME_COLUMNS if name in store.columns}
     codes = store.column("country_code")[rows] if "country_code" in store.columns else np.full(len(rows), None)
-    texts = store.texts(np.flatnonzero(store.has("text")))
-    common = {word.key for text in texts for word in _words(text) if not word.capital}
+    common = {word.key for text in store.texts(store.has("text")) for word in _words(text) if not word.capital}
     by_code, names = countries(), []
     shared = {name for row in by_code.values() for name in (row["name"], row["capital"], row["continent"])}
     for i in range(len(rows)):

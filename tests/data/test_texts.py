@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from geonb._util import row_numbers
 from geonb.data.texts import TOKEN, leak_rate, mask_names, names_of
 
 REAL = Path(os.environ.get("GEONB_REAL_DATA", "absent")) / "places_text" / "world_heritage.csv"
@@ -93,8 +94,8 @@ def test_a_leak_is_seen_and_counted():
     "texts, names, message",
     [
         (["a"], [], "1 texts, but 0 lists"),
-        (["a"], ["Rome"], "row 0: the names are one text, 'Rome'"),
-        ("Rome", [[]] * 4, "give a list of texts"),
+        (["a"], ["Rome"], "one text where a list belongs"),
+        ("Rome", [[]] * 4, "one text where a list belongs"),
     ],
 )
 def test_what_cannot_be_masked_is_refused(texts, names, message):
@@ -170,7 +171,7 @@ class FakeStore:
         return np.array([text is not None for text in self._texts])
 
     def texts(self, rows):
-        return [self._texts[row] for row in rows]
+        return [self._texts[row] for row in row_numbers(rows)]
 
 
 def test_the_names_of_a_store_are_its_titles_their_parts_countries_capitals_and_neighbours():
