@@ -1,26 +1,18 @@
-"""Look at embedding spaces: figures, maps, projections, linked views. Each part loads when it is first used."""
+"""Look at embedding spaces: figures, maps, projections, linked views."""
 
-from __future__ import annotations
+from geonb.explore.export import to_geoparquet, to_geotiff
+from geonb.explore.figures import coverage_map, image_grid, scatter_map
+from geonb.explore.frames import projection_view
+from geonb.explore.linked import linked_view
+from geonb.explore.maps import add_layer, layer_of, live_map, offline_map
+from geonb.explore.page import explore_page
+from geonb.explore.planet import ask_map, embed_queries, planet_view, vocabulary, zonal_kernel
+from geonb.explore.projection import fit_projection, project, projection_scores, stability
+from geonb.explore.report import probe_figure, report_page
 
-from importlib import import_module
-from typing import Any
-
-_MODULES = {
-    "export": ("to_geoparquet", "to_geotiff"),
-    "figures": ("coverage_map", "image_grid", "scatter_map"),
-    "frames": ("projection_view",),
-    "linked": ("linked_view",),
-    "maps": ("add_layer", "layer_of", "live_map", "offline_map"),
-    "page": ("explore_page",),
-    "planet": ("ask_map", "embed_queries", "planet_view", "vocabulary", "zonal_kernel"),
-    "projection": ("fit_projection", "project", "projection_scores", "stability"),
-    "report": ("probe_figure", "report_page"),
-}
-_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
-__all__ = sorted(_MODULE_OF)
-
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULE_OF:
-        return getattr(import_module(f"geonb.explore.{_MODULE_OF[name]}"), name)
-    raise AttributeError(f"module 'geonb.explore' has no attribute {name!r}")
+__all__ = [
+    "add_layer", "ask_map", "coverage_map", "embed_queries", "explore_page", "fit_projection", "image_grid", "layer_of",
+    "linked_view", "live_map", "offline_map", "planet_view", "probe_figure", "project", "projection_scores",
+    "projection_view", "report_page", "scatter_map", "stability", "to_geoparquet", "to_geotiff", "vocabulary",
+    "zonal_kernel",
+]  # fmt: skip

@@ -28,8 +28,6 @@ def to_geotiff(
     *,
     place: Sequence[float] | None = None,
     text: str | None = None,
-    bounds: tuple[float, float, float, float] = (-180.0, -90.0, 180.0, 90.0),
-    progress: bool = True,
 ) -> Path:
     """Write a layer of a model as a cloud-optimised GeoTIFF in EPSG:4326, with overviews.
 
@@ -41,12 +39,11 @@ def to_geotiff(
     Args:
         model: a run's folder, or a model of :func:`geonb.load`.
         path: the file; written whole or not at all.
-        degrees: edge of a pixel. Pixels are areas, embedded at their centres.
+        degrees: edge of a pixel; 180 is a whole number of them. Pixels are areas, embedded at their centres.
         place, text: see :func:`geonb.explore.maps.layer_of`.
-        bounds: west, south, east, north; a whole number of pixels.
 
     Raises:
-        ValueError: bounds that are out of range, empty or no whole number of pixels, or what ``layer_of`` refuses.
+        ValueError: degrees that do not divide 180, or what ``layer_of`` refuses.
         ModuleNotFoundError: without rasterio.
     """
     import rasterio
@@ -57,26 +54,26 @@ def to_geotiff(
 
     path, name = Path(path), Path(model).name if isinstance(model, str | Path) else "model"
     model = opened(model)
-    west, south, east, north = map(float, bounds)
-    columns, rows = _pixels(west, east, degrees), _pixels(south, north, degrees)
-    if not (-180 <= west < east <= 180 and -90 <= south < north <= 90):
-        raise ValueError(f"bounds {bounds} must be west, south, east, north within -180, -90, 180, 90 degrees")
+    rows = round(180 / degrees) if degrees > 0 else 0
+    if rows < 1 or abs(rows * degrees - 180) > 1e-6:
+        raise ValueError(f"180 degrees are no whole number of pixels of {degrees:g} degrees; change it")
+    columns = 2 * rows
     drawn = layer_of(model, place=place, text=text)
     count, colours = len(drawn.bands), len(drawn.bands) == 3
     profile = {"driver": "GTiff", "width": columns, "height": rows, "count": count, "crs": "EPSG:4326",
                "dtype": "uint8" if colours else "float32", "nodata": 0 if colours else float("nan"),
-               "transform": from_origin(west, north, degrees, degrees), "interleave": "band",
+               "transform": from_origin(-180, 90, degrees, degrees), "interleave": "band",
                "photometric": "RGB" if colours else "MINISBLACK", "BIGTIFF": "IF_SAFER"}  # fmt: skip
     cloud = {"driver": "COG", "COMPRESS": "DEFLATE", "PREDICTOR": "YES", "BLOCKSIZE": 512, "OVERVIEWS": "AUTO",
              "OVERVIEW_RESAMPLING": "AVERAGE", "BIGTIFF": "IF_SAFER"}  # fmt: skip
     step = max(1, min(rows, VALUES // (columns * count)))
-    lon = west + (np.arange(columns) + 0.5) * degrees
+    lon = (np.arange(columns) + 0.5) * degrees - 180
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         plain, whole = Path(folder, "rows.tif"), Path(folder, "cog.tif")
         with rasterio.Env(GDAL_CACHEMAX=256, GDAL_PAM_ENABLED=False):
             with rasterio.open(plain, "w", **profile) as file:
-                for top in tqdm(range(0, rows, step), desc="embedding rows", disable=not progress):
-                    lat = north - (np.arange(top, min(top + step, rows)) + 0.5) * degrees
+                for top in tqdm(range(0, rows, step), desc="embedding rows"):
+                    lat = 90 - (np.arange(top, min(top + step, rows)) + 0.5) * degrees
                     file.write(_block(model, drawn, lon, lat), window=Window(0, top, columns, len(lat)))
                 file.update_tags(**_tags(model, name, drawn, degrees))
                 file.descriptions, file.units = drawn.bands, [drawn.units] * count
@@ -87,7 +84,7 @@ def to_geotiff(
     return path
 
 
-def to_geoparquet(model: Model | str | Path, path: str | Path, size_km: float = 110.0, progress: bool = True) -> int:
+def to_geoparquet(model: Model | str | Path, path: str | Path, size_km: float = 110.0) -> int:
     """Write the embeddings of all land as GeoParquet, a row for each equal-area cell; return the number of rows.
 
     Columns: ``cell`` (as :func:`geonb.geo.blocks` numbers them), ``land_share`` of the cell, ``geometry`` (the
@@ -107,7 +104,7 @@ def to_geoparquet(model: Model | str | Path, path: str | Path, size_km: float = 
 
     model, (cells, lonlat) = opened(model), land_centres(size_km)
     bounds = west, south, east, north = cell_bounds(cells, size_km).T
-    z = model.embed_locations(lonlat, progress=progress)
+    z = model.embed_locations(lonlat)
     about = json.loads(geo_metadata([west.min(), south.min(), east.max(), north.max()])["geo"])
     about["columns"]["geometry"]["geometry_types"] = ["Polygon"]
     table = pa.table(
@@ -120,15 +117,6 @@ def to_geoparquet(model: Model | str | Path, path: str | Path, size_km: float = 
     ).replace_schema_metadata({"geo": json.dumps(about)})
     write_atomically(Path(path), lambda file: pq.write_table(table, file, compression="zstd"))
     return len(cells)
-
-
-def _pixels(low: float, high: float, degrees: float) -> int:
-    if not degrees > 0:
-        raise ValueError(f"degrees must be above 0, not {degrees}")
-    count = round((high - low) / degrees)
-    if abs(count * degrees - (high - low)) > 1e-6 or count < 1:
-        raise ValueError(f"{low:g} to {high:g} is no whole number of pixels of {degrees:g} degrees; change either")
-    return count
 
 
 def _block(model: Model, layer: Layer, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:

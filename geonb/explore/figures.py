@@ -5,10 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import json
 import re
 from collections.abc import Callable, Sequence
-from functools import cache
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from geonb._util import is_unknown
-from geonb.explore.views import MISSING, PALETTE, asset
+from geonb.explore.views import MISSING, PALETTE, land_rings
 from geonb.geo import check_lonlat
 
 if TYPE_CHECKING:
@@ -24,6 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as MatplotlibFigure
 
 WIDE = 460  # points; on a phone a wider figure scrolls, for its letters would be too small
+CHIP = 128  # pixels, the shown width of a chip
+EARTH_WIDTH_KM = 2.7066299837 * 6371.0088  # of one unit of Equal Earth: half the equator's length on the map
 
 
 class Figure:
@@ -69,13 +69,6 @@ def themed(fig: MatplotlibFigure, alt: str) -> Figure:
     return Figure(f'<div class="geonb-figure{scrolls}">{svg}</div>', alt)
 
 
-@cache
-def land_rings() -> list[np.ndarray]:
-    """Return outlines of land, each (k, 2) lon/lat degrees (Natural Earth 1:110m, public domain)."""
-    rings = json.loads(asset("land.json"))
-    return [np.array(ring, np.float64).reshape(-1, 2) for ring in rings]
-
-
 def equal_earth_xy(lonlat: ArrayLike) -> np.ndarray:
     """Project positions (n, 2) in degrees to Equal Earth, x in [-1, 1]; areas are in proportion to those on Earth."""
     import torch
@@ -94,7 +87,8 @@ def draw_land(ax: Axes, xy: Callable[[np.ndarray], np.ndarray] | None = None) ->
     """
     from matplotlib.collections import PolyCollection
 
-    land = PolyCollection(list(map(xy, land_rings())) if xy else land_rings(), facecolor="#8a929c40", edgecolor="none")
+    rings = [xy(ring) if xy else ring for ring in land_rings()]
+    land = PolyCollection(rings, facecolor="#8a929c40", edgecolor="none")
     ax.add_collection(land, autolim=False)
 
 
@@ -105,12 +99,10 @@ def world_axes(figsize: tuple[float, float] = (5.4, 2.9)) -> tuple[MatplotlibFig
     fig, ax = plt.subplots(figsize=figsize)
     draw_land(ax, equal_earth_xy)
     latitudes = np.linspace(-90, 90, 91)
-    for lon in range(-180, 181, 60):
-        edge = equal_earth_xy(np.stack([np.full_like(latitudes, lon), latitudes], 1))
-        ax.plot(*edge.T, color="#8a929c", lw=0.8 if abs(lon) == 180 else 0.3, zorder=0)
-    for lat in range(-90, 91, 30):
-        edge = equal_earth_xy([[-180.0, lat], [180.0, lat]])
-        ax.plot(*edge.T, color="#8a929c", lw=0.8 if abs(lat) == 90 else 0.3, zorder=0)
+    meridians = [(lon, np.stack([np.full(91, lon), latitudes], 1), 180) for lon in range(-180, 181, 60)]
+    parallels = [(lat, [[-180, lat], [180, lat]], 90) for lat in range(-90, 91, 30)]
+    for at, line, outer in meridians + parallels:
+        ax.plot(*equal_earth_xy(line).T, color="#8a929c", lw=0.8 if abs(at) == outer else 0.3, zorder=0)
     ax.set(xlim=(-1.01, 1.01), ylim=(-0.5, 0.5), aspect="equal")
     ax.axis("off")
     return fig, ax
@@ -147,18 +139,20 @@ def scatter_map(
         raise ValueError(f"{len(lonlat)} positions and {len(values)} values do not match")
     fig, ax = world_axes()
     x, y = equal_earth_xy(lonlat).T
-    dots: dict[str, Any] = {"s": size, "lw": 0, "rasterized": True}
+
+    def dots(rows: np.ndarray | slice, colour: Any, **options: Any) -> Any:
+        return ax.scatter(x[rows], y[rows], c=colour, s=size, lw=0, rasterized=True, **options)
+
     if values.ndim == 2:
-        ax.scatter(x, y, c=values, **dots)
+        dots(slice(None), values)
     elif values.dtype.kind in "fiu":
         known = np.isfinite(values)
-        ax.scatter(x[~known], y[~known], c=MISSING, **dots)
+        dots(~known, MISSING)
         if known.any():
             low, high = limits or np.percentile(values[known], [1, 99])
             if signed and not limits:
                 low, high = -max(-low, high), max(-low, high)
-            colours = {"cmap": "coolwarm" if signed else "viridis", "vmin": low, "vmax": high}
-            drawn = ax.scatter(x[known], y[known], c=values[known], **colours, **dots)
+            drawn = dots(known, values[known], cmap="coolwarm" if signed else "viridis", vmin=low, vmax=high)
             _colour_bar(ax, drawn, units, extend="both")
     else:
         known = np.array([not is_unknown(v) for v in values], bool)
@@ -166,54 +160,40 @@ def scatter_map(
         names, counts = np.unique(classes[known], return_counts=True)
         shown = names[np.argsort(-counts, kind="stable")][: len(PALETTE) - 1]
         for colour, name in zip(PALETTE, shown, strict=False):
-            own = known & (classes == name)
-            ax.scatter(x[own], y[own], c=colour, label=str(name), **dots)
+            dots(known & (classes == name), colour, label=str(name))
         for grey, name in ((known & ~np.isin(classes, shown), "other"), (~known, "unknown")):
             if grey.any():
-                ax.scatter(x[grey], y[grey], c=MISSING, label=name, **dots)
+                dots(grey, MISSING, label=name)
         compact = {"fontsize": 7, "markerscale": 4, "handletextpad": 0.1, "columnspacing": 0.8, "frameon": False}
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0.02), ncols=5, **compact)
     ax.set_title(title, fontsize=10)
     return themed(fig, alt)
 
 
-def coverage_map(
-    lonlat: ArrayLike, size_km: float = 200.0, title: str = "", units: str = "places in a cell", alt: str = ""
-) -> Figure:
-    """Map where places are: equal-area cells coloured by the number of places in them, land without any in grey.
+def coverage_map(lonlat: ArrayLike, size_km: float, alt: str) -> Figure:
+    """Map where places are: hexagons of equal area coloured by the number of places in them, land without any in grey.
 
     Args:
         lonlat: positions (n, 2), degrees.
-        size_km: edge of the cells; a cell is land if at least half of it is.
-        title, units: shown above the map and beside the colour bar, which is logarithmic.
-        alt: what the map shows; by default how many land cells have a place, and how many the fullest has.
+        size_km: a hexagon has the area of a square of this edge. A larger value shows less detail.
+        alt: what the map shows.
     """
-    from matplotlib.collections import PolyCollection
-    from matplotlib.colors import LogNorm
-    from matplotlib.ticker import FuncFormatter, NullFormatter
-
-    from geonb.data.sampling import land_cells
-    from geonb.geo import blocks
-
-    lonlat, land = check_lonlat(lonlat), land_cells(size_km)
-    cells, counts = np.unique(blocks(lonlat, size_km), return_counts=True)
-    empty = np.setdiff1d(land, cells)
-    held, top = len(land) - len(empty), int(counts.max(initial=0))
-    alt = alt or (
-        f"World map of {len(lonlat):,} places in cells of {size_km:g} km: {held:,} of {len(land):,} land cells "
-        f"({held / len(land):.0%}) hold at least one, the fullest cell holds {top:,}."
-    )
     fig, ax = world_axes()
-    thin = {"rasterized": True, "linewidth": 0.2}  # a line of the cell's own colour closes the seams
-    grey = {"facecolor": MISSING, "edgecolor": MISSING, "alpha": 0.6}
-    ax.add_collection(PolyCollection(_outlines(empty, size_km), **grey, **thin))
-    norm = LogNorm(1, max(top, 2))
-    full = PolyCollection(_outlines(cells, size_km), array=counts, cmap="viridis", norm=norm, edgecolor="face", **thin)
-    ax.add_collection(full)
-    bar = _colour_bar(ax, full, f"{units}; grey: land without")
-    bar.ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    bar.ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.set_title(title, fontsize=10)
+    spacing = size_km / EARTH_WIDTH_KM * np.sqrt(2 / np.sqrt(3))  # of the hexagons' centres along a row
+    columns, rows = int(1 / spacing) + 1, int(0.5 / (spacing * np.sqrt(3))) + 1
+    extent = (-columns * spacing, columns * spacing, -rows * spacing * np.sqrt(3), rows * spacing * np.sqrt(3))
+    cells = ax.hexbin(
+        *equal_earth_xy(check_lonlat(lonlat)).T,
+        gridsize=(2 * columns, 2 * rows),
+        extent=extent,
+        bins="log",
+        mincnt=1,
+        lw=0.2,
+    )
+    bar = _colour_bar(ax, cells, "places in a cell; grey: land without")
+    bar.ax.xaxis.set_major_formatter("{x:,.0f}")
+    bar.ax.xaxis.set_minor_formatter("")
+    ax.set(xlim=(-1.01, 1.01), ylim=(-0.5, 0.5))
     return themed(fig, alt)
 
 
@@ -225,20 +205,7 @@ def _colour_bar(ax: Axes, drawn: Any, label: str, **options: Any) -> Any:
     return bar
 
 
-def _outlines(cells: ArrayLike, size_km: float) -> np.ndarray:
-    """Outlines (n, 18, 2) of equal-area cells on the map of :func:`equal_earth_xy`."""
-    from geonb.geo import cell_bounds
-
-    west, south, east, north = cell_bounds(cells, size_km).T[:, :, None]
-    lat = south + np.linspace(0, 1, 9) * (north - south)  # parallels are straight on this map, meridians are not
-    sides = [np.stack([np.broadcast_to(lon, lat.shape), side], 2) for lon, side in ((west, lat), (east, lat[:, ::-1]))]
-    ring = np.concatenate(sides, 1)
-    return equal_earth_xy(ring.reshape(-1, 2)).reshape(ring.shape)
-
-
-def image_grid(
-    images: Sequence[np.ndarray] | np.ndarray, captions: Sequence[str], alt: str, columns: int = 6, pixels: int = 128
-) -> Figure:
+def image_grid(images: ArrayLike, captions: Sequence[str], alt: str, columns: int = 6) -> Figure:
     """Show RGB chips in a grid with a caption below each.
 
     Args:
@@ -246,7 +213,6 @@ def image_grid(
         captions: n strings; each is also the alt text of its chip.
         alt: what the grid shows as a whole.
         columns: at most this many side by side.
-        pixels: shown width of a chip.
 
     Raises:
         ValueError: not as many captions as images.
@@ -261,10 +227,10 @@ def image_grid(
         Image.fromarray(image).save(buffer, "PNG")
         data = base64.b64encode(buffer.getvalue()).decode()
         cells.append(
-            f'<figure><img src="data:image/png;base64,{data}" alt="{escape(caption)}" width="{pixels}">'
+            f'<figure><img src="data:image/png;base64,{data}" alt="{escape(caption)}" width="{CHIP}">'
             f"<figcaption>{escape(caption)}</figcaption></figure>"
         )
-    width = f"max-width:{columns * (pixels + 12)}px"
-    style = f"display:grid;gap:8px;grid-template-columns:repeat(auto-fill,minmax(min({pixels}px,45%),1fr));{width}"
+    grid = f"repeat(auto-fill,minmax(min({CHIP}px,45%),1fr));max-width:{columns * (CHIP + 12)}px"
+    style = f"display:grid;gap:8px;grid-template-columns:{grid}"
     group = f'<div class="geonb-grid" role="group" aria-label="{escape(alt)}" style="{style}">'
     return Figure(group + "".join(cells) + "</div>", alt)

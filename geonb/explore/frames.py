@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import product
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,6 +14,8 @@ from geonb.explore.projection import Scores, align, fit_projection, projection_s
 from geonb.explore.views import PALETTE, View, land, pack
 from geonb.geo import check_lonlat
 
+K = 15  # nearest neighbours that the scores compare
+
 
 class ProjectionView(View):
     """UMAP beside PCA and the map; made by :func:`projection_view`.
@@ -23,16 +24,15 @@ class ProjectionView(View):
         frames: for each setting of the sliders a dict: "n_neighbors", "min_dist", "seed", "scores"
             (:class:`geonb.explore.projection.Scores`) and the coordinates "xy" (n, 2).
         pca: the scores of the PCA.
-        stability: (n_neighbors, min_dist) -> :class:`geonb.explore.projection.Stability` over the seeds; empty for one.
         rows: which rows are shown.
     """
 
     name, css = "projection", "gv"
     title = "UMAP beside PCA"
 
-    def __init__(self, data: dict, frames: list[dict], pca: Scores, stability: dict, rows: np.ndarray) -> None:
+    def __init__(self, data: dict, frames: list[dict], pca: Scores, rows: np.ndarray) -> None:
         super().__init__(data)
-        self.frames, self.pca, self.stability, self.rows = frames, pca, stability, rows
+        self.frames, self.pca, self.rows = frames, pca, rows
 
 
 def projection_view(
@@ -45,13 +45,9 @@ def projection_view(
     neighbors: Sequence[int] = (5, 15, 50),
     min_dist: Sequence[float] = (0.0, 0.1, 0.5),
     seeds: Sequence[int] = (0, 1, 2),
-    init: str = "pca",
-    k: int = 15,
     rows: int = 2000,
     epochs: int = 200,
     alt: str = "",
-    note: str = "",
-    progress: bool = True,
 ) -> ProjectionView:
     """Show UMAP beside PCA and the map: UMAP's parameters on sliders, the scores of each setting on the plot.
 
@@ -67,12 +63,9 @@ def projection_view(
         units: name of a column -> its units.
         neighbors, min_dist, seeds: of UMAP; every combination is a frame. At first the values nearest to UMAP's
             defaults (15 and 0.1) and the first seed are shown.
-        init: see :func:`geonb.explore.projection.fit_projection`; "random" shows how much the start decides.
-        k: number of nearest neighbours that the scores compare.
         rows: of more, so many are drawn at random.
         epochs: of each UMAP. Fewer are faster and less settled.
         alt: what is shown, for those who do not see it.
-        note: added to the text below the pictures.
 
     Raises:
         ValueError: shapes that do not match, or no values for a slider.
@@ -87,66 +80,54 @@ def projection_view(
         raise ValueError("each slider needs at least one value: neighbors, min_dist and seeds")
     chosen = np.arange(n) if n <= rows else np.sort(np.random.default_rng(0).choice(n, rows, replace=False))
     z, lonlat = z[chosen], lonlat[chosen]
+    sliders = [("n_neighbors", neighbors, 15), ("min_dist", min_dist, 0.1), ("seed", seeds, seeds[0])]
     flat = fit_projection(z, "pca")
     frames: list[dict] = []
-    for count, spread, seed in tqdm(list(product(neighbors, min_dist, seeds)), desc="projecting", disable=not progress):
-        xy = fit_projection(z, "umap", seed, count, spread, init, epochs).xy
+    for count, spread, seed in tqdm(list(product(neighbors, min_dist, seeds)), desc="projecting"):
+        xy = fit_projection(z, "umap", seed, count, spread, epochs=epochs).xy
         xy = align(xy, frames[0]["xy"] if frames else flat.xy)
         frames.append({"n_neighbors": count, "min_dist": spread, "seed": seed, "xy": xy,
-                       "scores": projection_scores(z, xy, k, len(z))})  # fmt: skip
+                       "scores": projection_scores(z, xy, K, len(z))})  # fmt: skip
     settings: dict[tuple, list[np.ndarray]] = {}
     for f in frames:
         settings.setdefault((f["n_neighbors"], f["min_dist"]), []).append(f["xy"])
-    stable = {at: stability(planes, k) for at, planes in settings.items()} if len(seeds) > 1 else {}
-    pca = flat.scores(k, len(z))
+    stable = dict.fromkeys(settings, "")
+    for at, planes in settings.items() if len(seeds) > 1 else ():
+        found = stability(planes, K)
+        stable[at] = f"{len(seeds)} seeds: {found.overlap:.0%} of neighbours stay, Procrustes {found.disparity:.2f}"
+    pca = flat.scores(K, len(z))
     shown = f"{len(z):,} places" if len(z) == n else f"{len(z):,} of {n:,} places, drawn at random"
-    start = "the principal components" if init == "pca" else "random coordinates"
     data = {
         "n": len(z),
         "titles": ["UMAP", "PCA", "Map (Equal Earth)"],
         "alt": alt or shown,
-        "note": f"{shown}. UMAP by the cosine, {epochs} epochs, started from {start}; axes, the sizes of groups and "
-        f"the gaps between them mean nothing. Scores: neighbours kept are the {k} nearest in the space that are among "
-        f"the {k} nearest in the picture. {note}".strip(),
+        "note": f"{shown}. UMAP by the cosine, {epochs} epochs, started from the principal components; axes, the sizes "
+        f"of groups and the gaps between them mean nothing. Scores: neighbours kept are the {K} nearest in the space "
+        f"that are among the {K} nearest in the picture.",
         "hint": "Move over a picture, tap it, or use the arrow keys: the same places are shown in all three.",
         "sliders": [
-            _slider("n_neighbors", neighbors, 15),
-            _slider("min_dist", min_dist, 0.1),
-            _slider("seed", seeds, seeds[0]),
+            {"name": name, "values": [f"{v:g}" for v in values], "at": int(np.abs(np.subtract(values, usual)).argmin())}
+            for name, values, usual in sliders
         ],
         "frames": [
-            {
-                "xy": _plane(f["xy"]),
-                "scores": _scores_text(f["scores"]),
-                "stable": _stable_text(stable.get((f["n_neighbors"], f["min_dist"]))),
-            }
+            {"xy": _plane(f["xy"]), "scores": _in_words(f["scores"]), "stable": stable[f["n_neighbors"], f["min_dist"]]}
             for f in frames
         ],
-        "pca": {"xy": _plane(flat.xy), "scores": _scores_text(pca)},
+        "pca": {"xy": _plane(flat.xy), "scores": _in_words(pca)},
         "lonlat": pack(np.rint((lonlat + [180, 90]) / [360, 180] * 65535), "<u2"),
         "land": land(),
         "color": PALETTE[0],
         "columns": [colour_column(str(k), v, n, units.get(k), chosen) for k, v in (color or {}).items()],
-        "hover": None if hover is None else ["" if hover[i] is None else str(hover[i]) for i in chosen.tolist()],
+        "hover": None if hover is None else [str(hover[i] or "") for i in chosen],
     }
-    return ProjectionView(data, frames, pca, stable, chosen)
+    return ProjectionView(data, frames, pca, chosen)
 
 
-def _slider(name: str, values: Sequence, usual: float) -> dict:
-    return {"name": name, "values": [f"{v:g}" for v in values], "at": int(np.abs(np.subtract(values, usual)).argmin())}
-
-
-def _scores_text(scores: Scores) -> str:
+def _in_words(scores: Scores) -> str:
     return (
         f"trustworthiness {scores.trustworthiness:.3f}\nneighbours kept {scores.kept:.0%}\n"
         f"distances (rank corr.) {scores.distances:.2f}"
     )
-
-
-def _stable_text(found: Any) -> str:
-    if found is None:
-        return ""
-    return f"{found.seeds} seeds: {found.overlap:.0%} of neighbours stay, Procrustes {found.disparity:.2f}"
 
 
 def _plane(xy: np.ndarray) -> str:

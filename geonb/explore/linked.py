@@ -46,8 +46,8 @@ def linked_view(
     units: dict | None = None,
     *,
     about: dict | None = None,
-    images: np.ndarray | Callable[[np.ndarray], np.ndarray] | None = None,
-    image_rows: ArrayLike | None = None,
+    images: Callable[[np.ndarray], np.ndarray] | None = None,
+    image_rows: ArrayLike = (),
     simulated: Iterable[str] = (),
 ) -> LinkedView:
     """Show places on an Equal Earth map and in a plane, selected together by a box, a lasso or the keyboard.
@@ -68,15 +68,12 @@ def linked_view(
         about: shown when a place is inspected: any of :data:`ABOUT` (the text; its source, linked if it is an https
             address; its licence and the licence's address; its author; what was changed), each n strings or None. Texts
             are cut to :data:`TEXT_CHARACTERS` characters.
-        images: pictures uint8 (k, h, w, 3) of some places, made into one sprite of :data:`THUMBNAIL` pixels each; of
-            more than :data:`MOST_IMAGES`, as many are taken evenly. Or a function that makes them from the rows that
-            are taken. Needs Pillow.
-        image_rows: rows of the places that have a picture, one for each picture.
+        images: makes pictures uint8 (k, h, w, 3) of rows (k,), shown at :data:`THUMBNAIL` pixels. Needs Pillow.
+        image_rows: rows of the places that have a picture; of more than :data:`MOST_IMAGES`, as many are taken evenly.
         simulated: which of "location", "text" and "image" are simulated, so that the view can say so.
 
     Raises:
-        ValueError: shapes that do not match, positions or coordinates that are not finite, infinite numbers, names
-            that are not known.
+        ValueError: shapes that do not match, positions or coordinates that are not finite, infinite numbers.
     """
     lonlat, xy = check_lonlat(lonlat), np.asarray(xy, np.float64)
     n = len(lonlat)
@@ -86,8 +83,6 @@ def linked_view(
         raise ValueError(f"xy, row {np.flatnonzero(~np.isfinite(xy).all(1))[0]}: not finite")
     if hover is not None and len(hover) != n:
         raise ValueError(f"hover has {len(hover)} strings for {n} places")
-    if unknown := set(simulated) - set(MODALITIES):
-        raise ValueError(f"simulated: unknown {sorted(unknown)}; choose from {', '.join(MODALITIES)}")
     if n > MOST_PLACES:
         warnings.warn(f"{n:,} places make a slow page; beyond {MOST_PLACES:,} use embedding-atlas", stacklevel=2)
     units, low, span = units or {}, xy.min(0), np.maximum(np.ptp(xy, axis=0), 1e-9)
@@ -104,9 +99,9 @@ def linked_view(
         "color": PALETTE[0],
         "columns": [colour_column(str(k), v, n, units.get(k)) for k, v in (color or {}).items()],
         "hover": None if hover is None else ["" if h is None else str(h) for h in hover],
-        "about": None if about is None else _about(about, n),
-        "thumbs": None if images is None else _sprite(images, image_rows, n),
-        "simulated": [str(s) for s in simulated],
+        "about": None if about is None else _about(about),
+        "thumbs": None if images is None else _sprite(images, np.asarray(image_rows)),
+        "simulated": list(simulated),
     }
     return LinkedView(data)
 
@@ -121,7 +116,7 @@ def colour_column(
             rows has the colours of a view of all.
 
     Raises:
-        ValueError: not n values, infinite numbers, or too many labels.
+        ValueError: not n values, or infinite numbers.
     """
     values = values if isinstance(values, np.ndarray) else np.array(list(values), object)
     if values.shape != (n,):
@@ -133,14 +128,15 @@ def colour_column(
 
 
 def _numbers(name: str, values: np.ndarray) -> dict:
-    values = np.array([np.nan if v is None else v for v in values], np.float64)
+    values = values.astype(np.float64)  # None becomes NaN
     if np.isinf(values).any():
         raise ValueError(f"color {name!r}, row {np.flatnonzero(np.isinf(values))[0]}: infinite")
     column: dict[str, Any] = {"kind": "numbers", "low": None, "high": None, "data": pack(values, "<f4")}
     if len(known := values[~np.isnan(values)]):
-        low, high = (float(q) for q in np.percentile(known, [1, 99]))
-        log, below, above = known.min() > 0 and high / low > LOG_RATIO, known.min() < low, known.max() > high
-        column |= {"low": low, "high": high, "log": bool(log), "below": bool(below), "above": bool(above)}
+        low, high = np.percentile(known, [1, 99]).tolist()
+        log = bool(known.min() > 0 and high / low > LOG_RATIO)
+        beyond = {"below": bool(known.min() < low), "above": bool(known.max() > high)}
+        column |= {"low": low, "high": high, "log": log, **beyond}
     return column
 
 
@@ -148,22 +144,16 @@ def _categories(name: str, values: np.ndarray, rows: np.ndarray | slice) -> dict
     labels = ["unknown" if is_unknown(v) else str(v) for v in values.tolist()]
     names, codes, counts = np.unique(np.array(labels, object), return_inverse=True, return_counts=True)
     known = [i for i in np.argsort(-counts, kind="stable") if names[i] != "unknown"]
-    if len(known) >= MISSING_CODE:
-        raise ValueError(f"color {name!r} has {len(known)} different labels; at most {MISSING_CODE - 1} can be shown")
     rank = np.full(len(names), MISSING_CODE)
     rank[known] = np.arange(len(known))
     return {"kind": "categories", "labels": [names[i] for i in known], "colors": PALETTE[: len(known)],
             "data": pack(rank[codes[rows]], "<u2")}  # fmt: skip
 
 
-def _about(about: dict, n: int) -> str:
-    """Columns of strings as deflated JSON in base64, inflated by the page when the first place is inspected."""
+def _about(about: dict) -> str:
+    """Encode columns of strings as deflated JSON in base64, inflated when the first place is inspected."""
     columns = {}
     for name, values in about.items():
-        if name not in ABOUT:
-            raise ValueError(f"about: unknown {name!r}; choose from {', '.join(ABOUT)}")
-        if len(values) != n:
-            raise ValueError(f"about: {name!r} has {len(values)} strings for {n} places")
         most = URL_CHARACTERS if "url" in name else TEXT_CHARACTERS
         columns[name] = [shorten(str(v), most) if v else None for v in values]
     return base64.b64encode(zlib.compress(json.dumps(columns, separators=(",", ":")).encode(), 9)).decode()
@@ -174,24 +164,16 @@ def shorten(text: str, characters: int) -> str:
     return text if len(text) <= characters else text[: characters - 1].rstrip() + "…"
 
 
-def _sprite(images: Any, rows: ArrayLike | None, n: int) -> dict:
+def _sprite(images: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> dict:
     from PIL import Image
 
-    rows = np.asarray([] if rows is None else rows, np.int64)
-    if rows.ndim != 1 or len(rows) == 0 or rows.min() < 0 or rows.max() >= n or len(np.unique(rows)) < len(rows):
-        raise ValueError(f"image_rows must be different numbers from 0 to {n - 1}, one for each picture")
-    taken = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MOST_IMAGES)).astype(int))
-    if not callable(images) and len(images) != len(rows):
-        raise ValueError(f"{len(images)} images and {len(rows)} image_rows do not match")
-    images = np.asarray(images(rows[taken]) if callable(images) else np.asarray(images)[taken])
-    if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or len(images) != len(taken):
-        raise ValueError(f"images are {images.dtype} {images.shape}; give uint8 ({len(taken)}, h, w, 3)")
+    taken = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MOST_IMAGES)).astype(int))]
     across = int(np.ceil(np.sqrt(len(taken))))
     sheet = Image.new("RGB", (across * THUMBNAIL, -(-len(taken) // across) * THUMBNAIL))
-    for tile, image in enumerate(images):
+    for tile, image in enumerate(images(taken)):
         small = Image.fromarray(image).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
         sheet.paste(small, (tile % across * THUMBNAIL, tile // across * THUMBNAIL))
     stream = io.BytesIO()
     sheet.save(stream, "JPEG", quality=80)
     picture = base64.b64encode(stream.getvalue()).decode()
-    return {"data": picture, "rows": pack(rows[taken], "<u4"), "tile": THUMBNAIL, "across": across}
+    return {"data": picture, "rows": pack(taken, "<u4"), "tile": THUMBNAIL, "across": across}

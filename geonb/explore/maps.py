@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geonb.explore.views import PALETTE, asset, safe_json
+from geonb.explore.views import PALETTE, land_rings, safe_json
 from geonb.geo import check_lonlat
 
 if TYPE_CHECKING:
@@ -27,15 +26,12 @@ if TYPE_CHECKING:
 SEA, LAND, SHORE = "#edf2f6", "#d3dae0", "#9aa6b1"
 POINTS = """
 {% macro script(this, kwargs) %}
-{{ this.points }}.forEach(([lat, lon, label, color]) => {
-  const circle = L.circleMarker([lat, lon], {radius: {{ this.radius }}, color: "#fff", weight: 1,
-    fillColor: color, fillOpacity: 0.9});
-  if (label !== null) {
-    const text = document.createElement("div");
-    text.textContent = label;
-    circle.bindPopup(text, {maxWidth: 280});
-  }
-  circle.addTo({{ this._parent.get_name() }});
+{{ this.points }}.forEach(([lat, lon, label]) => {
+  const circle = L.circleMarker([lat, lon], {radius: 5, color: "#fff", weight: 1,
+    fillColor: "#0072B2", fillOpacity: 0.9});
+  const text = document.createElement("div");
+  text.textContent = label;
+  circle.bindPopup(text, {maxWidth: 280}).addTo({{ this._parent.get_name() }});
 });
 {% endmacro %}
 """
@@ -44,32 +40,22 @@ SOUTH, NORTH = -60.0, 84.0  # of painted layers; Web Mercator swells beyond
 MOST_POINTS = 20_000  # that a live map draws one by one
 
 
-def offline_map(
-    center: tuple[float, float] = (0.0, 20.0),
-    zoom: float = 1.5,
-    height: int = 420,
-    alt: str = "Interactive map",
-    tiles: bool = True,
-) -> folium.Map:
-    """Make a folium map over Natural Earth land that needs no network.
+def offline_map(height: int = 420, alt: str = "Interactive map") -> folium.Map:
+    """Make a folium map over Natural Earth land (1:110 million) that needs no network.
+
+    OpenStreetMap tiles are offered in its layer control; nothing is fetched unless a reader chooses them.
 
     Args:
-        center: (lon, lat) in degrees, longitude first, as everywhere in this package.
-        zoom: Leaflet zoom level in steps of a half, 0 (the world in 256 pixels, twice that at 1) and up; by default the
-            world is 724 pixels wide. The land is drawn at 1:110 million.
         height: of the map in pixels.
         alt: title of the frame the map stands in, for those who do not see it.
-        tiles: offer OpenStreetMap tiles in the layer control; nothing is fetched unless a reader chooses them.
 
     Returns:
         A ``folium.Map``; add to it with :func:`add_points`, :func:`add_layer` or folium.
     """
     import folium
 
-    ((lon, lat),) = check_lonlat([center]).tolist()
-    world = _map_class()(
-        location=(lat, lon), zoom_start=zoom, zoom_snap=0.5, tiles=None, height=height, prefer_canvas=True
-    )
+    # in steps of a half, so that the whole world fits in 724 pixels
+    world = _map_class()((20, 0), zoom_start=1.5, zoom_snap=0.5, tiles=None, height=height, prefer_canvas=True)
     world.alt, world.pixels = alt, height
     figure = folium.Figure()
     figure.add_child(world)
@@ -78,44 +64,31 @@ def offline_map(
     land = folium.FeatureGroup("Land (Natural Earth)", overlay=False)
     style = {"color": SHORE, "weight": 0.6, "fillColor": LAND, "fillOpacity": 1}
     folium.map.CustomPane("land", z_index=250).add_to(world)  # above tiles, below pictures of layers
-    folium.GeoJson(_land(), style_function=lambda _: style, control=False, interactive=False, pane="land").add_to(land)
+    polygons = [[[*ring, ring[0]]] for ring in (ring.tolist() for ring in land_rings())]
+    shape = {"type": "MultiPolygon", "coordinates": polygons}
+    folium.GeoJson(shape, style_function=lambda _: style, control=False, interactive=False, pane="land").add_to(land)
     land.add_to(world)
-    if tiles:
-        name = "OpenStreetMap (needs a network)"
-        folium.TileLayer("OpenStreetMap", name=name, show=False, overlay=False).add_to(world)
-        folium.LayerControl(collapsed=True).add_to(world)
+    name = "OpenStreetMap (needs a network)"
+    folium.TileLayer("OpenStreetMap", name=name, show=False, overlay=False).add_to(world)
+    folium.LayerControl(collapsed=True).add_to(world)
     return world
 
 
-def add_points(
-    world: folium.Map,
-    lonlat: ArrayLike,
-    labels: Sequence | None = None,
-    color: str | Sequence[str] = PALETTE[0],
-    radius: float = 5,
-) -> folium.Map:
+def add_points(world: folium.Map, lonlat: ArrayLike, labels: Sequence[str]) -> folium.Map:
     """Add places to a map as circles; return the map.
 
     Args:
         world: a map of :func:`offline_map`.
         lonlat: positions (n, 2), degrees.
         labels: n strings shown when a circle is pressed; shown as text, whatever they contain.
-        color: n CSS colours, or one for all.
-        radius: in pixels.
 
     Raises:
-        ValueError: lengths that do not match.
+        ValueError: not as many labels as positions.
     """
-    lonlat = check_lonlat(lonlat)
-    n = len(lonlat)
-    labels = [None] * n if labels is None else [None if label is None else str(label) for label in labels]
-    colors = [color] * n if isinstance(color, str) else [str(c) for c in color]
-    if not n == len(labels) == len(colors):
-        raise ValueError(f"{n} positions, {len(labels)} labels and {len(colors)} colours do not match")
-    points = [[lat, lon, label, c] for (lon, lat), label, c in zip(lonlat.tolist(), labels, colors, strict=True)]
+    points = [[lat, lon, str(label)] for (lon, lat), label in zip(check_lonlat(lonlat).tolist(), labels, strict=True)]
     # folium renders scripts as templates twice
     text = safe_json(points).replace("{", "\\u007b").replace("}", "\\u007d")
-    _points_class()(text, float(radius)).add_to(world)
+    _points_class()(text).add_to(world)
     return world
 
 
@@ -166,38 +139,26 @@ def layer_of(model: Model, *, place: Sequence[float] | None = None, text: str | 
     return Layer(lambda z: (z @ target)[:, None], title, "cosine", ("similarity",))
 
 
-def add_layer(
-    world: folium.Map,
-    model: Model,
-    *,
-    place: Sequence[float] | None = None,
-    text: str | None = None,
-    width: int = 480,
-    show: bool = True,
-) -> folium.Map:
-    """Paint a layer of a model over land and lay it on a map of :func:`offline_map`; return the map.
-
-    Similarities are painted in viridis from their 2nd to their 98th percentile.
+def add_layer(world: folium.Map, model: Model, width: int = 480, show: bool = True) -> folium.Map:
+    """Paint the main components of a model over land and lay them on a map of :func:`offline_map`; return the map.
 
     Args:
         world: the map.
-        model, place, text: see :func:`layer_of`.
+        model: of :func:`geonb.load`.
         width: pixels around the world; about ``width`` squared / 4 of them lie on land and are embedded. At 480, a
             pixel is 83 km wide at the equator.
         show: show the layer at first; the control of the map shows and hides it.
     """
     from folium.raster_layers import ImageOverlay
 
-    rgba, title = _painted(model, layer_of(model, place=place, text=text), width)
-    # Leaflet's layer control reads names as HTML, and folium reads braces as templates.
-    name = escape(title).replace("{", "&#123;").replace("}", "&#125;")
-    bounds = [[SOUTH, -180.0], [NORTH, 180.0]]
-    ImageOverlay(rgba, bounds, opacity=0.8, name=name, show=show, alt=name).add_to(world)
+    layer, bounds = layer_of(model), [[SOUTH, -180.0], [NORTH, 180.0]]
+    rgba = _painted(model, layer, width)
+    ImageOverlay(rgba, bounds, opacity=0.8, name=layer.title, show=show, alt=layer.title).add_to(world)
     return world
 
 
-def _painted(model: Model, layer: Layer, width: int) -> tuple[np.ndarray, str]:
-    """A layer in Web Mercator, uint8 (rows, width, 4), transparent at sea, and its title."""
+def _painted(model: Model, layer: Layer, width: int) -> np.ndarray:
+    """Paint a layer of colours in Web Mercator, uint8 (rows, width, 4), transparent at sea."""
     from geonb.data.sampling import on_land
 
     top, bottom = (np.arcsinh(np.tan(np.radians(lat))) for lat in (NORTH, SOUTH))
@@ -206,16 +167,9 @@ def _painted(model: Model, layer: Layer, width: int) -> tuple[np.ndarray, str]:
     lon = (np.arange(width) + 0.5) / width * 360 - 180
     grid = np.stack(np.meshgrid(lon, np.degrees(np.arctan(np.sinh(y)))), 2)
     land = on_land(grid.reshape(-1, 2)).reshape(height, width)
-    values, title = layer.of(model.embed_locations(grid[land])), layer.title
-    if len(layer.bands) == 1:
-        from matplotlib import colormaps
-
-        low, high = np.percentile(values, [2, 98])
-        values = colormaps["viridis"](np.clip((values[:, 0] - low) / max(high - low, 1e-12), 0, 1))[:, :3]
-        title = f"{title} ({layer.units}, {low:.2f} dark to {high:.2f} bright)"
     rgba = np.zeros((height, width, 4), np.uint8)
-    rgba[land, :3], rgba[land, 3] = np.rint(values * 255), 255
-    return rgba, title
+    rgba[land, :3], rgba[land, 3] = np.rint(layer.of(model.embed_locations(grid[land])) * 255), 255
+    return rgba
 
 
 def live_map(
@@ -242,9 +196,7 @@ def live_map(
 
     lonlat = check_lonlat(lonlat)
     if not len(lonlat) or (labels is not None and len(labels) != len(lonlat)):
-        raise ValueError(
-            f"{len(lonlat)} positions and {len(labels or [])} labels; give positions, and a label for each"
-        )
+        raise ValueError(f"{len(lonlat)} positions; give at least one, and a label for each")
     world = leafmap.Map(center=np.median(lonlat, 0)[::-1].tolist(), zoom=2)
     world.layout.height = "480px"
     for address, name, credit in tiles:
@@ -271,18 +223,10 @@ def live_map(
 
 
 def opened(model: Model | str | Path) -> Model:
-    """Load a model from the folder of its run, or return a loaded one as it is.
-
-    Raises:
-        ValueError: neither a folder nor a model.
-    """
+    """Load a model from the folder of its run, or return a loaded one as it is."""
     import geonb
 
-    if isinstance(model, str | Path):
-        return geonb.load(model)
-    if not hasattr(model, "embed_locations"):
-        raise ValueError(f"give the folder of a run or a loaded model, not {type(model).__name__}")
-    return model
+    return geonb.load(model) if isinstance(model, str | Path) else model
 
 
 def land_centres(size_km: float) -> tuple[np.ndarray, np.ndarray]:
@@ -306,9 +250,9 @@ def _points_class() -> type:
 
         _template = Template(POINTS)
 
-        def __init__(self, points: str, radius: float) -> None:
+        def __init__(self, points: str) -> None:
             super().__init__()
-            self.points, self.radius = points, radius
+            self.points = points
 
     return Points
 
@@ -344,10 +288,3 @@ def _map_class() -> type:
 def _data_uri(name: str, mime: str) -> str:
     data = (files("geonb.explore") / "assets" / name).read_bytes()
     return f"data:{mime};base64,{base64.b64encode(data).decode()}"
-
-
-@cache
-def _land() -> dict:
-    rings = [np.array(ring).reshape(-1, 2).tolist() for ring in json.loads(asset("land.json"))]
-    polygons = [[[*ring, ring[0]]] for ring in rings]
-    return {"type": "Feature", "properties": {}, "geometry": {"type": "MultiPolygon", "coordinates": polygons}}

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 import geonb
 from geonb.data.attribution import attribution
@@ -26,14 +25,13 @@ SOURCES = {"url": "url", "license": "license", "creator": "source"}  # what is s
 FIRST = ("climate", "continent", "country", "elevation_m")  # the first of these that the store has colours the page
 
 
-def explore_page(run: str | Path, data: str | Path, out: str | Path, seed: int = 0, progress: bool = True) -> Path:
+def explore_page(run: str | Path, data: str | Path, out: str | Path) -> Path:
     """Embed every place of a store by its position and write a page to explore the embedding space.
 
     Args:
         run: folder of a finished run.
         data: folder of a place store.
         out: the page to write.
-        seed: of the UMAP projection.
 
     Returns:
         The path of the page: one file of HTML that needs no network. It has every place with its facts and the
@@ -46,21 +44,22 @@ def explore_page(run: str | Path, data: str | Path, out: str | Path, seed: int =
 
     run, data = Path(run), Path(data)
     model, store = geonb.load(run), PlaceStore.open(data)
-    with tqdm(total=3, desc="embedding", disable=not progress) as bar:
+    with tqdm(total=3, desc="embedding") as bar:
         embeddings = model.embed_locations(store.lonlat)
         bar.update()
         bar.set_description("projecting")
-        xy = project(embeddings, method="umap", seed=seed)
+        xy = project(embeddings)
         bar.update()
         bar.set_description("writing")
         columns = _columns(store)
-        columns.setdefault("cluster", clusters(embeddings, seed=seed))
+        columns.setdefault("cluster", clusters(embeddings))
         with_image = np.flatnonzero(store.has("image"))
+        titles = store.column("title") if "title" in store.columns else [None] * len(store)
         view = linked_view(
             store.lonlat,
             xy,
             color=columns,
-            hover=_titles(store),
+            hover=[title or "Unnamed place" for title in titles],
             titles=(f"Embedding (UMAP of {model.dim} dimensions)", "Map (Equal Earth)"),
             alt=(f"UMAP projection of the embeddings of {len(store)} places", f"World map of {len(store)} places"),
             units={_label(name): fact.get("units") for name, fact in store.facts.items()},
@@ -69,7 +68,7 @@ def explore_page(run: str | Path, data: str | Path, out: str | Path, seed: int =
             image_rows=with_image,
             simulated=[m for m in MODALITIES if store.simulated(m)],
         )
-        path = write_page(out, f"{run.name}: {len(store):,} places", _body(run, model, store, seed, view.to_html()))
+        path = write_page(out, f"{run.name}: {len(store):,} places", _body(run, model, store, view.to_html()))
         bar.update()
     return path
 
@@ -79,13 +78,8 @@ def _label(name: str) -> str:
 
 
 def _columns(store: PlaceStore) -> dict[str, np.ndarray]:
-    names = [n for n in FIRST if n in store.facts] + [n for n in store.facts if n not in FIRST]
+    names = sorted(store.facts, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
     return {_label(name): store.column(name) for name in names}
-
-
-def _titles(store: PlaceStore) -> list[str]:
-    titles = store.column("title") if "title" in store.columns else [None] * len(store)
-    return [title or "Unnamed place" for title in titles]
 
 
 def _about(store: PlaceStore) -> dict[str, list] | None:
@@ -98,7 +92,7 @@ def _about(store: PlaceStore) -> dict[str, list] | None:
     columns = {name: store.text_column(column, rows) for name, column in SOURCES.items()}
     columns["text"] = [shorten(text, characters) for text in store.texts(rows)]
     for name, values in columns.items():
-        for row, value in zip(rows.tolist(), values, strict=True):
+        for row, value in zip(rows, values, strict=True):
             about[name][row] = value
     row_of = {place: row for row, place in enumerate(store.place_id.tolist())}
     for credit in attribution(store, rows).to_pylist():
@@ -108,25 +102,20 @@ def _about(store: PlaceStore) -> dict[str, list] | None:
     return about
 
 
-def clusters(embeddings: ArrayLike, count: int = CLUSTERS, seed: int = 0) -> np.ndarray:
+def clusters(embeddings: np.ndarray, count: int = CLUSTERS) -> np.ndarray:
     """Name clusters of unit vectors (n, d), found by k-means: "cluster 1" is the largest."""
     from sklearn.cluster import KMeans
 
-    z = np.asarray(embeddings, np.float32)
-    distinct = len(np.unique(z, axis=0))
-    found = KMeans(min(count, distinct), n_init=1, random_state=seed).fit_predict(z)
+    distinct = len(np.unique(embeddings, axis=0))
+    found = KMeans(min(count, distinct), n_init=1, random_state=0).fit_predict(embeddings)
     rank = np.argsort(np.argsort(-np.bincount(found), kind="stable"))
     return np.array([f"cluster {c + 1}" for c in rank], object)[found]
 
 
-def _body(run: Path, model: Model, store: PlaceStore, seed: int, view: str) -> str:
-    simulated = [m for m in MODALITIES if store.simulated(m)]
-    notice = ""
-    if simulated:
-        what = " and ".join(PLURALS[m] for m in simulated)
-        notice = (
-            f'<p class="notice"><strong>Simulated:</strong> the {what} of this store are simulated, not observed.</p>'
-        )
+def _body(run: Path, model: Model, store: PlaceStore, view: str) -> str:
+    what = " and ".join(PLURALS[m] for m in MODALITIES if store.simulated(m))
+    words = f"<strong>Simulated:</strong> the {what} of this store are simulated, not observed."
+    notice = f'<p class="notice">{words}</p>' if what else ""
     sources = "".join(
         f"<dt>{escape(_label(name))}</dt><dd>{escape(str(fact.get('source') or 'source not stated'))}</dd>"
         for name, fact in store.facts.items()
@@ -134,7 +123,7 @@ def _body(run: Path, model: Model, store: PlaceStore, seed: int, view: str) -> s
     return (
         f"<h1>Embedding space of {escape(run.name)}</h1>"
         f'<p class="soft">{len(store):,} places, embedded by their position alone; trained on '
-        f"{escape(', '.join(model.modalities))}; UMAP with seed {seed}.</p>{notice}{view}"
+        f"{escape(', '.join(model.modalities))}; UMAP with seed 0.</p>{notice}{view}"
         "<p>Neighbours in the left picture are places whose embeddings are similar. UMAP keeps neighbourhoods; the "
         "distances between groups, their sizes and the axes mean nothing.</p>"
         f"<details><summary>Where the facts come from</summary><dl>{sources}</dl></details>{_credits(store)}"

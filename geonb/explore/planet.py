@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from geonb.explore.maps import land_centres, opened
 from geonb.explore.projection import principal_axes
 from geonb.explore.views import PLURALS, View, asset, land, pack
-from geonb.geo import EARTH_RADIUS_KM, cell_grid, check_lonlat, unit_xyz
+from geonb.geo import EARTH_RADIUS_KM, cell_grid, unit_xyz
 
 if TYPE_CHECKING:
     from geonb.model import Model
@@ -26,6 +26,7 @@ RANKS = 0.99  # the least rank correlation with exact similarities, where the bu
 PARTS = ("like", "ask")
 SUGGESTED = ("rice terraces", "a harbour town", "permafrost", "savanna with scattered acacias", "a hot desert",
              "Spanish is the main language")  # fmt: skip
+PLACE = (36.8, -1.3)  # lon, lat of the place chosen at first: Nairobi
 NEAR_KM = 300  # a town farther away than this does not name a cell
 
 _FEATURES: dict[tuple, np.ndarray] = {}  # of the last list of queries, so that models with one backbone share it
@@ -65,9 +66,7 @@ def planet_view(
     show: Sequence[str] = PARTS,
     queries: Sequence[str] | None = None,
     query: str | None = None,
-    place: tuple[float, float] = (36.8, -1.3),
     cells_km: float = CELLS_KM,
-    progress: bool = True,
 ) -> PlanetView:
     """Draw world maps of the similarity to a place or to words, computed in the page.
 
@@ -82,48 +81,48 @@ def planet_view(
             text only), or both; the first is open.
         queries: what can be asked; by default :func:`vocabulary`.
         query: the query that is asked at first.
-        place: (lon, lat) of the place chosen at first; the nearest cell is taken.
         cells_km: width of the cells; 110 gives 12,165. Smaller cells show more and make a larger page.
 
     Raises:
-        ValueError: no models, an unknown part, "ask" alone without a model that has text, an empty or repeated query,
-            or a ``query`` that is not among the queries.
+        ValueError: no models, "ask" alone without a model that has text, an empty query, or a ``query`` that is not
+            among the queries.
     """
-    from geonb._util import tqdm
-
-    show = list(dict.fromkeys(show))
-    if not models or not show or not set(show) <= set(PARTS):
-        raise ValueError(f"give at least one model, and show some of {', '.join(PARTS)}, not {show}")
+    if not models:
+        raise ValueError("give at least one model")
     loaded = {str(name): opened(model) for name, model in models.items()}
     texts = {name for name, model in loaded.items() if "text" in model.modalities} if "ask" in show else set()
-    if "ask" in show and not texts:
-        show.remove("ask")
-        if not show:
-            raise ValueError("none of the models was trained with text, so none can be asked; give one that was")
-    asked = _checked(queries) if texts else []
+    show = [part for part in show if part == "like" or texts]
+    if not show:
+        raise ValueError("none of the models was trained with text, so none can be asked; give one that was")
+    if queries is None:
+        queries = [phrase for phrases in vocabulary().values() for phrase in phrases]
+    asked = list(dict.fromkeys(queries)) if texts else []
+    if not all(q.strip() for q in asked):
+        raise ValueError("a query is empty; say what to look for")
     if query is not None and query not in asked:
         raise ValueError(f"the query {query!r} is not among the {len(asked)} queries; add it to them")
     cells, lonlat = land_centres(cells_km)
-    encoded = []
-    for name, model in tqdm(loaded.items(), desc="embedding the planet", disable=not progress):
+    sent, found = [], []
+    for name, model in loaded.items():
         words = embed_queries(model, asked) if name in texts else None
-        packed, found = _compress(model.embed_locations(lonlat), words)
-        encoded.append(({"name": name} | packed, {"name": name} | found))
+        packed, measured = _compress(model.embed_locations(lonlat), words)
+        sent.append({"name": name} | packed)
+        found.append({"name": name} | measured)
     data = {
         "show": show,
         "grid": pack(cell_grid(cells_km)[0], "<u2"),
         "cells": pack(np.diff(cells, prepend=0), "<u2"),
         "km": cells_km,
-        "place": check_lonlat([place])[0].tolist(),
+        "place": PLACE,
         "land": land(),
         **_names(lonlat, cells_km),
-        "models": [packed for packed, _ in encoded],
+        "models": sent,
         "queries": asked,
         "query": None if query is None else asked.index(query),
         "suggest": [asked.index(q) for q in SUGGESTED if q in asked] or list(range(min(6, len(asked)))),
         "simulated": _simulated(loaded.values()),
     }
-    return PlanetView(data, [found for _, found in encoded])
+    return PlanetView(data, found)
 
 
 def ask_map(
@@ -139,11 +138,11 @@ def ask_map(
     Raises:
         ValueError: an empty sentence, or a model without text.
     """
-    sentences = [sentence] if isinstance(sentence, str) else list(dict.fromkeys(sentence))
+    sentences = [sentence] if isinstance(sentence, str) else sentence
     if not isinstance(model, Mapping):
         model = opened(model)
         model = {model.manifest["architecture"]: model}
-    return planet_view(model, show=("ask",), queries=sentences, query=sentences[0], **{"progress": False, **options})
+    return planet_view(model, show=("ask",), queries=sentences, query=sentences[0], **options)
 
 
 def embed_queries(model: Model, queries: Sequence[str]) -> np.ndarray:
@@ -172,17 +171,6 @@ def zonal_kernel(degrees: int, angles: ArrayLike, decay: float = 0.0) -> np.ndar
     l = np.arange(degrees)
     weight = (1.0 + l) ** (-2 * decay) * (2 * l + 1)
     return np.asarray(weight @ eval_legendre(l[:, None], np.cos(np.atleast_1d(angles))[None])) / weight.sum()
-
-
-def _checked(queries: Sequence[str] | None) -> list[str]:
-    if queries is None:
-        queries = [phrase for phrases in vocabulary().values() for phrase in phrases]
-    queries = [str(q) for q in queries]
-    if not queries or not all(q.strip() for q in queries):
-        raise ValueError("give at least one query, and none that is empty")
-    if len(set(queries)) < len(queries):
-        raise ValueError(f"the query {next(q for q in queries if queries.count(q) > 1)!r} is given twice")
-    return queries
 
 
 def _names(lonlat: np.ndarray, size_km: float) -> dict:
@@ -222,47 +210,38 @@ def _compress(z: np.ndarray, words: np.ndarray | None) -> tuple[dict, dict]:
     basis = principal_axes(z, d, centred=False)
     cells, step = _int8(z @ basis)
     tried = rng.choice(n, min(200, n), replace=False)
-    asked, word_step, some = np.empty((0, d)), 1.0, np.empty(0, int)
-    if words is not None:
-        asked, word_step = _int8(words.astype(np.float64) @ basis)
-        some = rng.choice(len(asked), min(200, len(asked)), replace=False)
-    exact = np.concatenate([z[tried] @ z.T, (np.empty((0, d)) if words is None else words)[some] @ z.T])
+    queries = np.empty((0, d)) if words is None else words.astype(np.float64)
+    asked, word_step = _int8(queries @ basis)
+    some = rng.choice(len(asked), min(200, len(asked)), replace=False) if len(asked) else np.empty(0, int)
+    exact = np.concatenate([z[tried], queries[some]]) @ z.T
 
-    def similarities(k: int) -> np.ndarray:
+    def accuracy(k: int) -> tuple[float, float]:
+        """Return the least rank correlation and the largest error of similarities on k directions."""
         small = cells[:, :k] * step
-        return np.concatenate([small[tried], asked[some, :k] * word_step]) @ small.T
+        near = np.concatenate([small[tried], asked[some, :k] * word_step]) @ small.T
+        return float(_spearman(exact, near).min()), float(np.abs(near - exact).max())
 
-    def error(k: int) -> float:
-        return float(np.abs(similarities(k) - exact).max())
-
-    def ranks(k: int) -> float:
-        return float(_spearman(exact, similarities(k)).min())
-
-    sizes = [*range(16, d, 16), d]
-    at = next((i for i, k in enumerate(sizes) if error(k) <= CLOSE and ranks(k) > RANKS), len(sizes) - 1)
-    while len(vectors := _deflate(cells[:, : sizes[at]])) + 4 * len(asked) * sizes[at] / 3 > BUDGET and at > 0:
-        at -= 1
-    k = sizes[at]
+    for k in [*range(16, d, 16), d]:
+        rank, error = accuracy(k)
+        if error <= CLOSE and rank > RANKS:
+            break
+    while len(vectors := _deflate(cells[:, :k])) + 4 * len(asked) * k / 3 > BUDGET and k > 16:
+        k = 16 * ((k - 1) // 16)
+        rank, error = accuracy(k)
     sent: dict[str, Any] = {"vectors": vectors, "words": None}
     if words is not None:
         every = (asked[:, :k] * word_step) @ (cells[:, :k] * step).T
         sent |= {"words": _deflate(asked[:, :k]), "wordStep": word_step, "wordMean": pack(every.mean(1), "<f4"),
                  "wordSd": pack(every.std(1), "<f4")}  # fmt: skip
-    rank, most = ranks(k), error(k)
     if rank < RANKS:
         warnings.warn(f"ranks of similarities in the page agree with exact ones to {rank:.3f} only", stacklevel=3)
-    found = {
-        "dims": k,
-        "of": d,
-        "bytes": len(vectors) + len(sent["words"] or ""),
-        "rank_correlation": rank,
-        "max_error": most,
-    }
-    return sent | {"k": k, "of": d, "step": step, "rank": round(rank, 4), "error": round(most, 3)}, found
+    size = len(vectors) + len(sent["words"] or "")
+    found = {"dims": k, "of": d, "bytes": size, "rank_correlation": rank, "max_error": error}
+    return sent | {"k": k, "of": d, "step": step, "rank": round(rank, 4), "error": round(error, 3)}, found
 
 
 def _int8(y: np.ndarray) -> tuple[np.ndarray, float]:
-    step = float(np.abs(y).max() / 127)
+    step = float(np.abs(y).max(initial=0) / 127) or 1.0
     return np.rint(y / step).astype(np.int8), step
 
 
@@ -273,9 +252,8 @@ def _deflate(q: np.ndarray) -> str:
 
 
 def _spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Rank correlation of each row (m, n) with the other; a constant row has no order to lose and counts as 1."""
+    """Return the rank correlation of each row (m, n) with the same row of the other."""
     from scipy.stats import rankdata
 
     a, b = (rankdata(x, axis=1) - (x.shape[1] + 1) / 2 for x in (a, b))
-    norm = np.sqrt((a * a).sum(1) * (b * b).sum(1))
-    return np.where(norm > 0, (a * b).sum(1) / np.where(norm > 0, norm, 1), 1.0)
+    return (a * b).sum(1) / np.sqrt((a * a).sum(1) * (b * b).sum(1))

@@ -81,12 +81,10 @@ class Projection:
 
     Attributes:
         xy: float32 (n, 2), the coordinates of the embeddings.
-        method: "umap" or "pca".
     """
 
-    def __init__(self, method: str, embeddings: np.ndarray, xy: np.ndarray, place: Callable) -> None:
-        self.method, self.xy = method, xy
-        self._embeddings, self._place = embeddings, place
+    def __init__(self, embeddings: np.ndarray, xy: np.ndarray, place: Callable) -> None:
+        self.xy, self._embeddings, self._place = xy, embeddings, place
 
     def transform(self, embeddings: ArrayLike) -> np.ndarray:
         """Put new embeddings (m, d) into the plane, which does not move: float32 (m, 2).
@@ -94,14 +92,11 @@ class Projection:
         Raises:
             ValueError: not finite, or of another dimension.
         """
-        z = _unit(embeddings, 1)
-        if z.shape[1] != self._embeddings.shape[1]:
-            raise ValueError(f"these have {z.shape[1]} dimensions, the plane was fitted to {self._embeddings.shape[1]}")
-        return self._place(z).astype(np.float32)
+        return self._place(_unit(embeddings, 1)).astype(np.float32)
 
-    def scores(self, k: int = 15, rows: int = SCORED, seed: int = 0) -> Scores:
+    def scores(self, k: int = 15, rows: int = SCORED) -> Scores:
         """Score this plane; see :func:`projection_scores`."""
-        return projection_scores(self._embeddings, self.xy, k, rows, seed)
+        return projection_scores(self._embeddings, self.xy, k, rows)
 
 
 def fit_projection(
@@ -112,9 +107,10 @@ def fit_projection(
     min_dist: float = 0.1,
     init: str = "pca",
     epochs: int | None = None,
-    rows: int = FITTED,
 ) -> Projection:
     """Fit a plane to embeddings (n, d), compared by the cosine.
+
+    Of more than :data:`FITTED` rows, UMAP is fitted to so many, drawn at random, and the others are put in afterwards.
 
     Args:
         embeddings: (n, d), n at least 4.
@@ -126,7 +122,6 @@ def fit_projection(
         init: where UMAP starts: from the "pca" (then the arrangement of clusters carries information; Kobak and
             Linderman, 2021) or from "random" coordinates.
         epochs: of UMAP; by default 500 up to 10,000 rows and 200 beyond. Fewer are faster and less settled.
-        rows: of more rows, UMAP is fitted to so many, drawn at random; the others are put in afterwards.
 
     Raises:
         ValueError: an unknown method or init, fewer than 4 rows, rows that are zero or not finite, a parameter out of
@@ -141,8 +136,8 @@ def fit_projection(
         raise ValueError(f"neighbors must be at least 2 and min_dist in [0, 1], not {neighbors} and {min_dist}")
     if method == "pca":
         mean, axes = z.mean(0, dtype=np.float64), principal_axes(z, 2)
-        return Projection("pca", z, ((z - mean) @ axes).astype(np.float32), lambda new: (new - mean) @ axes)
-    chosen = _sample(len(z), rows, seed)
+        return Projection(z, ((z - mean) @ axes).astype(np.float32), lambda new: (new - mean) @ axes)
+    chosen = _sample(len(z), FITTED, seed)
     some, others = z[chosen], np.setdiff1d(np.arange(len(z)), chosen)
     reducer = _umap(some, seed, min(neighbors, len(some) - 1), min_dist, init, epochs)
 
@@ -155,7 +150,7 @@ def fit_projection(
     xy[chosen] = reducer.embedding_
     if len(others):
         xy[others] = place(z[others])
-    return Projection("umap", z, xy, place)
+    return Projection(z, xy, place)
 
 
 def _umap(z: np.ndarray, seed: int, neighbors: int, min_dist: float, init: str, epochs: int | None) -> Any:
@@ -165,8 +160,7 @@ def _umap(z: np.ndarray, seed: int, neighbors: int, min_dist: float, init: str, 
 
     n, rng = len(z), np.random.default_rng(seed)
     distances, rows = _nearest(z, neighbors - 1, "cosine")
-    itself = np.arange(n)[:, None]
-    known = np.hstack([itself, rows]), np.hstack([np.zeros((n, 1)), distances]).astype(np.float32)
+    known = np.insert(rows, 0, np.arange(n), axis=1), np.insert(distances, 0, 0, axis=1).astype(np.float32)
     start = principal_components(z, 2) if init == "pca" else rng.uniform(-1, 1, (n, 2))
     start = (start / max(np.abs(start).max(), 1e-12) * 10).astype(np.float32)
     start += np.random.default_rng(seed).normal(scale=1e-4, size=(n, 2)).astype(np.float32)  # duplicates must part
@@ -201,15 +195,14 @@ def project(embeddings: ArrayLike, method: str = "umap", seed: int = 0, **option
     return fit_projection(embeddings, method, seed, **options).xy
 
 
-def projection_scores(embeddings: ArrayLike, xy: ArrayLike, k: int = 15, rows: int = SCORED, seed: int = 0) -> Scores:
+def projection_scores(embeddings: ArrayLike, xy: ArrayLike, k: int = 15, rows: int = SCORED) -> Scores:
     """Measure how much of the neighbourhoods and distances of embeddings a plane keeps.
 
     Args:
         embeddings: (n, d), compared by the cosine.
         xy: their coordinates (n, 2), compared by the Euclidean distance.
         k: number of nearest neighbours, fewer than half of the rows compared.
-        rows: of more rows, so many are drawn at random and compared with each other.
-        seed: of that draw, and of the 100,000 pairs whose distances are compared.
+        rows: of more rows, so many are drawn at random and compared with each other, by distance 100,000 pairs.
 
     Raises:
         ValueError: shapes that do not match, values that are not finite, k out of range.
@@ -220,11 +213,11 @@ def projection_scores(embeddings: ArrayLike, xy: ArrayLike, k: int = 15, rows: i
     z, xy = _unit(embeddings, 4), np.asarray(xy, np.float64)
     if xy.shape != (len(z), 2) or not np.isfinite(xy).all():
         raise ValueError(f"xy must be finite and of shape {(len(z), 2)}, not {xy.shape}")
-    chosen = _sample(len(z), rows, seed)
+    chosen = _sample(len(z), rows, 0)
     of, n, z, xy = len(z), len(chosen), z[chosen], xy[chosen]
     if not 1 <= k < n / 2:
         raise ValueError(f"k must be at least 1 and below half of the {n} rows compared, not {k}")
-    i, j = np.random.default_rng(seed).integers(0, n, (2, 100_000))
+    i, j = np.random.default_rng(0).integers(0, n, (2, 100_000))
     i, j = i[i != j], j[i != j]
     apart = -np.einsum("ij,ij->i", z[i], z[j]), np.square(xy[i] - xy[j]).sum(1)
     return Scores(
@@ -248,14 +241,10 @@ def stability(planes: Sequence, k: int = 15) -> Stability:
         planes: two or more, each (n, 2).
         k: number of nearest neighbours that are compared.
 
-    Raises:
-        ValueError: fewer than two planes, shapes that do not match, or a plane that is a single point.
     """
     from scipy.spatial import procrustes
 
     planes = [np.asarray(p, np.float64) for p in planes]
-    if len(planes) < 2 or any(p.ndim != 2 or p.shape != planes[0].shape for p in planes):
-        raise ValueError(f"give at least two planes of one shape (n, 2), not {[p.shape for p in planes]}")
     n = len(planes[0])
     near = [_nearest(p, k)[1] for p in planes]
     laid = np.stack([align(p / np.std(p, axis=0).max(), planes[0]) for p in planes])

@@ -5,6 +5,8 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
+import numpy as np
+
 from geonb.evaluation.tables import cka_table, information_table, probe_table, retrieval_table
 from geonb.explore.figures import PALETTE, Figure, themed
 from geonb.explore.views import write_page
@@ -48,32 +50,26 @@ def probe_figure(results: dict, split: str) -> Figure:
     lines = -(-len(tasks) // columns)
     size = (2.6 * columns + 1.6, lines * (0.22 * len(names) + 0.9))
     fig, axes = plt.subplots(lines, columns, sharey=True, squeeze=False, figsize=size, layout="constrained")
+    best = {}
     for ax, task in zip(axes.flat, tasks, strict=False):
-        own = {r["representation"]: r for r in rows if r["task"] == task}
-        metric = next(iter(own.values()))["metric"]
+        of_task = [r for r in rows if r["task"] == task]
+        best[task] = max(of_task, key=lambda r: r["value"])["representation"]
+        metric = of_task[0]["metric"]
         low = -0.25 if metric == "R²" else 0.0
-        for y, name in enumerate(names):
-            if name in own:
-                r = own[name]
-                color = INK if r["is_reference"] else PALETTE[0]
-                if r["low"] is not None:
-                    ax.plot([max(r["low"], low), max(r["high"], low)], [y, y], color=color, linewidth=1.5)
-                if r["value"] >= low:
-                    ax.plot(r["value"], y, "o", color=color, markersize=4)
-                else:
-                    ax.plot(low, y, "<", color=color, markersize=5, clip_on=False)  # the value lies beyond the axis
-        ax.set_xlim(low, 1.0)
-        ax.set_ylim(len(names) - 0.4, -0.6)
+        for r in of_task:
+            y, color = names.index(r["representation"]), INK if r["is_reference"] else PALETTE[0]
+            if r["low"] is not None:
+                ax.plot(np.maximum([r["low"], r["high"]], low), [y, y], color=color, linewidth=1.5)
+            marker = "o" if r["value"] >= low else "<"  # the value lies beyond the axis
+            ax.plot(max(r["value"], low), y, marker, color=color, markersize=4, clip_on=False)
+        ax.set(xlim=(low, 1.0), ylim=(len(names) - 0.4, -0.6))
         ax.set_title(task, fontsize=9)
         ax.set_xlabel(metric, fontsize=8)
-        ax.set_yticks(range(len(names)), names, fontsize=8)
-        ax.tick_params(axis="x", labelsize=8)
+        ax.set_yticks(range(len(names)), names)
+        ax.tick_params(labelsize=8)
         ax.spines[["top", "right"]].set_visible(False)
     for ax in axes.flat[len(tasks) :]:
         ax.set_visible(False)
-    best = {}
-    for r in sorted(rows, key=lambda r: r["value"]):
-        best[r["task"]] = r["representation"]
-    highest = "; ".join(f"{task}: {best[task]}" for task in tasks)
+    highest = "; ".join(f"{task}: {name}" for task, name in best.items())
     alt = f"Scores with 95 % intervals of {len(names)} representations, split {split}. Highest by task: {highest}."
     return themed(fig, alt)

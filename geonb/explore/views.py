@@ -93,9 +93,13 @@ def asset(name: str) -> str:
 
 
 @cache
+def land_rings() -> list[np.ndarray]:
+    """Return outlines of land, each (k, 2) lon/lat degrees (Natural Earth 1:110m, public domain)."""
+    return [np.array(ring, np.float64).reshape(-1, 2) for ring in json.loads(asset("land.json"))]
+
+
+@cache
 def land() -> str:
     """Return outlines of land as base64 of int16 tenths of degrees, rings separated by 32767."""
-    flat: list[int] = []
-    for ring in json.loads(asset("land.json")):
-        flat += [*np.rint(np.array(ring) * 10).astype(int).tolist(), 32767]
-    return pack(flat[:-1], "<i2")
+    flat = [np.append(np.rint(ring * 10), 32767) for ring in land_rings()]
+    return pack(np.concatenate(flat)[:-1], "<i2")

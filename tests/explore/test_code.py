@@ -21,7 +21,11 @@ THINGS = [
 def test_it_is_the_code_without_its_docstrings(thing):
     whole = ast.parse(textwrap.dedent(inspect.getsource(thing)))
     for node in ast.walk(whole):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None and len(node.body) > 1:
+        if (
+            isinstance(node, ast.FunctionDef | ast.ClassDef)
+            and ast.get_docstring(node) is not None
+            and len(node.body) > 1
+        ):
             del node.body[0]
     shown = plain_source(thing)
     assert ast.dump(ast.parse(shown)) == ast.dump(whole)
@@ -30,4 +34,6 @@ def test_it_is_the_code_without_its_docstrings(thing):
 
 def test_a_block_names_the_class_of_a_method():
     shown = show_source(losses.Space.near, fit).data
-    assert shown.startswith("```python\n# Space.near\ndef near(") and "\n\ndef fit(" in shown and shown.endswith("\n```")
+    assert (
+        shown.startswith("```python\n# Space.near\ndef near(") and "\n\ndef fit(" in shown and shown.endswith("\n```")
+    )

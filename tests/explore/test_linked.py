@@ -13,7 +13,7 @@ import pytest
 
 from geonb.explore.linked import MOST_IMAGES, TEXT_CHARACTERS, linked_view
 from geonb.explore.maps import add_points, offline_map
-from geonb.explore.views import PALETTE, asset, safe_json
+from geonb.explore.views import PALETTE, safe_json
 
 sync_api = pytest.importorskip("playwright.sync_api")
 expect = sync_api.expect
@@ -50,7 +50,7 @@ ABOUT = {
 
 def sample_view(**changes):
     options = {"color": {"kind": KIND, "height": HEIGHT}, "units": {"height": "m"}, "hover": NAMES, "about": ABOUT,
-               "images": PICTURES, "image_rows": PICTURED, "simulated": ["image"]} | changes  # fmt: skip
+               "images": lambda rows: PICTURES[rows // 20], "image_rows": PICTURED, "simulated": ["image"]} | changes  # fmt: skip
     return linked_view(LONLAT, XY, **options)
 
 
@@ -159,7 +159,9 @@ def check_inspect(page):
     page.mouse.move(*Picture(page, 0).screen()[k])
     readout = page.locator(".gl-readout").inner_text()
     ns, ew = "NS"[int(LONLAT[k, 1] < 0)], "EW"[int(LONLAT[k, 0] < 0)]
-    assert NAMES[k] in readout and f"kind: {KIND[k]}" in readout and re.search(rf"° {ns}, [\d.]+° {ew}$", readout.strip())
+    assert (
+        NAMES[k] in readout and f"kind: {KIND[k]}" in readout and re.search(rf"° {ns}, [\d.]+° {ew}$", readout.strip())
+    )
     assert abs(float(re.search(r"([\d.]+)° [NS]", readout)[1]) - abs(LONLAT[k, 1])) < 0.01
     page.mouse.click(*Picture(page, 0).screen()[k])
     expect(card.locator(".gl-name")).to_have_text(NAMES[k])
@@ -188,7 +190,9 @@ def check_legend(page):
     """Classes are hidden, shown and shown alone; numbers get a ramp; reset brings everything back."""
     sizes = {name: int((KIND == name).sum()) for name in ("sand", "moss", "peat", "clay")}
     chips = [chip.split() for chip in page.locator(".gl-legend button").all_inner_texts()]
-    assert chips == [[name, str(size)] for name, size in sorted(sizes.items(), key=lambda s: -s[1])] + [["unknown", "5"]]
+    assert chips == [[name, str(size)] for name, size in sorted(sizes.items(), key=lambda s: -s[1])] + [
+        ["unknown", "5"]
+    ]
     moss, base = page.get_by_role("button", name="moss"), page.locator(".gl-base").nth(1)
     before = drawn(base)
     moss.click()
@@ -381,7 +385,9 @@ def test_touch(open_page):
     picture = Picture(page, 1)
     points = np.array([picture.at(*p) for p in ((0.2, 0.3), (0.8, 0.3), (0.75, 0.8))])
     fingers.draw(*points)
-    assert abs(selected(page) - inside(points, picture.screen()).sum()) <= 3  # corners between are decided by the finger
+    assert (
+        abs(selected(page) - inside(points, picture.screen()).sum()) <= 3
+    )  # corners between are decided by the finger
     page.get_by_label("Explore", exact=True).tap()
     page.evaluate("scrollTo(0, 0)")
     fingers.draw(Picture(page, 0).at(0.5, 0.9), Picture(page, 0).at(0.5, 0.2))
@@ -477,8 +483,8 @@ def test_a_planted_hole_is_found(open_page, old, new):
 
 
 def test_hostile_strings_in_maps_are_text_and_the_first_view_is_the_world(open_page):
-    world = offline_map(center=(0, 0), alt='"><img src=x onerror=parent.hacked=1>')
-    add_points(world, [[0, 0]], [HOSTILE[0] + HOSTILE[3]])
+    world = offline_map(alt='"><img src=x onerror=parent.hacked=1>')
+    add_points(world, [[0, 20]], [HOSTILE[0] + HOSTILE[3]])
     page = open_page(f"<div style='width:740px'>{world._repr_html_()}</div>")
     frame = page.frame_locator("iframe")
     page.locator("iframe").scroll_into_view_if_needed()
@@ -500,7 +506,9 @@ def test_fifty_thousand_places_are_drawn_and_more_are_warned_of(open_page):
     rng, n = np.random.default_rng(0), 50_000
     lonlat = np.stack([rng.uniform(-180, 180, n), np.degrees(np.arcsin(rng.uniform(-1, 1, n)))], 1)
     xy = rng.normal(size=(n, 2))
-    html = linked_view(lonlat, xy, {"kind": np.where(xy[:, 0] < 0, "west", "east"), "value": rng.normal(size=n)}).to_html()
+    html = linked_view(
+        lonlat, xy, {"kind": np.where(xy[:, 0] < 0, "west", "east"), "value": rng.normal(size=n)}
+    ).to_html()
     assert len(html) < 1_200_000
     page = open_page(html)
     page.get_by_label("Lasso", exact=True).check()
@@ -509,13 +517,6 @@ def test_fifty_thousand_places_are_drawn_and_more_are_warned_of(open_page):
     assert abs(selected(page) - within.sum()) <= 2 and within.sum() > 3000  # places on the line, in single precision
     with pytest.warns(UserWarning, match="embedding-atlas"):
         linked_view(np.zeros((n + 1, 2)), np.zeros((n + 1, 2)))
-
-
-def test_a_browser_that_cannot_inflate_says_so(open_page):
-    page = open_page("<script>delete window.DecompressionStream</script>" + sample_html())
-    page.mouse.click(*Picture(page, 0).screen()[1])
-    expect(page.locator(".gl-about")).to_have_text("This browser cannot read the texts of this page.")
-    assert page.locator(".gl-card dd").count() == 2
 
 
 def test_missing_values_many_labels_and_a_view_of_nothing_but_positions(open_page):
@@ -538,7 +539,9 @@ def test_missing_values_many_labels_and_a_view_of_nothing_but_positions(open_pag
 
 def test_texts_are_cut_and_images_taken_evenly():
     about = {"text": ["a" * 5000, None], "url": ["https://example.org/" + "b" * 5000, ""]}
-    sent = json.loads(zlib.decompress(base64.b64decode(linked_view(np.zeros((2, 2)), np.eye(2), about=about).data["about"])))
+    sent = json.loads(
+        zlib.decompress(base64.b64decode(linked_view(np.zeros((2, 2)), np.eye(2), about=about).data["about"]))
+    )
     assert len(sent["text"][0]) == TEXT_CHARACTERS and sent["text"][0].endswith("…") and sent["text"][1] is None
     assert len(sent["url"][0]) == 2000 and sent["url"][1] is None
     asked, n = [], 5 * MOST_IMAGES
@@ -552,9 +555,6 @@ def test_texts_are_cut_and_images_taken_evenly():
     np.testing.assert_array_equal(np.frombuffer(base64.b64decode(view.data["thumbs"]["rows"]), "<u4"), asked)
 
 
-PIXELS = np.zeros((1, 4, 4, 3), np.uint8)
-
-
 def test_input_that_cannot_be_shown_is_refused():
     for change, message in (
         ({"lonlat": [[0.0, 95.0], [0.0, 0.0]]}, "row 0"),
@@ -563,12 +563,6 @@ def test_input_that_cannot_be_shown_is_refused():
         ({"color": {"a": [1.0]}}, "'a'"),
         ({"color": {"a": [1.0, np.inf]}}, "row 1"),
         ({"hover": ["one"]}, "1 strings for 2"),
-        ({"about": {"text": ["one"]}}, "1 strings for 2"),
-        ({"about": {"title": ["one", "two"]}}, "unknown 'title'"),
-        ({"simulated": ["texts"]}, "unknown"),
-        ({"images": PIXELS, "image_rows": [2]}, "image_rows"),
-        ({"images": PIXELS.repeat(2, 0), "image_rows": [1]}, "do not match"),
-        ({"images": PIXELS / 1, "image_rows": [1]}, "float64"),
     ):
         with pytest.raises(ValueError, match=message):
             linked_view(**{"lonlat": [[0.0, 1.0], [2.0, 3.0]], "xy": [[0.0, 1.0], [2.0, 3.0]]} | change)
@@ -578,15 +572,3 @@ def test_html_repeats_and_is_saved_whole(tmp_path):
     assert sample_view().to_html() == sample_html() == sample_view()._repr_html_()
     path = sample_view().save(tmp_path / "new" / "page.html", title="A <b> title")
     assert "<h1>A &lt;b&gt; title</h1>" in path.read_text() and [p.name for p in path.parent.iterdir()] == ["page.html"]
-
-
-def test_land_is_where_it_is():
-    from matplotlib.path import Path
-
-    rings = [np.array(r).reshape(-1, 2) for r in json.loads(asset("land.json"))]
-    assert all(np.abs(r).max(0)[0] <= 180 and np.abs(r).max(0)[1] <= 90 for r in rings)
-    land = [Path(np.vstack([r, r[:1]])) for r in rings]
-    places = {"Paris": (2.3, 48.8), "Chukotka": (-175, 66.8), "Fiji": (178, -17.8), "Pole": (10, -89)}
-    water = {"Caspian": (51, 40), "Pacific": (-150, 0), "Atlantic": (-30, 30), "Bering Sea": (179, 57)}
-    for name, place in (places | water).items():
-        assert sum(p.contains_point(place) for p in land) == (name in places), name

@@ -10,9 +10,7 @@ import pytest
 import torch
 
 from geonb.explore.projection import (
-    Colours,
     align,
-    as_colours,
     fit_projection,
     project,
     projection_scores,
@@ -86,19 +84,17 @@ def test_new_points_land_among_their_like_and_move_nothing(method):
     np.testing.assert_array_equal(fitted.xy, before)
     nearest_row = np.linalg.norm(xy[:, None] - fitted.xy[None], axis=2).argmin(1)
     assert (nearest_row % 6 == np.arange(60)[::-1] % 6).mean() > (0.9 if method == "umap" else 0.5)
-    with pytest.raises(ValueError, match="3 dimensions"):
+    with pytest.raises(ValueError):
         fitted.transform(np.ones((2, 3)))
 
 
-def test_of_many_rows_a_sample_is_fitted_and_the_rest_put_in():
+def test_of_many_rows_a_sample_is_fitted_and_the_rest_put_in(monkeypatch):
     z = clusters(600)
-    xy = fit_projection(z, epochs=100, rows=300).xy
-    scores, full = projection_scores(z, xy), fit_projection(z, epochs=100).scores()
-    assert np.isfinite(xy).all() and scores.trustworthiness > full.trustworthiness - 0.05 and scores.kept > 0.7 * full.kept
-
-
-def test_duplicates_by_the_dozen_do_not_break_the_search():
-    assert np.isfinite(project(np.repeat(clusters(10), 30, axis=0), epochs=20)).all()
+    full = fit_projection(z, epochs=100).scores()
+    monkeypatch.setattr("geonb.explore.projection.FITTED", 300)
+    scores = fit_projection(z, epochs=100).scores()
+    assert scores.trustworthiness > full.trustworthiness - 0.05 and scores.kept > 0.7 * full.kept
+    assert np.isfinite(project(np.repeat(clusters(10), 60, axis=0), epochs=20)).all()  # duplicates
 
 
 def test_stability_equals_scipy_and_sees_what_moves():
@@ -126,12 +122,6 @@ def test_a_start_from_principal_components_is_what_makes_the_arrangement_stable(
     assert pca.disparity < 0.1 < chance.disparity - 0.1 and abs(pca.overlap - chance.overlap) < 0.2
 
 
-def test_colours_fitted_once_are_the_same_for_every_part():
-    z = clusters()
-    paint = Colours(z)
-    np.testing.assert_array_equal(np.concatenate([paint(z[:100]), paint(z[100:])]), as_colours(z))
-
-
 def test_what_cannot_be_projected_is_refused_in_words():
     z = clusters(20)
     for wrong, message in (
@@ -150,5 +140,3 @@ def test_what_cannot_be_projected_is_refused_in_words():
         projection_scores(z, z[:, :2], k=10)
     with pytest.raises(ValueError, match="finite"):
         projection_scores(z, z[:, :2] * np.nan)
-    with pytest.raises(ValueError, match="at least two planes"):
-        stability([z[:, :2]])
