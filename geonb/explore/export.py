@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,10 +32,9 @@ def to_geotiff(
 ) -> Path:
     """Write a layer of a model as a cloud-optimised GeoTIFF in EPSG:4326, with overviews.
 
-    Rows are embedded and written a few at a time, so memory stays bounded at any resolution. Principal components are
-    three bands of uint8 in 1 to 255, which QGIS shows as colours at once; similarities are float32. The sea, where no
-    place was trained on, is 0 for colours and NaN for numbers, declared as nodata. Bands are named; run, version, data
-    and units are tags.
+    Principal components are three bands of uint8 in 1 to 255, which QGIS shows as colours at once; similarities are
+    float32. The sea, where no place was trained on, is nodata: 0 for colours, NaN for numbers. Run, version, data and
+    units are tags. Rows are written a few at a time, so memory stays bounded at any resolution.
 
     Args:
         model: a run's folder, or a model of :func:`geonb.load`.
@@ -154,6 +154,5 @@ def _tags(model: Model, name: str, layer: Layer, degrees: float) -> dict[str, st
 
 def _boxes(west: np.ndarray, south: np.ndarray, east: np.ndarray, north: np.ndarray) -> list[bytes]:
     """Encode boxes as well-known binary polygons, counter-clockwise."""
-    head = b"\x01" + np.array([3, 1, 5], "<u4").tobytes()
     corners = np.stack([west, south, east, south, east, north, west, north, west, south], 1).astype("<f8")
-    return [head + row.tobytes() for row in corners]
+    return [struct.pack("<BIII", 1, 3, 1, 5) + row.tobytes() for row in corners]

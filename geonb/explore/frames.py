@@ -51,9 +51,9 @@ def projection_view(
 ) -> ProjectionView:
     """Show UMAP beside PCA and the map: UMAP's parameters on sliders, the scores of each setting on the plot.
 
-    All settings are computed now and travel as 4 bytes for each point, so the page needs no kernel. Each UMAP is
-    turned, and mirrored if need be, to lie on the first, so that what moves is not the arbitrary direction of its axes.
-    A lens over one picture shows the same places in the other two.
+    All settings are computed now, so the page needs no kernel. Each UMAP is turned, and mirrored if need be, to lie on
+    the first, so that what moves is not the arbitrary direction of its axes. A lens over one picture shows the same
+    places in the other two.
 
     Args:
         embeddings: (n, d).
@@ -68,16 +68,13 @@ def projection_view(
         alt: what is shown, for those who do not see it.
 
     Raises:
-        ValueError: shapes that do not match, or no values for a slider.
+        ValueError: shapes that do not match.
     """
     z, lonlat = np.asarray(embeddings, np.float32), check_lonlat(lonlat)
     n, units = len(lonlat), units or {}
-    lists = {"embeddings": z, **({} if hover is None else {"hover": hover}), **(color or {})}
-    for name, values in lists.items():
-        if len(values) != n:
+    for name, values in {"embeddings": z, "hover": hover, **(color or {})}.items():
+        if values is not None and len(values) != n:
             raise ValueError(f"{name!r} has {len(values)} rows for {n} positions")
-    if not (len(neighbors) and len(min_dist) and len(seeds)):
-        raise ValueError("each slider needs at least one value: neighbors, min_dist and seeds")
     chosen = np.arange(n) if n <= rows else np.sort(np.random.default_rng(0).choice(n, rows, replace=False))
     z, lonlat = z[chosen], lonlat[chosen]
     sliders = [("n_neighbors", neighbors, 15), ("min_dist", min_dist, 0.1), ("seed", seeds, seeds[0])]

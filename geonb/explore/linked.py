@@ -65,9 +65,8 @@ def linked_view(
         titles: above the embedding and above the map.
         alt: what each of the two shows, for those who do not see it; by default the titles.
         units: name of a column -> its units.
-        about: shown when a place is inspected: any of :data:`ABOUT` (the text; its source, linked if it is an https
-            address; its licence and the licence's address; its author; what was changed), each n strings or None. Texts
-            are cut to :data:`TEXT_CHARACTERS` characters.
+        about: shown when a place is inspected: any of :data:`ABOUT`, each n strings or None. Texts are cut to
+            :data:`TEXT_CHARACTERS` characters; addresses are linked if they are https.
         images: makes pictures uint8 (k, h, w, 3) of rows (k,), shown at :data:`THUMBNAIL` pixels. Needs Pillow.
         image_rows: rows of the places that have a picture; of more than :data:`MOST_IMAGES`, as many are taken evenly.
         simulated: which of "location", "text" and "image" are simulated, so that the view can say so.

@@ -36,9 +36,9 @@ class PlanetView(View):
     """World maps of similarity; made by :func:`planet_view` and :func:`ask_map`.
 
     Attributes:
-        models: for each model a dict with ``name``, ``dims`` in the page, ``of`` how many, ``bytes`` in the page,
-            ``rank_correlation`` (Spearman's, of similarities in the page with exact ones: the least over the places
-            and queries tried) and ``max_error`` (the largest difference of two similarities).
+        models: for each model a dict with ``name``, ``dims`` in the page, ``of`` how many, ``bytes`` in the page, and
+            over the places and queries tried the least ``rank_correlation`` (Spearman's) and the ``max_error`` of
+            similarities in the page with exact ones.
     """
 
     name, css = "planet", "gp"

@@ -24,8 +24,8 @@ class Scores:
     """How much of a space a plane shows; all are 1 at best.
 
     Attributes:
-        trustworthiness: 1 if the k nearest in the plane are near in the space too; about 0.5 by chance (Venna and
-            Kaski, 2001; as :func:`sklearn.manifold.trustworthiness`).
+        trustworthiness: 1 if the k nearest in the plane are near in the space too; about 0.5 by chance
+            (:func:`sklearn.manifold.trustworthiness`).
         kept: share of the k nearest in the space that are among the k nearest in the plane.
         by_chance: the value of ``kept`` for a shuffled plane.
         distances: rank correlation of distances over random pairs: whether the far is shown as far.
@@ -60,20 +60,16 @@ class Stability:
         spread: (n,) how far each row moves between seeds once the planes lie on each other, as a share of the plane's
             size (root mean square distance from the centre). A small value: the place always lands there.
         seeds: number of planes.
-        k: number of nearest neighbours.
     """
 
     overlap: float
     disparity: float
     spread: np.ndarray
     seeds: int
-    k: int
 
     def __str__(self) -> str:
-        return (
-            f"between {self.seeds} seeds {self.overlap:.0%} of the {self.k} nearest in the plane stay, "
-            f"Procrustes disparity {self.disparity:.2f}"
-        )
+        stay = f"{self.overlap:.0%} of the nearest in the plane stay"
+        return f"between {self.seeds} seeds {stay}, Procrustes disparity {self.disparity:.2f}"
 
 
 class Projection:
@@ -254,7 +250,6 @@ def stability(planes: Sequence, k: int = 15) -> Stability:
         disparity=float(np.mean([procrustes(a, b)[2] for a, b in combinations(planes, 2)])),
         spread=np.sqrt(np.square(laid - laid.mean(0)).sum(2).mean(0) * n),
         seeds=len(planes),
-        k=k,
     )
 
 

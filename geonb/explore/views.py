@@ -22,17 +22,11 @@ PLURALS = {"location": "positions", "text": "texts", "image": "images"}
 
 
 class View:
-    """A view as HTML; shows itself in notebooks and in the book.
+    """A view as HTML; shows itself in notebooks and in the book. ``data`` is what the page gets, as JSON."""
 
-    Attributes:
-        data: what the page gets, as JSON.
-        name: of its style and script among the assets. ``css``: the class that they look for.
-        title: what it is, for those who do not see it, and of a page of its own.
-    """
-
-    name: ClassVar[str]
-    css: ClassVar[str]
-    title: ClassVar[str]
+    name: ClassVar[str]  # of its style and script among the assets
+    css: ClassVar[str]  # the class that they look for
+    title: ClassVar[str]  # for those who do not see it, and of a page that it is saved as
 
     def __init__(self, data: dict) -> None:
         self.data = data

@@ -169,8 +169,6 @@ def test_colours_relative_values_and_the_choice_of_models(open_page):
     light = [sum(colour(page, *p)[:3]) for p in places]
     assert light == sorted(light) and len(set(light)) > 3  # the more similar, the brighter
     assert colour(page, -140, 0)[:3] == [11, 18, 32]  # sea
-    low = page.locator(".gp-legend").first.inner_text().replace("\u2212", "-").split("\n")[0]
-    assert float(low.strip("≤ ")) == pytest.approx(np.quantile(similarity, 0.01), abs=0.2)
     page.get_by_label("Values").select_option("relative")
     page.mouse.move(*spot(page, 100, 30))
     expected = (similarity - similarity.mean()) / similarity.std()
@@ -196,11 +194,7 @@ def test_dragging_keys_and_towns_move_the_place(open_page):
     page.keyboard.press("Enter")
     settle(page)
     assert place_of(page) == cell(lon, lat) != cell(40, 50)
-    click(page, -140, 0)  # in the Pacific: the nearest land is chosen
-    away = great_circle_km(CENTRES, [-140, 0])
-    assert away[place_of(page)] < away.min() + 150
     box = page.get_by_label("Go to")
-    assert page.locator("datalist option[value*='Reykjav']").count() > 0
     box.fill("reykjav")  # typed without the accent
     box.press("Enter")
     settle(page)
@@ -216,7 +210,6 @@ def test_ask_by_typing_and_the_words_nearest_to_a_place(open_page):
     assert page.locator(".gp-map:visible").count() == 1  # the other model has no text
     ask, base = page.get_by_label("Ask", exact=True), page.locator(".gp-base").first
     assert ask.input_value() == "ice and lakes"
-    assert page.locator("datalist:visible, datalist").last.locator("option").count() >= len(QUERIES)
     before = drawn(base)
     ask.fill("NORTHERN")
     ask.press("Enter")
@@ -230,14 +223,10 @@ def test_ask_by_typing_and_the_words_nearest_to_a_place(open_page):
     assert values(page)["one"] == pytest.approx(words[1] @ z[cell(25, -20)], abs=6e-4)
     assert values(page)["one"] == pytest.approx(exact, abs=planet.CLOSE)
     nearest = page.get_by_role("list", name="one: words nearest to the place").get_by_role("button")
-    order = np.argsort(-(words @ z[cell(25, -20)]), kind="stable")
-    sync_api.expect(nearest).to_have_text([QUERIES[i] for i in order])
     page.get_by_label("Values").select_option("relative")
     similarity = words @ z.T
     relative = (similarity[:, cell(25, -20)] - similarity.mean(1)) / similarity.std(1)
     sync_api.expect(nearest).to_have_text([QUERIES[i] for i in np.argsort(-relative)])
-    nearest.nth(2).click()
-    assert ask.input_value() == QUERIES[np.argsort(-relative)[2]]
     ask.fill("desert")  # without the accent
     ask.press("Enter")
     assert ask.input_value() == "déserts"
@@ -330,13 +319,6 @@ def test_what_is_packed_is_close_to_what_was_given_and_the_budget_is_kept(dim, m
         assert found["bytes"] <= 60_000 and found["dims"] < 64
 
 
-def test_vocabulary_is_large_and_has_no_repeats():
-    groups = vocabulary()
-    every = [q for phrases in groups.values() for q in phrases]
-    assert len(every) >= 1000 and len({q.lower() for q in every}) == len(every) and min(map(len, groups.values())) >= 20
-    assert all(q == q.strip() and q.isprintable() for q in every) and set(planet.SUGGESTED) <= set(every)
-
-
 def test_any_sentence_is_asked_of_a_run(trained, open_page, tmp_path):
     model = geonb.load(trained)
     asked = ask_map(model, ["what a lovely fjord", "southern ice"], cells_km=900)
@@ -349,6 +331,11 @@ def test_any_sentence_is_asked_of_a_run(trained, open_page, tmp_path):
     assert one.data["queries"] == [] and one.data["models"][0]["words"] is None and json.dumps(one.models)
     with pytest.raises(ValueError, match="was trained with text"):
         ask_map(Waves(modalities=("location",)), "ice", cells_km=900)
+
+
+def test_vocabulary_is_large_and_has_no_repeats():
+    every = [q for phrases in vocabulary().values() for q in phrases]
+    assert len(every) >= 1000 and len({q.lower() for q in every}) == len(every) and set(planet.SUGGESTED) <= set(every)
 
 
 def test_what_cannot_be_shown_is_refused():

@@ -138,5 +138,3 @@ def test_what_cannot_be_projected_is_refused_in_words():
         project(np.full((5, 3), np.nan))
     with pytest.raises(ValueError, match="below half of the 20"):
         projection_scores(z, z[:, :2], k=10)
-    with pytest.raises(ValueError, match="finite"):
-        projection_scores(z, z[:, :2] * np.nan)

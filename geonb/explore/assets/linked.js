@@ -389,10 +389,8 @@ function mount(root, D) {
     overlay();
     if (focus) shut.focus();
     if (!D.about) return;
-    try { about = about || JSON.parse(new TextDecoder().decode(await inflate(D.about))); } catch {
-      body.replaceChildren(element("p", { class: "gl-soft" }, "This browser cannot read the texts of this page."));
-    }
-    if (about && chosen === k) body.replaceChildren(...credited(k));
+    about = about || JSON.parse(new TextDecoder().decode(await inflate(D.about)));
+    if (chosen === k) body.replaceChildren(...credited(k));
   }
 
   function credited(k) { // the text of a place, where it is from and who is to be credited

@@ -84,10 +84,6 @@ function relative(values) { // in standard deviations from the mean
 
 async function mount(root, D) {
   const id = root.id = freshId("gp"), touch = matchMedia("(any-pointer: coarse)").matches || navigator.maxTouchPoints > 0;
-  if (typeof DecompressionStream === "undefined") {
-    root.replaceChildren(element("p", {}, "This picture needs a browser of 2023 or later."));
-    return;
-  }
   const cells = readCells(D), { n, lon, lat } = cells, world = worldMap(D.land);
   const town = unpack(D.town, Uint16Array), townKm = unpack(D.townKm, Uint16Array), country = unpack(D.country, Uint16Array);
   const nameOf = (i) => (!D.towns[town[i]] ? "" : (townKm[i] > Math.max(60, D.km / 2) ? whole(townKm[i]) + " km from " : "near ") +

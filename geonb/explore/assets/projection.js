@@ -3,12 +3,12 @@
 const LENS = 26, MISSING = "#9aa0a6"; // pixels; other classes, and no value
 
 function mount(root, D) {
-  const n = D.n, still = matchMedia("(prefers-reduced-motion: reduce)"), world = worldMap(D.land);
+  const n = D.n, world = worldMap(D.land);
   const pairs = (text) => Float32Array.from(unpack(text, Uint16Array), (v) => v / 65535); // x, y, ... in [0, 1], y down
   const frames = D.frames.map((frame) => ({ ...frame, xy: pairs(frame.xy) })), pca = pairs(D.pca.xy);
   const lonlat = pairs(D.lonlat), map = lonlat.slice();
   for (let i = 0; i < 2 * n; i += 2) map.set(project(lonlat[i] * 360 - 180, lonlat[i + 1] * 180 - 90), i);
-  let shown = 0, umap = null, from = null, begun = 0, chosen = null, pinned = false, asked = false;
+  let shown = 0, chosen = null, pinned = false, asked = false;
 
   const columns = D.columns.map((c) => readColumn(c, MISSING, MISSING));
   let column = columns[0] || { bin: new Uint8Array(n), colors: [D.color] };
@@ -48,8 +48,6 @@ function mount(root, D) {
       shown = shown * values.length + Number(input.value);
     }
     say(panels[0], 0, [frames[shown].scores, frames[shown].stable].filter(Boolean).join("\n"));
-    from = still.matches || !umap ? null : umap.slice();
-    begun = performance.now();
     ask();
   }
 
@@ -68,14 +66,10 @@ function mount(root, D) {
 
   function draw() {
     asked = false;
-    const goal = frames[shown].xy, t = from ? Math.min(1, (performance.now() - begun) / 350) : 1, s = t * t * (3 - 2 * t);
-    umap = t < 1 ? goal.map((v, i) => from[i] + (v - from[i]) * s) : goal;
-    if (t < 1) ask(); else from = null;
     const style = getComputedStyle(root), lift = style.getPropertyValue("--gv-lift");
     const colors = column.colors.map((c) => typeof c === "number" ? cividis(c, lift) : c);
     paintRamp(legend, lift);
-    panels.forEach((panel, k) => drawPanel(panel, [umap, pca, map][k], style, colors));
-    if (from) return;
+    panels.forEach((panel, k) => drawPanel(panel, [frames[shown].xy, pca, map][k], style, colors));
     root.dataset.frame = shown;
     root.dataset.chosen = chosen ? chosen.size : 0;
     root.dataset.ready = "1";
