@@ -98,7 +98,6 @@ class Layer:
 
     Attributes:
         of: the function, embeddings (n, d) -> (n, bands).
-        title, units: what it is.
         bands: names of the bands: one of numbers, or red, green and blue in [0, 1].
     """
 
@@ -112,10 +111,8 @@ def layer_of(model: Model, *, place: Sequence[float] | None = None, text: str | 
     """Make a layer of a model: its main components as colours, or the similarity to a place or to words.
 
     Args:
-        model: of :func:`geonb.load`.
         place: (lon, lat) in degrees.
-        text: a question in words. Without it and without a place, the layer is the first three principal components
-            over land as colours.
+        text: a question in words. Without both, the layer is the first three principal components over land as colours.
 
     Raises:
         ValueError: both a place and a text, or a text that :func:`geonb.inference.embed_question` refuses.
@@ -140,13 +137,11 @@ def layer_of(model: Model, *, place: Sequence[float] | None = None, text: str | 
 
 
 def add_layer(world: folium.Map, model: Model, width: int = 480, show: bool = True) -> folium.Map:
-    """Paint the main components of a model over land and lay them on a map of :func:`offline_map`; return the map.
+    """Paint the main components of a model over land and lay them on a map; return the map.
 
     Args:
-        world: the map.
-        model: of :func:`geonb.load`.
-        width: pixels around the world; about ``width`` squared / 4 of them lie on land and are embedded. At 480, a
-            pixel is 83 km wide at the equator.
+        world, model: a map of :func:`offline_map`, a model of :func:`geonb.load`.
+        width: pixels around the equator, of 83 km at 480; about ``width`` squared / 4 positions are embedded.
         show: show the layer at first; the control of the map shows and hides it.
     """
     from folium.raster_layers import ImageOverlay
@@ -184,11 +179,10 @@ def live_map(
             Earth Engine image is ``image.getMapId(style)["tile_fetcher"].url_format``.
 
     Returns:
-        A ``leafmap.Map`` (an ipywidget): it needs a kernel, and its tiles a network. The label is its ``caption``.
+        A ``leafmap.Map`` (an ipywidget): it needs a kernel, and its tiles a network.
 
     Raises:
         ValueError: no positions, or not as many labels.
-        ModuleNotFoundError: without leafmap.
     """
     import ipyleaflet
     import ipywidgets

@@ -28,14 +28,14 @@ FIRST = ("climate", "continent", "country", "elevation_m")  # the first of these
 def explore_page(run: str | Path, data: str | Path, out: str | Path) -> Path:
     """Embed every place of a store by its position and write a page to explore the embedding space.
 
+    The page is one file of HTML that needs no network. It has every place with its facts and the beginning of its text,
+    credited as its licence asks, and thumbnails of up to 400 images.
+
     Args:
-        run: folder of a finished run.
-        data: folder of a place store.
-        out: the page to write.
+        run, data, out: folders of a finished run and of a place store, and the page to write.
 
     Returns:
-        The path of the page: one file of HTML that needs no network. It has every place with its facts and the
-        beginning of its text, credited as its licence asks, and thumbnails of up to 400 images.
+        The path of the page.
 
     Raises:
         ValueError: the store or the run cannot be read, or the store has fewer than 4 places.

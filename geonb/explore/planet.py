@@ -70,10 +70,9 @@ def planet_view(
 ) -> PlanetView:
     """Draw world maps of the similarity to a place or to words, computed in the page.
 
-    Every cell of an equal-area grid (:func:`geonb.geo.blocks`) that is at least half land is embedded at its
-    centre. The sea is left blank, because the models were trained on land. Embeddings travel as int8 on their first
-    principal directions (not centred, so that dot products stay the same): as many as keep each similarity within
-    0.05, at most 1.5 MB for each model.
+    Every cell of an equal-area grid (:func:`geonb.geo.blocks`) that is at least half land is embedded at its centre.
+    Embeddings travel as int8 on their first principal directions (not centred, so that dot products stay the same): as
+    many as keep each similarity within 0.05, at most 1.5 MB for each model.
 
     Args:
         models: name -> a finished run (its folder) or a loaded model. The first two are shown side by side at first.
@@ -133,10 +132,7 @@ def ask_map(
     Args:
         model: a run or a model with text, or several by name.
         sentence: any text, or a list of texts to choose from; the first is shown.
-        options: more for :func:`planet_view`.
-
-    Raises:
-        ValueError: an empty sentence, or a model without text.
+        options: more for :func:`planet_view`, which says what it raises.
     """
     sentences = [sentence] if isinstance(sentence, str) else sentence
     if not isinstance(model, Mapping):

@@ -30,7 +30,7 @@ class Scores:
         by_chance: the value of ``kept`` for a shuffled plane.
         distances: rank correlation of distances over random pairs: whether the far is shown as far.
         k: number of nearest neighbours.
-        rows: number of rows compared; fewer than ``of`` if there were too many.
+        rows: number of rows compared, of ``of``.
     """
 
     trustworthiness: float
@@ -58,7 +58,7 @@ class Stability:
         disparity: what remains after one plane is shifted, turned, mirrored and scaled onto the other, as a share of
             the variance (:func:`scipy.spatial.procrustes`): 0 is the same picture, 1 nothing in common.
         spread: (n,) how far each row moves between seeds once the planes lie on each other, as a share of the plane's
-            size (root mean square distance from the centre). A small value: the place always lands there.
+            size (root mean square distance from the centre).
         seeds: number of planes.
     """
 
@@ -73,21 +73,13 @@ class Stability:
 
 
 class Projection:
-    """A plane fitted to embeddings, into which new ones can be put. Made by :func:`fit_projection`.
-
-    Attributes:
-        xy: float32 (n, 2), the coordinates of the embeddings.
-    """
+    """A plane fitted to embeddings by :func:`fit_projection`; ``xy`` (n, 2) float32 are their coordinates."""
 
     def __init__(self, embeddings: np.ndarray, xy: np.ndarray, place: Callable) -> None:
         self.xy, self._embeddings, self._place = xy, embeddings, place
 
     def transform(self, embeddings: ArrayLike) -> np.ndarray:
-        """Put new embeddings (m, d) into the plane, which does not move: float32 (m, 2).
-
-        Raises:
-            ValueError: not finite, or of another dimension.
-        """
+        """Put new embeddings (m, d) into the plane, which does not move: float32 (m, 2)."""
         return self._place(_unit(embeddings, 1)).astype(np.float32)
 
     def scores(self, k: int = 15, rows: int = SCORED) -> Scores:
@@ -112,16 +104,14 @@ def fit_projection(
         embeddings: (n, d), n at least 4.
         method: "umap" keeps neighbours, "pca" keeps large distances.
         seed: of UMAP. The same seed gives the same coordinates; the layout runs on one thread.
-        neighbors: number of nearest neighbours that UMAP tries to keep, at least 2. Fewer show detail, more show the
-            whole.
+        neighbors: that UMAP tries to keep near, at least 2. Fewer show detail, more show the whole.
         min_dist: of UMAP, 0 to 1. A larger value spreads points out.
-        init: where UMAP starts: from the "pca" (then the arrangement of clusters carries information; Kobak and
-            Linderman, 2021) or from "random" coordinates.
+        init: UMAP starts from the "pca" (then the arrangement of clusters carries information; Kobak and Linderman,
+            2021) or from "random" coordinates.
         epochs: of UMAP; by default 500 up to 10,000 rows and 200 beyond. Fewer are faster and less settled.
 
     Raises:
-        ValueError: an unknown method or init, fewer than 4 rows, rows that are zero or not finite, a parameter out of
-            range.
+        ValueError: an unknown name, fewer than 4 rows, rows that are zero or not finite, a value out of range.
     """
     z = _unit(embeddings, 4)
     if method not in ("umap", "pca"):
@@ -169,11 +159,7 @@ def _umap(z: np.ndarray, seed: int, neighbors: int, min_dist: float, init: str, 
 
 @contextmanager
 def _quiet_umap() -> Iterator[None]:
-    """Run UMAP without warnings about intended choices, and restore PyTorch's number of threads.
-
-    Numba sets the threads of OpenMP for the whole process. A picture must not change, in the last digits, a model that
-    is trained after it.
-    """
+    """Run UMAP without warnings about intended choices, and restore PyTorch's threads, which Numba sets for all."""
     import torch
 
     threads = torch.get_num_threads()
@@ -198,7 +184,7 @@ def projection_scores(embeddings: ArrayLike, xy: ArrayLike, k: int = 15, rows: i
         embeddings: (n, d), compared by the cosine.
         xy: their coordinates (n, 2), compared by the Euclidean distance.
         k: number of nearest neighbours, fewer than half of the rows compared.
-        rows: of more rows, so many are drawn at random and compared with each other, by distance 100,000 pairs.
+        rows: of more rows, so many are drawn at random and compared with each other.
 
     Raises:
         ValueError: shapes that do not match, values that are not finite, k out of range.
@@ -230,8 +216,8 @@ def projection_scores(embeddings: ArrayLike, xy: ArrayLike, k: int = 15, rows: i
 def stability(planes: Sequence, k: int = 15) -> Stability:
     """Measure how similar planes of the same embeddings are that differ by the seed alone.
 
-    Planes that start from the principal components share their large arrangement by construction. To learn how much of
-    the arrangement comes from the data, compare planes made with ``init="random"``.
+    Planes that start from the principal components share their large arrangement by construction; those with
+    ``init="random"`` show how much of it comes from the data.
 
     Args:
         planes: two or more, each (n, 2).
@@ -276,10 +262,8 @@ def principal_components(values: ArrayLike, count: int) -> np.ndarray:
 
 
 class Colours:
-    """Embeddings as colours, by the three principal components of those it was fitted to.
-
-    Each component is stretched over its 2nd to 98th percentile, so that similar places get similar colours. Fit it once
-    and use it for all parts of a map, or for two maps to be compared.
+    """Embeddings as colours: the three principal components of those it was fitted to, each stretched over its 2nd to
+    98th percentile. Fit it once for all parts of a map, or for maps to be compared.
     """
 
     def __init__(self, embeddings: ArrayLike) -> None:

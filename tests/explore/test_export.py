@@ -100,15 +100,3 @@ def test_cells_are_geoparquet_that_geopandas_and_duckdb_open(model, tmp_path):
     np.testing.assert_allclose([np.linalg.norm(z) for z in frame.embedding], 1, atol=1e-5)
     rows = duckdb.sql(f"select count(*), min(len(embedding)), max(land_share) from '{path}'").fetchall()[0]
     assert rows[:2] == (count, model.dim) and 0.5 <= rows[2] <= 1
-
-
-def test_embedded_tables_open_elsewhere(trained, model, tmp_path):
-    geopandas, duckdb = pytest.importorskip("geopandas"), pytest.importorskip("duckdb")
-    from geonb.inference import embed_table
-
-    (tmp_path / "p.csv").write_text("name,lon,lat\na,10,50\nb,-70,-30\n")
-    embed_table(trained, tmp_path / "p.csv", tmp_path / "z.parquet")
-    frame = geopandas.read_parquet(tmp_path / "z.parquet")
-    assert frame.geometry.x.tolist() == [10, -70] and frame.name.tolist() == ["a", "b"]
-    ((z,),) = duckdb.sql(f"select embedding from '{tmp_path}/z.parquet' where name = 'b'").fetchall()
-    np.testing.assert_allclose(z, model.embed_locations([(-70, -30)])[0], atol=1e-6)
