@@ -8,7 +8,7 @@ import pytest
 from geonb.data.quality import TEXTS_AT_ONCE, continents, quality
 from geonb.data.sampling import land_cells, land_points
 from geonb.data.store import write_store
-from geonb.geo import blocks, cell_bounds
+from geonb.geo import cell_bounds
 
 
 def store_of(path, lonlat, texts=None, dates=None, **columns):
@@ -77,9 +77,3 @@ def test_continents_are_those_of_the_nearest_place():
     places = [[2.3, 48.9], [37.6, 0.1], [-100.0, 40.0], [134.0, -24.0], [0.0, -80.0], [105.0, 62.0], [-60.0, -10.0]]
     names = ["Europe", "Africa", "North America", "Oceania", "Antarctica", "Asia", "South America"]
     assert continents(places).tolist() == names
-
-
-def test_land_cells_are_the_cells_of_land():
-    land = land_cells(500)
-    assert np.isin(blocks([[10.0, 25.0], [-60.0, -10.0], [0.0, -85.0]], 500), land).all()
-    assert not np.isin(blocks([[-140.0, 0.0], [-30.0, 40.0]], 500), land).any()

@@ -27,11 +27,6 @@ def test_points_are_even_by_area(points):
     assert (np.abs(points[:, 0]) <= 180).all() and (np.abs(points[:, 1]) <= 90).all()
 
 
-def test_the_lattice_is_more_even_than_chance():
-    spread = [np.bincount(blocks(p, 1000)).std() for p in (random_points(50_000), fibonacci_points(50_000))]
-    assert spread[1] < spread[0] / 2
-
-
 def test_the_land_mask_knows_land_and_sea():
     land = [[2.35, 48.85], [-100, 40], [25, -29], [134, -24], [0, -85], [180, 68], [-180, 68], [-42, 72]]
     sea = [[-30, 40], [-140, 0], [80, -30], [0, 90], [180, 0], [-180, 0], [3, 56]]
@@ -48,11 +43,6 @@ def test_land_points_are_on_land_and_as_many_as_asked(method, n):
     if n > 1:
         assert (points != land_points(n, seed=3, method=method)).any()
         assert len(np.unique(points, axis=0)) == n
-
-
-def test_an_unknown_method_is_refused():
-    with pytest.raises(ValueError, match="unknown method 'grid'; choose random or fibonacci"):
-        land_points(5, method="grid")
 
 
 def test_weights_give_each_cell_the_same_total():

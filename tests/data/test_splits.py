@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 from geonb.data.sampling import random_points
 from geonb.data.splits import (
@@ -100,10 +99,8 @@ def test_held_out_region_and_its_buffer():
         held_out_split(region, "north", POINTS)
 
 
-@settings(max_examples=25, deadline=None)
-@given(hnp.arrays(float, 3, elements=st.floats(-1, 2)))
+@pytest.mark.parametrize("fractions", [(0.7, 0.1), (0.7, 0.1, 0.3), (-0.1, 0.1, 1.0)])
 def test_fractions_that_do_not_sum_to_one_are_refused(fractions):
-    assume((fractions < 0).any() or abs(fractions.sum() - 1) > 1e-3)
     with pytest.raises(ValueError, match="fractions"):
         random_split(10, fractions)
 
