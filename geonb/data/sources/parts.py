@@ -126,7 +126,7 @@ class Parts:
         return (self.folder / f"{name}.parquet").exists()
 
     def save(self, name: str, table: pa.Table, array: np.ndarray | None = None, skips: Skips | None = None) -> None:
-        """Save a finished part: rows, an array that NumPy saves without pickle, and what was left out.
+        """Save a finished part: rows, an array of any shape (n, ...) that needs no pickle, and what was left out.
 
         Names are letters and digits; :meth:`skips` adds up in their order.
         """
@@ -235,7 +235,7 @@ def chip_store(
     base = where if isinstance(where, PlaceStore) else None
     if base is not None and base.has("image").any():
         raise ValueError(f"{base.path}: has images already; give a store without images, or positions")
-    lonlat = base.lonlat if base is not None else check_lonlat(where, "positions")
+    lonlat = where.lonlat if isinstance(where, PlaceStore) else check_lonlat(where, "positions")
     if not len(lonlat):
         raise ValueError("no positions; give at least one")
     digest = hashlib.sha256(np.ascontiguousarray(lonlat, "<f8").data)
