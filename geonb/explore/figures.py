@@ -219,8 +219,6 @@ def image_grid(images: ArrayLike, captions: Sequence[str], alt: str, columns: in
     """
     from PIL import Image
 
-    if len(images) != len(captions):
-        raise ValueError(f"{len(images)} images and {len(captions)} captions do not match")
     cells = []
     for image, caption in zip(images, captions, strict=True):
         buffer = io.BytesIO()

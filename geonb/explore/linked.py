@@ -87,8 +87,8 @@ def linked_view(
     units, low, span = units or {}, xy.min(0), np.maximum(np.ptp(xy, axis=0), 1e-9)
     data = {
         "n": n,
-        "titles": [str(t) for t in titles],
-        "alt": [str(t) for t in alt],
+        "titles": titles,
+        "alt": alt,
         "lon": pack_share(lonlat[:, 0], -180, 360),
         "lat": pack_share(lonlat[:, 1], -90, 180),
         "u": pack_share(xy[:, 0], low[0], span[0]),

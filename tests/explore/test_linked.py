@@ -196,6 +196,7 @@ def check_legend(page):
     base = page.locator(".gl-base").nth(1)
     before = drawn(base)
     page.get_by_role("button", name="moss").click()
+    assert page.locator(".gl-status").first.inner_text() == f"{N - sizes['moss']} of {N} shown"
     check_selection(page, KIND != "moss")
     page.get_by_role("button", name="peat").click(modifiers=["Shift"])
     picture = Picture(page, 0)
