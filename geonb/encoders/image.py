@@ -1,6 +1,6 @@
 """The image backbone for 12-band Sentinel-2 L2A chips.
 
-`random_conv` computes random convolutional features after MOSAIKS (Rolf et al., 2021, Nature Communications 12, 4392),
+`random_conv` computes random convolutional features after MOSAIKS (Rolf et al., 2021, doi 10.1038/s41467-021-24638-z),
 with Gaussian filters from a fixed seed instead of patches of the data, so it needs no data and has no state.
 
 Another backbone, for images or for a further modality, is any object with
