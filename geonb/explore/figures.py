@@ -220,7 +220,7 @@ def image_grid(images: ArrayLike, captions: Sequence[str], alt: str, columns: in
     from PIL import Image
 
     cells = []
-    for image, caption in zip(images, captions, strict=True):
+    for image, caption in zip(np.asarray(images), captions, strict=True):
         buffer = io.BytesIO()
         Image.fromarray(image).save(buffer, "PNG")
         data = base64.b64encode(buffer.getvalue()).decode()
