@@ -73,16 +73,14 @@ def build(root: Path, run_chapter: Callable[[Path], tuple]) -> int:
     print(f"{store.path}: {len(store):,} places", flush=True)
     progress = Progress(len(workspace.RUNS) + 1 + len(chapters(root)) + 1)
     with ProcessPoolExecutor(WORKERS, multiprocessing.get_context("spawn")) as workers:
-
-        def in_worker(function: Callable, *arguments: str) -> Callable[[], Any]:
-            return lambda: workers.submit(function, *arguments).result()
-
-        for _, run in progress.run({f"run {name}": in_worker(workspace.run, name) for name in workspace.RUNS}):
+        runs = {f"run {name}": in_worker(workers, workspace.run, name) for name in workspace.RUNS}
+        for _, run in progress.run(runs):
             run.result()
-        outputs = start_stamp(root)
-        missing = find_missing(root)
-        progress.done += len(chapters(root)) - len(missing)
-        steps = {"results": in_worker(workspace.results)}
+    outputs = start_stamp(root)
+    missing = find_missing(root)
+    progress.done += len(chapters(root)) - len(missing)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as worker:
+        steps = {"results": in_worker(worker, workspace.results)}  # its process ends when it is done
         steps |= {f"chapter {path.stem}": partial(run_chapter, path) for path in missing}
         failed = cache_chapters(root, progress.run(steps))
     for error in failed:
@@ -93,6 +91,11 @@ def build(root: Path, run_chapter: Callable[[Path], tuple]) -> int:
     (root / "_build" / ".fingerprint").write_text(json.dumps(stamp))
     print(root / "_build/html/index.html")
     return 0
+
+
+def in_worker(workers: ProcessPoolExecutor, function: Callable, *arguments: str) -> Callable[[], Any]:
+    """Make a step that calls a function in another process."""
+    return lambda: workers.submit(function, *arguments).result()
 
 
 def is_current(root: Path) -> bool:

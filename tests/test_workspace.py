@@ -154,7 +154,7 @@ def book(home, monkeypatch):
         return notebook, {"s": 1.0, "peak_mb": 1}
 
     class Workers:
-        def __init__(self, *_):
+        def __init__(self, *_, **options):
             """Takes what a pool of processes takes."""
 
         def __enter__(self):
