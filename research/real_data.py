@@ -64,6 +64,7 @@ def main(argv: list[str] | None = None) -> dict:
 
     found = real_data()
     csv = {p.name.split(".")[0]: p for p in found["csv"]}
+    used = [csv[name].name for name in ("wikipedia_places", "world_heritage")]
     articles = _store(args.work / "articles", tables=[csv["wikipedia_places"]])
     descriptions = _store(args.work / "descriptions", tables=[csv["world_heritage"]])
     tiles = _store(args.work / "tiles", chips=found["chips"])
@@ -73,7 +74,7 @@ def main(argv: list[str] | None = None) -> dict:
 
     made = {
         "made_by": "research/real_data.py",
-        "sources": {p.name: _source(p.name) for p in found["csv"]} | {"patch_*.tif": _source("patch_1.tif")},
+        "sources": {name: _source(name) for name in (*used, "patch_*.tif")},
         "articles": len(articles),
         "descriptions": len(descriptions),
         "tiles": len(tiles),
