@@ -10,6 +10,14 @@ settings.register_profile("untimed", deadline=None, max_examples=25)  # a busy m
 settings.load_profile("untimed")
 
 
+LONG = ("test_training.py", "research/", "test_docs.py", "test_notebooks.py", "explore/test_linked.py", "test_pages.py")
+
+
+def pytest_collection_modifyitems(items):
+    """Start the files that take longest first, so that two processes end together."""
+    items.sort(key=lambda item: not any(name in item.nodeid for name in LONG))
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """With ``-n``, a file's tests stay in one process, because they share fixtures; pages of the book are shared out."""
@@ -17,7 +25,8 @@ def pytest_xdist_make_scheduler(config, log):
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid):
-            return nodeid if "test_page[" in nodeid else nodeid.split("::")[0]
+            alone = "test_page[" in nodeid or "test_a_run_killed" in nodeid
+            return nodeid if alone else nodeid.split("::")[0]
 
     return ByFile(config, log)
 
