@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geonb.geo import EARTH_RADIUS_KM, check_lonlat, great_circle_km, unit_xyz, unit_xyz_tensor
+from geonb.geo import EARTH_RADIUS_KM, blocks, cell_grid, check_lonlat, great_circle_km, unit_xyz, unit_xyz_tensor
 
 positions = st.tuples(st.floats(-180, 180), st.floats(-90, 90))
 
@@ -35,3 +35,10 @@ def test_distance_is_the_angle_between_unit_vectors(a, b):
 
 def test_paris_to_new_york():
     assert great_circle_km((2.3522, 48.8566), (-74.0060, 40.7128)) == pytest.approx(5837, rel=0.002)
+
+
+def test_a_polar_cap_is_one_cell_and_all_cells_are_of_one_area():
+    columns, edges = cell_grid(500)
+    assert np.ptp(np.diff(edges) / columns) < 1e-12  # sines of latitude, each band shared out by its columns
+    for lat in (89.9, -89.9):
+        assert len(set(blocks([(lon, lat) for lon in range(-180, 180, 20)], 500))) == 1

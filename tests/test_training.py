@@ -485,3 +485,11 @@ def test_a_run_can_start_from_another_and_from_its_text_backbone(world, trained,
     with pytest.raises(ValueError, match="its text backbone is lsa, not minilm; write backbones: {text: lsa}"):
         minilm = replace(config, backbones={"text": "minilm"})
         train("imagebind", other, tmp_path / "no", minilm, init=trained, progress=False)
+
+
+def test_rows_that_fill_a_batch_up_have_nothing(world):
+    has = torch.from_numpy(world.has("text"))
+    rows = has.nonzero()[:5, 0]
+    dataset = training.PlaceDataset(world, {"text": np.ones((int(has.sum()), 3), np.float32)})
+    for values, present in dataset.batch(rows, size=8).values():
+        assert len(values) == 8 and present.tolist() == [True] * 5 + [False] * 3
