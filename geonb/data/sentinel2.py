@@ -138,7 +138,7 @@ def seen_offset(dn: np.ndarray, scl: np.ndarray | None = None) -> int | None:
     On twelve real chips the 1st percentile of the darkest band is 182 to 410 without an offset, 879 or more with it.
 
     Args:
-        dn: (12, H, W), bands as in :data:`BANDS`; 0 is no data.
+        dn: (12, H, W), bands as in :data:`BANDS`; 0 is nodata.
         scl: classes of Level-2A's scene classification (H, W), if known. Pixels under clouds are left out.
     """
     usable = (dn > 0).all(0)

@@ -6,12 +6,13 @@ Spherical harmonics have a module of their own, :mod:`geonb.encoders.harmonics`.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
 
 
-class PositionalEncoding(nn.Module):
+class PositionalEncoding(nn.Module, ABC):
     """Encode (n, 2) lon/lat degrees as (n, ``dim``), of the dtype and device of the input.
 
     Subclasses give :meth:`encode`. It runs in float32 at least and outside autocast, because a phase of a thousand
@@ -28,9 +29,9 @@ class PositionalEncoding(nn.Module):
             wide = lonlat if lonlat.dtype.itemsize >= 4 else lonlat.float()
             return self.encode(wide).to(lonlat.dtype)
 
+    @abstractmethod
     def encode(self, lonlat: Tensor) -> Tensor:
-        """Encode lon/lat degrees (n, 2), float32 or float64; here it raises NotImplementedError."""
-        raise NotImplementedError
+        """Encode lon/lat degrees (n, 2), float32 or float64, as (n, ``dim``)."""
 
 
 class _MultiScale(PositionalEncoding):

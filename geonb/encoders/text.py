@@ -66,7 +66,7 @@ class MiniLM:
         self.fingerprint = f"minilm-{MINILM_SHA256[:12]}-{tokenizer}-{MAX_TOKENS}-{precision}"
 
     def encode(self, texts: Sequence[str], progress: bool = False) -> np.ndarray:
-        """Return unit vectors, float32 (n, 384). Raises TypeError or ValueError for what is no text, by index."""
+        """Return unit vectors, float32 (n, 384). Raises TypeError or ValueError for a value that is not a text."""
         if not _check_texts(texts):
             return np.zeros((0, self.dim), np.float32)
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16):
@@ -109,7 +109,7 @@ class LSA:
         """Learn features, weights and components from a corpus; the dimension is 256 or what the corpus spans.
 
         Raises:
-            ValueError: texts that share no word, or what is no text.
+            ValueError: texts that share no word, or a value that is not a text.
         """
         from sklearn.utils.extmath import randomized_svd  # TruncatedSVD refuses a corpus of one word
 
@@ -175,7 +175,7 @@ def text_backbone(
 
 
 def _check_texts(texts: Sequence[str]) -> list[str]:
-    """Return the texts as a list, or raise TypeError or ValueError with the index of the one that is no text."""
+    """Return the texts as a list, or raise TypeError or ValueError with the index of the value that is not a text."""
     if isinstance(texts, str):
         raise TypeError("texts must be a list of strings, not one string; write [text]")
     for index, text in enumerate(texts):

@@ -27,6 +27,7 @@ import yaml
 from geonb._util import tqdm
 from geonb.data.sampling import density_weights, weighted_sample
 from geonb.data.store import PlaceStore, StoreError, write_store
+from geonb.data.texts import countries as load_countries
 from geonb.sample.images import COLUMNS, simulate_sentinel2
 from geonb.sample.texts import WORDINGS, by_least, compose
 
@@ -89,9 +90,8 @@ def load_facts() -> tuple[dict[str, np.ndarray], dict[str, dict]]:
     Numbers are float64 with NaN, names are str with None. ``place_id``, ``size_class``, ``source`` and ``license``
     are added.
     """
-    assets = files("geonb.data") / "assets"
-    with (assets / "facts.parquet").open("rb") as facts, (assets / "countries.parquet").open("rb") as countries:
-        table, by_code = pq.read_table(facts), {row["code"]: row for row in pq.read_table(countries).to_pylist()}
+    with (files("geonb.data") / "assets" / "facts.parquet").open("rb") as facts:
+        table = pq.read_table(facts)
     columns: dict[str, np.ndarray] = {}
     for name, column in zip(table.column_names, table.columns, strict=True):
         if pa.types.is_string(column.type):
@@ -109,7 +109,7 @@ def load_facts() -> tuple[dict[str, np.ndarray], dict[str, dict]]:
     geonames = FACTS["country"]["source"]
     columns["source"] = np.where(town, geonames, "random point on land (global-land-mask 1.0.0)").astype(object)
     columns["license"] = np.full(len(town), "CC BY 4.0", dtype=object)
-    return columns, by_code
+    return columns, load_countries()
 
 
 def _choose(table: dict[str, np.ndarray], places: int, seed: int) -> np.ndarray:

@@ -186,7 +186,7 @@ class Chip:
 
     Attributes:
         image: uint16 (12, size, size), surface reflectance x 10,000 without any offset, bands as in
-            :data:`geonb.data.sentinel2.BANDS`, north up; 0 is no data.
+            :data:`geonb.data.sentinel2.BANDS`, north up; 0 is nodata.
         date: of acquisition, ISO 8601; ``""`` for a composite of several.
         columns: facts of this chip, numbers or str; they become columns of the places.
     """

@@ -1,4 +1,4 @@
-"""Sentinel-2 chips without a login: scenes found through STAC, of which only the blocks around a position are read.
+"""Sentinel-2 chips without a login: scenes found through STAC; only their blocks around a position are read.
 
 The catalogue is Earth Search of Element 84 (AWS Open Data), collection ``sentinel-2-c1-l2a``. ``pystac-client``
 searches it; ``odc-stac`` reads scenes onto the grid of a chip, lazily on Dask: in threads, or on a cluster where the
@@ -59,7 +59,7 @@ METHODS = ("least_cloudy", "median")
 COARSE = ("B1", "B5", "B6", "B7", "B8A", "B9", "B11", "B12")  # 20 and 60 m
 MAX_SCENE_CLOUD = 80  # per cent of a scene; cloudier ones are not searched for
 MAX_CLOUD = 0.05  # share of a chip that may be covered or lack data
-MAX_PASSES = 12  # of which the scene classification is read for one chip
+MAX_PASSES = 12  # read the scene classification of at most this many for one chip
 VIEWS, MIN_VIEWS = 8, 3  # of a median: passes at most, and clear views of a pixel at least
 
 OUTSIDE = "outside UTM (beyond 80 S or 84 N)"
@@ -121,7 +121,7 @@ def _open(items: list[Item], grid: GeoBox, bands: list[str]) -> xr.Dataset:
     """Open bands of the scenes of one pass on the grid of a chip; nothing is read before ``.compute()``.
 
     Where several scenes have data, the first one counts. The result has a variable for each asset with dimensions
-    (time = 1, y, x): digital numbers as they are in the files, with any offset; 0 is no data.
+    (time = 1, y, x): digital numbers as they are in the files, with any offset; 0 is nodata.
     """
     import odc.stac
     import rasterio
