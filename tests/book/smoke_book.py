@@ -95,10 +95,7 @@ class Isolation:
             if requirement not in self.made:
                 site = self.folder / f"site{len(self.made)}"
                 self.made[requirement] = self._link(required_by(requirement, self.package), site)
-        return SMOKE | {
-            "PYTHONPATH": f"{self.made[requirement]}{os.pathsep}{self.package}",
-            "NUMBA_CACHE_DIR": str(self.folder / "numba"),
-        }
+        return SMOKE | {"PYTHONPATH": f"{self.made[requirement]}{os.pathsep}{self.package}"}
 
     def _link(self, wanted: dict[str, Distribution], site: Path) -> Path:
         """Link the files of distributions, and whole folders where no other distribution has a part in them."""
