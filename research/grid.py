@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 from cells import LOCATION_ENCODERS, MASKED, Cell, Settings, run_cells
 from hypotheses import hypotheses
+from leaks import leak_rate
 from scores import GridScores, summarise
 
 from geonb import workspace
 from geonb._util import provenance
-from geonb.data.texts import leak_rate, mask_names, names_of
+from geonb.data.texts import mask_names, names_of
 from geonb.encoders.features import features
 from geonb.encoders.image import image_backbone
 from geonb.encoders.text import text_backbone

@@ -1,9 +1,9 @@
-"""Split places so that tests respect space: nearby places are similar, so a random split tests on near copies.
+"""Split places by their position: nearby places are similar, so a random split tests on near copies.
 
-Labels are assigned from positions alone; the module knows nothing of texts, images or models.
+The module knows nothing of texts, images or models.
 
-Roberts et al. (2017), Cross-validation strategies for data with temporal, spatial, hierarchical, or phylogenetic
-structure, Ecography 40, 913-929.
+Source: Roberts et al. (2017), Cross-validation strategies for data with temporal, spatial,
+hierarchical, or phylogenetic structure, Ecography 40, 913-929.
 """
 
 from __future__ import annotations
@@ -16,18 +16,16 @@ from numpy.typing import ArrayLike
 from geonb.geo import EARTH_RADIUS_KM, blocks, check_lonlat, great_circle_km, unit_xyz
 
 LABELS = ("train", "val", "test")
-ROUNDING = 1e-9  # relative slack, so that a place at exactly the buffer's distance counts as inside
+ROUNDING = 1e-9  # relative slack, so that a place at exactly the buffer's distance is inside
 BIN_KM, MAX_KM = 100.0, 5000.0  # width of a correlogram's bins, and its largest distance
-MAX_PLACES = 3000  # of a correlogram, which looks at all pairs; of more, a sample is drawn
+MAX_PLACES = 3000  # of a correlogram, which takes all pairs
 
 
 def random_split(n: int, fractions: Sequence[float] = (0.7, 0.1, 0.2), seed: int = 0) -> np.ndarray:
     """Label n places "train", "val" or "test" (n,) at random, whatever their position.
 
-    Compare with :func:`blocked_split` to show how much a score owes to neighbours.
-
     Raises:
-        ValueError: fractions of train, val and test that are not three, negative, or do not sum to 1.
+        ValueError: fractions that are not three, negative, or do not sum to 1.
     """
     fractions = _check_fractions(fractions)
     edges = np.round(np.cumsum(fractions[:2]) * n).astype(int)
@@ -42,22 +40,21 @@ def blocked_split(
     buffer_km: float = 50.0,
     seed: int = 0,
 ) -> np.ndarray:
-    """Label places "train", "val", "test" or "buffer" (n,): whole blocks get one label, with a gap between labels.
+    """Label places "train", "val", "test" or "buffer" (n,): one label a block, and a gap between labels.
 
-    Blocks are dealt in random order, each to the label that still lacks most places. Then "val" places within
-    ``buffer_km`` of a "test" place, and "train" places within it of either, become "buffer" and are used for nothing.
+    Blocks in random order each go to the label that lacks most places. Then "val" places near a
+    "test" place and "train" places near either become "buffer": they are used for nothing.
 
     Args:
         lonlat: positions (n, 2), degrees.
-        size_km: edge of the blocks; choose it no smaller than :func:`correlation_range_km`. Larger blocks make a
-            harder test with fewer independent pieces.
-        fractions: of places for train, val and test, before the buffer takes its share.
+        size_km: edge of the blocks, no smaller than :func:`correlation_range_km`. Larger blocks
+            make a harder test with fewer independent pieces.
+        fractions: of train, val and test, before the buffer takes its share.
         buffer_km: least great-circle distance between places of different labels.
-        seed: of the order in which blocks are dealt.
+        seed: of the order of blocks.
 
     Raises:
-        ValueError: positions or fractions out of range, fewer occupied blocks than labels, or a label that gets no
-            place because few blocks hold nearly all.
+        ValueError: positions or fractions out of range, or a label without a place.
 
     Example:
         >>> from geonb.data.sampling import land_points
@@ -69,11 +66,11 @@ def blocked_split(
     lonlat, fractions = check_lonlat(lonlat), _check_fractions(fractions)
     names, block, counts = np.unique(blocks(lonlat, size_km), return_inverse=True, return_counts=True)
     advice = (
-        "choose smaller blocks or a random split, in a config's split: {kind: blocked, size_km: 30, buffer_km: 3} or "
-        "{kind: random}"
+        "choose smaller blocks or a random split, in a config "
+        "split: {kind: blocked, size_km: 30, buffer_km: 3} or {kind: random}"
     )
     if len(names) < np.count_nonzero(fractions):
-        raise ValueError(f"the places fill only {len(names)} blocks of {size_km:g} km; {advice}")
+        raise ValueError(f"places fill only {len(names)} blocks of {size_km:g} km; {advice}")
     lacks = fractions * len(lonlat)
     owner = np.empty(len(names), dtype=np.int64)
     for i in np.random.default_rng(seed).permutation(len(names)):
@@ -81,36 +78,14 @@ def blocked_split(
         lacks[owner[i]] -= counts[i]
     if without := [name for i, name in enumerate(LABELS) if fractions[i] > 0 and i not in owner]:
         raise ValueError(
-            f"no place is left for {' and '.join(without)}: a single block of {size_km:g} km holds {counts.max():,} of "
-            f"{len(lonlat):,} places; {advice}"
+            f"no place is left for {' and '.join(without)}: a single block of {size_km:g} km holds "
+            f"{counts.max():,} of {len(lonlat):,} places; {advice}"
         )
     label = np.array(LABELS, dtype="<U6")[owner[block]]
     val, test = label == "val", label == "test"
     label[val & within(lonlat, lonlat[test], buffer_km)] = "buffer"
     held = lonlat[(label == "val") | test]
     label[(label == "train") & within(lonlat, held, buffer_km)] = "buffer"
-    return label
-
-
-def held_out_split(labels: ArrayLike, value: object, lonlat: ArrayLike, buffer_km: float = 50.0) -> np.ndarray:
-    """Label a region "test", places near it "buffer", and all others "train" (n,).
-
-    Args:
-        labels: the region of each place (n,), a continent, say.
-        value: the region to hold out.
-        lonlat: positions (n, 2), degrees.
-        buffer_km: great-circle distance from the region within which places are used for nothing.
-
-    Raises:
-        ValueError: no place, or every place, has the value.
-    """
-    lonlat, labels = check_lonlat(lonlat), np.asarray(labels, dtype=object)
-    test = labels == value
-    if not test.any() or test.all():
-        known = ", ".join(sorted({str(v) for v in labels if v is not None})[:12])
-        raise ValueError(f"{'every' if test.all() else 'no'} place has {value!r}; there are {known}")
-    label = np.where(test, "test", "train").astype("<U6")
-    label[~test & within(lonlat, lonlat[test], buffer_km)] = "buffer"
     return label
 
 
@@ -121,8 +96,6 @@ def within(lonlat: Sequence | np.ndarray, others: Sequence | np.ndarray, km: flo
         ValueError: a negative distance.
 
     Example:
-        The first place lies 22 km from the other, across the antimeridian.
-
         >>> within([(179.9, 0), (0, 0)], [(-179.9, 0)], km=50).tolist()
         [True, False]
     """
@@ -138,21 +111,20 @@ def within(lonlat: Sequence | np.ndarray, others: Sequence | np.ndarray, km: flo
 
 
 def correlogram(lonlat: ArrayLike, values: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Measure how similar values at places are, by distance, in bins of :data:`BIN_KM` up to :data:`MAX_KM`.
+    """Measure how similar values at places are by distance, in bins of :data:`BIN_KM` to :data:`MAX_KM`.
 
-    For numbers: the mean product of standardised values over the pairs of a bin. For classes: the share of pairs with
-    equal classes, rescaled so that 0 is the share among all pairs and 1 is always.
+    For numbers it is the mean product of standardised values over the pairs of a bin. For classes
+    it is the share of equal pairs, rescaled: 0 is their share among all pairs, 1 is always.
 
     Args:
-        lonlat: positions (n, 2), degrees.
+        lonlat: positions (n, 2), degrees. Of more than :data:`MAX_PLACES` a random sample is used.
         values: (n,) numbers, NaN where not known, or classes, None where not known.
 
     Returns:
-        (bin centres in km, correlation, number of pairs), each (bins,); the correlation is NaN in empty bins.
-        Of more than :data:`MAX_PLACES` places with a value a random sample is used.
+        (bin centres in km, correlation, number of pairs), each (bins,); NaN in empty bins.
 
     Raises:
-        ValueError: positions out of range, not as many values, fewer than three that are known, or all equal.
+        ValueError: positions out of range, not as many values, fewer than three known, or all equal.
     """
     lonlat, values = check_lonlat(lonlat), np.asarray(values)
     if len(values) != len(lonlat):
@@ -187,14 +159,13 @@ def correlogram(lonlat: ArrayLike, values: ArrayLike) -> tuple[np.ndarray, np.nd
 
 
 def correlation_range_km(lonlat: ArrayLike, values: ArrayLike) -> float:
-    """Measure the distance in km over which values at places are similar: choose blocks no smaller than it.
+    """Measure the distance in km over which values at places are similar: the least size of blocks.
 
-    That is the first distance at which the :func:`correlogram` falls below 1/e of its value in the first bin with 30
-    pairs or more, interpolated between bin centres. Dividing by the first bin leaves out the noise at single places
-    (the nugget). For a correlation exp(-h/L) it is L, plus the first bin's centre.
+    It is the first distance at which the :func:`correlogram` falls below 1/e of its value in the
+    first bin with 30 pairs, which leaves out the noise at single places (the nugget).
 
     Returns:
-        0 when the correlation of even that first bin is below 0.05, and :data:`MAX_KM` when it never falls that low.
+        0 when that first bin is below 0.05, and :data:`MAX_KM` when the correlation never falls so low.
 
     Raises:
         ValueError: no bin has 30 pairs of places, or as for :func:`correlogram`.
@@ -202,7 +173,7 @@ def correlation_range_km(lonlat: ArrayLike, values: ArrayLike) -> float:
     centre, rho, pairs = correlogram(lonlat, values)
     use = pairs >= 30
     if not use.any():
-        raise ValueError(f"no bin of {BIN_KM:g} km has 30 pairs of places; choose wider bins or more places")
+        raise ValueError(f"no bin of {BIN_KM:g} km has 30 pairs of places; take more places")
     centre, rho = centre[use], rho[use]
     if rho[0] < 0.05:
         return 0.0
@@ -217,5 +188,5 @@ def correlation_range_km(lonlat: ArrayLike, values: ArrayLike) -> float:
 def _check_fractions(fractions: Sequence[float]) -> np.ndarray:
     values = np.asarray(fractions, dtype=np.float64)
     if values.shape != (3,) or (values < 0).any() or abs(values.sum() - 1) > 1e-6:
-        raise ValueError(f"fractions of train, val and test must be three numbers from 0 on that sum to 1: {fractions}")
+        raise ValueError(f"fractions must be three numbers from 0 on that sum to 1, not {fractions}")
     return values

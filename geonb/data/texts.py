@@ -1,19 +1,11 @@
 """Mask place names in texts, group near-duplicates, and recognise articles that are about no place.
 
-Names are masked for experiments on how much of what a text tells about a place is its name. A name is looked for word
-by word: letters are compared without case and without accents ("São Paulo" is found in "Sao Paulo"), and the signs
-between two words (a space, a hyphen, an apostrophe, a full stop) do not matter ("Saint-Denis" is found in "Saint
-Denis", "Xi'an" in "Xi’an"). Only whole words are masked, the longest name first.
+Names are compared word by word, without case, accents and the signs between words: "Saint-Denis" is
+found in "Saint Denis", "Xi'an" in "Xi’an". Case tells names from words: in "a nice town" Nice is not
+masked. A name of all texts that is also a common word (one in lower case in the same texts) is not
+masked at the start of a sentence, where a capital means nothing.
 
-Case tells names from words: in "a nice town on a split rock" neither Nice nor Split is masked. A name in lower case is
-masked only where the name itself is written so ("eThekwini"). A name that the texts *share* and that is also a common
-word is not masked at the start of a sentence, where the capital of "Nice" means nothing. A common word is one that
-occurs in lower case somewhere in the same texts, so the rule works in any language that has capitals. A text's *own*
-names are masked at the start of sentences too.
-
-Some names stay: words that stand for a place but are none of the names given (demonyms such as "French", abbreviations
-such as "U.S.", rivers and mountains that the store has no column for), and names inside the words of languages that
-put no space between words. :func:`leak_rate` finds the second kind, because it does not search as the masking does.
+Other words for a place stay ("French", "U.S.", rivers), and so do names in scripts without spaces.
 """
 
 from __future__ import annotations
@@ -34,9 +26,8 @@ if TYPE_CHECKING:
     from geonb.data.store import PlaceStore
 
 TOKEN = "[place]"
-# Columns of a place store that hold names of places; those that a store lacks are left out.
 NAME_COLUMNS = ("title", "country", "continent", "admin1_name", "admin1_town", "near_city", "timezone")
-APART = ("title", "timezone")  # those of them that are put together from several names
+APART = ("title", "timezone")  # columns whose values are put together from several names
 SHORTEST_PART = 4  # letters of a part of a title that is masked alone
 
 _SENTENCE_END = re.compile(r"[.!?:;\n\r\u2026\u3002\uff01\uff1f\u061f]")
@@ -46,27 +37,27 @@ _SENTENCE_END = re.compile(r"[.!?:;\n\r\u2026\u3002\uff01\uff1f\u061f]")
 
 
 def mask_names(texts: Sequence[str], names: Sequence[Iterable[str]], shared: Iterable[str] = ()) -> list[str]:
-    """Replace the names of places in texts by :data:`TOKEN`.
-
-    Time and memory grow with the length of texts and names, not with their product. Masking twice changes nothing.
+    """Replace the names of places in texts by :data:`TOKEN`; masking twice changes nothing.
 
     Args:
         texts: n texts.
-        names: for each text its own names. None is left that has a capital, or is written as the name is.
-        shared: names for all texts. Those of them that are also common words are left alone at the start of
-            sentences (see above).
+        names: for each text its own names. All are masked that have a capital, or are written as the name.
+        shared: names for all texts; common words among them stay at the start of sentences.
 
     Returns:
-        the n texts; what is not masked is unchanged.
+        the n masked texts.
 
     Raises:
-        ValueError: not as many lists of names as texts, or a list of names that is a text.
+        ValueError: not as many lists of names as texts, or a text in place of a list.
 
     Example:
         >>> mask_names(["Cologne lies on the Rhine; in German it is Köln."], [["Cologne", "Köln"]])
         ['[place] lies on the Rhine; in German it is [place].']
     """
-    _check_lists(texts, names)
+    if len(texts) != len(names):
+        raise ValueError(f"{len(texts)} texts, but {len(names)} lists of names; give one for each text")
+    if any(isinstance(value, str) for value in (texts, names, *names)):
+        raise ValueError("one text where a list belongs; give a list of texts, and for each a list of names")
     gazetteer = _Names(shared)
     cut = [_words(text, TOKEN) for text in texts]
     spans = [list(_find(words, _Names(of_text), gazetteer)) for words, of_text in zip(cut, names, strict=True)]
@@ -98,7 +89,7 @@ class _Word(NamedTuple):
 
 
 def _words(text: str, token: str = "") -> list[_Word]:
-    """Cut a text into words; a token is none."""
+    """Cut a text into words between the tokens."""
     out, offset = [], 0
     for i, piece in enumerate(text.split(token) if token else [text]):
         at = 0
@@ -112,7 +103,7 @@ def _words(text: str, token: str = "") -> list[_Word]:
 
 
 class _Names(dict):
-    """Names as tuples of keys -> whether one is written in lower case throughout; ``longest`` by first key."""
+    """Names as keys -> written in lower case throughout?, and the longest name by first key."""
 
     def __init__(self, names: Iterable[str]) -> None:
         super().__init__()
@@ -126,7 +117,7 @@ class _Names(dict):
 
 
 def _find(words: list[_Word], own: _Names, shared: _Names) -> Iterator[tuple[int, int]]:
-    """Find names as (first word, word after the last), from left to right, the longest at each place."""
+    """Find names as (first word, word after the last): from the left, the longest first."""
     i = 0
     while i < len(words):
         stop = max(_longest(words, i, own, False), _longest(words, i, shared, True))
@@ -136,17 +127,15 @@ def _find(words: list[_Word], own: _Names, shared: _Names) -> Iterator[tuple[int
 
 
 def _longest(words: list[_Word], first: int, names: _Names, shared: bool) -> int:
-    """Return the word after the longest name that begins at a word, or 0.
-
-    A capital that only the start of a sentence explains does not make a shared name.
-    """
+    """Return the word after the longest name that begins at a word, or 0."""
     found, capital, lower, keys = 0, False, True, ()
     for i in range(first, min(first + names.longest.get(words[first].key, 0), len(words))):
         word = words[i]
         if word.barrier and i > first:
             break
         keys = (*keys, word.key)
-        capital = capital or (word.capital and not (shared and word.starts and i == first))
+        explained = shared and word.starts and i == first  # the start of a sentence explains its capital
+        capital = capital or (word.capital and not explained)
         lower = lower and not word.capital
         if keys in names and (capital or (lower and names[keys])):
             found = i + 1
@@ -155,59 +144,18 @@ def _longest(words: list[_Word], first: int, names: _Names, shared: bool) -> int
 
 @cache
 def _word_pattern() -> re.Pattern:
-    """A word: letters and digits, with the marks on them (accents, vowel signs), which ``\\w`` leaves out."""
+    """Match letters and digits, with the marks on them (accents, vowel signs) that ``\\w`` leaves out."""
     marks = "".join(chr(c) for c in range(0x300, 0xE01F0) if unicodedata.category(chr(c))[0] == "M")
     return re.compile(rf"[^\W_](?:[^\W_]|[{marks}])*")
 
 
 @lru_cache(2**18)
 def _folded(word: str) -> tuple[str, bool]:
-    """Return a word without case and marks, and whether it has a capital or is of a script without case."""
+    """Return a word without case and marks, and whether it has a capital or its script no case."""
     bare = "".join(c for c in unicodedata.normalize("NFKD", word) if unicodedata.category(c)[0] != "M")
     key = unicodedata.normalize("NFC", bare.casefold()).replace(" ", "") or word
     caseless = word[0].isalpha() and word[0].lower() == word[0].upper()
     return key, caseless or any(c.isupper() or c.istitle() for c in word)
-
-
-def leak_rate(masked: Sequence[str], names: Sequence[Iterable[str]]) -> float:
-    """Compute the share of texts that still have any of their own names; 0 for no texts.
-
-    A name counts where its words stand one after another with any sign between them, and one of them has a capital, or
-    all are written as the name is. Names are looked for one by one in the whole text: in another way than
-    :func:`mask_names` works, so that one checks the other.
-
-    Raises:
-        ValueError: as :func:`mask_names`.
-    """
-    _check_lists(masked, names)
-    left = []
-    for text, of_text in zip(masked, names, strict=True):
-        words = [w for part in text.split(TOKEN) for w in (*_word_pattern().findall(part), "\0")]
-        line = f" {' '.join(_folded(word)[0] for word in words)} "
-        left.append(any(_survives(name, words, line) for name in of_text))
-    return float(np.mean(left)) if left else 0.0
-
-
-def _survives(name: str, words: list[str], line: str) -> bool:
-    of_name = _word_pattern().findall(name or "")
-    if not of_name or not any(map(str.isalpha, name)):
-        return False
-    key = f" {' '.join(_folded(word)[0] for word in of_name)} "
-    as_written = not any(_folded(word)[1] for word in of_name)
-    at = line.find(key)
-    while at >= 0:
-        first = line.count(" ", 0, at + 1) - 1
-        if as_written or any(_folded(word)[1] for word in words[first : first + len(of_name)]):
-            return True
-        at = line.find(key, at + 1)
-    return False
-
-
-def _check_lists(texts: Sequence[str], names: Sequence[Iterable[str]]) -> None:
-    if len(texts) != len(names):
-        raise ValueError(f"{len(texts)} texts, but {len(names)} lists of names; give one list for each text")
-    if any(isinstance(value, str) for value in (texts, names, *names)):
-        raise ValueError("one text where a list belongs; give a list of texts, and for each a list of names")
 
 
 # --- the names of a store -----------------------------------------------------------------------------
@@ -216,18 +164,17 @@ def _check_lists(texts: Sequence[str], names: Sequence[Iterable[str]]) -> None:
 def names_of(store: PlaceStore, rows: ArrayLike | None = None) -> tuple[list[list[str]], set[str]]:
     """Collect the names of places that the texts of a place store may mention.
 
-    A place's own names are its title, those in the columns :data:`NAME_COLUMNS`, and its country's capital and
-    neighbours where its ``country_code`` is known. Titles and time zones are also taken apart: "Lake George (Uganda)"
-    gives "Lake George" and "Uganda", "America/New_York" gives "New York" too. The words of a title with a capital and
-    at least :data:`SHORTEST_PART` letters are own names, if no text of the store has them in lower case.
+    A place's own names are those in :data:`NAME_COLUMNS`, the pieces of its title and time zone
+    ("Lake George" and "Uganda" of "Lake George (Uganda)"), the long words of its title that are not
+    common, and its country's capital and neighbours.
 
     Args:
         store: a :class:`geonb.data.store.PlaceStore`.
-        rows: of the store (integers, or bool (n,)); those that have a text if not given.
+        rows: numbers, or a mask (n,); those with a text if not given.
 
     Returns:
-        ``(names, shared)``: for each row its own names, and the names of all these rows together with all countries
-        and their capitals, as :func:`mask_names` takes them. Parts of titles are not shared.
+        ``(names, shared)`` for :func:`mask_names`: for each row its own names; and all of them, with all
+        countries and capitals, without single words of titles.
     """
     rows = row_numbers(store.has("text") if rows is None else rows)
     columns = {name: store.column(name)[rows] for name in NAME_COLUMNS if name in store.columns}
@@ -249,10 +196,7 @@ def names_of(store: PlaceStore, rows: ArrayLike | None = None) -> tuple[list[lis
 
 
 def _pieces(name: str, common: set[str]) -> list[str]:
-    """Split a title or time zone into itself and the names it is put together from by commas, brackets and strokes.
-
-    A piece of one word that is common is none of them: the "Cathedral" of "Cathedral, Alcázar and Archivo de Indias".
-    """
+    """Split a title or time zone at commas, brackets and strokes; a common word is no piece."""
     pieces = [piece.strip(" _").replace("_", " ") for piece in re.split(r"[,;()\[\]/]", name)]
     keys = {piece: {word.key for word in _words(piece)} for piece in pieces}
     return [name, *(p for p in pieces if p and not p[0].islower() and not (len(keys[p]) == 1 and keys[p] <= common))]
@@ -267,7 +211,7 @@ def _parts(title: str, common: set[str]) -> list[str]:
 
 @cache
 def countries() -> dict[str, dict]:
-    """Return what is known of each country by its ISO 3166 code: name, continent, capital, neighbours."""
+    """Load name, continent, capital and neighbours of each country by its ISO 3166 code."""
     import pyarrow.parquet as pq
 
     with (files("geonb.data") / "assets" / "countries.parquet").open("rb") as stream:
@@ -287,10 +231,9 @@ _ODD = np.random.default_rng(0).integers(0, 2**62, ROWS, np.uint64) * 2 + 1
 
 
 def template(text: str) -> list[str]:
-    """Reduce a text to its words without names (words with a capital), numbers and punctuation.
+    """Reduce the first :data:`COMPARED_CHARS` of a text to its words without capitals and numbers.
 
-    Only the first `COMPARED_CHARS` characters are read. Scripts without capitals keep their names.
-    Scripts without spaces are cut into characters.
+    Scripts without capitals keep their names; scripts without spaces are cut into characters.
 
     Example:
         >>> template("Foo is a village in Bar District. Its population was 1,234 in 2011.")
@@ -303,14 +246,14 @@ def template(text: str) -> list[str]:
 def text_signatures(texts: Iterable[str]) -> np.ndarray:
     """Compute signatures that similar texts share in part, for :func:`duplicate_groups`.
 
-    The triples of neighbouring words in a text's template are hashed (MinHash) into `BANDS` numbers.
-    Two texts with Jaccard index J of their triples share each number with probability J ** `ROWS`.
+    Two texts with Jaccard index J of their triples of neighbouring words share each number with
+    probability J ** :data:`ROWS`.
 
     Returns:
         uint32 (n, BANDS); zeros for a text whose template is empty.
 
     Source:
-        Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, chapter 3.
+        MinHash: Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, chapter 3.
     """
     from datasketch import MinHash
 
@@ -326,15 +269,14 @@ def text_signatures(texts: Iterable[str]) -> np.ndarray:
 def duplicate_groups(signatures: np.ndarray) -> np.ndarray:
     """Group texts that are one text with other names and numbers, such as stubs written by programs.
 
-    Two texts are near-duplicates if they share `SHARED_BANDS` or more numbers: the odds are even at
-    J = 0.73, one in 500 at J = 0.5, and nearly certain at J = 0.9. Groups join such pairs, so two members
-    may be joined through others.
+    Two texts that share :data:`SHARED_BANDS` numbers are joined: 1 in 500 pairs with J = 0.5, half
+    of those with J = 0.73, nearly all with J = 0.9. Members of a group may be joined through others.
 
     Args:
         signatures: of :func:`text_signatures`, (n, BANDS), n > 0.
 
     Returns:
-        For each text the first one of its group (n,); -1 for a text without near-duplicates.
+        for each text the first one of its group (n,), or -1 without near-duplicates.
 
     Example:
         >>> stub = "{} is a village in {} District. Its population was {} in 2011."
@@ -385,7 +327,7 @@ _IS = re.compile(
 
 @cache
 def _nouns() -> dict[str, str]:
-    """Load nouns, each with what an article that begins with it is about; "" for a place."""
+    """Load nouns, each with the kind of its articles; "" for a place."""
     import yaml
 
     kinds = yaml.safe_load((files("geonb.data") / "assets" / "first_nouns.yaml").read_text())
@@ -393,15 +335,13 @@ def _nouns() -> dict[str, str]:
 
 
 def why_no_place(title: str, text: str, kind: str | None = None, lang: str = "en") -> str:
-    """Tell why an article with a position is not about a place: about one in sixteen is not.
+    """Tell why an article with a position is not about a place; about one in sixteen is not.
 
-    The geo tag's type, the title, and the noun with which the first sentence ends are read: "Apollo 11 was
-    the American spaceflight that first landed humans on the Moon" is about a spaceflight. In doubt an
-    article is a place: 1,573 real articles about places all pass, and some about other things pass too.
+    The noun of the first sentence decides where the title does not: "Apollo 11 was the American
+    spaceflight that ..." is an event. In doubt an article is a place.
 
     Args:
-        title: of the article.
-        text: of the article; only the first sentence is read.
+        title, text: of the article; only the first sentence of the text is read.
         kind: the geo tag's type in lower case, where known.
         lang: of the text; title and text are read in English only.
 
