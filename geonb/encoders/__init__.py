@@ -1,1 +1,1 @@
-"""Encoders of positions, texts and images: fixed encodings, frozen backbones, and the networks on top of them."""
+"""Encoders of positions, texts and images: encodings, frozen backbones and networks."""

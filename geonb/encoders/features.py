@@ -1,4 +1,4 @@
-"""Features of frozen backbones, cached: each text and image is encoded once, whatever is trained on top."""
+"""Features of frozen backbones, cached: each text and image is encoded once."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ BACKBONES: dict[str, Callable[..., Any]] = {"text": text_backbone, "image": imag
 
 
 def features(store: PlaceStore, modality: str, backbone: Any, progress: bool = True) -> np.ndarray:
-    """Return backbone features float32 (k, d_m) of the k places of a store that have the modality, in row order.
+    """Return features float32 (k, d_m) of the k places that have the modality, in row order.
 
-    They are cached under ``<store>/features`` by the fingerprint of the backbone and the content hash of the store, so
-    a change of either computes them again. Of several processes that ask at once, one computes.
+    They are cached in the store by the fingerprint of the backbone and the hash of the data, so a
+    change of either computes them again. Of several processes that ask at once, one computes.
     """
     from filelock import FileLock
     from safetensors.numpy import load_file, save
 
     rows = np.flatnonzero(store.has(modality))
-    path = store.path / "features" / f"{modality}-{backbone.fingerprint}-{store.data_hash[:16]}.safetensors"
+    name = f"{modality}-{backbone.fingerprint}-{store.data_hash[:16]}"
+    path = store.path / "features" / f"{name}.safetensors"
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
@@ -43,7 +44,7 @@ def _encode(store: PlaceStore, modality: str, rows: np.ndarray, backbone: Any, p
     read = {"text": store.texts, "image": store.images}[modality]
     values = np.empty((len(rows), backbone.dim), np.float32)
     starts = range(0, len(rows), CHUNK[modality])
-    one = len(starts) == 1  # then the bar is that of the backbone
+    one = len(starts) == 1  # then the backbone shows the bar
     for start in tqdm(starts, desc=f"{modality} features", unit="chunk", disable=one or not progress):
         part = slice(start, start + CHUNK[modality])
         values[part] = backbone.encode(read(rows[part]), progress=one and progress)

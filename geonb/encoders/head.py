@@ -1,4 +1,4 @@
-"""The trainable half of a text or image encoder, on top of the features of a frozen backbone."""
+"""The trainable half of a text or image encoder, on top of frozen features."""
 
 from __future__ import annotations
 
@@ -11,12 +11,9 @@ from geonb.encoders.location import network
 
 
 class Head(nn.Module):
-    """Standardise backbone features (n, d_m), then map them to the shared space (n, dim) by a network.
+    """Standardise features (n, d_m), then map them by a network to (n, dim).
 
-    The mean and the standard deviation are those of the training features; they are saved with the weights.
-
-    Args:
-        network_name, options: of the network, see :func:`geonb.encoders.location.network`.
+    ``network_name`` and ``options`` are those of :func:`geonb.encoders.location.network`.
     """
 
     def __init__(self, dim_in: int, dim: int, network_name: str = "residual", **options: Any) -> None:
@@ -26,7 +23,7 @@ class Head(nn.Module):
         self.network = network(network_name, dim_in, dim, **options)
 
     def standardise_by(self, features: Tensor) -> None:
-        """Take mean and standard deviation from training features (n, d_m); constant columns keep a deviation of 1."""
+        """Take mean and deviation of training features (n, d_m); 1 for constant columns."""
         spread = features.std(0, correction=0)
         self.mean.copy_(features.mean(0))
         self.std.copy_(torch.where(spread > 1e-6, spread, torch.ones_like(spread)))

@@ -1,4 +1,4 @@
-"""Location encoders: a positional encoding of (lon, lat), then a neural network. Any pair combines."""
+"""Location encoders: a positional encoding of (lon, lat), then a network. Any pair combines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from geonb.encoders import networks, positional
 from geonb.encoders.harmonics import SphericalHarmonics
 
-CHUNK = 4096  # points encoded at a time without gradients; features take several times the memory of the embeddings
+CHUNK = 4096  # points at a time without gradients; features take more memory than embeddings
 
 ENCODINGS = {
     "spherical_harmonics": SphericalHarmonics,
@@ -35,47 +35,32 @@ NETWORKS = {
 
 
 def positional_encoding(name: str, **options: Any) -> positional.PositionalEncoding:
-    """Make a positional encoding by name: a module with ``.dim`` that maps (n, 2) lon/lat degrees to (n, dim).
+    """Make a positional encoding, a key of ``ENCODINGS``, with the options of its class.
 
-    Args:
-        name: a key of ``ENCODINGS``.
-        options: of its class, for example ``degrees`` of :class:`~geonb.encoders.harmonics.SphericalHarmonics`.
-
-    Raises:
-        ValueError: unknown name (the message lists the known ones) or an option out of range.
-
-    Example:
-        The unit vector is on the z axis at the north pole, whatever the longitude:
-
-        >>> import torch
-        >>> from geonb.encoders.location import positional_encoding
-        >>> pole = torch.tensor([[12.0, 90.0]])
-        >>> positional_encoding("cartesian3d")(pole).abs().round(decimals=3)
-        tensor([[0., 0., 1.]])
+    It maps (n, 2) lon/lat degrees to (n, ``.dim``). Raises ValueError for an unknown name or an
+    option out of range.
     """
     if name not in ENCODINGS:
-        raise ValueError(f"unknown positional encoding {name!r}; choose one of {', '.join(ENCODINGS)}")
+        raise ValueError(f"unknown encoding {name!r}; choose one of {', '.join(ENCODINGS)}")
     return ENCODINGS[name](**options)
 
 
 def network(name: str, dim_in: int, dim: int, **options: Any) -> nn.Module:
-    """Make a network by name that maps (n, dim_in) to (n, dim); raises ValueError for an unknown name."""
+    """Make a network, (n, dim_in) to (n, dim), by name; raises ValueError for an unknown one."""
     if name not in NETWORKS:
         raise ValueError(f"unknown network {name!r}; choose one of {', '.join(NETWORKS)}")
     return NETWORKS[name](dim_in, dim, **options)
 
 
 class LocationEncoder(nn.Module):
-    """Apply a positional encoding, then a network: (n, 2) lon/lat degrees -> (n, dim), not normalised.
-
-    Positions are encoded in the precision they come in, and the features are cast to that of the network.
+    """Apply a positional encoding, in the precision of the input, then a network.
 
     Example:
         >>> import torch
         >>> from geonb.encoders.location import LocationEncoder, network, positional_encoding
         >>> encoding = positional_encoding("spherical_harmonics", degrees=10)
         >>> encoder = LocationEncoder(encoding, network("residual", encoding.dim, 64))
-        >>> encoder(torch.tensor([[2.35, 48.86], [139.69, 35.69]])).shape  # Paris and Tokyo: longitude first
+        >>> encoder(torch.tensor([[2.35, 48.86], [139.69, 35.69]])).shape  # longitude first
         torch.Size([2, 64])
     """
 
@@ -84,7 +69,7 @@ class LocationEncoder(nn.Module):
         self.encoding, self.network = encoding, net
 
     def forward(self, lonlat: Tensor) -> Tensor:
-        """Map (n, 2) lon/lat degrees to (n, dim), in the dtype of the network; without gradients in chunks."""
+        """Map (n, 2) lon/lat degrees to (n, dim), in the dtype of the network."""
         parts = [lonlat] if torch.is_grad_enabled() else lonlat.split(CHUNK)
         dtype = next(self.network.parameters()).dtype
         return torch.cat([self.network(self.encoding(part).to(dtype)) for part in parts])

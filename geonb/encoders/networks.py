@@ -1,12 +1,13 @@
-"""The learned half of an encoder: networks from the features of an encoding, or of a backbone, to the shared space.
+"""The learned half of an encoder: networks from features (n, dim_in) to embeddings (n, dim).
 
-Each maps (n, dim_in) to (n, dim) and knows nothing of where its features come from. Larger ``hidden`` and ``layers``
-fit more detail and overfit sooner.
+They do not know where the features come from. Larger ``hidden`` and ``layers`` fit more detail and
+overfit sooner.
 """
 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +16,12 @@ FREQUENCY = 30.0  # of the first sine layer
 
 
 class Siren(nn.Module):
-    """Apply sine layers with dropout before the sine, then a linear layer, as SatCLIP does.
-
-    Source: Sitzmann et al. (2020), SIREN; initialisation as there.
-    """
+    """Apply sine layers, with dropout before the sine as in SatCLIP (Sitzmann et al., 2020)."""
 
     def __init__(self, dim_in: int, dim: int, hidden: int = 512, layers: int = 2, dropout: float = 0.5) -> None:
         super().__init__()
-        self.hidden = nn.ModuleList(nn.Linear(dim_in if i == 0 else hidden, hidden) for i in range(layers))
+        widths = [dim_in, *[hidden] * layers]
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.last, self.dropout = nn.Linear(hidden, dim), nn.Dropout(dropout)
         for i, layer in enumerate([*self.hidden, self.last]):
             bound = 1 / layer.in_features if i == 0 else math.sqrt(6 / layer.in_features)
@@ -37,10 +36,9 @@ class Siren(nn.Module):
 
 
 class Residual(nn.Module):
-    """Add a correction by an MLP with dropout, zero at the start, to a linear map of the encoding.
+    """Add an MLP with dropout, which is zero at the start, to a linear map of the encoding.
 
-    At the start the embedding is a random projection of the encoding, and its cosine is the encoding's kernel: nearby
-    places are similar before anything is learned.
+    So nearby places are similar before anything is learned.
     """
 
     def __init__(self, dim_in: int, dim: int, hidden: int = 512, dropout: float = 0.5) -> None:
@@ -60,34 +58,26 @@ class Residual(nn.Module):
 
 
 class Capsules(nn.Module):
-    """Cut the encoding into three parts, one per scale, give each part its own MLP, and sum the outputs.
-
-    Parts are of equal width where ``dim_in`` allows it. Source: GeoCLIP (Cepeda et al., 2023).
-    """
+    """Give each third of the encoding its own MLP, and sum the outputs (Cepeda et al., 2023)."""
 
     def __init__(self, dim_in: int, dim: int, hidden: int = 1024, layers: int = 3) -> None:
         super().__init__()
         self.widths = [len(part) for part in torch.arange(dim_in).tensor_split(3)]
         self.capsules = nn.ModuleList()
         for width in self.widths:
-            hidden_layers = [nn.Linear(width, hidden), nn.ReLU()]
-            for _ in range(layers - 1):
-                hidden_layers += [nn.Linear(hidden, hidden), nn.ReLU()]
-            self.capsules.append(nn.Sequential(*hidden_layers, nn.Linear(hidden, dim)))
+            parts: list[nn.Module] = []
+            for a, b in pairwise([width, *[hidden] * layers]):
+                parts += [nn.Linear(a, b), nn.ReLU()]
+            self.capsules.append(nn.Sequential(*parts, nn.Linear(hidden, dim)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (n, dim_in) to (n, dim)."""
-        return sum(capsule(part) for capsule, part in zip(self.capsules, x.split(self.widths, 1), strict=True))
+        parts = zip(self.capsules, x.split(self.widths, 1), strict=True)
+        return sum(capsule(part) for capsule, part in parts)
 
 
 class FeedForward(nn.Module):
-    """Apply one hidden layer with dropout and layer normalisation, then a layer with activation and dropout.
-
-    Source: CSP (Mai et al., 2023).
-
-    Args:
-        gelu: use GELU, as CSP on fMoW, instead of leaky ReLU, as CSP on iNaturalist.
-    """
+    """Apply two layers with leaky ReLU or GELU, dropout and a normalisation (Mai et al., 2023)."""
 
     def __init__(self, dim_in: int, dim: int, hidden: int = 512, dropout: float = 0.5, gelu: bool = False) -> None:
         super().__init__()
@@ -105,7 +95,7 @@ class FeedForward(nn.Module):
 
 
 class MLP(nn.Sequential):
-    """Apply one hidden layer with ReLU, as wide as the input: GeoCLIP's head on its image backbone."""
+    """Apply one hidden layer with ReLU, as wide as the input, as GeoCLIP does on its images."""
 
     def __init__(self, dim_in: int, dim: int) -> None:
         super().__init__(nn.Linear(dim_in, dim_in), nn.ReLU(), nn.Linear(dim_in, dim))

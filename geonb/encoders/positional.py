@@ -1,7 +1,4 @@
-"""Positional encodings: (lon, lat) in degrees to features, most of them with nothing to learn.
-
-Spherical harmonics have a module of their own, :mod:`geonb.encoders.harmonics`.
-"""
+"""Positional encodings: (lon, lat) in degrees to features."""
 
 from __future__ import annotations
 
@@ -15,8 +12,7 @@ from torch import Tensor, nn
 class PositionalEncoding(nn.Module, ABC):
     """Encode (n, 2) lon/lat degrees as (n, ``dim``), of the dtype and device of the input.
 
-    Subclasses give :meth:`encode`. It runs in float32 at least and outside autocast, because a phase of a thousand
-    radians means nothing in bfloat16.
+    :meth:`encode` runs in float32 at least: a thousand radians mean nothing in bfloat16.
     """
 
     dim: int
@@ -24,7 +20,7 @@ class PositionalEncoding(nn.Module, ABC):
     def forward(self, lonlat: Tensor) -> Tensor:
         """Encode positions; raises ValueError for anything but floating-point degrees (n, 2)."""
         if lonlat.ndim != 2 or lonlat.shape[1] != 2 or not lonlat.is_floating_point():
-            raise ValueError(f"give floating-point (lon, lat) degrees (n, 2), not {lonlat.dtype} {tuple(lonlat.shape)}")
+            raise ValueError(f"give floating-point degrees (n, 2), not {lonlat.dtype} {(*lonlat.shape,)}")
         with torch.autocast(lonlat.device.type, enabled=False):
             wide = lonlat if lonlat.dtype.itemsize >= 4 else lonlat.float()
             return self.encode(wide).to(lonlat.dtype)
@@ -35,39 +31,30 @@ class PositionalEncoding(nn.Module, ABC):
 
 
 class _MultiScale(PositionalEncoding):
-    """Share the frequencies 1 / r of sines and cosines, with radii r that grow geometrically: the smallest first.
-
-    A wavelength is 2 pi r. Few of them fit the circle of longitudes, so all of these encodings jump at longitude 180.
+    """Share the frequencies 1 / r of waves, with geometrically growing radii r.
 
     Args:
         scales: number of radii, at least 2; more of them resolve more sizes.
-        min_radius, max_radius: in the units of the coordinates; smaller radii resolve finer detail.
+        min_radius, max_radius: in units of the coordinates; smaller radii resolve finer detail.
     """
-
-    per_scale: int
 
     def __init__(self, scales: int = 32, min_radius: float = 1e-3, max_radius: float = 1.0) -> None:
         super().__init__()
         if scales < 2 or not 0 < min_radius < max_radius:
-            given = f"{scales} scales from {min_radius} to {max_radius}"
-            raise ValueError(f"need at least 2 scales and 0 < min_radius < max_radius, not {given}")
-        radii = torch.logspace(math.log10(min_radius), math.log10(max_radius), scales, dtype=torch.float64)
+            raise ValueError("give at least 2 scales and 0 < min_radius < max_radius")
+        exponents = math.log10(min_radius), math.log10(max_radius)
+        radii = torch.logspace(*exponents, scales, dtype=torch.float64)
         self.register_buffer("frequencies", 1 / radii, persistent=False)
-        self.dim = self.per_scale * scales
+        self.dim = self.encode(torch.zeros(1, 2)).shape[1]
 
     def angles(self, lonlat: Tensor) -> tuple[Tensor, Tensor]:
-        """Divide lon and lat, columns of (n, 2), by each radius: two arrays of radians (n, scales)."""
+        """Divide lon and lat, columns of (n, 2), by each radius: radians, two arrays (n, scales)."""
         frequencies = self.frequencies.to(lonlat.dtype)
         return lonlat[:, :1] * frequencies, lonlat[:, 1:] * frequencies
 
 
 class Grid(_MultiScale):
-    """Encode as Space2Vec's "grid": sines and cosines of lon and of lat (Mai et al., 2020; CSP, 2023).
-
-    Features: sin(lon / r), sin(lat / r), cos(lon / r), cos(lat / r), each for all radii r in degrees.
-    """
-
-    per_scale = 4
+    """Take sin(lon/r), sin(lat/r), cos(lon/r), cos(lat/r), radii in degrees (Mai et al., 2020)."""
 
     def __init__(self, scales: int = 32, min_radius: float = 0.1, max_radius: float = 360.0) -> None:
         super().__init__(scales, min_radius, max_radius)
@@ -78,12 +65,7 @@ class Grid(_MultiScale):
 
 
 class SphereCPlus(_MultiScale):
-    """Encode as Sphere2Vec's sphereC+: the unit vector of both angles divided by r, and "grid" (Mai et al., 2023).
-
-    Radii are in radians. "grid" lacks sin(lat / r), which the unit vector has.
-    """
-
-    per_scale = 6
+    """Take the unit vector of both angles divided by r (radians), and "grid" (Mai et al., 2023)."""
 
     def encode(self, lonlat: Tensor) -> Tensor:
         lon, lat = self.angles(torch.deg2rad(lonlat))
@@ -92,42 +74,33 @@ class SphereCPlus(_MultiScale):
 
 
 class SphereMPlus(_MultiScale):
-    """Encode as Sphere2Vec's sphereM+: one angle divided by r, the other as it is, and "grid" (Mai et al., 2023).
-
-    Radii are in radians. "grid" lacks sin(lat / r), which comes first.
-    """
-
-    per_scale = 8
+    """Take unit vectors with one angle divided by r (radians), and "grid" (Mai et al., 2023)."""
 
     def encode(self, lonlat: Tensor) -> Tensor:
         lon, lat = torch.deg2rad(lonlat).split(1, 1)
         lon_r, lat_r = self.angles(torch.deg2rad(lonlat))
         cosines = [lat_r.cos() * lon.cos(), lat.cos() * lon_r.cos()]
         sines = [lat_r.cos() * lon.sin(), lat.cos() * lon_r.sin()]
-        return torch.cat([lat_r.sin(), *cosines, *sines, lat_r.cos(), lon_r.sin(), lon_r.cos()], 1)
+        grid = [lat_r.cos(), lon_r.sin(), lon_r.cos()]
+        return torch.cat([lat_r.sin(), *cosines, *sines, *grid], 1)
 
 
 class DFS(_MultiScale):
-    """Encode as Sphere2Vec's dfs: the double Fourier sphere at all pairs of scales, and "grid" (Mai et al., 2023).
-
-    Features: {sin, cos}(lat/r) times {sin, cos}(lon/q) for all pairs of radii (r, q) in radians, then "grid".
-    """
-
-    per_scale = 4
+    """Take waves of lat times waves of lon, at all pairs of radii, and "grid" (Mai et al., 2023)."""
 
     def __init__(self, scales: int = 8, min_radius: float = 1e-2, max_radius: float = 1.0) -> None:
         super().__init__(scales, min_radius, max_radius)
-        self.dim = 4 * scales**2 + 4 * scales
 
     def encode(self, lonlat: Tensor) -> Tensor:
         lon, lat = self.angles(torch.deg2rad(lonlat))
         waves = (torch.sin, torch.cos)
-        pairs = [(f(lat)[:, :, None] * g(lon)[:, None]).flatten(1) for f in waves for g in waves]
+        pairs = [f(lat)[:, :, None] * g(lon)[:, None] for f in waves for g in waves]
+        pairs = [pair.flatten(1) for pair in pairs]
         return torch.cat([*pairs, lon.sin(), lat.sin(), lon.cos(), lat.cos()], 1)
 
 
 class Wrap(PositionalEncoding):
-    """Take sines, then cosines, of pi lon/180 and pi lat/90: four features, one scale (Mac Aodha et al., 2019)."""
+    """Take sines, then cosines, of pi lon/180 and pi lat/90 (Mac Aodha et al., 2019)."""
 
     dim = 4
 
@@ -137,7 +110,7 @@ class Wrap(PositionalEncoding):
 
 
 class Cartesian3D(PositionalEncoding):
-    """Take the unit vector (cos lat cos lon, cos lat sin lon, sin lat), as in Rußwurm et al. (2024)."""
+    """Take the unit vector (cos lat cos lon, cos lat sin lon, sin lat) (Rußwurm et al., 2024)."""
 
     dim = 3
 
@@ -147,20 +120,19 @@ class Cartesian3D(PositionalEncoding):
 
 
 class RandomFourier(PositionalEncoding):
-    """Take random Fourier features of the Equal Earth plane at several scales (GeoCLIP, Cepeda et al., 2023).
+    """Take random Fourier features of the Equal Earth plane (GeoCLIP, Cepeda et al., 2023).
 
-    For each scale s: [cos 2*pi*B v, sin 2*pi*B v] with rows of B drawn from N(0, s**2) and v the Equal Earth
-    projection scaled to x in [-1, 1]. The plane is cut at longitude 180, and so is this encoding.
+    The plane is cut at longitude 180, and so is this encoding.
 
     Args:
-        scales: of frequencies, in cycles per half a turn of longitude; larger ones resolve finer detail.
-        features: number of random frequencies per scale, each with a cosine and a sine.
+        scales: deviations of the frequencies, in cycles per half a turn; larger ones are finer.
+        features: number of frequencies per scale, each with a cosine and a sine.
     """
 
     def __init__(self, scales: tuple[float, ...] = (1.0, 16.0, 256.0), features: int = 256) -> None:
         super().__init__()
-        if not scales or min(scales) <= 0 or features < 1:
-            raise ValueError(f"scales must be positive and features at least 1, not {scales} and {features}")
+        if min(scales) <= 0 or features < 1:
+            raise ValueError("scales must be positive, and features at least 1")
         generator = torch.Generator().manual_seed(0)
         frequencies = [scale * torch.randn(features, 2, generator=generator) for scale in scales]
         self.register_buffer("frequencies", torch.cat(frequencies))
@@ -173,11 +145,8 @@ class RandomFourier(PositionalEncoding):
 
 
 def equal_earth(lonlat: Tensor) -> Tensor:
-    """Project (n, 2) degrees by Equal Earth to (n, 2), x in [-1, 1] (Savric, Patterson and Jenny, 2019).
-
-    The order of the operations and the rounded scale are GeoCLIP's, whose frequencies (up to 1,000 cycles per unit of
-    x) make a difference in the last place of float32 visible in the embedding.
-    """
+    """Project (n, 2) degrees by Equal Earth to (n, 2), x in [-1, 1] (Savric et al., 2019)."""
+    # Order and rounding are GeoCLIP's, whose frequencies make the last place of float32 visible.
     a1, a2, a3, a4 = 1.340264, -0.081106, 0.000893, 0.003796
     lon, lat = torch.deg2rad(lonlat).unbind(-1)
     theta = torch.asin(math.sqrt(3) / 2 * lat.sin())
@@ -188,13 +157,12 @@ def equal_earth(lonlat: Tensor) -> Tensor:
 
 
 class Voronoi(PositionalEncoding):
-    r"""Take the soft membership in the cells of learnable sites (Tessellating the Earth, Cher et al., 2026).
+    r"""Take the soft membership in the cells of learnable sites (Cher et al., 2026).
 
-    .. math:: w_k(x) = \mathrm{softmax}_k(\kappa_k\, x \cdot s_k), \qquad z(x) = \sum_k w_k(x)\, e_k
+    .. math:: z(x) = \sum_k e_k\, \mathrm{softmax}_k(\kappa_k\, x \cdot s_k)
 
-    with unit vectors x of the position and s_k of the sites, sharpness kappa_k and an embedding e_k per site. All of
-    them are learned, so the sites move to where places differ. They start on a Fibonacci lattice, with a sharpness at
-    which a site's neighbours weigh about exp(-4). The semantic tokens that the paper adds need its image tower.
+    Sites s_k, sharpness kappa_k and embeddings e_k are learned. At the start the sites form a
+    Fibonacci lattice, and a site's neighbours weigh about exp(-4).
 
     Args:
         sites: number of cells, at least 2; more of them resolve finer detail.
@@ -208,13 +176,16 @@ class Voronoi(PositionalEncoding):
         k = torch.arange(sites, dtype=torch.float64)
         height, turn = 1 - (2 * k + 1) / sites, k * math.pi * (3 - math.sqrt(5))
         ring = (1 - height.square()).sqrt()
-        self.sites = nn.Parameter(torch.stack([ring * turn.cos(), ring * turn.sin(), height], 1).float())
+        lattice = torch.stack([ring * turn.cos(), ring * turn.sin(), height], 1)
+        self.sites = nn.Parameter(lattice.float())
         self.log_sharpness = nn.Parameter(torch.full((sites,), math.log(2 * sites / math.pi)))
-        self.embedding = nn.Parameter(torch.randn(sites, dim, generator=torch.Generator().manual_seed(0)))
-        self.dim, self.unit_vector = dim, Cartesian3D()
+        generator = torch.Generator().manual_seed(0)
+        self.embedding = nn.Parameter(torch.randn(sites, dim, generator=generator))
+        self.dim = dim
 
     def encode(self, lonlat: Tensor) -> Tensor:
         dtype = lonlat.dtype
         sites = nn.functional.normalize(self.sites.to(dtype), dim=1)
-        logits = self.unit_vector.encode(lonlat) @ sites.T * self.log_sharpness.to(dtype).exp()
+        sharpness = self.log_sharpness.to(dtype).exp()
+        logits = Cartesian3D().encode(lonlat) @ sites.T * sharpness
         return logits.softmax(1) @ self.embedding.to(dtype)
