@@ -1,9 +1,8 @@
-"""The Atlas sample: real places with real facts, and simulated observations of them; it needs no network.
+"""Make the Atlas sample: real places and facts with simulated observations, offline.
 
-Places and facts come from a table that ships with the package (``geonb/data/assets``, made by
-``scripts/make_facts.py``; its climate is the map of Rubel et al., 2017, doi:10.1127/metz/2016/0816). Texts are
-composed from the facts (:mod:`geonb.sample.texts`) and images are simulated from them (:mod:`geonb.sample.images`).
-So the sample is a controlled experiment: for each fact it is known whether texts, images, both or neither can tell it.
+The table of facts in ``geonb/data/assets`` is made by ``scripts/make_facts.py`` (climate:
+Rubel et al., 2017, doi:10.1127/metz/2016/0816). Texts are composed and images simulated
+from the facts, so it is known which modalities can tell each of them.
 """
 
 from __future__ import annotations
@@ -13,9 +12,9 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -33,24 +32,26 @@ from geonb.sample.texts import WORDINGS, by_least, compose
 
 IMAGES_PER_CHUNK = 64  # simulated by one process at a time
 CELL_KM = 300  # of the density-aware choice of places
-LARGE, LARGE_WEIGHT = 300_000, 3.0  # places with so many inhabitants are so much likelier to be chosen
+LARGE, LARGE_WEIGHT = 300_000, 3.0  # inhabitants; larger places are so much likelier
 # Chances that a place has a text and an image. Land points have no text.
 TOWN_TEXT, TOWN_IMAGE, LAND_IMAGE = 0.92, 0.80, 0.75
+LAND_SOURCE = "random point on land (global-land-mask 1.0.0)"
+TEXT_SOURCE = "written from facts by geonb.sample.texts"
 ASSETS = files("geonb.sample") / "assets"
 #: The facts of the sample: kind, units, the modalities that can tell them, source.
 FACTS: dict[str, dict] = yaml.safe_load((ASSETS / "facts.yaml").read_text(encoding="utf-8"))
 
 
 def make_atlas(out: str | Path, places: int = 8000, seed: int = 0, progress: bool = True) -> PlaceStore:
-    """Make the Atlas sample: a place store of real places and facts, composed texts and simulated images.
+    """Make a place store of real facts, composed texts and simulated images.
 
-    About a fifth of the places are land points far from any town, which have no text. The towns are thinned where the
-    gazetteer is dense. The same arguments give the same store, to the hash, on one process or several.
+    About a fifth of the places are land points far from any town, without a text.
+    The same arguments give the same store, to the hash.
 
     Args:
         out: the folder to make; it must not exist, or be empty.
-        places: number of places, at most the length of the table of facts.
-        seed: of the choice of places, of missing modalities, of the wording and of the images.
+        places: number of places, from 10 to the length of the table of facts.
+        seed: of the choice of places, missing modalities, wordings and images.
         progress: show a progress bar.
 
     Raises:
@@ -59,15 +60,15 @@ def make_atlas(out: str | Path, places: int = 8000, seed: int = 0, progress: boo
     table, countries = load_facts()
     total = len(table["lon"])
     if not 10 <= places <= total:
-        raise StoreError(f"places must lie between 10 and {total:,}, the length of the table of facts, not {places}")
-    if Path(out).is_file() or (Path(out).is_dir() and any(Path(out).iterdir())):
-        raise StoreError(f"{out}: exists already; remove it or choose another folder")
+        raise StoreError(f"places must lie between 10 and {total:,}, not {places}")
     chosen = _choose(table, places, seed)
     facts = {name: values[chosen] for name, values in table.items()}
-    has_text, has_image = _modalities(facts, seed)
     home = [countries[code] for code in facts["country_code"]]
-    facts["language"] = _objects(c["languages"][0] if c["languages"] else None for c in home)
-    facts["currency"] = _objects(c["currency"] for c in home)
+    facts["language"] = np.array([(c["languages"] or [None])[0] for c in home], object)
+    facts["currency"] = np.array([c["currency"] for c in home], object)
+    town = facts["geonameid"] > 0
+    u, v = np.random.default_rng([seed, len(town)]).random((2, len(town)))
+    has_text, has_image = town & (u < TOWN_TEXT), v < np.where(town, TOWN_IMAGE, LAND_IMAGE)
     rows = np.flatnonzero(has_image)
     columns = {name: values for name, values in facts.items() if name not in ("name", "geonameid")}
     return write_store(
@@ -85,108 +86,85 @@ def make_atlas(out: str | Path, places: int = 8000, seed: int = 0, progress: boo
 
 @cache
 def load_facts() -> tuple[dict[str, np.ndarray], dict[str, dict]]:
-    """Load the table of facts as columns (n,), which are not to be changed, and the countries by ISO 3166 code.
+    """Load the columns (n,) of the table of facts, and the countries by ISO 3166 code.
 
-    Numbers are float64 with NaN, names are str with None. ``place_id``, ``size_class``, ``source`` and ``license``
-    are added.
+    Do not change the arrays. Numbers are float64 with NaN, names are str with None.
     """
     with (files("geonb.data") / "assets" / "facts.parquet").open("rb") as facts:
         table = pq.read_table(facts)
-    columns: dict[str, np.ndarray] = {}
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        if pa.types.is_string(column.type):
-            columns[name] = _objects(column.to_pylist())
-        elif pa.types.is_boolean(column.type):
-            columns[name] = column.to_numpy()
-        else:
-            columns[name] = column.cast(pa.float64()).to_numpy().round(4)
-    columns["place_id"] = _objects(
-        f"geonames-{int(number)}" if number == number else f"land{lat:+.4f}{lon:+.4f}"
-        for number, lon, lat in zip(columns["geonameid"], columns["lon"], columns["lat"], strict=True)
-    )
-    town, sizes = _is_town(columns), WORDINGS["sizes"]
-    columns["size_class"] = _objects(by_least(sizes, p)[0] if p == p else None for p in columns["population"])
-    geonames = FACTS["country"]["source"]
-    columns["source"] = np.where(town, geonames, "random point on land (global-land-mask 1.0.0)").astype(object)
-    columns["license"] = np.full(len(town), "CC BY 4.0", dtype=object)
+    columns = {name: table[name].to_numpy() for name in table.column_names}
+    for name, values in columns.items():
+        if values.dtype.kind in "iuf":
+            columns[name] = values.astype(float).round(4)
+    number, lon, lat = (columns[name] for name in ("geonameid", "lon", "lat"))
+    columns["place_id"] = np.array([
+        f"geonames-{int(n)}" if n > 0 else f"land{y:+.4f}{x:+.4f}"
+        for n, x, y in zip(number, lon, lat, strict=True)
+    ], object)  # fmt: skip
+    sizes, people = WORDINGS["sizes"], columns["population"]
+    classes = [by_least(sizes, n)[0] if n > 0 else None for n in people]
+    columns["size_class"] = np.array(classes, object)
+    sources = np.where(number > 0, FACTS["country"]["source"], LAND_SOURCE)
+    columns["source"] = sources.astype(object)
+    columns["license"] = np.full(len(number), "CC BY 4.0", object)
     return columns, load_countries()
 
 
 def _choose(table: dict[str, np.ndarray], places: int, seed: int) -> np.ndarray:
-    """Draw rows of the table of facts, sorted: towns thinned by density, land points evenly by area."""
-    town = _is_town(table)
+    """Draw sorted rows: towns thinned by density, land points evenly by area."""
+    town = table["geonameid"] > 0
     lonlat = np.stack([table["lon"], table["lat"]], 1)[town]
     land_count = round(places * float((~town).mean()))
     weights = np.zeros(len(town))
     larger = np.where(table["population"][town] >= LARGE, LARGE_WEIGHT, 1.0)
     weights[town] = np.sqrt(density_weights(lonlat, CELL_KM)) * larger
     towns = weighted_sample(weights, places - land_count, seed)
-    return np.sort(np.concatenate([towns, weighted_sample((~town).astype(float), land_count, seed + 1)]))
-
-
-def _is_town(table: dict[str, np.ndarray]) -> np.ndarray:
-    return np.array([name is not None for name in table["name"]])
-
-
-def _modalities(facts: dict[str, np.ndarray], seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw which places have a text, and which an image."""
-    town = _is_town(facts)
-    u, v = np.random.default_rng([seed, len(town)]).random((2, len(town)))
-    return town & (u < TOWN_TEXT), v < np.where(town, TOWN_IMAGE, LAND_IMAGE)
+    land = weighted_sample((~town).astype(float), land_count, seed + 1)
+    return np.sort(np.concatenate([towns, land]))
 
 
 def _texts(facts: dict, home: list[dict], rows: np.ndarray, seed: int) -> dict[str, list]:
-    places = [{k: None if v[row] != v[row] else v[row] for k, v in facts.items()} for row in rows]
-    composed = [compose(place, home[row], seed) for place, row in zip(places, rows, strict=True)]
-    texts, mentioned = zip(*composed, strict=True)
-    same = {"lang": "en", "license": "CC BY 4.0", "source": "written from facts by geonb.sample.texts"}
-    columns = {"place_id": list(facts["place_id"][rows]), "text": list(texts), "facts": list(mentioned)}
+    texts, mentioned = [], []
+    for row in rows:
+        place = {name: None if v[row] != v[row] else v[row] for name, v in facts.items()}
+        text, names = compose(place, home[row], seed)
+        texts.append(text)
+        mentioned.append(names)
+    columns = {"place_id": list(facts["place_id"][rows]), "text": texts, "facts": mentioned}
+    same = {"lang": "en", "license": "CC BY 4.0", "source": TEXT_SOURCE}
     return columns | {name: [value] * len(rows) for name, value in same.items()}
 
 
 def _images(facts: dict, rows: np.ndarray, seed: int, progress: bool) -> Iterator[tuple[np.ndarray, dict]]:
-    """Simulate chunks of images with their facts, in order, in as many processes as there are cores."""
-    parts = [rows[start : start + IMAGES_PER_CHUNK] for start in range(0, len(rows), IMAGES_PER_CHUNK)]
-    tasks = [({name: facts[name][part] for name in COLUMNS}, seed) for part in parts]
+    """Simulate chunks of images with their facts, in order, on all cores."""
+    parts = [rows[i : i + IMAGES_PER_CHUNK] for i in range(0, len(rows), IMAGES_PER_CHUNK)]
+    tasks = [{name: facts[name][part] for name in COLUMNS} for part in parts]
+    simulate = partial(simulate_sentinel2, seed=seed)
     workers = min(len(tasks), os.cpu_count() or 1)
-    with ExitStack() as stack:
-        bar = stack.enter_context(tqdm(total=len(rows), desc="simulated images", unit="image", disable=not progress))
-        results = map(_simulate, tasks)
+    bar = tqdm(total=len(rows), desc="simulated images", unit="image", disable=not progress)
+    with bar, ExitStack() as stack:
+        results = map(simulate, tasks)
         if workers > 1 and sys.platform.startswith("linux"):
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # workers only use NumPy; no lock is taken over
+                # workers only use NumPy; no lock is taken over
+                warnings.simplefilter("ignore", DeprecationWarning)
                 fork = multiprocessing.get_context("fork")
-                pool = stack.enter_context(fork.Pool(workers, signal.signal, (signal.SIGINT, signal.SIG_IGN)))
-            results = pool.imap(_simulate, tasks)
+                ignore_interrupts = signal.signal, (signal.SIGINT, signal.SIG_IGN)
+                pool = stack.enter_context(fork.Pool(workers, *ignore_interrupts))
+            results = pool.imap(simulate, tasks)
         for images, image_facts in results:
             yield images, image_facts
             bar.update(len(images))
 
 
-def _simulate(task: tuple[dict, int]) -> tuple[np.ndarray, dict]:
-    facts, seed = task
-    return simulate_sentinel2(facts, seed=seed)
-
-
-def _objects(values: Iterable) -> np.ndarray:
-    """An object array (n,) of str and None, without NumPy guessing a type."""
-    return np.array([*values, None], dtype=object)[:-1]
-
-
 def _datacard(places: pa.Table, has_text: np.ndarray, has_image: np.ndarray, seed: int) -> str:
-    continent = np.array(places["continent"].to_pylist(), dtype=object)
-    lines = []
-    kinds = (has_text & has_image, has_text & ~has_image, has_image & ~has_text, ~has_image & ~has_text)
+    continent, nothing = np.array(places["continent"]), ~(has_text | has_image)
+    kinds = has_text & has_image, has_text & ~has_image, has_image & ~has_text, nothing
+    counts = []
     for name in [*sorted(set(continent)), "all"]:
         here = (continent == name) | (name == "all")
-        cells = " | ".join(f"{(here & kind).sum():,}" for kind in kinds)
-        lines.append(f"| {name} | {here.sum():,} | {cells} |")
-    by = {"Only texts": ["text"], "Only images": ["image"], "Both": ["text", "image"]}
-    tellers = {who: [n for n, f in FACTS.items() if f["modalities"] == kinds] for who, kinds in by.items()}
-    return (ASSETS / "datacard.md").read_text(encoding="utf-8").format(
-        count=len(places),
-        seed=seed,
-        counts="\n".join(lines),
-        tellers="\n".join(f"- {who} can tell: {', '.join(names)}." for who, names in tellers.items()),
-        missing=", ".join(f"{n} ({places[n].null_count:,})" for n in FACTS if places[n].null_count),
-    )  # fmt: skip
+        numbers = [here.sum(), *((here & kind).sum() for kind in kinds)]
+        counts.append(" | ".join([f"| {name}", *(f"{n:,}" for n in numbers)]) + " |")
+    missing = [f"{n} ({places[n].null_count:,})" for n in FACTS if places[n].null_count]
+    card = (ASSETS / "datacard.md").read_text(encoding="utf-8")
+    return card.format(count=len(places), seed=seed, counts="\n".join(counts), missing=", ".join(missing))

@@ -1,7 +1,7 @@
-"""Tools to paint a simulated Sentinel-2 chip: spectra, noise, masks, parcels, cells and lines.
+"""Paint a simulated Sentinel-2 chip: spectra, noise, masks, parcels, cells and lines.
 
-There are no matrix products here: BLAS may add in another order with another number of threads, and a chip must not
-depend on that. For the same reason the order of all random draws is part of a chip.
+The order of all random draws is part of a chip. There are no matrix products, because
+BLAS adds in an order that depends on the number of threads.
 """
 
 from __future__ import annotations
@@ -14,35 +14,31 @@ import numpy as np
 from geonb.data.sentinel2 import BANDS
 
 PARCELS = 1024  # numbers of parcels and cells; larger ones start again at 0
+Fields = tuple[np.ndarray, np.ndarray]
 _TILT = np.linspace(-1, 1, len(BANDS)).astype(np.float32)
 
 
-def _read_endmembers() -> dict[str, np.ndarray]:
-    text = (files("geonb.sample") / "assets" / "endmembers.csv").read_text(encoding="utf-8")
-    _, *rows = (line.split(",") for line in text.splitlines() if not line.startswith("#"))
-    return {name: np.array(percent, dtype=np.float32) / 100 for name, *percent in rows}
-
-
+_CSV = (files("geonb.sample") / "assets" / "endmembers.csv").read_text(encoding="utf-8")
+_, *_ROWS = (row.split(",") for row in _CSV.splitlines() if not row.startswith("#"))
 #: Surface reflectance of materials, float32 (12,) in the order of the bands.
-ENDMEMBERS = _read_endmembers()
+ENDMEMBERS = {name: np.array(percent, np.float32) / 100 for name, *percent in _ROWS}
 
 
 @lru_cache(maxsize=64)
 def _spline(size: int, wavelength: float) -> tuple[np.ndarray, np.ndarray]:
-    """For each of `size` pixels its first knot and four cubic B-spline weights (4, size, 1), knots `wavelength` apart.
-
-    The squared weights of a pixel add up to 1, so knots of unit variance give a field of unit variance.
-    """
+    """Return the first knot of each pixel and its B-spline weights (4, size, 1)."""
     position = (np.arange(size) + 0.5) / wavelength
     first = np.floor(position).astype(int)
     t = position - first
     weights = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3])
-    weights /= np.sqrt((weights**2).sum(0))
+    weights /= np.sqrt((weights**2).sum(0))  # keeps the variance of the knots
     return first, weights[..., None].astype(np.float32)
 
 
 def _smooth_noise(size: int, wavelength: float, rng: np.random.Generator) -> np.ndarray:
-    """Noise (size, size) of unit variance that varies over `wavelength` pixels."""
+    """Draw noise (size, size) of unit variance, its knots `wavelength` pixels apart."""
+    if wavelength <= 1:
+        return rng.standard_normal((size, size), dtype=np.float32)
     first, weights = _spline(size, wavelength)
     field = rng.standard_normal((first[-1] + 4, first[-1] + 4), dtype=np.float32)
     for _ in range(2):
@@ -54,7 +50,7 @@ def _smooth_noise(size: int, wavelength: float, rng: np.random.Generator) -> np.
 
 
 def blur(image: np.ndarray, share: float) -> np.ndarray:
-    """Give each pixel of (..., size, size) `share` of either neighbour, along rows and along columns."""
+    """Give each pixel a share of both neighbours, along rows and columns."""
     for _ in range(2):
         out = np.float32(1 - 2 * share) * image
         out[..., 1:] += np.float32(share) * image[..., :-1]
@@ -65,7 +61,7 @@ def blur(image: np.ndarray, share: float) -> np.ndarray:
 
 
 def coarsen(image: np.ndarray, footprint: int) -> np.ndarray:
-    """Average (..., size, size) over footprints of `footprint` x `footprint` pixels, interpolated linearly back."""
+    """Average over squares of `footprint` pixels; interpolate linearly back."""
     size = image.shape[-1]
     starts = np.arange(0, size, footprint)
     counts = np.diff(np.append(starts, size)).astype(np.float32)
@@ -79,23 +75,26 @@ def coarsen(image: np.ndarray, footprint: int) -> np.ndarray:
 
 
 def smoothstep(value: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Rise smoothly from 0 at ``low`` to 1 at ``high``, for values of any shape."""
+    """Rise smoothly from 0 at ``low`` to 1 at ``high``."""
     t = np.clip((value - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
 
 
 def within(distance: np.ndarray, reach: float | np.ndarray) -> np.ndarray:
-    """Fall from 1 to 0 as a distance of any shape, in pixels, grows to ``reach``."""
+    """Fall from 1 to 0 as a distance in pixels grows to ``reach``."""
     return np.clip(reach - distance, 0, 1)
 
 
 class Canvas:
-    """A reflectance image (12, size, size) and the tools to paint it."""
+    """A reflectance image (12, size, size) and the tools to paint it.
+
+    Fields are (size, size), masks and shares in 0..1, lengths in pixels.
+    """
 
     def __init__(self, size: int, rng: np.random.Generator) -> None:
         self.size, self.rng, self.pattern = size, rng, "none"  # how fields lie
         axis = np.arange(size, dtype=np.float32) - (size - 1) / 2
-        self.x, self.y = np.meshgrid(axis, axis)  # pixels to the east and to the south of the centre
+        self.x, self.y = np.meshgrid(axis, axis)  # pixels east and south of the centre
         self.image = np.zeros((len(BANDS), size, size), np.float32)
         self.water, self.sea, self.built = (np.zeros((size, size), np.float32) for _ in range(3))
         self.canopy: np.ndarray = np.zeros((size, size), np.float32)  # share of snow that trees hide
@@ -109,46 +108,42 @@ class Canvas:
         return self.rng.random() < probability
 
     def angle(self) -> float:
-        """Draw the direction of a line, radians."""
+        """Draw the direction of a line in radians."""
         return self.uniform(0, np.pi)
 
     def spectrum(self, name: str) -> np.ndarray:
-        """Vary an endmember (12,) as it is at this place: a little brighter or darker, redder or bluer."""
+        """Vary an endmember (12,): a little brighter or darker, redder or bluer."""
         brightness, tilt = self.rng.normal(0, (0.08, 0.05))
         return ENDMEMBERS[name] * np.float32(1 + brightness) * (1 + np.float32(tilt) * _TILT)
 
     def between(self, first: str, second: str, share: float) -> np.ndarray:
-        """Mix two endmembers to one spectrum (12,), with a share of the second."""
+        """Mix two endmembers to one spectrum (12,) with a share of the second."""
         a, b = self.spectrum(first), self.spectrum(second)
         return (a + (b - a) * np.float32(np.clip(share, 0, 1))).astype(np.float32)
 
     def noise(self, wavelength: float, octaves: int = 1, gain: float = 0.5, margin: int = 0) -> np.ndarray:
-        """Draw fractal noise (size, size) of mean 0 and variance about 1, with `margin` more pixels on every side.
+        """Draw fractal noise of mean 0 and variance about 1, wider by `margin`.
 
-        The coarsest of the `octaves` has knots `wavelength` pixels apart; each further one is half as wide and `gain`
-        times as strong.
+        The coarsest octave has knots `wavelength` apart; each further one is half as
+        wide and `gain` times as strong.
         """
         size = self.size + 2 * margin
         total, power = np.zeros((size, size), np.float32), 0.0
         for octave in range(octaves):
             step, amplitude = wavelength / 2**octave, gain**octave
-            if step <= 1:
-                layer = self.rng.standard_normal((size, size), dtype=np.float32)
-            else:
-                layer = _smooth_noise(size, step, self.rng)
-            total += np.float32(amplitude) * layer
+            total += np.float32(amplitude) * _smooth_noise(size, step, self.rng)
             power += amplitude**2
         return total / np.float32(np.sqrt(power))
 
     def share(self, field: np.ndarray, share: float, softness: float = 0.1) -> np.ndarray:
-        """Make a mask in 0..1 that covers about `share` of the canvas, where `field` (size, size) is highest."""
+        """Mask about a share of the canvas, where a field is highest."""
         if share <= 0:
             return np.zeros_like(field)
         threshold = float(np.quantile(field, 1 - min(share, 1)))
         return smoothstep(field, threshold - softness, threshold + softness)
 
-    def rotated(self, angle: float, warp: float = 0.0, wavelength: float = 32) -> tuple[np.ndarray, np.ndarray]:
-        """Turn the coordinates by `angle` radians and bend them by up to about 2 x `warp` pixels: two (size, size)."""
+    def rotated(self, angle: float, warp: float = 0.0, wavelength: float = 32) -> Fields:
+        """Turn the coordinates by radians and bend them by up to about 2 x `warp`."""
         u = np.cos(angle) * self.x + np.sin(angle) * self.y
         v = -np.sin(angle) * self.x + np.cos(angle) * self.y
         if warp:
@@ -156,32 +151,32 @@ class Canvas:
         return u, v
 
     def fill(self, first: str, second: str, mix: np.ndarray | float) -> None:
-        """Cover everything with two endmembers; `mix` (size, size) in 0..1 is the share of the second."""
+        """Cover everything with two endmembers; `mix` is the share of the second."""
         a, b = self.spectrum(first)[:, None, None], self.spectrum(second)[:, None, None]
         self.image = (a + (b - a) * np.clip(mix, 0, 1)).astype(np.float32) + np.zeros_like(self.image)
 
     def paint(self, mask: np.ndarray, colour: str | np.ndarray) -> None:
-        """Cover with an endmember or a spectrum, (12,) or (12, size, size), by `mask` (size, size) in 0..1."""
+        """Cover by a mask with an endmember or a spectrum, (12,) or (12, size, size)."""
         spectrum = self.spectrum(colour) if isinstance(colour, str) else colour
         if spectrum.ndim == 1:
             spectrum = spectrum[:, None, None]
         self.image += mask * (spectrum - self.image)
 
     def flood(self, mask: np.ndarray, colour: str | np.ndarray) -> None:
-        """Paint water by `mask` (size, size) in 0..1."""
+        """Paint water by a mask."""
         self.paint(mask, colour)
         self.water = np.maximum(self.water, mask)
 
     def shade(self, field: np.ndarray, strength: float) -> None:
-        """Multiply by 1 + strength x field, limited to 0.35..1.8: texture (size, size) of the same material."""
+        """Add texture: multiply by 1 + strength x field, limited to 0.35..1.8."""
         self.image *= np.clip(1 + np.float32(strength) * field, 0.35, 1.8)
 
     def shade_parcels(self, number: np.ndarray, sd: float, mask: np.ndarray | float = 1) -> None:
-        """Make each parcel, numbered (size, size), a little brighter or darker."""
+        """Make each numbered parcel a little brighter or darker."""
         self.shade(self.rng.normal(0, sd, PARCELS).astype(np.float32)[number] * mask, 1)
 
-    def parcels(self, width: float, length: float, angle: float, warp: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-        """Lay out rectangular parcels in strips: numbers in 0..PARCELS-1 and pixels to the edge, (size, size)."""
+    def parcels(self, width: float, length: float, angle: float, warp: float = 0.0) -> Fields:
+        """Lay out parcels in strips: numbers below PARCELS, and distances to the edge."""
         u, v = self.rotated(angle, warp)
         reach = self.size + 4 * warp
         widths = width * self.rng.uniform(0.6, 1.4, int(2 * reach / (0.6 * width)) + 2)
@@ -200,17 +195,15 @@ class Canvas:
     def parcel_field(
         self, number: np.ndarray, names: list[str], weights: list[float], contrast: float = 0.1
     ) -> np.ndarray:
-        """Grow one endmember, drawn by weight, on each parcel of `number` (size, size): an image (12, size, size), in
-        which the brightness of parcels varies by `contrast`."""
+        """Draw an endmember for each parcel: an image (12, size, size)."""
         weights = np.maximum(np.asarray(weights, float), 0)
         kind = self.rng.choice(len(names), PARCELS, p=weights / weights.sum())
         table = np.stack([self.spectrum(name) for name in names])[kind]
         table *= self.rng.normal(1, contrast, (PARCELS, 1)).clip(0.6, 1.5).astype(np.float32)
         return np.ascontiguousarray(table.T[:, number])
 
-    def cells(self, spacing: float) -> tuple[np.ndarray, np.ndarray]:
-        """Lay out irregular cells about `spacing` pixels wide: numbers in 0..PARCELS-1 (size, size), and pixels to the
-        nearest edge."""
+    def cells(self, spacing: float) -> Fields:
+        """Lay out irregular cells: numbers below PARCELS, and distances to the edge."""
         x, y = (self.x + self.size / 2) / spacing, (self.y + self.size / 2) / spacing
         knots = int(self.size / spacing) + 4
         centres = self.rng.random((knots, knots, 2), dtype=np.float32)
@@ -227,9 +220,9 @@ class Canvas:
         return number % PARCELS, (second - nearest) * spacing / 2
 
     def line(self, width: float, bend: float, angle: float | None = None) -> np.ndarray:
-        """Draw a winding line across the canvas, `width` pixels wide and bent by about `bend`: a mask (size, size)."""
+        """Mask a winding line across the canvas, bent by about `bend`."""
         angle = self.angle() if angle is None else angle
         offset = self.uniform(-0.3, 0.3) * self.size
-        u, _ = self.rotated(angle, 0)
+        u, _ = self.rotated(angle)
         distance = np.abs(u - offset + bend * self.noise(24, 2, 0.4))
         return within(distance, width / 2 + 0.5)

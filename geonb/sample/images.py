@@ -1,38 +1,30 @@
-"""Simulate Sentinel-2 L2A chips: 12 bands at 10 m, painted from reflectance spectra and facts of a place.
+"""Simulate Sentinel-2 L2A chips: 12 bands at 10 m, painted from facts of a place.
 
-These are simulations, not observations. A chip is built as a picture of the land would be:
-
-1. The Köppen-Geiger class, relief, population and position choose a landscape (:mod:`geonb.sample.painters`).
-2. It is painted from spectra, with structure at several scales (:mod:`geonb.sample.canvas`).
-3. Rivers, lakes, sea, villages and streets, snow, terrain illumination, haze, clouds and their shadows follow.
-4. The sensor averages 20 m and 60 m bands over their footprints, interpolates them to 10 m, and adds noise.
-
-The acquisition day decides the sun, the greenness of plants and the snow. Everything random comes from one generator
-per place, keyed by the seed and the place's id, so a chip is the same in any batch, order and process.
+These are simulations, not observations. The facts choose a landscape, which is painted
+from spectra; water, roads, houses, snow, sunlight, haze, clouds and the noise of the
+sensor follow. Random numbers come from the seed and the place's id, so a chip is the
+same in any batch, order and process.
 """
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import fields
 from importlib.resources import files
-from typing import Any
 
 import numpy as np
 import yaml
 
-from geonb.data.sentinel2 import SCALE
+from geonb.data.sentinel2 import GSD_M, SCALE
 from geonb.sample.canvas import ENDMEMBERS, PARCELS, Canvas, blur, coarsen, smoothstep, within
 from geonb.sample.painters import PAINTERS, SNOW_LINE, Place, landscape_weights
+from geonb.sample.texts import by_class
 
-PIXEL_M = 10.0
 FOOTPRINT_M = np.array([60, 10, 10, 10, 20, 20, 20, 10, 20, 60, 20, 20])  # of each band
-
 LAPSE = 0.0065  # K / m
-CLIMATES = yaml.safe_load((files("geonb.sample") / "assets" / "climates.yaml").read_text(encoding="utf-8"))
-#: Facts of a place that decide its chip.
-COLUMNS = (
-    "place_id", "lon", "lat", "climate", "elevation_m", "relief_m", "population", "coast_km", "continent",
-)  # fmt: skip
+ASSETS = files("geonb.sample") / "assets"
+CLIMATES = yaml.safe_load((ASSETS / "climates.yaml").read_text(encoding="utf-8"))
+COLUMNS = [field.name for field in fields(Place)]
 
 
 def simulate_sentinel2(
@@ -41,49 +33,32 @@ def simulate_sentinel2(
     """Simulate the chips of k places, with the facts that only their images can tell.
 
     Args:
-        facts: columns of length k: place_id (str), lon, lat (degrees), climate (Köppen-Geiger, as "BWh"),
-            elevation_m, relief_m (over kilometres), population, coast_km (NaN: 0, and far from the coast), continent.
+        facts: columns of length k, as :class:`geonb.sample.painters.Place` has them.
         size: pixels of 10 m along each side, at least 16.
         seed: decides everything random in a chip, together with its place_id.
 
     Returns:
-        The images, uint16 (k, 12, size, size), reflectance x 10,000 in the order of ``BANDS``, never 0; and columns of
-        length k: ndvi_mean, water_share, snow_share, built_share, cloud_share, season_day, landscape, field_pattern,
-        which ``assets/facts.yaml`` defines.
+        The images, uint16 (k, 12, size, size), reflectance x 10,000 and never 0; and
+        columns of length k, which ``assets/facts.yaml`` defines.
     """
-    chips, chip_facts = [], []
-    for place_id, *known in zip(*(facts[name] for name in COLUMNS), strict=True):
-        key = hashlib.blake2b(f"{seed}:{place_id}".encode(), digest_size=16).digest()
+    chips, rows = [], []
+    for known in zip(*(facts[name].tolist() for name in COLUMNS), strict=True):
+        p = Place(*known)
+        key = hashlib.blake2b(f"{seed}:{p.place_id}".encode(), digest_size=16).digest()
         rng = np.random.Generator(np.random.Philox(key=np.frombuffer(key, dtype="<u8")))
-        chip, of_chip = _chip(_place(*known), size, rng)
+        chip, row = _chip(p, size, rng)
         chips.append(chip)
-        chip_facts.append(of_chip)
-    return np.stack(chips), {name: np.array([of_chip[name] for of_chip in chip_facts]) for name in chip_facts[0]}
-
-
-def _place(
-    lon: float, lat: float, climate: str, elevation: float, relief: float, population: float, coast_km: float,
-    continent: str,
-) -> Place:  # fmt: skip
-    return Place(
-        lat=float(lat),
-        climate=str(climate),
-        elevation=float(np.nan_to_num(elevation)),
-        relief=max(0.0, float(np.nan_to_num(relief))),
-        population=max(0.0, float(np.nan_to_num(population))),
-        coast_km=float(np.nan_to_num(coast_km, nan=1e4)),
-        regular_streets=continent in ("North America", "South America", "Oceania"),
-        asia=65 < lon < 150 and -11 < lat < 46,
-    )
+        rows.append(row)
+    return np.stack(chips), {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
 def _chip(p: Place, size: int, rng: np.random.Generator) -> tuple[np.ndarray, dict]:
-    """The chip of a place, uint16 (12, size, size), and its facts."""
+    """Paint the chip of a place, uint16 (12, size, size), and measure its facts."""
     c = Canvas(size, rng)
     day = _acquisition_day(p.lat, rng)
     sine, azimuth = _sun(p.lat, day)
     season = _season(p.lat, day)
-    mean, more_in_summer = _of_climate("greenness", p.climate)
+    mean, more_in_summer = by_class(CLIMATES["greenness"], p.climate)
     green = np.clip(mean + more_in_summer * season, 0.02, 1)
     green = float(np.clip(green + rng.normal(0, 0.08), 0, 1))
 
@@ -121,10 +96,10 @@ def _chip(p: Place, size: int, rng: np.random.Generator) -> tuple[np.ndarray, di
 
 
 def _sense(c: Canvas) -> np.ndarray:
-    """The canvas as the sensor sees it: uint16 (12, size, size)."""
+    """Average and digitise the canvas as the sensor does: uint16 (12, size, size)."""
     image = blur(c.image, 0.12)  # leaves half the contrast at the Nyquist frequency
     for footprint in (2, 6):
-        bands = FOOTPRINT_M == footprint * PIXEL_M
+        bands = FOOTPRINT_M == footprint * GSD_M
         image[bands] = coarsen(image[bands], footprint)
     noise = c.rng.standard_normal(image.shape, dtype=np.float32)
     image = image * (1 + 0.006 * noise) + 0.0006 * noise[::-1]
@@ -135,7 +110,7 @@ def _sense(c: Canvas) -> np.ndarray:
 
 
 def _sun(lat: float, day: float) -> tuple[float, float]:
-    """Sine of the sun's elevation and its azimuth (radians from north) at 10:30 local solar time."""
+    """Return the sine of the sun's elevation and its azimuth (radians) at 10:30."""
     declination = np.radians(-23.44 * np.cos(2 * np.pi * (day + 10) / 365))
     phi, hour = np.radians(lat), np.radians(-22.5)
     sine = np.sin(phi) * np.sin(declination) + np.cos(phi) * np.cos(declination) * np.cos(hour)
@@ -145,7 +120,7 @@ def _sun(lat: float, day: float) -> tuple[float, float]:
 
 
 def _acquisition_day(lat: float, rng: np.random.Generator) -> int:
-    """A day with the sun at least 15 degrees up at 10:30: any such day, else one around midsummer."""
+    """Draw a day; where the sun is below 15 degrees at 10:30, draw one around midsummer."""
     day = int(rng.integers(1, 366))
     if _sun(lat, day)[0] < np.sin(np.radians(15)):
         midsummer = 172 if lat > 0 else 355
@@ -154,22 +129,15 @@ def _acquisition_day(lat: float, rng: np.random.Generator) -> int:
 
 
 def _season(lat: float, day: float, lag: float = 30) -> float:
-    """1 in high summer, -1 in midwinter, `lag` days after the solstices; weaker near the equator."""
-    hemisphere = np.tanh(lat / 8)
-    return float(hemisphere * np.cos(2 * np.pi * (day - 172 - lag) / 365))
-
-
-def _of_climate(what: str, climate: str) -> Any:
-    """The entry of a climate class in the table ``what``."""
-    table, key = CLIMATES[what], climate[0] + climate[-1] if climate[0] == "D" else climate
-    return next(table[key[:n]] for n in (3, 2, 1) if key[:n] in table)
+    """Return 1 in high summer, -1 in midwinter, `lag` days after the solstices."""
+    return float(np.tanh(lat / 8) * np.cos(2 * np.pi * (day - 172 - lag) / 365))
 
 
 # Water, roads and settlements on the land
 
 
 def _inland_water(c: Canvas, p: Place) -> None:
-    """A river or a lake on some chips."""
+    """Paint a river or a lake on some chips."""
     wet = CLIMATES["river"][p.zone]
     if c.chance(wet):
         water = c.line(c.uniform(1.5, 9) * (1 if p.relief < 300 else 0.4), c.uniform(3, 9))
@@ -182,7 +150,7 @@ def _inland_water(c: Canvas, p: Place) -> None:
 
 
 def _sea(c: Canvas, p: Place) -> None:
-    """Sea with a beach, the centre of the chip mostly on land."""
+    """Paint sea with a beach, mostly beside the centre of the chip."""
     if p.coast_km > 3 or not c.chance(0.9 if p.coast_km < 1 else 0.35):
         return
     u, _ = c.rotated(c.uniform(0, 2 * np.pi))
@@ -200,7 +168,7 @@ def _sea(c: Canvas, p: Place) -> None:
 
 
 def _roads(c: Canvas, p: Place) -> np.ndarray:
-    """Roads across the chip, near the centre; returns the distance to the nearest, in pixels."""
+    """Paint roads near the centre; return the distance to the nearest in pixels."""
     nearest = np.full_like(c.water, c.size)
     for _ in range(c.rng.integers(1, 4) if p.settled else int(c.chance(0.12 * (p.climate != "EF")))):
         bend = c.uniform(0.3, 2) + min(p.relief / 200, 4)
@@ -213,14 +181,14 @@ def _roads(c: Canvas, p: Place) -> np.ndarray:
 
 
 def _settlement(c: Canvas, p: Place, green: float, road: np.ndarray) -> None:
-    """Streets, roofs, gardens and parks: larger, denser and greyer with more inhabitants, denser in the centre.
+    """Paint streets, roofs, gardens and parks, larger with more inhabitants.
 
-    The centre lies up to about one radius from that of the chip, so that many towns show the land around them.
+    The centre may lie off that of the chip, so that many chips show land too.
     """
     if not p.settled:
         return
     people, arid = np.log10(max(p.population, 10)), p.zone == "B"
-    radius = 1000 / PIXEL_M * np.sqrt(p.population / 5000 / np.pi)  # 5,000 people / km2
+    radius = 1000 / GSD_M * np.sqrt(p.population / 5000 / np.pi)  # 5,000 people / km2
     farthest = float(np.interp(radius, [29, 30, 100, 600], [0.4, 1.2, 1.2, 0.9]))
     shift, bearing = radius * c.uniform(0.1, farthest), c.uniform(0, 2 * np.pi)
     from_centre = np.hypot(c.x - shift * np.cos(bearing), c.y - shift * np.sin(bearing))
@@ -240,8 +208,8 @@ def _settlement(c: Canvas, p: Place, green: float, road: np.ndarray) -> None:
     lane = within(street, 1.15) * (0.75 - 0.5 * village)
 
     land = c.image
-    _houses_and_gardens(c, p, green, people, density, angle, warp)
-    _blocks(c, p, people, number, street)
+    _houses(c, p, green, density, angle, warp)
+    _blocks(c, p, number, street)
     c.image = blur(c.image, 0.12)  # a pixel holds parts of several roofs and gardens
     c.paint(lane, "asphalt" if people > 3 and not arid else "gravel")
     if people > 4.3:
@@ -254,61 +222,61 @@ def _settlement(c: Canvas, p: Place, green: float, road: np.ndarray) -> None:
     c.canopy = c.canopy * (1 - inside) + inside * np.clip(bare, 0, 0.95)
 
 
-def _houses_and_gardens(
-    c: Canvas, p: Place, green: float, people: float, density: np.ndarray, angle: float, warp: float
-) -> None:
-    """Cover the canvas with gardens and with a roof on most lots."""
-    zone = p.zone
-    c.fill(CLIMATES["garden"][zone], "broadleaf" if zone in "ACD" else "shrub", 0.4 + 0.35 * c.noise(3, 2))
-    c.paint(np.full(c.water.shape, 0.35 * (1 - green)), "dry_grass" if zone != "B" else "brown_soil")
-    roofs, weights = _roofs(p)
+def _houses(c: Canvas, p: Place, green: float, density: np.ndarray, angle: float, warp: float) -> None:
+    """Cover the canvas with gardens, and most lots with a roof."""
+    trees, dry = "broadleaf" if p.zone in "ACD" else "shrub", 0.35 * (1 - green)
+    c.fill(CLIMATES["garden"][p.zone], trees, 0.4 + 0.35 * c.noise(3, 2))
+    c.paint(np.full(c.water.shape, dry), "dry_grass" if p.zone != "B" else "brown_soil")
+    roofs = _roofs(p)
     lot, gap = c.parcels(c.uniform(1.6, 2.2), c.uniform(1.8, 2.6), angle, warp)
-    table = np.stack([c.spectrum(name) for name in roofs])[c.rng.choice(4, PARCELS, p=weights)]
+    odds = np.array(list(roofs.values())) / sum(roofs.values())
+    table = np.stack([c.spectrum(name) for name in roofs])[c.rng.choice(4, PARCELS, p=odds)]
     table *= c.rng.normal(1, 0.18, (PARCELS, 1)).clip(0.5, 1.6).astype(np.float32)
     covered = np.clip(0.35 + 0.55 * density - 0.15 * (gap < 0.3), 0, 1)
     c.paint((c.rng.random(PARCELS)[lot] < density) * covered, table.T[:, lot])
 
 
-def _blocks(c: Canvas, p: Place, people: float, number: np.ndarray, street: np.ndarray) -> None:
-    """Blocks that are halls, towers and yards, or parks; each a little brighter or darker."""
+def _roofs(p: Place) -> dict[str, float]:
+    return CLIMATES["roofs"]["D" if p.zone == "C" and p.regular_streets else p.zone]
+
+
+def _blocks(c: Canvas, p: Place, number: np.ndarray, street: np.ndarray) -> None:
+    """Turn some blocks into halls, towers and yards, or parks."""
+    people = np.log10(max(p.population, 10))
     if people > 4:
         big = c.rng.random(PARCELS) < 0.05 * (people - 3)
         halls = big[number] * (street > 1.3) * (c.noise(5) > -0.4)
         tint = c.rng.choice(4, PARCELS, p=[0.3, 0.4, 0.05, 0.25])
-        c.paint(halls.astype(np.float32), np.stack([c.spectrum(n) for n in _roofs(p)[0]]).T[:, tint[number]])
-        c.shade(-(c.noise(1.5) > 1.3 - 0.2 * (people - 4)).astype(np.float32), 0.25)  # shadows of buildings
+        spectra = np.stack([c.spectrum(name) for name in _roofs(p)])
+        c.paint(halls.astype(np.float32), spectra.T[:, tint[number]])
+        shadow = c.noise(1.5) > 1.3 - 0.2 * (people - 4)
+        c.shade(-shadow.astype(np.float32), 0.25)
     park = (c.rng.random(PARCELS) < 0.07)[number].astype(np.float32)
     c.paint(park * 0.9, "green_grass" if p.zone != "B" else "shrub")
     c.paint(park * (c.noise(2.5) > 0), "broadleaf")
     c.shade_parcels(number, 0.08)
 
 
-def _roofs(p: Place) -> tuple[list[str], np.ndarray]:
-    """Four kinds of roofs and their shares."""
-    roofs = CLIMATES["roofs"]["D" if p.zone == "C" and p.regular_streets else p.zone]
-    return list(roofs), np.array(list(roofs.values())) / sum(roofs.values())
-
-
 # Relief, snow, light and clouds
 
 
 def _terrain(c: Canvas, p: Place) -> np.ndarray:
-    """Height in m about the chip's mean, its steepness set by the local relief."""
+    """Draw the height in m about the chip's mean, as steep as the local relief."""
     if p.relief > 500:  # ridges
         height = 0.5 * c.noise(64, 2) - np.abs(c.noise(40, 5, 0.5))
     else:
         height = 0.5 * c.noise(64, 2) + c.noise(48, 5, 0.45)
-    slope_y, slope_x = np.gradient(height, PIXEL_M)
+    slope_y, slope_x = np.gradient(height, GSD_M)
     steepness = min(p.relief / 3500, 0.5)
     return (height - height.mean()) * np.float32(steepness / np.sqrt((slope_x**2 + slope_y**2).mean()))
 
 
 def _snow(c: Canvas, p: Place, landscape: str, height: np.ndarray, season: float, late_season: float) -> np.ndarray:
-    """Paint snow where it is cold enough or high enough; returns its share of each pixel."""
+    """Paint snow where it is cold or high enough; return its share of each pixel."""
     if landscape == "ice":
         return np.ones_like(c.water)
     patchy = c.noise(16, 4)
-    mean, half_range = _of_climate("temperature", p.climate)
+    mean, half_range = by_class(CLIMATES["temperature"], p.climate)
     cold = mean + half_range * late_season - LAPSE * height * 1.5 + 1.2 * patchy
     likely = 0.3 if p.zone in "AB" else 1.0
     seasonal = smoothstep(-cold, 0, 3) * (c.rng.random() < likely)
@@ -321,8 +289,8 @@ def _snow(c: Canvas, p: Place, landscape: str, height: np.ndarray, season: float
 
 
 def _illuminate(c: Canvas, height: np.ndarray, sine: float, azimuth: float) -> None:
-    """Brighten slopes that face the sun, darken the others."""
-    slope_y, slope_x = np.gradient(height, PIXEL_M)
+    """Brighten slopes that face the sun and darken the others."""
+    slope_y, slope_x = np.gradient(height, GSD_M)
     cosine = np.sqrt(1 - sine**2)
     toward = (np.sin(azimuth) * -slope_x + -np.cos(azimuth) * -slope_y) * cosine + sine
     cos_incidence = np.maximum(toward / np.sqrt(1 + slope_x**2 + slope_y**2), 0)
@@ -331,7 +299,7 @@ def _illuminate(c: Canvas, height: np.ndarray, sine: float, azimuth: float) -> N
 
 
 def _clouds(c: Canvas, p: Place, sine: float, azimuth: float) -> np.ndarray:
-    """Haze on every chip, clouds and their shadows on some; returns the clouds' opacity."""
+    """Paint haze, and on some chips clouds with shadows; return the clouds' opacity."""
     haze = abs(c.rng.normal(0, 0.007)) * (ENDMEMBERS["clear_water"] / ENDMEMBERS["clear_water"].max())
     c.image += haze.astype(np.float32)[:, None, None]
     if not c.chance(CLIMATES["clouds"][p.zone]):
@@ -341,7 +309,7 @@ def _clouds(c: Canvas, p: Place, sine: float, azimuth: float) -> np.ndarray:
     threshold = float(np.quantile(field, 1 - c.uniform(0.03, 0.45)))
     thickness = c.uniform(0.4, 1.2)
     everywhere = smoothstep(field, threshold - 0.15, threshold + thickness)
-    length = c.uniform(60, 140) / PIXEL_M / max(sine / np.sqrt(1 - sine**2), 0.5)  # low clouds
+    length = c.uniform(60, 140) / GSD_M / max(sine / np.sqrt(1 - sine**2), 0.5)  # low clouds
     south, east = margin - round(np.cos(azimuth) * length), margin + round(np.sin(azimuth) * length)
     opacity = everywhere[margin : margin + c.size, margin : margin + c.size]
     shadow = everywhere[south : south + c.size, east : east + c.size]

@@ -1,6 +1,6 @@
-"""Landscapes of simulated chips: how likely each is at a place, and how it is painted on the whole canvas.
+"""Landscapes of simulated chips: how likely each is at a place, and how it is painted.
 
-Each painter takes the canvas, the place and the greenness of plants in 0..1. Wavelengths and widths are in pixels.
+A painter covers the whole canvas, for a place and the greenness of plants in 0..1.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ SNOW_LINE = ([0, 20, 30, 40, 50, 60, 70, 80, 90], [4900, 5700, 5300, 4000, 2800,
 
 @dataclass
 class Place:
-    """The facts of a place that decide how its chip looks: degrees, m, inhabitants, km."""
+    """The facts of a place that decide its chip; NaN is 0, and far from the coast."""
 
+    place_id: str
+    lon: float
     lat: float
     climate: str
-    elevation: float
-    relief: float
+    elevation_m: float
+    relief_m: float
     population: float
     coast_km: float
-    regular_streets: bool
-    asia: bool
+    continent: str
 
-    @property
-    def zone(self) -> str:
-        """First letter of the climate class."""
-        return self.climate[0]
-
-    @property
-    def settled(self) -> bool:
-        """Whether the place has inhabitants."""
-        return self.population > 0
+    def __post_init__(self) -> None:
+        numbers = self.elevation_m, self.relief_m, self.population
+        self.elevation, self.relief, self.population = np.nan_to_num(numbers).tolist()
+        self.coast_km = float(np.nan_to_num(self.coast_km, nan=1e4))
+        self.zone, self.settled = self.climate[0], self.population > 0
+        self.regular_streets = self.continent in ("North America", "South America", "Oceania")
+        self.asia = 65 < self.lon < 150 and -11 < self.lat < 46
 
 
 def landscape_weights(p: Place) -> dict[str, float]:
-    """Weigh the landscapes of a place: flat land near people is farmed, other land follows the climate."""
+    """Weigh the landscapes of a place: flat land near people is farmed, other land not."""
     k = p.climate
     flat = float(np.exp(-p.relief / 250))
     farm = flat * (2.0 if p.settled else 0.35)
-    high = p.elevation + p.relief > np.interp(abs(p.lat), *SNOW_LINE) - 400 and p.relief > 300
+    snow_line = np.interp(abs(p.lat), *SNOW_LINE)
+    high = p.relief > 300 and p.elevation + p.relief > snow_line - 400
     weights: dict[str, float]
     if k == "EF":
         return {"ice": 1}
@@ -54,7 +54,8 @@ def landscape_weights(p: Place) -> dict[str, float]:
         sand = 1.2 * flat if k == "BWh" else 0.4 * flat
         weights = {"sand desert": sand, "stony desert": 1, "irrigated": 0.8 * farm}
     elif k[:2] == "BS":
-        weights = {"savanna" if k == "BSh" else "steppe": 1, "cropland": 0.6 * farm, "irrigated": 0.3 * farm}
+        grass = "savanna" if k == "BSh" else "steppe"
+        weights = {grass: 1, "cropland": 0.6 * farm, "irrigated": 0.3 * farm}
     elif k in ("Af", "Am"):
         weights = {"rainforest": 1, "forest clearings": 0.5 * farm, "plantation": 0.3 * farm}
         weights["paddies"] = 0.8 * farm * p.asia
@@ -63,12 +64,13 @@ def landscape_weights(p: Place) -> dict[str, float]:
     elif k[:2] == "Cs":
         weights = {"mediterranean": 1, "cropland": 0.4 * farm}
     elif k[0] == "C":
-        monsoon = p.asia and k in ("Cfa", "Cwa")
+        monsoon, mild = p.asia and k in ("Cfa", "Cwa"), k in ("Cfb", "Cfc", "Cwb")
         weights = {"broadleaf forest": 0.8, "cropland": (0.5 if monsoon else 1.2) * farm}
         weights["paddies"] = 1.5 * (farm + 0.15) * monsoon
-        weights["pasture"] = (0.8 if k in ("Cfb", "Cfc", "Cwb") else 0.1) * (farm + 0.2)
+        weights["pasture"] = (0.8 if mild else 0.1) * (farm + 0.2)
     elif k[-1] in "ab":
-        weights = {"broadleaf forest": 0.7, "boreal forest": 0.2, "cropland": 1.2 * farm, "pasture": 0.2 * farm}
+        weights = {"broadleaf forest": 0.7, "boreal forest": 0.2}
+        weights |= {"cropland": 1.2 * farm, "pasture": 0.2 * farm}
     else:
         weights = {"boreal forest": 1, "bog": 0.25 * flat, "cropland": 0.1 * farm}
     if high:
@@ -207,8 +209,8 @@ def rainforest(c: Canvas, p: Place, green: float) -> None:
         c.flood(within(np.abs(meander), width / 2 + 0.5), ("turbid_water", "humic_water")[c.rng.integers(2)])
 
 
-def clearings(c: Canvas, p: Place, green: float) -> None:
-    """Rainforest cut along roads: ranches and plots with straight edges, some forest left."""
+def forest_clearings(c: Canvas, p: Place, green: float) -> None:
+    """Rainforest cut along roads: ranches and plots with straight edges."""
     c.pattern = "clearings"
     rainforest(c, p, green)
     forest, angle = c.image, c.angle()
@@ -235,7 +237,7 @@ def plantation(c: Canvas, p: Place, green: float) -> None:
 
 
 def paddies(c: Canvas, p: Place, green: float) -> None:
-    """Small rice fields, from transplanting to harvest, with bunds; terraced in hills, with canals in plains."""
+    """Small rice fields with bunds; terraced in hills, with canals in plains."""
     c.pattern = "paddies"
     angle, terraced = c.angle(), p.relief > 250
     warp = 6 if terraced else 0.5
@@ -355,10 +357,8 @@ def bog(c: Canvas, p: Place, green: float) -> None:
     c.paint(c.canopy, "conifer")
 
 
-PAINTERS = {
-    "ice": ice, "tundra": tundra, "alpine": alpine, "sand desert": sand_desert, "stony desert": stony_desert,
-    "irrigated": irrigated, "steppe": steppe, "savanna": savanna, "rainforest": rainforest,
-    "forest clearings": clearings, "plantation": plantation, "paddies": paddies, "cropland": cropland,
-    "pasture": pasture, "mediterranean": mediterranean, "broadleaf forest": broadleaf_forest,
-    "boreal forest": boreal_forest, "bog": bog,
-}  # fmt: skip
+_ALL = [
+    ice, tundra, alpine, sand_desert, stony_desert, irrigated, steppe, savanna, rainforest, forest_clearings,
+    plantation, paddies, cropland, pasture, mediterranean, broadleaf_forest, boreal_forest, bog,
+]  # fmt: skip
+PAINTERS = {painter.__name__.replace("_", " "): painter for painter in _ALL}

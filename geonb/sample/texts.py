@@ -1,48 +1,45 @@
-"""Compose encyclopaedia-like texts from facts: real facts in sentences that nobody observed, so simulated texts.
+"""Compose encyclopaedia-like texts from facts: they are simulated, nobody wrote them.
 
-Chance decides which facts a text mentions, in which order and with which words. It depends on the place's identifier
-and a seed alone. Every sentence follows from the facts of the place, of its country or of its climate class.
-Coordinates are never given. Vegetation and farming are those of the climate class, not known of the place. The
-phrases, and where they come from, are in ``assets/wordings.yaml``.
+The place's identifier and a seed decide which facts a text mentions, and how. Every
+sentence follows from the facts of the place, its country or its climate class;
+vegetation and farming are those of the class. Coordinates are never given.
 """
 
 from __future__ import annotations
 
 import math
 import random
+from collections.abc import Iterator
 from importlib.resources import files
 from typing import Any
 
 import yaml
 
-WORDINGS = yaml.safe_load((files("geonb.sample") / "assets" / "wordings.yaml").read_text(encoding="utf-8"))
-
+ASSETS = files("geonb.sample") / "assets"
+WORDINGS = yaml.safe_load((ASSETS / "wordings.yaml").read_text(encoding="utf-8"))
 SENTENCES = WORDINGS["sentences"]
 Sentence = tuple[list[str], list[str]]  # wordings, and the facts that all of them mention
 
 
 def by_least(table: dict[int, Any], value: float) -> Any:
-    """Look up a value in a table whose keys are the least values of its entries, in descending order."""
+    """Look up a value in a table whose keys are least values, in descending order."""
     return next(entry for least, entry in table.items() if value >= least)
 
 
-def _climate_key(code: str, lat: float) -> str:
-    """Find the climate of the wordings for a Köppen-Geiger class at a latitude (degrees).
+def by_class(table: dict[str, Any], climate: str) -> Any:
+    """Look up a climate class in a table by its longest prefix, in D without the rain."""
+    key = climate[0] + climate[-1] if climate[0] == "D" else climate
+    return next(table[key[:n]] for n in (3, 2, 1) if key[:n] in table)
 
-    Classes with the same wordings share an entry. Within the tropics the oceanic classes are those of highlands, which
-    have no summer and winter.
-    """
-    if abs(lat) < 23.5 and code in ("Cfb", "Cfc"):
-        return "Cwb" if code == "Cfb" else "Cwc"
-    if code in WORDINGS["climates"]:
-        return code
-    if code == "As":
-        return "Aw"
-    return code[:2] if code[:2] == "Cs" else code[0] + code[-1]
+
+def _climate_words(climate: str, lat: float) -> dict[str, list[str]]:
+    if abs(lat) < 23.5:  # these classes are tropical highlands, without summer and winter
+        climate = {"Cfb": "Cwb", "Cfc": "Cwc"}.get(climate, climate)
+    return by_class(WORDINGS["climates"], climate)
 
 
 def _is_rice_land(place: dict) -> bool:
-    """Tell whether a place lies on the flat, low, warm and rainy land of monsoon Asia where paddy rice is usual."""
+    """Tell whether a place lies on flat, low, warm and rainy land of monsoon Asia."""
     return (
         place["continent"] == "Asia"
         and 65 < place["lon"] < 150
@@ -57,18 +54,18 @@ def compose(place: dict, country: dict, seed: int = 0) -> tuple[str, list[str]]:
     """Write the text of a place.
 
     Args:
-        place: a row of the facts table as a dict; all facts except ``name`` may be ``None``.
-        country: the row of the countries table it belongs to.
+        place: a row of the facts table; all facts except ``name`` may be None.
+        country: the row of its country.
         seed: decides the wording, together with the place's identifier.
 
     Returns:
-        the text, and the sorted names of the facts that it mentions, as the columns of the store are called.
+        The text, and the sorted names of the facts that it mentions.
     """
     return _Writer(place, country, random.Random(f"{seed}:{place['place_id']}")).write()
 
 
 class _Writer:
-    """A text in the making. Every call of :meth:`pick` and :meth:`some` draws, so their order is part of a text."""
+    """A text in the making. The order in which it draws is part of a text."""
 
     def __init__(self, place: dict, country: dict, chance: random.Random) -> None:
         self.p, self.c, self.chance = place, country, chance
@@ -107,39 +104,29 @@ class _Writer:
     # The first sentence
 
     def lead(self) -> str:
-        name, size = self.name, _article(self.size)
+        name, size, words = self.name, _article(self.size), SENTENCES["lead"]
+        values = {"name": name, "size": size, "noun": self.noun, "country": self.country}
         self.facts.add("size_class")
         if self.p["capital"]:
             self.facts.add("capital")
-            return _capitalised(self.pick([
-                f"{name} is the capital of {self.country}.",
-                f"{name}, {size}, is the capital of {self.country}.",
-                f"The capital of {self.country} is {name}, {size}.",
-                f"{self.country} has its capital here, at {name}.",
-            ]))  # fmt: skip
-        where, facts = self.pick(self.positions())
+            return _capitalised(self.pick(words["capital"]).format(**values))
+        where, facts = self.pick(list(self.positions()))
         home = self.home() if self.some(0.8) else ""
         of = f" in {home}" if home else ""
-        if where and home and where == self.near_words:  # the city need not lie in the same country
-            both = f"{of}, {where}"
+        if home and where == self.near_words:  # the city need not lie in the same country
+            both = f"{of}, {where}" if where else of
         else:
             both = f" {where}{of}" if where else of
-        options = [f"{name} is {size}{both}."]
-        if both:
-            options.append(f"The {self.noun} of {name} lies{both}.")
-        if where:
-            options.append(f"{_capitalised(where)} lies {name}, {size}{of}.")
-        if home:
-            options.append(f"{name} ({home.removeprefix('the ')}) is {size}{f' {where}' if where else ''}.")
-            options.append(f"{_capitalised(self.country)} is where {name}, {size}, is found.")
+        values |= {"of": of, "both": both, "home": home.removeprefix("the ")}
+        values |= {"then_where": f" {where}" if where else ""}
+        values |= {"Where": _capitalised(where), "Country": _capitalised(self.country)}
+        known = {"all": True, "both": both, "where": where, "home": home}
+        options = [option for kind, holds in known.items() if holds for option in words[kind]]
         if self.some(0.3):
             self.facts.add("population")
-            options = [
-                f"With {self.inhabitants()}, {name} is {size}{both}.",
-                f"{name} is {size} of {self.number()} people{both}.",
-                f"{name}, {size} with {self.inhabitants()}, lies{both}.",
-            ][: 3 if both else 2]
-        sentence = self.pick(options)
+            values |= {"first": self.inhabitants(), "people": self.number(), "with": self.inhabitants()}
+            options = words["population"][: 3 if both else 2]
+        sentence = self.pick(options).format(**values)
         if where and where.lower() in sentence.lower():
             self.facts.update(facts)
         return sentence
@@ -150,55 +137,54 @@ class _Writer:
             return self.pick([f"{region}, {self.country}", f"{region} in {self.country}"])
         return self.country
 
-    def positions(self) -> list[tuple[str, list[str]]]:
-        """Phrases on where the place lies, each with its facts; an empty one among them."""
-        p = self.p
-        phrases: list[tuple[str, list[str]]] = [("", [])]
-
-        def add(facts: list[str], *words: str) -> None:
-            phrases.extend((phrase, facts) for phrase in words)
-
-        add(["coast_km"], *by_least(WORDINGS["coast"], p["coast_km"]))
-        height, relief = p["elevation_m"], p["relief_m"]
+    def positions(self) -> Iterator[tuple[str, list[str]]]:
+        """Yield phrases on where the place lies, each with its facts."""
+        kinds = []
+        height, relief = self.p["elevation_m"], self.p["relief_m"]
         if height is not None:
             if height > 2200 and relief > 250:
-                add(["elevation_m", "relief_m"], "high in the mountains", "among high mountains")
+                kinds.append("high mountains")
             elif height > 1800:
-                add(["elevation_m", "relief_m"], "on a high plateau", "in the highlands")
+                kinds.append("highlands")
             elif relief > 700:
-                add(["relief_m"], "among steep mountains", "in mountainous country")
+                kinds.append("mountains")
             elif relief > 220:
-                add(["relief_m"], "in hilly country", "between hills")
+                kinds.append("hills")
             elif relief < 60 and 0 <= height < 200:
-                add(["elevation_m", "relief_m"], "in a low plain", "on flat lowland")
-        climate = p["climate"]
+                kinds.append("lowland")
+        climate = self.p["climate"]
+        polar = climate == "ET" or climate[0] + climate[-1] in ("Dc", "Dd")
         if climate[:2] == "BW":
-            add(["climate"], "in the desert")
+            kinds.append("desert")
         elif climate[0] == "A":
-            add(["climate"], "in the tropics")
-        elif (climate == "ET" or climate[0] + climate[-1] in ("Dc", "Dd")) and (height or 0) < 1000 and p["lat"] > 55:
-            add(["climate"], "in the far north")
+            kinds.append("tropics")
+        elif polar and (height or 0) < 1000 and self.p["lat"] > 55:
+            kinds.append("north")
+        yield "", []
+        for phrase in by_least(WORDINGS["coast"], self.p["coast_km"]):
+            yield phrase, ["coast_km"]
+        for kind in kinds:
+            facts, *phrases = WORDINGS["positions"][kind]
+            yield from ((phrase, facts) for phrase in phrases)
         if self.has_near(300):
             self.near_words = self.near()
-            add(["near_city"], self.near_words)
-        return phrases
+            yield self.near_words, ["near_city"]
 
     # The body: five topics
 
-    def land(self) -> list[Sentence]:
-        it, said = self.it(), []
-        height, relief, coast = self.p["elevation_m"], self.p["relief_m"], self.p["coast_km"]
+    def land(self) -> Iterator[Sentence]:
+        it, coast = self.it(), self.p["coast_km"]
+        height, relief = self.p["elevation_m"], self.p["relief_m"]
         if height is not None:
-            metres, feet = f"{50 * round(height / 50):,}", f"{100 * round(height / 0.3048 / 100):,}"
-            words = by_least(SENTENCES["height"], height)
-            said.append(_sentence(words, "elevation_m", it=self.it(), metres=metres, feet=feet))
-            said.append(_sentence(by_least(SENTENCES["relief"], relief), "relief_m", it=it))
-        tens, hundreds = 10 * round(coast / 10), 100 * round(coast / 100)
-        words = by_least(SENTENCES["coast"], coast)
-        return [*said, _sentence(words, "coast_km", it=it, km=coast, tens=tens, hundreds=hundreds)]
+            metres, feet = 50 * round(height / 50), 100 * round(height / 0.3048 / 100)
+            values = {"it": self.it(), "metres": f"{metres:,}", "feet": f"{feet:,}"}
+            yield _sentence(by_least(SENTENCES["height"], height), "elevation_m", **values)
+            yield _sentence(by_least(SENTENCES["relief"], relief), "relief_m", it=it)
+        values = {"it": it, "km": coast, "tens": 10 * round(coast / 10)}
+        values["hundreds"] = 100 * round(coast / 100)
+        yield _sentence(by_least(SENTENCES["coast"], coast), "coast_km", **values)
 
-    def people(self) -> list[Sentence]:
-        said = []
+    def people(self) -> Iterator[Sentence]:
         if "population" not in self.facts:
             values = {
                 "it": self.it(),
@@ -207,62 +193,59 @@ class _Writer:
                 "number": self.number(),
                 "number_of_people": self.inhabitants(),
             }
-            said.append(_sentence(SENTENCES["population"], "population", **values))
+            yield _sentence(SENTENCES["population"], "population", **values)
         if self.p["population"] >= 1_000_000:
-            said.append(_sentence(SENTENCES["many_people"], "size_class"))
+            yield _sentence(SENTENCES["many_people"], "size_class")
         elif self.p["population"] < 2_000:
-            said.append(_sentence(SENTENCES["few_people"], "size_class"))
-        return said
+            yield _sentence(SENTENCES["few_people"], "size_class")
 
-    def climate(self) -> list[Sentence]:
-        code, height, relief = self.p["climate"], self.p["elevation_m"] or 0, self.p["relief_m"] or 0
-        words = WORDINGS["climates"][_climate_key(code, self.p["lat"])]
+    def climate(self) -> Iterator[Sentence]:
+        code, relief = self.p["climate"], self.p["relief_m"] or 0
+        words, zone = _climate_words(code, self.p["lat"]), by_class(WORDINGS["zones"], code)
         it, kind, nature = self.it(), _article(self.pick(words["kinds"])), self.pick(words["nature"])
-        said = [
-            _sentence(SENTENCES["climate"], "climate", it=it, kind=kind, zone=_zone(code)),
-            _sentence([self.pick(words["seasons"])], "climate"),
-            _sentence(SENTENCES["ice" if code == "EF" else "vegetation"], "climate", nature=nature),
-        ]
+        yield _sentence(SENTENCES["climate"], "climate", it=it, kind=kind, zone=zone)
+        yield _sentence([self.pick(words["seasons"])], "climate")
+        plants = "ice" if code == "EF" else "vegetation"
+        yield _sentence(SENTENCES[plants], "climate", nature=nature)
         if _is_rice_land(self.p):
             crop = self.pick(WORDINGS["rice"])
-            said.append(_sentence(SENTENCES["rice"], "climate", "relief_m", crop=crop))
+            yield _sentence(SENTENCES["rice"], "climate", "relief_m", crop=crop)
         elif code not in ("EF", "ET"):
-            said.append(_sentence(SENTENCES["farming"], "climate", crop=self.pick(words["crops"])))
-        if height > 3000 or (code == "ET" and relief > 300):
-            said.append(_sentence(SENTENCES["snow"], "elevation_m", "climate"))
-        return said
+            yield _sentence(SENTENCES["farming"], "climate", crop=self.pick(words["crops"]))
+        if (self.p["elevation_m"] or 0) > 3000 or (code == "ET" and relief > 300):
+            yield _sentence(SENTENCES["snow"], "elevation_m", "climate")
 
-    def country_life(self) -> list[Sentence]:
-        home, languages, neighbours = self.country, self.c["languages"], self.c["neighbours"]
-        said = []
+    def country_life(self) -> Iterator[Sentence]:
+        languages, neighbours = self.c["languages"], self.c["neighbours"]
+        values = {"home": self.country, "currency": self.c["currency"], "capital": self.c["capital"]}
         if languages:
             words = SENTENCES["languages" if len(languages) > 1 else "language"]
-            said.append(_sentence(words, "language", home=home, language=languages[0], languages=_listed(languages)))
+            values |= {"language": languages[0], "languages": _listed(languages)}
+            yield _sentence(words, "language", **values)
         if self.c["currency"]:
-            said.append(_sentence(SENTENCES["currency"], "currency", home=home, currency=self.c["currency"]))
+            yield _sentence(SENTENCES["currency"], "currency", **values)
         if neighbours:
             few = neighbours if len(neighbours) < 4 else sorted(self.chance.sample(neighbours, 3))
-            listed, are = _listed([_with_article(n) for n in few]), "are" if len(few) > 1 else "is"
-            said.append(_sentence(SENTENCES["neighbours"], home=home, neighbours=listed, are=are))
+            values |= {"neighbours": _listed([_with_article(name) for name in few])}
+            yield _sentence(SENTENCES["neighbours"], are="are" if len(few) > 1 else "is", **values)
         else:
-            said.append(_sentence(SENTENCES["no_neighbours"], home=home))
+            yield _sentence(SENTENCES["no_neighbours"], **values)
         if self.c["capital"] and not self.p["capital"]:
-            said.append(_sentence(SENTENCES["capital"], home=home, capital=self.c["capital"]))
-        return [*said, _sentence(SENTENCES["continent"], "continent", continent=self.p["continent"])]
+            yield _sentence(SENTENCES["capital"], **values)
+        yield _sentence(SENTENCES["continent"], "continent", continent=self.p["continent"])
 
-    def surroundings(self) -> list[Sentence]:
-        it, said = self.it(), []
+    def surroundings(self) -> Iterator[Sentence]:
         city, largest, zone = self.p["near_city"], self.p["admin1_town"], self.p["timezone"]
+        it = self.it()
         if self.has_near(500):
             values = {"it": it, "near": self.near(), "city": city, "km": self.p["near_km"]}
-            said.append(_sentence(SENTENCES["near_city"], "near_city", **values))
+            yield _sentence(SENTENCES["near_city"], "near_city", **values)
         if largest == self.name:
-            said.append(_sentence(SENTENCES["largest_place"], "admin1"))
+            yield _sentence(SENTENCES["largest_place"], "admin1")
         elif largest:
-            said.append(_sentence(SENTENCES["other_largest_place"], "admin1", it=it, largest=largest))
+            yield _sentence(SENTENCES["other_largest_place"], "admin1", it=it, largest=largest)
         if zone:
-            said.append(_sentence(SENTENCES["timezone"], "timezone", zone=zone))
-        return said
+            yield _sentence(SENTENCES["timezone"], "timezone", zone=zone)
 
     # Parts of sentences
 
@@ -307,14 +290,7 @@ def _with_article(country: str) -> str:
 
 
 def _capitalised(words: str) -> str:
-    """The words with a capital first letter, the rest as it is."""
-    return words[0].upper() + words[1:]
-
-
-def _zone(climate: str) -> str:
-    if climate[0] == "B":
-        return "desert" if climate[1] == "W" else "steppe"
-    return {"A": "tropical", "C": "temperate", "D": "cold continental", "E": "polar"}[climate[0]]
+    return words[:1].upper() + words[1:]
 
 
 def _listed(names: list[str]) -> str:
