@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 WIDE = 460  # points; on a phone a wider figure scrolls, for its letters would be too small
 CHIP = 128  # pixels, the shown width of a chip
-EARTH_WIDTH_KM = 2.7066299837 * 6371.0088  # of one unit of Equal Earth: half the equator's length on the map
 
 
 class Figure:
@@ -41,7 +40,7 @@ def themed(fig: MatplotlibFigure, alt: str) -> Figure:
 
     Args:
         fig: closed after it is drawn.
-        alt: what the figure says, for those who do not see it; required.
+        alt: what the figure says, for those who do not see it.
 
     Raises:
         ValueError: an empty ``alt``.
@@ -79,11 +78,10 @@ def equal_earth_xy(lonlat: ArrayLike) -> np.ndarray:
 
 
 def draw_land(ax: Axes, xy: Callable[[np.ndarray], np.ndarray] | None = None) -> None:
-    """Draw land in pale grey under what Matplotlib axes show.
+    """Draw land in pale grey on Matplotlib axes; their limits stay as they are.
 
     Args:
-        ax: the axes; their limits stay as they are.
-        xy: from lon/lat degrees (k, 2) to the axes' coordinates, as :func:`equal_earth_xy`; by default degrees.
+        xy: from lon/lat degrees (k, 2) to the coordinates of ``ax``, as :func:`equal_earth_xy`; by default degrees.
     """
     from matplotlib.collections import PolyCollection
 
@@ -122,14 +120,14 @@ def scatter_map(
 
     Args:
         lonlat: positions (n, 2), degrees.
-        values: (n,) numbers (NaN is grey), (n,) class names or booleans (the nine most frequent get a colour; None, NaN
-            and "" are grey), or (n, 3) in [0, 1].
+        values: (n,) numbers, (n,) class names or booleans (the nine most frequent get a colour),
+            or colours (n, 3) in [0, 1]; missing values are grey.
         title, units: shown above the map and beside the colour bar.
         alt: what the map shows.
         size: area of a dot in points squared.
         limits: (low, high) of the colour bar; by default the 1st and 99th percentile.
-        signed: numbers whose sign matters, as errors and differences: blue below 0, red above, grey at 0, and by
-            default limits as far below 0 as above.
+        signed: the sign of the numbers matters: blue below 0, red above, grey at 0, and by default
+            limits as far below 0 as above.
 
     Raises:
         ValueError: positions out of range, not as many values as positions, or an empty ``alt``.
@@ -153,7 +151,9 @@ def scatter_map(
             if signed and not limits:
                 low, high = -max(-low, high), max(-low, high)
             drawn = dots(known, values[known], cmap="coolwarm" if signed else "viridis", vmin=low, vmax=high)
-            _colour_bar(ax, drawn, units, extend="both")
+            shape = {"orientation": "horizontal", "shrink": 0.45, "pad": 0.02, "aspect": 30}
+            bar = fig.colorbar(drawn, ax=ax, extend="both", label=units, **shape)
+            bar.outline.set_visible(False)
     else:
         known = np.array([not is_unknown(v) for v in values], bool)
         classes = values.astype(str)
@@ -170,41 +170,6 @@ def scatter_map(
     return themed(fig, alt)
 
 
-def coverage_map(lonlat: ArrayLike, size_km: float, alt: str) -> Figure:
-    """Map where places are: hexagons of equal area coloured by the number of places in them, land without any in grey.
-
-    Args:
-        lonlat: positions (n, 2), degrees.
-        size_km: a hexagon has the area of a square of this edge. A larger value shows less detail.
-        alt: what the map shows.
-    """
-    fig, ax = world_axes()
-    spacing = size_km / EARTH_WIDTH_KM * np.sqrt(2 / np.sqrt(3))  # of the hexagons' centres along a row
-    columns, rows = int(1 / spacing) + 1, int(0.5 / (spacing * np.sqrt(3))) + 1
-    extent = (-columns * spacing, columns * spacing, -rows * spacing * np.sqrt(3), rows * spacing * np.sqrt(3))
-    cells = ax.hexbin(
-        *equal_earth_xy(check_lonlat(lonlat)).T,
-        gridsize=(2 * columns, 2 * rows),
-        extent=extent,
-        bins="log",
-        mincnt=1,
-        lw=0.2,
-    )
-    bar = _colour_bar(ax, cells, "places in a cell; grey: land without")
-    bar.ax.xaxis.set_major_formatter("{x:,.0f}")
-    bar.ax.xaxis.set_minor_formatter("")
-    ax.set(xlim=(-1.01, 1.01), ylim=(-0.5, 0.5))
-    return themed(fig, alt)
-
-
-def _colour_bar(ax: Axes, drawn: Any, label: str, **options: Any) -> Any:
-    shape = {"orientation": "horizontal", "shrink": 0.45, "pad": 0.02, "aspect": 30}
-    bar = ax.figure.colorbar(drawn, ax=ax, **shape, **options)
-    bar.set_label(label)
-    bar.outline.set_visible(False)
-    return bar
-
-
 def image_grid(images: ArrayLike, captions: Sequence[str], alt: str, columns: int = 6) -> Figure:
     """Show RGB chips in a grid with a caption below each.
 
@@ -213,9 +178,6 @@ def image_grid(images: ArrayLike, captions: Sequence[str], alt: str, columns: in
         captions: n strings; each is also the alt text of its chip.
         alt: what the grid shows as a whole.
         columns: at most this many side by side.
-
-    Raises:
-        ValueError: not as many captions as images.
     """
     from PIL import Image
 

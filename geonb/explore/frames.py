@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import product
 
@@ -10,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from geonb._util import tqdm
 from geonb.explore.linked import colour_column
-from geonb.explore.projection import Scores, align, fit_projection, projection_scores, stability
+from geonb.explore.projection import Scores, align, fit_projection, projection_scores, stability, subsample
 from geonb.explore.views import PALETTE, View, land, pack
 from geonb.geo import check_lonlat
 
@@ -51,9 +52,9 @@ def projection_view(
 ) -> ProjectionView:
     """Show UMAP beside PCA and the map: UMAP's parameters on sliders, the scores of each setting on the plot.
 
-    All settings are computed now, so the page needs no kernel. Each UMAP is turned, and mirrored if need be, to lie on
-    the first, so that what moves is not the arbitrary direction of its axes. A lens over one picture shows the same
-    places in the other two.
+    All settings are computed now, so the page needs no kernel. Each UMAP is turned and mirrored to
+    lie on the first, because the direction of its axes is arbitrary. A lens over one picture shows
+    the same places in the other two.
 
     Args:
         embeddings: (n, d).
@@ -61,10 +62,10 @@ def projection_view(
         color: name -> n numbers or n labels; the ten most frequent labels get a colour.
         hover: n strings, the names of places under the lens.
         units: name of a column -> its units.
-        neighbors, min_dist, seeds: of UMAP; every combination is a frame. At first the values nearest to UMAP's
-            defaults (15 and 0.1) and the first seed are shown.
-        rows: of more, so many are drawn at random.
-        epochs: of each UMAP. Fewer are faster and less settled.
+        neighbors, min_dist, seeds: of UMAP; every combination is a frame. At first the values nearest
+            to UMAP's defaults (15 and 0.1) and the first seed are shown.
+        rows: at most this many are drawn at random.
+        epochs: of each UMAP. More are slower and more settled.
         alt: what is shown, for those who do not see it.
 
     Raises:
@@ -75,24 +76,24 @@ def projection_view(
     for name, values in {"embeddings": z, "hover": hover, **(color or {})}.items():
         if values is not None and len(values) != n:
             raise ValueError(f"{name!r} has {len(values)} rows for {n} positions")
-    chosen = np.arange(n) if n <= rows else np.sort(np.random.default_rng(0).choice(n, rows, replace=False))
+    chosen = subsample(n, rows)
     z, lonlat = z[chosen], lonlat[chosen]
     sliders = [("n_neighbors", neighbors, 15), ("min_dist", min_dist, 0.1), ("seed", seeds, seeds[0])]
     flat = fit_projection(z, "pca")
     frames: list[dict] = []
+    planes: dict[tuple, list[np.ndarray]] = defaultdict(list)
     for count, spread, seed in tqdm(list(product(neighbors, min_dist, seeds)), desc="projecting"):
         xy = fit_projection(z, "umap", seed, count, spread, epochs=epochs).xy
         xy = align(xy, frames[0]["xy"] if frames else flat.xy)
-        frames.append({"n_neighbors": count, "min_dist": spread, "seed": seed, "xy": xy,
-                       "scores": projection_scores(z, xy, K, len(z))})  # fmt: skip
-    settings: dict[tuple, list[np.ndarray]] = {}
-    for f in frames:
-        settings.setdefault((f["n_neighbors"], f["min_dist"]), []).append(f["xy"])
-    stable = dict.fromkeys(settings, "")
-    for at, planes in settings.items() if len(seeds) > 1 else ():
-        found = stability(planes, K)
-        stable[at] = f"{len(seeds)} seeds: {found.overlap:.0%} of neighbours stay, Procrustes {found.disparity:.2f}"
-    pca = flat.scores(K, len(z))
+        planes[count, spread].append(xy)
+        scores = projection_scores(z, xy, K)
+        frames.append({"n_neighbors": count, "min_dist": spread, "seed": seed, "xy": xy, "scores": scores})
+    stable = {setting: "" for setting in planes}
+    for setting in planes if len(seeds) > 1 else ():
+        found = stability(planes[setting], K)
+        stay = f"{found.overlap:.0%} of neighbours stay, Procrustes {found.disparity:.2f}"
+        stable[setting] = f"{len(seeds)} seeds: {stay}"
+    pca = projection_scores(z, flat.xy, K)
     shown = f"{len(z):,} places" if len(z) == n else f"{len(z):,} of {n:,} places, drawn at random"
     data = {
         "n": len(z),

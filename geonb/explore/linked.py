@@ -52,32 +52,31 @@ def linked_view(
 ) -> LinkedView:
     """Show places on an Equal Earth map and in a plane, selected together by a box, a lasso or the keyboard.
 
-    Made for up to 50,000 places; for more use `embedding-atlas <https://apple.github.io/embedding-atlas/>`_. A place
-    takes 8 bytes, and 2 or 4 for each column. Positions in the page are rounded to about 300 m.
+    Made for up to 50,000 places; for more use
+    `embedding-atlas <https://apple.github.io/embedding-atlas/>`_. Positions are rounded to 300 m.
 
     Args:
         lonlat: positions (n, 2), degrees.
-        xy: coordinates of the embedding (n, 2), finite; both axes keep one scale.
-        color: columns to colour by, name -> n numbers (NaN or None: no value, grey) or n labels (None, NaN or "":
-            "unknown"; the ten most frequent get a colour, the rest are "other"). All are shown when a place is
-            inspected.
+        xy: coordinates of the embedding (n, 2); both axes keep one scale.
+        color: columns to colour by, name -> n numbers or n labels; missing values are grey, and the
+            ten most frequent labels get a colour. An inspected place shows all of them.
         hover: names of the n places, shown for the place under the pointer.
         titles: above the embedding and above the map.
         alt: what each of the two shows, for those who do not see it; by default the titles.
         units: name of a column -> its units.
-        about: shown when a place is inspected: any of :data:`ABOUT`, each n strings or None. Texts are cut to
-            :data:`TEXT_CHARACTERS` characters; addresses are linked if they are https.
-        images: makes pictures uint8 (k, h, w, 3) of rows (k,), shown at :data:`THUMBNAIL` pixels. Needs Pillow.
-        image_rows: rows of the places that have a picture; of more than :data:`MOST_IMAGES`, as many are taken evenly.
-        simulated: which of "location", "text" and "image" are simulated, so that the view can say so.
+        about: shown of an inspected place: any of :data:`ABOUT`, each n strings or None. Texts are cut
+            to :data:`TEXT_CHARACTERS` characters; addresses are linked if they are https.
+        images: makes pictures uint8 (k, h, w, 3) of rows (k,), shown at :data:`THUMBNAIL` pixels.
+        image_rows: rows that have a picture; at most :data:`MOST_IMAGES` are taken, evenly.
+        simulated: which of "location", "text" and "image" the view marks as simulated.
 
     Raises:
-        ValueError: shapes that do not match, positions or coordinates that are not finite, infinite numbers.
+        ValueError: shapes that do not match, or values that are not finite.
     """
     lonlat, xy = check_lonlat(lonlat), np.asarray(xy, np.float64)
     n = len(lonlat)
     if n == 0 or xy.shape != (n, 2):
-        raise ValueError(f"lonlat of shape {lonlat.shape} and xy of shape {xy.shape} do not match; both must be (n, 2)")
+        raise ValueError(f"lonlat {lonlat.shape} and xy {xy.shape} do not match; both must be (n, 2)")
     if not np.isfinite(xy).all():
         raise ValueError(f"xy, row {np.flatnonzero(~np.isfinite(xy).all(1))[0]}: not finite")
     if hover is not None and len(hover) != n:
@@ -97,9 +96,9 @@ def linked_view(
         "land": land(),
         "color": PALETTE[0],
         "columns": [colour_column(str(k), v, n, units.get(k)) for k, v in (color or {}).items()],
-        "hover": None if hover is None else ["" if h is None else str(h) for h in hover],
+        "hover": None if hover is None else [str(h or "") for h in hover],
         "about": None if about is None else _about(about),
-        "thumbs": None if images is None else _sprite(images, np.asarray(image_rows)),
+        "thumbs": _sprite(images, np.asarray(image_rows)) if images and len(image_rows) else None,
         "simulated": list(simulated),
     }
     return LinkedView(data)
@@ -111,11 +110,7 @@ def colour_column(
     """Encode a column of numbers or labels (n,) for a page.
 
     Args:
-        rows: of the n, those that are in the page. The most frequent labels are those of all, so that a view of some
-            rows has the colours of a view of all.
-
-    Raises:
-        ValueError: not n values, or infinite numbers.
+        rows: of the n, those that are in the page. They have the colours of a view of all.
     """
     values = values if isinstance(values, np.ndarray) else np.array(list(values), object)
     if values.shape != (n,):
@@ -132,10 +127,9 @@ def _numbers(name: str, values: np.ndarray) -> dict:
         raise ValueError(f"color {name!r}, row {np.flatnonzero(np.isinf(values))[0]}: infinite")
     column: dict[str, Any] = {"kind": "numbers", "low": None, "high": None, "data": pack(values, "<f4")}
     if len(known := values[~np.isnan(values)]):
-        low, high = np.percentile(known, [1, 99]).tolist()
-        log = bool(known.min() > 0 and high / low > LOG_RATIO)
-        beyond = {"below": bool(known.min() < low), "above": bool(known.max() > high)}
-        column |= {"low": low, "high": high, "log": log, **beyond}
+        low, high = column["low"], column["high"] = np.percentile(known, [1, 99]).tolist()
+        column["log"] = bool(known.min() > 0 and high / low > LOG_RATIO)
+        column["below"], column["above"] = bool(known.min() < low), bool(known.max() > high)
     return column
 
 
@@ -159,7 +153,7 @@ def _about(about: dict) -> str:
 
 
 def shorten(text: str, characters: int) -> str:
-    """Cut a text to so many characters, the last of which is then an ellipsis."""
+    """Cut a text to so many characters, the last an ellipsis."""
     return text if len(text) <= characters else text[: characters - 1].rstrip() + "…"
 
 

@@ -21,7 +21,7 @@ def binding_diagram(
         alt: what the figure says, for those who do not see it.
         never: pairs that no loss compares, as dashed lines.
         fixed: modalities whose trainable half is frozen.
-        note: a few words beside each bound line, or "" for none.
+        note: a few words beside each bound line.
     """
     import matplotlib.pyplot as plt
 
@@ -33,27 +33,25 @@ def binding_diagram(
     fig, ax = plt.subplots(figsize=(4.8, 2.1))
     ax.set(xlim=(0, 1), ylim=(0, 1))
     ax.axis("off")
-    solid, dashed = {"color": PALETTE[0], "lw": 3}, {"color": "#888888", "lw": 1.5, "ls": (0, (4, 4))}
-    for a, b in [*bound, *never]:
+    for a, b in never:
+        ax.plot(*zip(places[a], places[b], strict=True), color="#888888", lw=1.5, ls=(0, (4, 4)), zorder=1)
+    for a, b in bound:
         (x0, y0), (x1, y1) = places[a], places[b]
-        ax.plot([x0, x1], [y0, y1], zorder=1, **(solid if (a, b) in bound else dashed))
-        if (a, b) in bound:
-            side = 0.09 if x1 > x0 else -0.09
-            ax.text((x0 + x1) / 2 + side, (y0 + y1) / 2 - 0.04, note, ha="center")
+        ax.plot([x0, x1], [y0, y1], color=PALETTE[0], lw=3, zorder=1)
+        side = 0.09 if x1 > x0 else -0.09
+        ax.text((x0 + x1) / 2 + side, (y0 + y1) / 2 - 0.04, note, ha="center")
     for name, (x, y) in places.items():
-        label = f"{name}\n(fixed)" if name in fixed else name
-        colour = "#f6f1e3" if name in fixed else "#dcebf5"
+        label, colour = (f"{name}\n(fixed)", "#f6f1e3") if name in fixed else (name, "#dcebf5")
         box = {"boxstyle": "round,pad=0.6", "fc": colour, "ec": PALETTE[0], "lw": 1.5}
         ax.text(x, y, label, ha="center", va="center", fontsize=11, color="#1f2328", bbox=box, zorder=2)
     return themed(fig, alt)
 
 
-def learning_curves(runs: dict[str, str | Path], alt: str = "") -> Figure:
-    """Plot the held-out InfoNCE of each modality against the step, a panel for each run; a dot marks the selected step.
+def learning_curves(runs: dict[str, str | Path]) -> Figure:
+    """Plot the held-out InfoNCE of each modality against the step; a dot marks the selected step.
 
     Args:
-        runs: label -> run folder.
-        alt: what the curves show; by default the best step and loss of each run.
+        runs: label -> run folder; a panel for each.
     """
     import matplotlib.pyplot as plt
 
@@ -61,21 +59,21 @@ def learning_curves(runs: dict[str, str | Path], alt: str = "") -> Figure:
     from geonb.run import METRICS, read_lines
 
     fig, axes = plt.subplots(1, len(runs), figsize=(min(6.0, 3.8 * len(runs)), 2.6), sharey=True, squeeze=False)
-    said = []
+    alt = "Held-out loss against training step"
     for ax, (label, run) in zip(axes[0], runs.items(), strict=True):
         lines = read_lines(Path(run) / METRICS)
         manifest = json.loads((Path(run) / "manifest.json").read_text())
         steps = [line["step"] for line in lines]
+        selected = steps.index(manifest["selected_step"])
         modalities = [k.split("/")[1] for k in lines[0] if k.startswith("held_out/")]
         for colour, m in zip(PALETTE, modalities, strict=False):
             values = [line[f"held_out/{m}"] for line in lines]
             ax.plot(steps, values, color=colour, label=f"location\N{EN DASH}{m}")
-            kept = steps.index(manifest["selected_step"])
-            ax.plot(steps[kept], values[kept], "o", color=colour)
+            ax.plot(steps[selected], values[selected], "o", color=colour)
         ax.set(title=label, xlabel="optimiser step")
         ax.spines[["top", "right"]].set_visible(False)
-        said.append(f"{label}: step {manifest['selected_step']} kept, loss {manifest['validation_loss']:.2f}")
+        alt += f"; {label}: step {steps[selected]} selected, loss {manifest['validation_loss']:.2f}"
     axes[0, 0].set_ylabel("held-out InfoNCE (nats)")
     axes[0, 0].legend(frameon=False)
     fig.tight_layout()
-    return themed(fig, alt or "Held-out loss against training step. " + "; ".join(said) + ".")
+    return themed(fig, alt + ".")

@@ -1,4 +1,4 @@
-"""What the views share: HTML that needs no kernel and no network, and a page of its own to keep it in."""
+"""What the views share: HTML that needs no kernel and no network, and a page to save it in."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from geonb._util import write_atomically
 
 PALETTE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F63B8", "#8A8A00", "#C43B4E", "#3AA6A0"]
 """Colours of classes, after Okabe and Ito (2008), continued; they read on white and on near-black."""
-MISSING = "#9aa0a6"  # of values that are not known, and of classes beyond the palette
+MISSING = "#9aa0a6"  # of missing values, and of classes beyond the palette
 PLURALS = {"location": "positions", "text": "texts", "image": "images"}
 
 
 class View:
-    """A view as HTML; shows itself in notebooks and in the book. ``data`` is what the page gets, as JSON."""
+    """A view as HTML that shows itself in notebooks; the page gets ``data`` as JSON."""
 
     name: ClassVar[str]  # of its style and script among the assets
     css: ClassVar[str]  # the class that they look for
-    title: ClassVar[str]  # for those who do not see it, and of a page that it is saved as
+    title: ClassVar[str]  # for those who do not see it, and of a saved page
 
     def __init__(self, data: dict) -> None:
         self.data = data
 
     def to_html(self) -> str:
-        """Return style, data and script in one piece; several on one page do not disturb each other."""
+        """Return style, data and script in one piece; a page can have several."""
         return (
             f"<style>{asset(f'{self.name}.css')}</style>"
             f'<div class="{self.css}" role="group" aria-label="{self.title}">'
@@ -41,17 +41,16 @@ class View:
             f'<script>(() => {{ "use strict";\n{asset("common.js")}{asset(f"{self.name}.js")}}})();</script>'
         )
 
-    def _repr_html_(self) -> str:
-        return self.to_html()
+    _repr_html_ = to_html
 
     def save(self, path: str | Path, title: str | None = None) -> Path:
-        """Write a page that opens from the disk, without a network; return its path."""
+        """Write a page that needs no network; return its path."""
         title = title or self.title
         return write_page(path, title, f"<h1>{escape(title)}</h1>{self.to_html()}")
 
 
 def safe_json(data: Any) -> str:
-    """Encode as JSON that can stand in a ``script`` element: ASCII, and no character that could end the element."""
+    """Encode as ASCII JSON without a character that could end a ``script`` element."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 

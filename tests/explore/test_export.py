@@ -5,7 +5,7 @@ import pytest
 
 import geonb
 from geonb.data.sampling import on_land
-from geonb.explore.export import to_geoparquet, to_geotiff
+from geonb.explore.export import to_geotiff
 from geonb.explore.maps import layer_of
 
 rasterio = pytest.importorskip("rasterio")
@@ -48,8 +48,7 @@ def test_numbers_are_those_of_the_model_whatever_the_rows_written_at_a_time(mode
     options = {"degrees": 6, "place": (10, 45)}
     path, same = (to_geotiff(model, tmp_path / name, **options) for name in ("a.tif", "same.tif"))
     assert path.read_bytes() == same.read_bytes()
-    monkeypatch.setattr("geonb.explore.export.VALUES", 70)
-    monkeypatch.setattr("geonb.explore.export.AT_ONCE", 7)
+    monkeypatch.setattr("geonb.explore.export.PIXELS", 130)
     other = to_geotiff(model, tmp_path / "b.tif", **options)
     with rasterio.open(path) as a, rasterio.open(other) as b:
         assert a.shape == (30, 60) and np.isnan(a.nodata) and a.units == ("cosine",)
@@ -82,21 +81,3 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(model, tmp_path, 
     with pytest.raises(ZeroDivisionError):
         to_geotiff(model, tmp_path / "x.tif", 10)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_cells_are_geoparquet_that_geopandas_and_duckdb_open(model, tmp_path):
-    geopandas, duckdb = pytest.importorskip("geopandas"), pytest.importorskip("duckdb")
-    from geonb.geo import blocks
-
-    path = tmp_path / "cells.parquet"
-    count = to_geoparquet(model, path, 1500)
-    frame = geopandas.read_parquet(path)
-    assert len(frame) == count and frame.crs.to_string() == "OGC:CRS84" and frame.geometry.is_valid.all()
-    assert set(frame.geom_type) == {"Polygon"} and frame.geometry.exterior.is_ccw.all()
-    equal_area = frame.to_crs("ESRI:54034").area  # cylindrical, equal-area, on the ellipsoid
-    np.testing.assert_allclose(equal_area / equal_area.mean(), 1, atol=0.02)
-    inside = frame.geometry.representative_point()
-    np.testing.assert_array_equal(blocks(np.stack([inside.x, inside.y], 1), 1500), frame.cell)
-    np.testing.assert_allclose([np.linalg.norm(z) for z in frame.embedding], 1, atol=1e-5)
-    rows = duckdb.sql(f"select count(*), min(len(embedding)), max(land_share) from '{path}'").fetchall()[0]
-    assert rows[:2] == (count, model.dim) and 0.5 <= rows[2] <= 1

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from geonb.data.sampling import random_points
-from geonb.explore.figures import EARTH_WIDTH_KM, coverage_map, equal_earth_xy, image_grid, scatter_map, themed
-from geonb.explore.projection import as_colours, principal_components
+from geonb.explore.figures import equal_earth_xy, image_grid, scatter_map, themed
+from geonb.explore.projection import Colours, project
 from geonb.explore.training import binding_diagram, learning_curves
 from geonb.explore.views import PALETTE, land_rings
 
@@ -81,20 +81,6 @@ def test_places_of_unknown_class_are_drawn_grey_and_called_unknown(missing, monk
     assert drawn == {"False": 18, "True": 12}
 
 
-def test_a_coverage_map_counts_every_place_in_hexagons_of_the_area_asked_for(monkeypatch):
-    from matplotlib.axes import Axes
-
-    drawn, hexbin = [], Axes.hexbin
-    monkeypatch.setattr(Axes, "hexbin", lambda *args, **options: drawn.append(hexbin(*args, **options)) or drawn[-1])
-    for size in (300, 1100):
-        html = coverage_map(np.concatenate([random_points(300), np.tile([[10.0, 25.0]], (500, 1))]), size, "<one>").html
-        counts, (x, y) = drawn[-1].get_array(), drawn[-1].get_paths()[0].vertices[:-1].T
-        area = abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2
-        assert counts.sum() == 800 and 500 <= counts.max() < 510
-        assert area * EARTH_WIDTH_KM**2 == pytest.approx(size**2)
-        assert "&lt;one&gt;" in html and "grey: land without" in html and len(html) < 400_000
-
-
 def test_chips_carry_their_caption_as_alt_text():
     html = image_grid(np.zeros((2, 8, 8, 3), np.uint8), ["rice", '<b>"'], alt="two chips").html
     assert re.findall(r'alt="([^"]*)"', html) == ["rice", "&lt;b&gt;&quot;"] and "<b>" not in html
@@ -102,16 +88,17 @@ def test_chips_carry_their_caption_as_alt_text():
 
 def test_curves_and_diagram_say_what_they_show(trained):
     figure = learning_curves({"imagebind": trained})
-    assert re.search(r"imagebind: step (5|10|15|20) kept, loss \d", figure.alt)
+    assert re.search(r"imagebind: step (5|10|15|20) selected, loss \d", figure.alt)
     assert "InfoNCE" in binding_diagram([("location", "text")], alt="bound", note="InfoNCE").html
 
 
 def test_principal_components_equal_scikit_learn_up_to_sign():
     decomposition = pytest.importorskip("sklearn.decomposition")
     z = np.random.default_rng(0).normal(size=(200, 6)) * [5, 3, 2, 1, 1, 1]
-    ours, theirs = principal_components(z, 2), decomposition.PCA(2).fit_transform(z)
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    ours, theirs = project(z, "pca"), decomposition.PCA(2).fit_transform(z)
     np.testing.assert_allclose(np.abs(ours), np.abs(theirs), rtol=1e-3, atol=1e-4)
-    colours = as_colours(z)
+    colours = Colours(z)(z)
     assert colours.min() == 0 and colours.max() == 1 and colours.shape == (200, 3)
 
 

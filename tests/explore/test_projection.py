@@ -9,13 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from geonb.explore.projection import (
-    align,
-    fit_projection,
-    project,
-    projection_scores,
-    stability,
-)
+from geonb.explore.projection import align, fit_projection, project, projection_scores, stability
 
 pytest.importorskip("umap")
 
@@ -31,20 +25,20 @@ def nearest(distance, k):
     return np.argsort(distance + np.diag(np.full(len(distance), np.inf)), axis=1, kind="stable")[:, :k]
 
 
-def test_scores_are_their_definitions():
+def test_scores_are_their_definitions(monkeypatch):
     z, rng = clusters(240), np.random.default_rng(1)
     xy = project(z, "pca")
     for k in (1, 7, 40):
         scores = projection_scores(z, xy, k=k)
         pairs = zip(nearest(1 - z @ z.T, k), nearest(np.linalg.norm(xy[:, None] - xy, axis=2), k), strict=True)
         assert scores.kept == pytest.approx(np.mean([len(set(a) & set(b)) / k for a, b in pairs]), abs=1e-9)
-        assert scores.by_chance == k / 239
     good, shuffled = projection_scores(z, project(z, "pca")), projection_scores(z, rng.permutation(project(z, "pca")))
     assert good.trustworthiness > 0.8 and good.distances > 0.5
-    assert abs(shuffled.trustworthiness - 0.5) < 0.08 and abs(shuffled.kept - shuffled.by_chance) < 0.02
+    assert abs(shuffled.trustworthiness - 0.5) < 0.08 and abs(shuffled.kept - 15 / 239) < 0.02
     assert abs(shuffled.distances) < 0.05
-    some = projection_scores(z, project(z, "pca"), rows=100)
-    assert (some.rows, some.of, some.by_chance) == (100, 240, 15 / 99) and "100 of 240" in str(some)
+    monkeypatch.setattr("geonb.explore.projection.SCORED", 100)
+    some = projection_scores(z, project(z, "pca"))
+    assert some.rows == 100 and f"chance {15 / 99:.1%}" in str(some)
 
 
 def test_the_same_in_another_process_whatever_its_threads():
@@ -80,9 +74,9 @@ def test_new_points_land_among_their_like_and_move_nothing(method):
 
 def test_of_many_rows_a_sample_is_fitted_and_the_rest_put_in(monkeypatch):
     z = clusters(600)
-    full = fit_projection(z, epochs=100).scores()
+    full = projection_scores(z, project(z, epochs=100))
     monkeypatch.setattr("geonb.explore.projection.FITTED", 300)
-    scores = fit_projection(z, epochs=100).scores()
+    scores = projection_scores(z, project(z, epochs=100))
     assert scores.trustworthiness > full.trustworthiness - 0.05 and scores.kept > 0.7 * full.kept
     assert np.isfinite(project(np.repeat(clusters(10), 60, axis=0), epochs=20)).all()  # duplicates
 
@@ -111,17 +105,10 @@ def test_a_start_from_principal_components_is_what_makes_the_arrangement_stable(
 
 def test_what_cannot_be_projected_is_refused_in_words():
     z = clusters(20)
-    for wrong, message in (
-        ({"method": "tsne"}, "choose umap or pca"),
-        ({"init": "spectral"}, "choose pca or random"),
-        ({"neighbors": 1}, "at least 2"),
-        ({"min_dist": 2}, r"in \[0, 1\]"),
-    ):
-        with pytest.raises(ValueError, match=message):
+    for wrong in ({"method": "tsne"}, {"init": "spectral"}):
+        with pytest.raises(ValueError, match="choose umap or pca"):
             project(z, **wrong)
     with pytest.raises(ValueError, match="row 3: all zeros"):
         project(np.where(np.arange(20)[:, None] == 3, 0, z))
     with pytest.raises(ValueError, match="at least 4 finite"):
         project(np.full((5, 3), np.nan))
-    with pytest.raises(ValueError, match="below half of the 20"):
-        projection_scores(z, z[:, :2], k=10)
