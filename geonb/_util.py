@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import platform
+import re
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -18,12 +19,10 @@ from tqdm.auto import tqdm as _tqdm
 def write_atomically(path: Path, data: bytes | Callable[[BinaryIO], object]) -> None:
     """Write a whole file, or leave the previous one in place; no partial file is left behind.
 
-    Args:
-        path: the file; its folder must exist.
-        data: its bytes, or a function that writes them into an open file.
+    ``data`` are its bytes, or a function that writes them into an open file.
 
     Raises:
-        OSError: no space, no folder or no permission; the message says whether the previous file is kept.
+        OSError: no space, no folder or no permission.
     """
     partial = path.with_name(path.name + ".partial")
     try:
@@ -38,22 +37,20 @@ def write_atomically(path: Path, data: bytes | Callable[[BinaryIO], object]) -> 
             raise
         kept = "the previous file is kept" if path.exists() else "nothing was kept"
         advice = "; free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        raise OSError(error.errno, f"{path} could not be written ({error.strerror}); {kept}{advice}") from None
+        message = f"{path} could not be written ({error.strerror}); {kept}{advice}"
+        raise OSError(error.errno, message) from None
 
 
 def not_utf8(path: Path, error: Exception) -> ValueError:
-    """Make the error for a CSV file that is not UTF-8. The encoding is not guessed, because bytes do not tell it."""
+    """Make the error for a CSV file that is not UTF-8; another encoding is not guessed."""
     return ValueError(
-        f"{path}: not UTF-8 ({error}); save the table again, in a spreadsheet as “CSV UTF-8”, or convert it. For a "
-        "file from Western European Windows: iconv -f CP1252 -t UTF-8 OLD.csv > NEW.csv"
+        f"{path}: not UTF-8 ({error}); save it in a spreadsheet as “CSV UTF-8”, or convert it, from "
+        "Western European Windows: iconv -f CP1252 -t UTF-8 OLD.csv > NEW.csv"
     )
 
 
 def is_missing(value: object) -> bool:
-    """Tell whether a value is None, NaN, or pandas' NaT or NA.
-
-    NaN and NaT are not equal to themselves; comparing pandas.NA returns NA.
-    """
+    """Tell whether a value is None, NaN (not equal to itself), or pandas' NaT or NA."""
     return value is None or str(value == value) in ("False", "<NA>")
 
 
@@ -69,14 +66,14 @@ def row_numbers(rows: ArrayLike) -> np.ndarray:
 
 
 class tqdm(_tqdm):
-    """Show a progress bar, unless ``GEONB_PROGRESS=0``, as when the book is built: a bar in a page stands still."""
+    """Show a progress bar, unless ``GEONB_PROGRESS=0``, as in the book, where it would stand still."""
 
     def __init__(self, *args: Any, disable: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, disable=disable or os.environ.get("GEONB_PROGRESS") == "0", **kwargs)
 
 
 def provenance() -> dict[str, Any]:
-    """Return date, machine and versions, to be kept with measured figures; "device" is where runs are trained."""
+    """Return date, machine and versions, to be kept with measured figures."""
     import torch
 
     from geonb import __version__
@@ -104,11 +101,10 @@ def cores() -> int:
 
 
 def processor() -> str:
-    """Return the name of the processor, or of its architecture where the system does not give it."""
+    """Return the name of the processor, or else of its architecture."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
+    named = re.search(r"^model name\s*: (.*)", info.read_text(), re.M) if info.exists() else None
+    return named[1] if named else platform.machine()
 
 
 def memory_gb() -> float:

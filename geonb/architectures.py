@@ -1,9 +1,7 @@
 """Six ways to bind modalities into one space: three architectures and three binary baselines.
 
-A batch is a dict from modality to ``(values, present)``: values (n, ...) and a bool (n,), which places have the
-modality; the location's values are (lon, lat) in degrees. :meth:`Architecture.forward` is the same for all: the views
-of a batch, their embeddings gathered from all devices, and the loss. A new modality is a new head in the dict. This
-module does not know files or optimisers.
+A batch maps a modality to ``(values, present)``: values (n, ...), for location (lon, lat) in degrees,
+and a bool (n,). A new modality is a new head. This module does not know files or optimisers.
 """
 
 from __future__ import annotations
@@ -23,7 +21,8 @@ from geonb.geo import EARTH_RADIUS_KM, unit_xyz_tensor
 from geonb.losses import Space, csp, geoclip, info_nce, melt, nt_xent_fused
 
 Batch = dict[str, tuple[Tensor, Tensor]]
-INITIAL_SCALE, LARGEST_SCALE = 1 / 0.07, 100.0  # inverse temperatures of CLIP (Radford et al., 2021, section 2.5)
+Tensors = dict[str, Tensor]
+INITIAL_SCALE, LARGEST_SCALE = 1 / 0.07, 100.0  # of CLIP (Radford et al., 2021, section 2.5)
 
 
 class Architecture(nn.Module, ABC):
@@ -33,15 +32,10 @@ class Architecture(nn.Module, ABC):
         location: maps (n, 2) lon/lat degrees to (n, d).
         heads: one module per further modality; maps its values (n, ...) to (n, d).
         location_learns: False keeps the location encoder as it is, without dropout.
-        exclude_km, soft_km: radius within which places are no negatives, or soft positives, of each other; see
-            :class:`geonb.losses.Space`.
-        jitter_km: standard deviation of the displacement of each position in training, to the east and to the north.
-        micro_batch: rows embedded at a time, 0 for all. Loss and gradients are those of the whole batch; fewer rows
-            need less memory and a second pass through the encoders (GradCache, Gao et al., 2021, by recomputation).
-        chunk: rows of the similarity matrix in memory at a time, 0 for all; see :mod:`geonb.losses`.
-
-    Raises:
-        ValueError: no head, several in a binary baseline, or options out of range.
+        exclude_km, soft_km, chunk: see :mod:`geonb.losses`.
+        jitter_km: standard deviation by which training displaces positions, east and north.
+        micro_batch: rows embedded at a time, 0 for all, with the same loss; fewer need less
+            memory and a second pass through the encoders (GradCache, Gao et al., 2021).
     """
 
     binary = False
@@ -55,9 +49,7 @@ class Architecture(nn.Module, ABC):
         if not heads:
             raise ValueError("nothing to bind: give at least one modality besides location")
         if self.binary and len(heads) != 1:
-            raise ValueError(f"{type(self).__name__} binds location with one modality, not with {sorted(heads)}")
-        if min(jitter_km, micro_batch, chunk) < 0:
-            raise ValueError("jitter_km, micro_batch and chunk cannot be negative")
+            raise ValueError(f"{type(self).__name__} binds location with one modality, not {sorted(heads)}")
         Space(torch.zeros(1, 2), exclude_km=exclude_km, soft_km=soft_km)  # refuses impossible distances
         self.encoders = nn.ModuleDict({"location": location, **heads})
         self.location_learns = location_learns
@@ -87,49 +79,49 @@ class Architecture(nn.Module, ABC):
 
     @property
     def pairs(self) -> set[frozenset[str]]:
-        """Pairs of modalities that a loss compares; by default location and each other one."""
+        """Pairs of modalities that a loss compares; by default those with location."""
         return {frozenset(("location", m)) for m in self.heads}
 
     def scale(self, pair: str) -> Tensor:
-        """Return the learned inverse temperature of a pair, of shape (): "text" means location and text."""
+        """Return the learned inverse temperature, of shape (), of a modality."""
         return self.log_scale[pair].exp()
 
     @torch.no_grad()
     def clamp_scales(self) -> None:
-        """Keep inverse temperatures at most 100; called after each optimiser step."""
+        """Keep inverse temperatures at most 100, after each step."""
         for log_scale in self.log_scale.values():
             log_scale.clamp_(max=math.log(LARGEST_SCALE))
 
     def embed(self, modality: str, values: Tensor) -> Tensor:
-        """Embed positions, features or other inputs of a head as unit vectors (n, d), in float32 or wider."""
+        """Embed inputs of a modality as unit vectors (n, d), in float32 or wider."""
         z = self.encoders[modality](values)
         return F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=-1)
 
     def phase(self, progress: float) -> int:
-        """Return the phase of training, from 0, after a share ``progress`` of the steps."""
+        """Return the phase of training, from 0, after a share of the steps."""
         return min(int(progress * self.phases + 1e-9), self.phases - 1)
 
     def begin_step(self, progress: float, seed: int) -> None:
-        """Prepare a step, given the share of training done, in [0, 1), and the seed of the step."""
+        """Prepare a step, given the share of training done, and its seed."""
         self.generator.manual_seed(seed)
 
     def views(self, batch: Batch) -> dict[str, tuple[str, Tensor, Tensor]]:
-        """Choose the views of a device's batch: name -> (modality, values, present)."""
+        """Choose the views of a batch: name -> (modality, values (n, ...), present)."""
         lonlat, present = batch["location"]
         if self.training and self.jitter_km:
             lonlat = _jittered(lonlat, self.jitter_km)
         return {"location": ("location", lonlat, present)} | {m: (m, *batch[m]) for m in self.active}
 
-    def shared_views(self, lonlat: Tensor) -> dict[str, Tensor]:
-        """Choose further positions (k, 2), degrees, to embed on every device; ``lonlat`` are those of the batch."""
+    def shared_views(self, lonlat: Tensor) -> Tensors:
+        """Choose further positions (k, 2), degrees, to embed on every device."""
         return {}
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Compute named terms, each of shape (), whose sum is minimised, over the rows of all devices."""
+    def forward(self, batch: Batch) -> Tensors:
+        """Compute named terms, each of shape (), whose sum is minimised."""
         lonlat, real = (self.gather(part) for part in batch["location"])
         shared = {}
         for name, positions in self.shared_views(lonlat[real]).items():
-            shared[name] = self.embed_rows("location", positions, positions.new_ones(len(positions), dtype=torch.bool))
+            shared[name] = self.embed_rows("location", positions, torch.ones_like(positions[:, 0]))
         z, has = {}, {}
         for name, (modality, values, present) in self.views(batch).items():
             z[name], has[name] = self.gather(self.embed_rows(modality, values, present)), self.gather(present)
@@ -137,7 +129,7 @@ class Architecture(nn.Module, ABC):
             return self.loss(z | shared, has, lonlat)
 
     def embed_rows(self, modality: str, values: Tensor, present: Tensor) -> Tensor:
-        """Embed the rows that have the modality: unit vectors (n, d), zeros where it is absent."""
+        """Embed the rows that are present: unit vectors (n, d), else zeros."""
         rows = present.nonzero()[:, 0]
         if self.micro_batch and torch.is_grad_enabled():
             parts = rows.split(self.micro_batch)
@@ -147,41 +139,33 @@ class Architecture(nn.Module, ABC):
         return embedded.new_zeros(len(values), embedded.shape[1]).index_put((rows,), embedded)
 
     @abstractmethod
-    def loss(self, z: dict[str, Tensor], has: dict[str, Tensor], lonlat: Tensor) -> dict[str, Tensor]:
-        """Compute named terms, each of shape (), from unit vectors (n, d) and presence (n,) of each view, and
-        positions (n, 2) in degrees."""
+    def loss(self, z: Tensors, has: Tensors, lonlat: Tensor) -> Tensors:
+        """Compute terms () of unit vectors (n, d), presence and positions (n, 2), degrees."""
 
     def space(self, anchors: Tensor, candidates: Tensor | None = None) -> Space | None:
-        """Describe anchors (n, 2) and candidates (k, 2), degrees, to a loss; None if distances do not matter."""
-        if not self.exclude_km and not self.soft_km:
-            return None
-        return Space(anchors, candidates, self.exclude_km, self.soft_km)
+        """Describe anchors and candidates (k, 2), degrees; None if they do not matter."""
+        matters = self.exclude_km or self.soft_km
+        return Space(anchors, candidates, self.exclude_km, self.soft_km) if matters else None
 
-    def bind(self, a: str, b: str, z: dict, has: dict, lonlat: Tensor, pair: str) -> Tensor:
-        """Compute the symmetric InfoNCE, of shape (), of two views (n, d) over the places that have both."""
+    def bind(self, a: str, b: str, z: Tensors, has: Tensors, lonlat: Tensor, pair: str) -> Tensor:
+        """Compute the symmetric InfoNCE, of shape (), of two views where both are present."""
         both = has[a] & has[b]
         return info_nce(z[a][both], z[b][both], self.scale(pair), self.space(lonlat[both]), chunk=self.chunk)
 
 
 class ImageBind(Architecture):
-    """Position as the hub: location-text and location-image are bound, text-image never
-    (after Girdhar et al., 2023, where the image is the hub)."""
+    """Bind location with every modality (Girdhar et al., 2023: the image)."""
 
-    def loss(self, z: dict[str, Tensor], has: dict[str, Tensor], lonlat: Tensor) -> dict[str, Tensor]:
+    def loss(self, z: Tensors, has: Tensors, lonlat: Tensor) -> Tensors:
         return {m: self.bind("location", m, z, has, lonlat, m) for m in self.heads}
 
 
 class Cyclic(Architecture):
     """Modalities take turns, phase by phase, against a fixed location encoder.
 
-    Training is cut into ``cycles * len(heads)`` phases; phase k binds modality k mod M alone. With
-    ``location_learns=False`` no phase can make another forget; with True the location encoder learns in every phase, as
-    in SALT (Hecht et al., 2026).
-
-    Args:
-        cycles: number of turns of each modality.
-        order: of the modalities in a cycle; None takes that of ``heads``.
-        replay: share of the steps that bind one of the other modalities instead, drawn at random.
+    Phase k of ``cycles * len(heads)`` binds modality k mod M. A location encoder that learns, as in
+    SALT (Hecht et al., 2026), can forget. ``order`` is that of the modalities in a cycle; ``replay``
+    is the share of the steps that bind another one, drawn at random.
     """
 
     def __init__(
@@ -203,18 +187,15 @@ class Cyclic(Architecture):
         chance, which = torch.rand(2, generator=self.generator).tolist()
         self.active = (others[int(which * len(others))],) if others and chance < self.replay else (turn,)
 
-    def loss(self, z: dict[str, Tensor], has: dict[str, Tensor], lonlat: Tensor) -> dict[str, Tensor]:
+    def loss(self, z: Tensors, has: Tensors, lonlat: Tensor) -> Tensors:
         return {m: self.bind("location", m, z, has, lonlat, m) for m in self.active}
 
 
 class Fused(Architecture):
-    """One softmax, with one temperature, over all modalities of all places of the batch: NT-Xent of SimCLR (Chen et
-    al., 2020, arXiv 2002.05709), with several positives per anchor as in SupCon (Khosla et al., 2020, arXiv
-    2004.11362).
+    """One softmax over all modalities (Chen et al., 2020, with positives as in Khosla et al., 2020).
 
-    Args:
-        form: "mean" or "logsumexp" over an anchor's positives, see :func:`geonb.losses.nt_xent_fused`; with "melt" one
-            modality, drawn at random, represents each place, see :func:`geonb.losses.melt`.
+    ``form`` is "mean" or "logsumexp", see :func:`geonb.losses.nt_xent_fused`, or "melt": one modality,
+    drawn at random, represents each place, see :func:`geonb.losses.melt`.
     """
 
     def __init__(self, location: nn.Module, heads: dict[str, nn.Module], form: str = "mean", **options: Any) -> None:
@@ -226,13 +207,13 @@ class Fused(Architecture):
 
     @property
     def pairs(self) -> set[frozenset[str]]:
-        """All pairs; with "melt", whose anchors are locations, only those with location."""
+        """All pairs; with "melt" only those with location."""
         return super().pairs if self.form == "melt" else {frozenset(p) for p in combinations(self.modalities, 2)}
 
     def scale(self, pair: str) -> Tensor:
         return super().scale("shared")
 
-    def loss(self, z: dict[str, Tensor], has: dict[str, Tensor], lonlat: Tensor) -> dict[str, Tensor]:
+    def loss(self, z: Tensors, has: Tensors, lonlat: Tensor) -> Tensors:
         embeddings, present = (torch.stack([x[m] for m in self.modalities]) for x in (z, has))
         scale, space = self.scale("shared"), self.space(lonlat)
         if self.form != "melt":
@@ -246,44 +227,36 @@ class Fused(Architecture):
 
 
 class SatCLIP(ImageBind):
-    """Location and one modality by symmetric InfoNCE (Klemmer et al., 2023): the hub with a single spoke.
+    """Location and one modality by symmetric InfoNCE (Klemmer et al., 2023).
 
-    As published: spherical harmonics and a SIREN with dropout before the sine; a frozen image backbone, of which only
-    a new last layer is trained (``head: linear``); one learned temperature. Different here: the temperature is clamped;
-    positions are displaced equally in all directions (the original always moves them north-east, by up to 0.01
-    degrees); the whole batch serves as negatives (the original accumulates 16 batches whose losses see 512 places
-    each); the harmonics are orthonormal; images come as cached features, so they are not augmented.
+    As published: spherical harmonics, a SIREN, a linear head on a frozen backbone, a temperature.
+    Different: it is clamped, negatives are the whole batch (published: 512), images are cached.
     """
 
     binary = True
 
 
 class GeoCLIP(Architecture):
-    """One direction, modality to location, against the batch and a queue of past positions (Cepeda et al., 2023).
+    """Modality to location, against the batch and a queue of past positions (Cepeda et al., 2023).
 
-    As published: random Fourier features of the Equal Earth plane at three scales and a capsule for each; a frozen
-    image backbone and an MLP of one hidden layer; the queue holds coordinates, which are encoded at each step.
-    Different here: the queue starts empty (the original fills it with points within a degree of (0, 0)), takes any
-    batch size and has positions that are not displaced; images come as cached features, without augmented views.
+    As published: Fourier features, an MLP on a frozen backbone, a queue of coordinates. Different: it
+    starts empty, takes any batch size, is not displaced; images have no augmented views.
 
-    Args:
-        queue: number of positions in the queue, 0 for none. It should be much shorter than the training set, or it
-            includes the positives of the batch as well (GeoCLIP: 4,096 of 4.7 million).
+    ``queue`` is its length, 0 for none; it should be much less than the training places (GeoCLIP:
+    4,096 of 4.7 million), because it can include the positives of the batch.
     """
 
     binary = True
 
     def __init__(self, location: nn.Module, heads: dict[str, nn.Module], queue: int = 1024, **options: Any) -> None:
-        if queue < 0:
-            raise ValueError(f"queue cannot be negative, but is {queue}")
         super().__init__(location, heads, **options)
         self.register_buffer("queue", torch.zeros(queue, 2))
         self.register_buffer("queued", torch.zeros((), dtype=torch.long))
 
-    def shared_views(self, lonlat: Tensor) -> dict[str, Tensor]:
+    def shared_views(self, lonlat: Tensor) -> Tensors:
         return {"queue": self.queue[: int(self.queued.clamp(max=len(self.queue)))].clone().to(lonlat.dtype)}
 
-    def loss(self, z: dict[str, Tensor], has: dict[str, Tensor], lonlat: Tensor) -> dict[str, Tensor]:
+    def loss(self, z: Tensors, has: Tensors, lonlat: Tensor) -> Tensors:
         (m,) = self.heads
         both = has["location"] & has[m]
         queued = self.queue[: len(z["queue"])].to(lonlat.dtype)
@@ -298,16 +271,11 @@ class GeoCLIP(Architecture):
 
 
 class CSP(Architecture):
-    """Three contrasts (Mai et al., 2023): a location against the batch's images, an image against random locations,
-    and a location against the others under two draws of dropout.
+    """Location with images, images with random locations, location with itself (Mai et al., 2023).
 
-    As published (MC-BLD): Space2Vec's grid and a feed-forward network; one linear layer on a frozen image backbone;
-    the three terms have the same weight. Different here: random locations are uniform over the sphere's area (the
-    original draws from a disc in the longitude-latitude rectangle, or from its north-east quarter), drawn once for all
-    images of the batch; batches are not balanced by the labels, which would leak them.
-
-    Args:
-        temperatures: of the three terms; None learns one, clamped. The published scripts fix them at (20, 1, 1).
+    As published: Space2Vec's grid, a feed-forward network, a linear head, equal weights. Different:
+    random locations are uniform over the sphere and shared; batches ignore labels. ``temperatures``
+    are those of the three terms (published: 20, 1, 1); None learns one, clamped.
     """
 
     binary = True
@@ -325,11 +293,11 @@ class CSP(Architecture):
         views = super().views(batch)
         return views | {"second": views["location"]}
 
-    def shared_views(self, lonlat: Tensor) -> dict[str, Tensor]:
+    def shared_views(self, lonlat: Tensor) -> Tensors:
         self.drawn = _uniform_on_sphere(len(lonlat), self.generator).to(lonlat)
         return {"random": self.drawn}
 
-    def loss(self, z: dict[str, Tensor], has: dict[str, Tensor], lonlat: Tensor) -> dict[str, Tensor]:
+    def loss(self, z: Tensors, has: Tensors, lonlat: Tensor) -> Tensors:
         (m,) = self.heads
         both = has["location"] & has[m]
         scales = (self.scale(m),) * 3 if self.temperatures is None else [1 / t for t in self.temperatures]
@@ -339,13 +307,13 @@ class CSP(Architecture):
 
 
 def _uniform_on_sphere(n: int, generator: torch.Generator) -> Tensor:
-    """Draw (n, 2) positions uniformly over the sphere's area, float64 degrees."""
+    """Draw (n, 2) positions uniformly over the sphere, float64 degrees."""
     u, v = torch.rand(2, n, dtype=torch.float64, generator=generator)
     return torch.stack([360 * u - 180, torch.rad2deg(torch.asin(2 * v - 1))], 1)
 
 
 def _jittered(lonlat: Tensor, sd_km: float) -> Tensor:
-    """Displace positions (n, 2), degrees, on the sphere by normal draws east and north of ``sd_km`` each."""
+    """Displace positions (n, 2), degrees, by normal draws of ``sd_km`` east and north."""
     up, lon = unit_xyz_tensor(lonlat.double()), torch.deg2rad(lonlat[:, 0].double())
     east = torch.stack([-lon.sin(), lon.cos(), torch.zeros_like(lon)], 1)
     north = torch.linalg.cross(up, east)
@@ -358,10 +326,5 @@ def _jittered(lonlat: Tensor, sd_km: float) -> Tensor:
 
 #: The architectures by name.
 ARCHITECTURES: dict[str, type[Architecture]] = {
-    "imagebind": ImageBind,
-    "cyclic": Cyclic,
-    "fused": Fused,
-    "satclip": SatCLIP,
-    "geoclip": GeoCLIP,
-    "csp": CSP,
+    kind.__name__.lower(): kind for kind in (ImageBind, Cyclic, Fused, SatCLIP, GeoCLIP, CSP)
 }

@@ -1,14 +1,11 @@
-"""The settings of a run, checked field by field, and the untrained architecture that they describe.
-
-This module does not know the files of a run or the training loop.
-"""
+"""The settings of a run, checked field by field, and the untrained architecture that they describe."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import field, fields, replace
+from dataclasses import field, replace
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -64,7 +61,7 @@ Named = Annotated[dict[str, Any], BeforeValidator(_named)]
 
 
 def _one_line_errors(cls: type[T]) -> type[T]:
-    """Make a pydantic dataclass report its first faulty field in one line, which a command can print."""
+    """Make a pydantic dataclass report its first faulty field in one line."""
     validate = cls.__init__
 
     @wraps(validate)
@@ -73,11 +70,9 @@ def _one_line_errors(cls: type[T]) -> type[T]:
             validate(self, *args, **kwargs)
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
+            where, message = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
             if first["type"] == "unexpected_keyword_argument":
-                known = ", ".join(f.name for f in fields(cls))  # type: ignore[arg-type]
-                raise ValueError(f"{where} is not a field of the config; choose from {known}") from None
-            message = first["msg"].removeprefix("Value error, ")
+                raise ValueError(f"{where} is not a field of the config, see TrainConfig") from None
             raise ValueError(f"{where}: {message}; got {first['input']!r}") from None
 
     cls.__init__ = __init__  # type: ignore[method-assign,assignment]
@@ -90,30 +85,23 @@ class TrainConfig:
     """Settings of a training run. Fields left at None are filled by :func:`resolve`.
 
     Attributes:
-        modalities: names, with "location" among them; None takes all that the store has (baselines: the last one).
-        dim: dimensions of the shared space. More of them allow finer detail and cost time in proportion.
+        modalities: names, with "location"; None takes all of the store (baselines: the last one).
+        dim: dimensions of the shared space; more of them allow finer detail and cost time.
         encoding, network: of the location encoder, each ``{"name": ..., **options}``.
         head: network on the features of every other modality, ``{"name": ..., **options}``.
         options: of the architecture, see its class in :mod:`geonb.architectures`.
         backbones: frozen encoders of "text" and "image", by name.
-        steps: optimiser steps. ``batch_size``: places per step, over all devices; a larger batch has more negatives.
-        stratify_km: draw at most one place of each equal-area cell of this size into a batch, and cells with equal
-            probability whatever their density; 0 takes places in random order, each at most once an epoch.
+        batch_size: places per step, over all devices; a larger batch has more negatives.
         lr, betas, weight_decay: of AdamW; no decay on temperatures, norms and biases.
         schedule: "cosine" to zero or "constant", after a warm-up over the first 5 % of steps.
-        ema: decay of an exponential moving average of the weights, which is then validated and selected instead of
-            them; a larger decay averages over more steps, 0 switches it off.
-        validate_every: steps between validations on held-out places. The weights with the lowest validation loss are
-            the run's weights.
-        patience: stop after this many validations without improvement; None goes on to the last step. Not for cyclic
-            training.
-        seed: of weights, batches, dropout and jitter.
-        split: ``kind`` "blocked" or "random", with the options of that function in :mod:`geonb.data.splits`.
-        precision: "32-true", "bf16-mixed" or "64-true".
-        devices, nodes: GPUs on each machine, or processes where there are none, and the number of machines.
+        ema: decay of a moving average of the weights, which then is the result; 0 for none.
+        validate_every: steps between validations. The weights with the lowest loss are the result.
+        patience: stop after this many validations without improvement; None takes all steps.
+        split: ``kind`` "blocked" or "random", with its options in :mod:`geonb.data.splits`.
+        devices, nodes: GPUs (or processes) on each machine, and the number of machines.
 
     Raises:
-        ValueError: an unknown field, or a value of the wrong type or out of range; one line that names the field.
+        ValueError: an unknown field, or a value of the wrong type or out of range, in one line.
     """
 
     modalities: tuple[str, ...] | None = None
@@ -125,7 +113,6 @@ class TrainConfig:
     backbones: dict[str, str] = field(default_factory=lambda: {"text": "auto", "image": "random_conv"})
     steps: Count = 400
     batch_size: Annotated[int, Field(ge=2)] = 512
-    stratify_km: NonNegative = 0.0
     lr: NonNegative = 1e-3
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: NonNegative = 0.05
@@ -146,16 +133,12 @@ class _Loader(yaml.SafeLoader):
     """Safe YAML that also reads 1e-4 as a number, as YAML 1.2 does."""
 
 
-EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-+.0123456789"))
+_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
 
 
 def config_from_file(path: str | Path) -> TrainConfig:
-    """Read a config from a YAML file that sets some fields of :class:`TrainConfig`.
-
-    Raises:
-        ValueError: not YAML, not a mapping, an unknown field, or a value of the wrong type or out of range.
-    """
+    """Read a config from a YAML file that sets some of its fields. ValueError: it is faulty."""
     try:
         given = yaml.load(Path(path).read_text(), _Loader)  # a SafeLoader
     except yaml.YAMLError as error:
@@ -171,28 +154,24 @@ def config_from_file(path: str | Path) -> TrainConfig:
 def resolve(
     architecture: str, store: PlaceStore, config: TrainConfig, extra: dict[str, np.ndarray] | None = None
 ) -> TrainConfig:
-    """Fill the open fields of a config, and check it against the architecture and the modalities at hand.
-
-    ``extra`` has the features (places, d) of further modalities by name, NaN where a place has none.
+    """Fill the open fields of a config; ``extra`` has further features (places, d), NaN for none.
 
     Raises:
-        ValueError: an unknown architecture or modality, a modality that the store lacks, or ill-shaped features.
+        ValueError: an unknown architecture or modality, or ill-shaped features.
     """
     if architecture not in ARCHITECTURES:
         raise ValueError(f"unknown architecture {architecture!r}; choose one of {', '.join(ARCHITECTURES)}")
     kind, extra = ARCHITECTURES[architecture], extra or {}
     for name, values in extra.items():
         _check_extra(name, values, store)
-    available = ["location", *(m for m in BACKBONES if store.has(m).any()), *extra]
-    modalities = config.modalities or ("location", *(available[1:][-1:] if kind.binary else available[1:]))
-    if unknown := [m for m in modalities if m not in available]:
-        raise ValueError(f"{store.path}: no modality {unknown[0]!r}; it has {', '.join(available)}")
+    available = [*(m for m in BACKBONES if store.has(m).any()), *extra]
+    modalities = config.modalities or ("location", *(available[-1:] if kind.binary else available))
+    has = f"{store.path} has {', '.join(['location', *available])}"
+    if unknown := [m for m in modalities if m not in ("location", *available)]:
+        raise ValueError(f"no modality {unknown[0]!r}; {has}")
     bound = [m for m in modalities if m != "location"]
     if not bound or len({"location", *bound}) != len(modalities):
-        raise ValueError(
-            f"modalities must be location and at least one other, each once, not {modalities}; {store.path} has "
-            f"{', '.join(available)}"
-        )
+        raise ValueError(f"bind location and at least one other, each once, not {modalities}; {has}")
     if config.patience and issubclass(kind, Cyclic):
         raise ValueError("patience would stop cyclic training in the middle of a phase; leave it at None")
     if strange := config.backbones.keys() - BACKBONES.keys():
@@ -212,23 +191,17 @@ def resolve(
 def _check_extra(name: str, values: np.ndarray, store: PlaceStore) -> None:
     if name in BACKBONES or not name.isidentifier() or np.ndim(values) != 2 or len(values) != len(store):
         raise ValueError(
-            f"extra modality {name!r}: give a new name and an array ({len(store)}, d), a row per place of the store, "
-            f"NaN where a place has none; not one of shape {np.shape(values)}"
+            f"extra modality {name!r}: give a new name and an array ({len(store)}, d), a row per place of "
+            f"the store, not one of shape {np.shape(values)}"
         )
     infinite = np.isinf(values).any(1)
     if infinite.any():
-        row = int(infinite.argmax())
-        raise ValueError(f"extra modality {name!r}: row {row} ({store.place_id[row]}) is infinite; NaN means none")
+        place = store.place_id[infinite.argmax()]
+        raise ValueError(f"extra modality {name!r}: place {place} is infinite; NaN means none")
 
 
 def split_of(store: PlaceStore, config: TrainConfig | dict) -> np.ndarray:
-    """Label each place (places,) "train", "val", "test" or "buffer", as the config's ``split`` says.
-
-    Training uses "train" and selects weights by "val"; "test" is for evaluation. ``config`` may be that of a model.
-
-    Raises:
-        ValueError: an unknown kind of split, or an option that is unknown or of the wrong type.
-    """
+    """Label each place (places,) "train", "val", "test" or "buffer". ValueError: a faulty split."""
     options = dict(config["split"] if isinstance(config, dict) else config.split)
     kind = options.pop("kind", None)
     if kind not in ("blocked", "random"):
@@ -238,7 +211,7 @@ def split_of(store: PlaceStore, config: TrainConfig | dict) -> np.ndarray:
 
 
 def build(architecture: str, config: TrainConfig, feature_dims: dict[str, int]) -> Architecture:
-    """Build an untrained architecture from a config that :func:`resolve` has filled; its seed draws the weights.
+    """Build an untrained architecture from a resolved config; its seed draws the weights.
 
     ``feature_dims`` has the number of features of each modality besides location.
 

@@ -1,6 +1,6 @@
 """Check positions on Earth, turn them into unit vectors, and measure distances between them.
 
-Everywhere in GeoNB a position is ``(lon, lat)`` in degrees, EPSG:4326. Earth is a sphere here.
+A position is ``(lon, lat)`` in degrees, EPSG:4326, everywhere in GeoNB. Earth is a sphere.
 """
 
 from __future__ import annotations
@@ -17,41 +17,38 @@ EARTH_RADIUS_KM = 6371.0088  # mean radius R1 (Moritz, 2000, Geodetic Reference 
 
 
 def check_lonlat(lonlat: ArrayLike, where: str = "") -> np.ndarray:
-    """Convert positions to a float64 array (n, 2), and refuse impossible ones.
+    """Convert positions (n, 2), degrees, to float64, and refuse impossible ones.
 
-    Args:
-        lonlat: array-like (n, 2), longitude in [-180, 180] and latitude in [-90, 90], degrees.
-        where: source of the rows, for example a file name, which errors name.
+    ``where`` is the source of the rows, for example a file name, which errors name.
 
     Raises:
-        ValueError: wrong shape, NaN or infinite values, or values out of range, with the first bad row (from 0).
+        ValueError: wrong shape, or values not finite or out of range, with the row (from 0).
     """
     points = np.asarray(lonlat, dtype=np.float64)
     prefix = f"{where}: " if where else ""
     if points.ndim != 2 or points.shape[1] != 2:
         raise ValueError(f"{prefix}positions must have shape (n, 2), (lon, lat) in degrees, not {points.shape}")
-    finite = np.isfinite(points).all(1)
-    if not finite.all():
-        row = int(np.argmin(finite))
-        raise ValueError(f"{prefix}row {row}: position {tuple(points[row].tolist())} is not finite; drop or fill it")
-    inside = (np.abs(points[:, 0]) <= 180) & (np.abs(points[:, 1]) <= 90)
+    inside = (np.abs(points) <= [180, 90]).all(1)  # False for NaN
     if not inside.all():
         row = int(np.argmin(inside))
-        hint = "longitude lies in [-180, 180], latitude in [-90, 90], in degrees (EPSG:4326)"
-        if (np.abs(points) <= [90, 180]).all():
-            hint = "the columns look swapped: give (lon, lat), not (lat, lon)"
-        raise ValueError(f"{prefix}row {row}: position {tuple(points[row].tolist())} is out of range; {hint}")
+        problem = "is out of range; longitude lies in [-180, 180], latitude in [-90, 90], in degrees"
+        if not np.isfinite(points).all():
+            row = int(np.argmin(np.isfinite(points).all(1)))
+            problem = "is not finite; drop or fill it"
+        elif (np.abs(points) <= [90, 180]).all():
+            problem = "is out of range; the columns look swapped: give (lon, lat), not (lat, lon)"
+        raise ValueError(f"{prefix}row {row}: position {tuple(points[row].tolist())} {problem}")
     return points
 
 
 def unit_xyz(lonlat: ArrayLike) -> np.ndarray:
-    """Compute unit vectors (n, 3), float64, of positions (n, 2), degrees; Euclidean order equals great-circle order."""
+    """Compute unit vectors (n, 3), float64, of positions (n, 2), degrees."""
     lon, lat = np.radians(np.asarray(lonlat, dtype=np.float64)).T
     return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], 1)
 
 
 def unit_xyz_tensor(lonlat: Tensor) -> Tensor:
-    """Compute unit vectors (n, 3) of positions (n, 2), degrees, in their dtype: :func:`unit_xyz` for PyTorch."""
+    """Compute unit vectors (n, 3) of positions (n, 2), degrees, in their dtype."""
     import torch
 
     lon, lat = torch.deg2rad(lonlat).unbind(-1)
@@ -59,7 +56,7 @@ def unit_xyz_tensor(lonlat: Tensor) -> Tensor:
 
 
 def great_circle_km(a: ArrayLike, b: ArrayLike) -> np.ndarray:
-    """Compute great-circle distances in km (haversine formula) of positions (..., 2), degrees, that broadcast."""
+    """Compute great-circle distances in km (haversine) of positions (..., 2), degrees."""
     lon_a, lat_a = np.moveaxis(np.radians(np.asarray(a, dtype=np.float64)), -1, 0)
     lon_b, lat_b = np.moveaxis(np.radians(np.asarray(b, dtype=np.float64)), -1, 0)
     h = np.sin((lat_b - lat_a) / 2) ** 2 + np.cos(lat_a) * np.cos(lat_b) * np.sin((lon_b - lon_a) / 2) ** 2
@@ -67,13 +64,10 @@ def great_circle_km(a: ArrayLike, b: ArrayLike) -> np.ndarray:
 
 
 def cell_grid(size_km: float) -> tuple[np.ndarray, np.ndarray]:
-    """Divide the sphere into cells of exactly equal area, about ``size_km`` wide and high everywhere.
+    """Divide the sphere into cells of equal area, about ``size_km`` km wide and high everywhere.
 
-    Parallels cut the sphere into bands, and each band is cut into equal steps in longitude, from the antimeridian on.
-    Area is proportional to sin(latitude). The caps at the poles are single cells.
-
-    Returns:
-        the number of cells in each band, from south to north, and the bands' edges in sin(latitude).
+    Bands are cut into equal steps from the antimeridian on; a polar cap is one cell. Returns the
+    number of cells per band, from south to north, and the bands' edges in sin(latitude).
 
     Raises:
         ValueError: a size that is not positive.
@@ -90,9 +84,6 @@ def cell_grid(size_km: float) -> tuple[np.ndarray, np.ndarray]:
 def blocks(lonlat: ArrayLike, size_km: float) -> np.ndarray:
     """Find the cell (n,) of :func:`cell_grid` in which each position (n, 2), degrees, lies.
 
-    Raises:
-        ValueError: a position out of range, or a size that is not positive.
-
     Example:
         Two places near Cologne lie in one cell, New York in another.
 
@@ -108,7 +99,7 @@ def blocks(lonlat: ArrayLike, size_km: float) -> np.ndarray:
 
 
 def cell_bounds(cells: ArrayLike, size_km: float) -> np.ndarray:
-    """Compute west, south, east, north (n, 4), degrees, of cells as :func:`blocks` numbers them."""
+    """Compute west, south, east, north (n, 4), degrees, of cells as numbered by :func:`blocks`."""
     columns, edges = cell_grid(size_km)
     cells, first = np.asarray(cells, dtype=np.int64), np.concatenate([[0], np.cumsum(columns)])
     band = np.searchsorted(first, cells, side="right") - 1

@@ -1,15 +1,12 @@
-r"""Contrastive losses as pure functions of unit vectors.
+"""Contrastive losses as pure functions of unit vectors; a missing modality is left out.
 
-Shapes: ``n`` places, ``d`` dimensions, ``m`` modalities. Embeddings have unit length. Every loss is a mean over
-anchors, in nats, computed in float32 or wider also under autocast; over no anchors it is exactly 0 with zero gradients.
-Rows of a missing modality are left out (``x[has]``, :meth:`Space.keep`) or not ``present``. The losses share:
+Shapes: ``n`` places, ``d`` dimensions, ``m`` modalities. A loss is a mean over anchors, in nats,
+in float32 or wider also under autocast, and 0 over no anchors. The losses share:
 
-* ``scale``: inverse temperature s = 1/tau, a float or a tensor of shape (). A larger one gives more weight to the
-  hardest negatives.
-* ``space``, a :class:`Space`: what nearby places are to each other, negatives, excluded or soft positives.
-* ``chunk``: rows of the similarity matrix in memory at a time, 0 for all. Value and gradients do not depend on it: a
-  block of rows is computed again in the backward pass (checkpointing: Chen et al., 2016, arXiv 1604.06174). A larger
-  chunk is faster and needs more memory, O(n d + chunk n).
+* ``scale``: inverse temperature s = 1/tau; a larger one gives hard negatives more weight.
+* ``space``, a :class:`Space`: what nearby places are: negatives, excluded or soft positives.
+* ``chunk``: rows of similarities in memory at a time, 0 for all. Value and gradients stay: the
+  backward pass computes a block again (Chen et al., 2016, arXiv 1604.06174).
 """
 
 from __future__ import annotations
@@ -31,20 +28,14 @@ Scale: TypeAlias = Tensor | float
 
 @dataclass(frozen=True, eq=False)
 class Space:
-    r"""The positions behind a loss, and what their distances mean.
+    """The positions behind a loss, and what their distances mean; set one distance, or none.
 
     Attributes:
-        anchors: (n, 2) lon/lat of the anchors, degrees.
-        candidates: (k, 2) lon/lat of the candidates; None: the anchors themselves.
-        exclude_km: places within this great-circle distance of an anchor are no negatives of it. With 0, coincident
-            places are.
-        soft_km: places within this distance are soft positives instead, weighted by the kernel
-            :math:`\varphi(r) = (1 - r)_+^4 (4 r + 1)`, r = distance / soft_km (Wendland's C2 function, 1995, doi
-            10.1007/BF02123482). The weights of each anchor are normalised. The idea is PIGEON's (Haas et al., 2024,
-            arXiv 2307.05845), with another kernel.
-
-    Raises:
-        ValueError: a distance below 0, or both above 0.
+        anchors, candidates: (n, 2) and (k, 2) lon/lat degrees; None: the anchors themselves.
+        exclude_km: places within this great-circle distance of an anchor are no negatives of it.
+        soft_km: places within it are soft positives, weighted by Wendland's C2 function (1995,
+            doi 10.1007/BF02123482) of r = distance / soft_km, and normalised per anchor; the idea
+            is PIGEON's (Haas et al., 2024, arXiv 2307.05845).
     """
 
     anchors: Tensor
@@ -54,9 +45,9 @@ class Space:
 
     def __post_init__(self) -> None:
         if not (self.exclude_km >= 0 and self.soft_km >= 0):
-            raise ValueError(f"exclude_km and soft_km must be at least 0, got {self.exclude_km} and {self.soft_km}")
+            raise ValueError(f"exclude_km and soft_km must be at least 0, not {self.exclude_km} and {self.soft_km}")
         if self.exclude_km and self.soft_km:
-            raise ValueError("nearby places are either excluded or soft positives: set one of exclude_km and soft_km")
+            raise ValueError("nearby places are excluded or soft positives: set one of exclude_km and soft_km")
         if self.candidates is None:
             object.__setattr__(self, "candidates", self.anchors)
 
@@ -65,19 +56,17 @@ class Space:
         return replace(self, anchors=self.anchors[anchors], candidates=self.candidates[candidates])
 
     def chord(self, rows: slice) -> Tensor:
-        """Compute chord lengths (c, k) on the unit sphere, float64, from a block of anchors to all candidates: exactly
-        0 for coincident places, and right to a micrometre for nearby ones."""
+        """Compute chord lengths (c, k), float64, on the unit sphere, from a block of anchors."""
         a, b = (unit_xyz_tensor(lonlat.detach().double()) for lonlat in (self.anchors[rows], self.candidates))
         return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
     def near(self, rows: slice) -> Tensor | None:
-        """Find candidates within ``exclude_km`` of a block of anchors: bool (c, k), or None if nothing is excluded."""
+        """Find candidates to exclude, bool (c, k), for a block of anchors, or None."""
         angle = min(self.exclude_km / EARTH_RADIUS_KM, math.pi)
         return self.chord(rows) <= 2 * math.sin(angle / 2) if self.exclude_km else None
 
     def kernel(self, rows: slice) -> Tensor | None:
-        """Weigh candidates by their distance from a block of anchors: (c, k) in [0, 1], float64, or None if there are
-        no soft positives."""
+        """Weigh soft positives, float64 (c, k) in [0, 1], of a block of anchors, or None."""
         if not self.soft_km:
             return None
         km = 2 * EARTH_RADIUS_KM * torch.asin((self.chord(rows) / 2).clamp(max=1.0))
@@ -85,13 +74,10 @@ class Space:
         return (1 - r) ** 4 * (4 * r + 1)
 
 
-# The steps that the losses share.
-
-
 def _mean_over_anchors(loss: Callable[[slice], Tensor], n: int, chunk: int) -> Tensor:
-    """Mean over n anchors of ``loss(rows)``, the sum over a block of them, with ``chunk`` rows at a time in memory."""
+    """Average ``loss(rows)``, a sum over a block of anchors, with ``chunk`` rows in memory."""
     if chunk < 0:
-        raise ValueError(f"chunk must be a number of rows, or 0 for all at once, got {chunk}")
+        raise ValueError(f"chunk must be a number of rows, or 0 for all, not {chunk}")
     if not 0 < chunk < n:
         return loss(slice(0, n)) / max(n, 1)
     blocks = [slice(start, min(start + chunk, n)) for start in range(0, n, chunk)]
@@ -104,7 +90,7 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def _logits(a: Tensor, b: Tensor, scale: Scale) -> Tensor:
-    """Scaled similarities (c, k) of ``a`` (c, d) with ``b`` (k, d)."""
+    """Compute scaled similarities (c, k) of ``a`` (c, d) with ``b`` (k, d)."""
     a, b = _wide(a), _wide(b)
     with torch.autocast(a.device.type, enabled=False):
         return scale * a @ b.T
@@ -116,14 +102,9 @@ def _cross_entropy(
 ) -> Tensor:  # fmt: skip
     r"""Sum over anchors of :math:`\log \sum_{k \in K} e^{l_k} - \sum_k w_k l_k / \sum_k w_k`.
 
-    Args:
-        logits: (c, k).
-        positive: long (c,), the positive of each anchor, or bool (c, k), at least one in a row. They have weight 1.
-        near: bool (c, k), candidates that are no negatives; positives stay in K.
-        kernel: (c, k), weights of the other candidates; 0 if None.
-        left_out: bool (c, k), pairs that are no candidates at all.
-        inside: put the weights inside the logarithm: :math:`\log \sum_k w_k e^{l_k}` is subtracted.
-        columns: add the same sum with the columns as anchors and the rows as candidates.
+    ``positive``, long (c,) or bool (c, k), has weight 1; ``kernel`` (c, k) weighs the others, else 0.
+    ``near`` are no negatives, ``left_out`` no candidates. ``inside`` puts the weights in the logarithm;
+    ``columns`` adds the same sum with the columns as anchors.
     """
     excluded = left_out
     if positive.ndim == 1 and near is None and kernel is None:
@@ -150,37 +131,30 @@ def _near_and_kernel(space: Space | None, rows: slice) -> tuple[Tensor | None, T
 
 
 def _check_space(space: Space | None, n: int, k: int) -> None:
-    if space is None:
-        return
-    anchors, candidates = len(space.anchors), len(space.candidates)
-    if (anchors, candidates) != (n, k):
-        raise ValueError(
-            f"space has the positions of {anchors} anchors and {candidates} candidates, but the loss has {n} and {k}; "
-            "those of a queue count"
-        )
-
-
-# One positive per anchor.
+    if space and (len(space.anchors), len(space.candidates)) != (n, k):
+        given = f"{len(space.anchors)} anchors and {len(space.candidates)} candidates"
+        raise ValueError(f"space has {given}, but the loss has {n} and {k} with those of a queue")
 
 
 def info_nce(
-    a: Tensor, b: Tensor, scale: Scale, space: Space | None = None, symmetric: bool = True, chunk: int = 0
-) -> Tensor:
-    r"""Contrast each anchor's target with all other targets: InfoNCE (van den Oord et al., 2018, arXiv 1807.03748).
+    a: Tensor, b: Tensor, scale: Scale, space: Space | None = None, symmetric: bool = True,
+    chunk: int = 0,
+) -> Tensor:  # fmt: skip
+    r"""Contrast a target with all others: InfoNCE (van den Oord et al., 2018, arXiv 1807.03748).
 
-    .. math:: L(a \to b) = -\frac1n \sum_i \log \frac{e^{s\,a_i\cdot b_i}}{\sum_j e^{s\,a_i\cdot b_j}}, \qquad
-              L = \tfrac12 [L(a \to b) + L(b \to a)]
+    .. math:: L(a \to b) = -\frac1n \sum_i \log \frac{e^{s\,a_i\cdot b_i}}{\sum_j e^{s\,a_i\cdot b_j}},
+              \qquad L = \tfrac12 [L(a \to b) + L(b \to a)]
 
-    The symmetric form is that of CLIP (Radford et al., 2021, arXiv 2103.00020). With soft targets q,
+    The symmetric form is CLIP's (Radford et al., 2021, arXiv 2103.00020). With soft targets q,
     :math:`L(a \to b) = -\frac1n \sum_i \sum_j q_{ij} \log p_{ij}`.
 
     Args:
         a: (n, d) anchors.
-        b: (n, d), row i belongs to row i of ``a``. With ``symmetric=False`` further rows (k, d) may follow, which are
-            negatives of all anchors, such as a queue; ``space`` then needs the positions of all k.
+        b: (n, d), row i belongs to row i of ``a``. With ``symmetric=False`` more rows may follow,
+            such as a queue: negatives of all anchors, whose positions ``space`` has too.
 
     Raises:
-        ValueError: fewer targets than anchors, or more of them in a symmetric loss; or a ``space`` of other places.
+        ValueError: numbers of anchors, targets and positions that do not fit.
 
     Example:
         Log n where no anchor can tell its target from the others, and nearly 0 where all can:
@@ -191,7 +165,7 @@ def info_nce(
     """
     n, k = len(a), len(b)
     if k < n or (symmetric and k > n):
-        raise ValueError(f"{n} anchors and {k} targets: only a loss in one direction takes more targets than anchors")
+        raise ValueError(f"{n} anchors and {k} targets: only one direction takes more targets than anchors")
     _check_space(space, n, k)
 
     at_once = symmetric and not 0 < chunk < n  # both directions from one matrix
@@ -210,15 +184,13 @@ def info_nce(
 def geoclip(
     image: Tensor, location: Tensor, queue: Tensor, scale: Scale, space: Space | None = None, chunk: int = 0
 ) -> Tensor:
-    r"""Contrast each image's position with those of the batch and of a queue: GeoCLIP (Cepeda et al., 2023,
-    arXiv 2309.16020).
+    r"""Contrast images with positions (n, d) and a queue (Cepeda et al., 2023, arXiv 2309.16020).
 
-    .. math:: -\frac1n \sum_i \log \frac{e^{s\,v_i\cdot l_i}}{\sum_j e^{s\,v_i\cdot l_j} + \sum_q e^{s\,v_i\cdot l_q}}
+    .. math:: -\frac1n \sum_i
+              \log \frac{e^{s\,v_i\cdot l_i}}{\sum_j e^{s\,v_i\cdot l_j} + \sum_q e^{s\,v_i\cdot l_q}}
 
-    Args:
-        image, location: (n, d).
-        queue: (q, d) embeddings of earlier positions, which get gradients as in the published code.
-        space: its candidates are the positions of the batch, then of the queue.
+    ``queue`` (q, d) has earlier positions, which get gradients as in the published code. ``space``
+    has candidates of the batch, then of the queue.
     """
     return info_nce(image, torch.cat([location, queue]), scale, space, symmetric=False, chunk=chunk)
 
@@ -232,15 +204,12 @@ def csp(
     .. math:: L_B = L(l \to v; s_1), \qquad L_D = L(l \to l'; s_3), \qquad L_L = -\frac1n \sum_i
               \log \frac{e^{s_2\,v_i\cdot l_i}}{e^{s_2\,v_i\cdot l_i} + \sum_c e^{s_2\,v_i\cdot r_c}}
 
-    with L the one-way :func:`info_nce`. The terms are "batch", a location against the batch's images; "random", an
-    image against random locations; "dropout", a location against the batch's locations under other dropout (SimCSE).
+    with L the one-way :func:`info_nce`; they are returned as "batch", "dropout" and "random".
 
     Args:
-        location, image: (n, d).
-        second: (n, d), ``location`` encoded a second time, with other dropout.
-        random: (r, d) random locations, shared by all images.
+        location, image, second: (n, d), ``second`` the locations under other dropout.
+        random: (r, d) random locations, shared by all images: the candidates of ``space``.
         scales: three inverse temperatures, in the order batch, random, dropout.
-        space: its candidates are the random places.
     """
     n = len(location)
     _check_space(space, n, len(random))
@@ -262,62 +231,51 @@ def csp(
 def melt(
     location: Tensor, others: Tensor, drawn: Tensor, scale: Scale, space: Space | None = None, chunk: int = 0
 ) -> Tensor:
-    r"""Contrast locations with one modality per place, drawn for it: MELT (Hecht et al., 2026, arXiv 2606.20167).
+    r"""Contrast locations with a modality drawn for each (Hecht et al., 2026, arXiv 2606.20167).
 
     .. math:: -\frac1n \sum_i \log \frac{e^{s\,p_i\cdot x_i}}{\sum_j e^{s\,p_i\cdot x_j}}, \qquad
               x_i = x_i^{m(i)}
 
-    The source, an abstract without public code, leaves open the direction and the number of temperatures. Here
-    locations are the anchors, with one temperature.
+    The source leaves open the direction and the number of temperatures.
 
     Args:
-        location: (n, d).
-        others: (m, n, d), the modalities besides location. Only the drawn rows are read.
-        drawn: long (n,), the modality (0 to m-1) that represents each place; -1 leaves the place out.
+        location, others: (n, d), and (m, n, d), the modalities besides location.
+        drawn: long (n,), the modality (0 to m-1) that represents each place; -1 leaves it out.
     """
     rows = (drawn >= 0).nonzero()[:, 0]
     space = space and space.keep(rows, rows)
     return info_nce(location[rows], others[drawn[rows], rows], scale, space, symmetric=False, chunk=chunk)
 
 
-# Several positives per anchor.
-
-
 def nt_xent_fused(
     embeddings: Tensor, present: Tensor, scale: Scale, space: Space | None = None, form: str = "mean",
     anchors: str = "all", chunk: int = 0,
 ) -> Tensor:  # fmt: skip
-    r"""Contrast all modalities of all places at once: NT-Xent with several positives per anchor.
+    r"""Contrast all modalities of all places: NT-Xent with several positives per anchor.
 
-    An anchor's positives P are the other modalities of its place, its negatives the embeddings of other places:
+    An anchor's positives P are the other modalities of its place, and it must have one:
 
     .. math:: L_\mathrm{mean} = -\frac1{|A|} \sum_{a \in A} \frac1{|P(a)|} \sum_{p \in P(a)}
               \log \frac{e^{s\,z_a\cdot z_p}}{\sum_{k \in K(a)} e^{s\,z_a\cdot z_k}}, \qquad
               L_\mathrm{logsumexp} = -\frac1{|A|} \sum_{a \in A}
               \log \frac{\sum_{p \in P(a)} e^{s\,z_a\cdot z_p}}{\sum_{k \in K(a)} e^{s\,z_a\cdot z_k}}
 
-    A place with a single modality has no positive and serves as a negative.
-
     Args:
-        embeddings: (m, n, d); modality 0 is location. Rows that are not present are never read.
-        present: bool (m, n).
-        space: of the n places. A soft positive is weighted by the distance of its place from the anchor's.
-        form: "mean" outside the logarithm, SupCon's L_out (Khosla et al., 2020, arXiv 2004.11362, eq. 2), or the sum
-            inside, "logsumexp", MIL-NCE's (Miech et al., 2020, arXiv 1912.06430), under which one easy modality can
-            satisfy the loss for all.
-        anchors: "all": every present embedding, with all others as candidates K, those of its own modality too; with
-            two modalities this is NT-Xent (Chen et al., 2020, arXiv 2002.05709, eq. 1). "location": positions are the
-            anchors and the other modalities the candidates; with one other modality this is one-way InfoNCE.
+        embeddings, present: (m, n, d), location first, and bool (m, n). Absent rows are not read.
+        form: "mean", SupCon's L_out (Khosla et al., 2020, arXiv 2004.11362, eq. 2), or MIL-NCE's
+            "logsumexp" (Miech et al., 2020, arXiv 1912.06430), which one modality can satisfy.
+        anchors: "all", with all others as candidates K, as in NT-Xent (Chen et al., 2020, arXiv
+            2002.05709, eq. 1); or "location", with the other modalities as K: one-way InfoNCE.
 
     Raises:
         ValueError: an unknown ``form`` or ``anchors``, or a ``space`` of other places.
 
     Example:
-        Three modalities of four places, so each anchor has two positives. The mean over them never falls below log 2,
-        as both cannot have all of the softmax; the sum inside the logarithm does:
+        Two positives cannot both have all of the softmax, so their mean stays above log 2:
 
         >>> z, present = torch.eye(4).expand(3, 4, 4), torch.ones(3, 4, dtype=torch.bool)
-        >>> [round(nt_xent_fused(z, present, 9.0, form=form).item(), 3) for form in ("mean", "logsumexp")]
+        >>> forms = "mean", "logsumexp"
+        >>> [round(nt_xent_fused(z, present, 9.0, form=form).item(), 3) for form in forms]
         [0.694, 0.001]
     """
     if form not in ("mean", "logsumexp"):
@@ -344,29 +302,22 @@ def nt_xent_fused(
     return _mean_over_anchors(loss, len(a), chunk)
 
 
-# Three modalities at once.
-
-
 def symile(
     x: Tensor, y: Tensor, z: Tensor, scale: Scale, space: Space | None = None, negatives: str = "all",
     generator: torch.Generator | None = None, chunk: int = 0,
 ) -> Tensor:  # fmt: skip
-    r"""Contrast triples by their multilinear inner product, which bounds total correlation: Symile (Saporta et al.,
-    2024, arXiv 2411.01053).
+    r"""Contrast triples by their multilinear product (Saporta et al., 2024, arXiv 2411.01053).
 
     .. math:: L_x = -\frac1n \sum_i
               \log \frac{e^{s\langle x_i, y_i, z_i\rangle}}{\sum_{jk} e^{s\langle x_i, y_j, z_k\rangle}},
               \qquad \langle x, y, z \rangle = \sum_d x_d y_d z_d, \qquad L = \tfrac13 (L_x + L_y + L_z)
 
-    Each modality is the anchor in turn. The loss sees dependence that only the three together show (z = x XOR y),
-    where pairwise losses are blind; but flipping the signs of two of the three changes nothing.
+    It sees dependence that only the three together show, but not paired signs.
 
     Args:
-        x, y, z: unit vectors (n, d). The caller leaves out places that lack a modality.
-        space: a triple is excluded if both its others are near the anchor; soft weights are products of kernels.
-        negatives: "all" n^2 pairs of the others for each anchor (time n^3 d), or "shuffled": n pairs, drawn for each
-            anchor modality, the default of the published code.
-        generator: for the shuffling.
+        x, y, z: unit vectors (n, d) of places that have all three.
+        space: excludes a triple if both others are near; soft weights are products of kernels.
+        negatives: "all" n^2 pairs of the others (time n^3 d), or n "shuffled" ones, as published.
 
     Raises:
         ValueError: unknown ``negatives``, or a ``space`` of other places.
@@ -377,7 +328,7 @@ def symile(
     _check_space(space, n, n)
 
     def anchored(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-        each = torch.arange(n, device=device)  # pair number k is b[p[k]] with c[q[k]]; anchor i matches pair matched[i]
+        each = torch.arange(n, device=device)  # pair k is b[p[k]] with c[q[k]]; i matches matched[i]
         if negatives == "all":
             p, q, matched = each.repeat_interleave(n), each.repeat(n), each * (n + 1)
         else:

@@ -1,4 +1,4 @@
-"""A trained run as a model that embeds positions, texts, images and further features in one space."""
+"""A trained run as a model that embeds positions, texts, images and features in one space."""
 
 from __future__ import annotations
 
@@ -40,14 +40,7 @@ class Model:
         self._backbones: dict[str, Any] = {}
 
     def backbone(self, modality: str) -> Any:
-        """Load the frozen backbone of "text" or "image", once.
-
-        Raises:
-            ValueError: the run has no such modality, no backbone for it, or the installed backbone is another.
-        """
-        if modality not in self.modalities[1:]:
-            has = ", ".join(self.modalities)
-            raise ValueError(f"this run ({self.manifest['architecture']}) binds {has}; it has no {modality!r}")
+        """Load the frozen backbone of "text" or "image", once; ValueError if it has none."""
         if modality not in self._backbones:
             self._backbones[modality] = load_backbone(self.manifest, self._weights, modality)
         return self._backbones[modality]
@@ -61,30 +54,23 @@ class Model:
         return self._embed("location", check_lonlat(lonlat).astype(np.float32), progress)
 
     def embed_texts(self, texts: list[str]) -> np.ndarray:
-        """Embed n texts as unit vectors float32 (n, dim).
-
-        Raises:
-            ValueError: one text instead of a list, or a text that the backbone refuses, such as an empty one.
-        """
+        """Embed n texts as unit vectors (n, dim); ValueError if one is empty."""
         if isinstance(texts, str):
             raise ValueError(f"give a list of texts: [{texts[:40]!r}]")
         return self.embed_features("text", self.backbone("text").encode(list(texts)))
 
     def embed_images(self, images: np.ndarray, harmonised: bool = False) -> np.ndarray:
-        """Embed Sentinel-2 L2A images uint16 (n, 12, H, W), reflectance x 10,000, as unit vectors float32 (n, dim).
+        """Embed Sentinel-2 images uint16 (n, 12, H, W), reflectance x 10,000, as unit vectors (n, dim).
 
         Raises:
-            ValueError: wrong bands or scaling, or a radiometric offset that was not removed. ``harmonised=True`` states
-                that there is none; see :func:`geonb.data.sentinel2.check_images`.
+            ValueError: wrong bands or scaling, or the offset of 1000; ``harmonised=True`` says that it is
+                removed, see :func:`geonb.data.sentinel2.check_images`.
         """
         images = check_images(images, harmonised=harmonised)
         return self.embed_features("image", self.backbone("image").encode(images))
 
     def embed_store(self, store: PlaceStore, modality: str, rows: ArrayLike, progress: bool = False) -> np.ndarray:
-        """Embed the texts or images of some places of a store from its cached features, as unit vectors (n, dim).
-
-        The first call encodes all places and keeps the features in the store's folder. ``rows`` (n,) are places of the
-        store that have the modality.
+        """Embed places of a store, ``rows`` (n,), by texts or images (cached features), as (n, dim).
 
         Raises:
             ValueError: a place without this modality.
@@ -92,22 +78,22 @@ class Model:
         present, rows = store.has(modality), np.asarray(rows)
         if not present[rows].all():
             lacking = store.place_id[rows[~present[rows]][0]]
-            raise ValueError(f"{store.path}: place {lacking} has no {modality}; choose rows by store.has({modality!r})")
+            raise ValueError(f"place {lacking} has no {modality}; choose rows by store.has({modality!r})")
         cached = features(store, modality, self.backbone(modality), progress)
         return self.embed_features(modality, cached[np.cumsum(present)[rows] - 1])
 
     def embed_features(self, modality: str, features: np.ndarray) -> np.ndarray:
-        """Embed features (n, d) of a backbone, or of an extra modality, as unit vectors float32 (n, dim).
+        """Embed features (n, d) of a backbone, or of an extra modality, as unit vectors (n, dim).
 
         Raises:
-            ValueError: a modality that this run does not have, or features of another shape.
+            ValueError: an unknown modality, or features of another shape.
         """
         described = self.manifest["backbones"]
         if modality not in described:
             raise ValueError(f"this run takes features of {', '.join(described)}, not of {modality!r}")
         features, dim = np.asarray(features, dtype=np.float32), described[modality]["dim"]
         if features.ndim != 2 or features.shape[1] != dim:
-            raise ValueError(f"features of {modality!r} must have shape (n, {dim}), a row each, not {features.shape}")
+            raise ValueError(f"features of {modality!r} have shape (n, {dim}), not {features.shape}")
         return self._embed(modality, features)
 
     @torch.inference_mode()
@@ -121,14 +107,9 @@ class Model:
 
 
 def load(run: str | Path, device: str = "cpu") -> Model:
-    """Load a finished run. Nothing is unpickled.
-
-    Raises:
-        ValueError: not a run, one that was not finished or is of another version, or damaged weights.
-    """
+    """Load a finished run. ValueError: it is unfinished, damaged or of another version."""
     run = Path(run)
-    config, manifest = read_config(run), read_manifest(run)
-    weights = read_weights(run)
+    config, manifest, weights = read_config(run), read_manifest(run), read_weights(run)
     trained = {k: v for k, v in weights.items() if not k.startswith("backbone.")}
     dims = {m: described["dim"] for m, described in manifest["backbones"].items()}
     with torch.random.fork_rng(devices=[]):  # loading does not change the caller's random numbers

@@ -1,9 +1,8 @@
-"""The folder of a run: what training writes and everything else reads.
+"""The folder of a run: what training writes and everything else reads. Nothing is pickled.
 
-``config.yaml`` (the settings), ``metrics.jsonl`` (a line per validation), ``checkpoints/last.safetensors`` (where a
-stopped run goes on), and when training is done ``model.safetensors`` (the selected weights) and ``manifest.json`` (a
-description of the result). Each file except the metrics is replaced as a whole, so a run that is killed while it writes
-keeps the previous file. Nothing is pickled. This module does not know the training loop.
+``config.yaml`` (the settings), ``metrics.jsonl`` (a line per validation),
+``checkpoints/last.safetensors`` (where a stopped run goes on), and at the end ``model.safetensors``
+(the selected weights) and ``manifest.json``. Files are replaced as a whole, except the metrics.
 """
 
 from __future__ import annotations
@@ -32,18 +31,14 @@ RECORDED = ("architecture", "data_hash", "init", "extra")
 
 
 def write_config(run: Path, record: dict, config: TrainConfig) -> None:
-    """Make the folder of a run and write its ``config.yaml``: the config, and what :data:`RECORDED` names."""
+    """Make the folder of a run, with its ``config.yaml``: the config and :data:`RECORDED`."""
     (run / CHECKPOINT).parent.mkdir(parents=True, exist_ok=True)
     content = json.loads(json.dumps(record | asdict(config)))  # tuples as lists, which YAML has
     write_atomically(run / "config.yaml", yaml.safe_dump(content, sort_keys=False).encode())
 
 
 def read_config(run: Path) -> dict:
-    """Read ``config.yaml``: the fields of :class:`geonb.config.TrainConfig`, and the record of :func:`write_config`.
-
-    Raises:
-        ValueError: the folder is not a run, or its config is of another version of the package.
-    """
+    """Read the config and :data:`RECORDED`; ValueError without a run, or of another version."""
     path = run / "config.yaml"
     if not path.exists():
         raise ValueError(f"{run}: no config.yaml, so this is not a run; train one with `geonb train`")
@@ -68,13 +63,13 @@ def append_metrics(run: Path, line: dict) -> None:
 
 
 def cut_metrics(run: Path, step: int) -> None:
-    """Delete the metrics after a step, because a run that goes on from there writes them again."""
+    """Delete the metrics after a step, which a run that goes on from there writes again."""
     lines = [json.dumps(line) + "\n" for line in read_lines(run / METRICS) if line["step"] <= step]
     write_atomically(run / METRICS, "".join(lines).encode())
 
 
 def read_lines(path: Path) -> list[dict]:
-    """Read a file of JSON lines, without a line that was cut short when its writer was killed; [] without a file."""
+    """Read a file of JSON lines, without one that was cut short by a kill; [] without a file."""
     lines = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
@@ -87,8 +82,7 @@ def read_lines(path: Path) -> list[dict]:
 def save_checkpoint(
     run: Path, modules: dict[str, torch.nn.Module], optimizer: torch.optim.Optimizer, best: dict, state: dict
 ) -> None:
-    """Save everything that a run needs to go on: modules by name, the moments of the optimiser, the weights of the best
-    validation so far, and plain values."""
+    """Save what a run needs to go on: modules, optimiser, best weights and plain values."""
     with (run / METRICS).open("ab") as file:  # a power cut must not keep the checkpoint and lose its metrics
         os.fsync(file.fileno())
     tensors = {f"{name}.{k}": v for name, module in modules.items() for k, v in module.state_dict().items()}
@@ -101,11 +95,7 @@ def save_checkpoint(
 def load_checkpoint(
     run: Path, modules: dict[str, torch.nn.Module], optimizer: torch.optim.Optimizer
 ) -> tuple[dict, dict]:
-    """Load the last checkpoint into the modules and the optimiser; returns the best weights and the plain values.
-
-    Raises:
-        ValueError: a damaged file.
-    """
+    """Load the last checkpoint; return best weights and plain values. ValueError: a damaged file."""
     path = run / CHECKPOINT
     try:
         with safe_open(path, "pt") as file:
@@ -128,21 +118,17 @@ def load_checkpoint(
 
 
 def write_result(run: Path, weights: dict[str, Tensor], manifest: dict) -> None:
-    """Write the weights of a run, tensors of any shape, and last its manifest, which marks the run as finished."""
+    """Write the weights (tensors of any shape) and then the manifest, which marks a finished run."""
     _save_tensors(run / "model.safetensors", weights)
     content = json.dumps({"schema": RUN_SCHEMA} | manifest, indent=2) + "\n"
     write_atomically(run / "manifest.json", content.encode())
 
 
 def read_manifest(run: Path) -> dict:
-    """Read ``manifest.json`` of a finished run.
-
-    Raises:
-        ValueError: a run that was not finished, or one of another version of the package.
-    """
+    """Read ``manifest.json``; ValueError if a run is unfinished, or of another version."""
     for name in ("model.safetensors", "manifest.json"):
         if not (run / name).exists():
-            raise ValueError(f"{run}: no {name}, the training did not finish; go on with `geonb train ... --resume`")
+            raise ValueError(f"{run}: no {name}, so no run, or one that did not finish; go on with --resume")
     manifest = json.loads((run / "manifest.json").read_text())
     if manifest["schema"] != RUN_SCHEMA:
         raise _other_version(run, f"run schema {manifest['schema']}, this version reads {RUN_SCHEMA}")
@@ -150,11 +136,7 @@ def read_manifest(run: Path) -> dict:
 
 
 def read_weights(run: Path) -> dict[str, Tensor]:
-    """Read the selected weights of a finished run, tensors of any shape by name.
-
-    Raises:
-        ValueError: a damaged file.
-    """
+    """Read the weights of a finished run, tensors of any shape. ValueError: a damaged file."""
     try:
         return load_file(run / "model.safetensors")
     except SafetensorError as error:
@@ -162,21 +144,22 @@ def read_weights(run: Path) -> dict[str, Tensor]:
 
 
 def load_backbone(manifest: dict, weights: dict[str, Tensor], modality: str) -> Any:
-    """Load the frozen backbone of "text" or "image" that a run with these weights, of any shape, was trained with.
+    """Load the frozen backbone of a run with these weights, tensors of any shape.
 
     Raises:
-        ValueError: the run has no backbone for this modality, or the installed one is another.
+        ValueError: the run has none for this modality, or the installed one is another.
     """
-    described = manifest["backbones"][modality]
+    described = manifest["backbones"].get(modality, {})
     if "fingerprint" not in described:
-        raise ValueError(f"this run has no frozen backbone for {modality!r}; give its features to embed_features")
+        raise ValueError(f"no frozen backbone for {modality!r}; give its features to embed_features")
     prefix = f"backbone.{modality}."
     state = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
     backbone = BACKBONES[modality](described["name"], **({"state": state} if state else {}))
     if backbone.fingerprint != described["fingerprint"]:
+        found, wanted = backbone.fingerprint, described["fingerprint"]
         raise ValueError(
-            f"the installed {modality} backbone ({backbone.fingerprint}) is not the one of the run "
-            f"({described['fingerprint']}); install the same version or train again"
+            f"the installed {modality} backbone ({found}) is not the one of the run ({wanted}); "
+            "install the same version or train again"
         )
     return backbone
 
@@ -186,6 +169,4 @@ def _save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
 
 
 def _other_version(run: Path, what: str) -> ValueError:
-    return ValueError(
-        f"{run}: {what}; the run was made by another version of geonb. Make it again: delete the folder and train"
-    )
+    return ValueError(f"{run}: {what}; made by another version of geonb: delete the folder and train again")

@@ -1,19 +1,17 @@
-"""Train an architecture on a place store: one loop for every architecture and any number of devices.
+"""Train an architecture on a place store: ``fit`` is the loop, and ``train`` prepares it.
 
-``fit`` is the loop and ``train`` prepares it; :mod:`geonb.run` writes the files. Batches, dropout and learning rate are
-functions of the seed and the step, so a run that was killed goes on from its last checkpoint and ends with the weights
-of an uninterrupted one, bit for bit.
+Batches, dropout and learning rate are functions of the seed and the step, so a run that was killed
+ends with the weights of an uninterrupted one, bit for bit. :mod:`geonb.run` writes the files.
 
-Lightning Fabric runs the same call on many GPUs: ``geonb train ... --devices 8`` on one machine; on each of two, which
-see the same folders, ``torchrun --nnodes 2 --nproc-per-node 8 -m geonb.cli train ... --devices 8 --nodes 2`` (under
-SLURM ``srun``, one task per device). The devices share the encoding of a batch; each computes the loss over all of it.
+Lightning Fabric runs the same call on many GPUs: ``geonb train ... --devices 8`` on one machine; on
+each of two, which see the same folders, ``torchrun --nnodes 2 --nproc-per-node 8 -m geonb.cli train
+... --devices 8 --nodes 2`` (under SLURM ``srun``, one task per device).
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -37,7 +35,6 @@ from geonb.config import TrainConfig, build, resolve, split_of
 from geonb.data.store import PlaceStore
 from geonb.encoders.features import BACKBONES, features
 from geonb.encoders.text import text_backbone
-from geonb.geo import blocks
 from geonb.losses import info_nce
 
 VALIDATION_PLACES = 2048
@@ -49,26 +46,19 @@ def train(
     resume: bool = False, init: str | Path | None = None, extra: dict[str, np.ndarray] | None = None,
     progress: bool = True,
 ) -> Path:  # fmt: skip
-    """Train an architecture on a place store and write the run folder ``out``.
+    """Train an architecture on a place store, write the run folder ``out`` and return it.
 
     Args:
         architecture: a key of :data:`geonb.architectures.ARCHITECTURES`.
-        data: a place store or its folder.
-        out: the folder of the run.
-        config: the settings, except of a run that is resumed.
+        config: the settings; a run that is resumed keeps its own.
         resume: go on from the last checkpoint of ``out``. A finished run is returned unchanged.
-        init: a finished run whose encoders are the starting point. Modalities that it lacks start untrained.
-        extra: further modalities by name, each as features (places, d), NaN where a place has none.
-        progress: show a progress bar.
-
-    Returns:
-        The run folder.
+        init: a finished run whose encoders are the starting point, where it has them.
+        extra: further modalities by name, as features (places, d), NaN where a place has none.
 
     Raises:
-        ValueError: see :func:`geonb.config.resolve` and :func:`geonb.config.build`; ``out`` already has a run and
-            ``resume`` is False; a modality at fewer than two places to train or to validate on; or a run to resume or
-            to start from that is damaged, missing, or has another text backbone.
-        FloatingPointError: a loss that is not finite; the message names the step and the places of its batch.
+        ValueError: a config that does not fit the data, a modality with too few places, an existing
+            run without ``resume``, or a run that cannot be resumed or started from.
+        FloatingPointError: a loss that is not finite, with the step and the places of its batch.
     """
     store = data if isinstance(data, PlaceStore) else PlaceStore.open(data)
     out, extra = Path(out), {m: np.asarray(v, np.float32) for m, v in (extra or {}).items()}
@@ -77,27 +67,28 @@ def train(
         stored = files.read_config(out)
         if {k: stored.get(k) for k in record} != record:
             raise ValueError(f"{out}: this run is of another architecture or other data; resume with the same")
-        if (out / "model.safetensors").exists() and (out / "manifest.json").exists():
+        if all((out / name).exists() for name in ("model.safetensors", "manifest.json")):
             files.read_manifest(out)  # raises for a run of another version
             return out
         config, init = files.config_of(stored), stored.get("init")
     else:
         config = resolve(architecture, store, config or TrainConfig(), extra)
-    if rank_zero_only.rank == 0:  # before other processes start, because they would wait for this one
-        if not resume and out.exists() and any(out.iterdir()):
-            raise ValueError(f"{out}: exists already; resume it (--resume), delete it, or choose another folder")
-        _check_disk(out)
+    # Before other processes start, which would wait for this one.
+    if rank_zero_only.rank == 0 and not resume and any(out.glob("*")):
+        raise ValueError(f"{out}: exists already; resume it (--resume), delete it, or choose another folder")
     several = config.devices * config.nodes > 1
     fabric = Fabric(
-        accelerator="cuda" if torch.cuda.is_available() else "cpu",  # Apple's lacks the double precision of distances
+        accelerator="cuda" if torch.cuda.is_available() else "cpu",  # Apple's lacks double precision
         devices=config.devices,
         num_nodes=config.nodes,
-        strategy=DDPStrategy(find_unused_parameters=True) if several else "auto",  # some modalities wait for their turn
+        strategy=DDPStrategy(find_unused_parameters=True) if several else "auto",  # for phases
         precision=config.precision,
     )
     fabric.launch()
 
-    backbones = _backbones(store, config, init)
+    start = files.read_manifest(Path(init)) if init else {}
+    start_weights = files.read_weights(Path(init)) if init else {}
+    backbones = _backbones(store, config, start, start_weights)
     with fabric.rank_zero_first():
         feats = {m: features(store, m, backbone, progress) for m, backbone in backbones.items()}
     dataset = PlaceDataset(store, feats, {m: v for m, v in extra.items() if m in (config.modalities or ())})
@@ -105,11 +96,11 @@ def train(
 
     model = build(architecture, config, {m: v.shape[1] for m, v in dataset.features.items()})
     if model.phases > config.steps:
-        raise ValueError(f"{model.phases} phases need at least that many steps, not {config.steps}; take fewer cycles")
+        raise ValueError(f"{model.phases} phases need at least that many steps, not {config.steps}")
     for m, values in dataset.features.items():
         model.encoders[m].standardise_by(values[rows[dataset.present[m][rows]]])
-    if init is not None and not (out / files.CHECKPOINT).exists():
-        _start_from(model, Path(init))
+    if init and not (out / files.CHECKPOINT).exists():
+        _start_from(model, start["modalities"], start_weights)
 
     _on_rank_zero(fabric, lambda: files.write_config(out, record | {"init": init and str(init)}, config))
     try:
@@ -121,27 +112,22 @@ def train(
         best |= {f"backbone.text.{k}": v for k, v in backbones["text"].state().items()}
     described = {m: {"name": b.name, "dim": b.dim, "fingerprint": b.fingerprint} for m, b in backbones.items()}
     described |= {m: {"name": "extra", "dim": v.shape[1]} for m, v in dataset.features.items() if m in extra}
+    simulated = {m: bool(store.simulated(m)) for m in ("location", *config.backbones)}
+    used = {"name": store.path.name, "hash": store.data_hash, "places": len(store), "train_places": len(rows)}
     manifest = {
         "architecture": architecture,
         "modalities": list(model.modalities),
         "backbones": described,
-        "data": {"name": store.path.name, "hash": store.data_hash, "places": len(store), "train_places": len(rows)}
-        | {"simulated": {m: bool(store.simulated(m)) for m in ("location", *config.backbones)}},
+        "data": used | {"simulated": simulated},
         "parameters": sum(p.numel() for p in model.parameters()),
-        "steps": state["step"],
-        "batch_size": state["batch_size"],
-        "samples_seen": state["step"] * state["batch_size"],
-        "selected_step": state["best_step"],
-        "validation_loss": state["best_loss"],
-        "backward_transfer": backward_transfer(files.read_lines(out / files.METRICS), model),
+        "samples_seen": state["steps"] * state["batch_size"],
         "seed": config.seed,
         "precision": config.precision,
-        "devices": config.devices * config.nodes,
+        "devices": fabric.world_size,
         "device": str(fabric.device),
         "versions": {"geonb": __version__, "torch": torch.__version__},
-        "wall_s": round(state["wall_s"], 2),
     }
-    _on_rank_zero(fabric, lambda: files.write_result(out, best, manifest))
+    _on_rank_zero(fabric, lambda: files.write_result(out, best, manifest | state))
     return out
 
 
@@ -152,19 +138,17 @@ def fit(
     """Train a model in place, from the last checkpoint of a run, or from the start, to the last step.
 
     Args:
-        fabric: starts the processes, moves tensors and adds up gradients.
         rows, val_rows: places (n,) to train on, and (k,) by whose loss weights are selected.
         run: the folder for metrics and checkpoints.
 
     Returns:
-        The weights with the lowest validation loss, and the state: step, batch_size, best_step, best_loss, wall_s.
+        The weights with the lowest validation loss, and what the manifest says of the training.
 
     Raises:
         FloatingPointError: a loss that is not finite.
         ValueError: several machines that do not see the same folder.
     """
-    cells = blocks(dataset.lonlat[rows].double().numpy(), config.stratify_km) if config.stratify_km else None
-    batch_size = min(config.batch_size, len(rows) if cells is None else len(np.unique(cells)))
+    batch_size = min(config.batch_size, len(rows))
     share = math.ceil(batch_size / fabric.world_size)
     mine = slice(fabric.global_rank * share, (fabric.global_rank + 1) * share)
     val_batch = fabric.to_device(dataset.batch(val_rows))
@@ -178,25 +162,27 @@ def fit(
     modules = {"model": model} | ({"ema": average} if average else {})
     save = partial(files.save_checkpoint, run, modules, optimizer)
     best: dict[str, Tensor] = {}
-    state: dict[str, Any] = {"step": 0, "batch_size": batch_size, "best_step": 0, "best_loss": math.inf, "wall_s": 0.0}
+    state: dict[str, Any] = {"steps": 0, "batch_size": batch_size, "selected_step": 0}
+    state |= {"validation_loss": math.inf, "wall_s": 0.0}
     if (run / files.CHECKPOINT).exists():
         best, state = files.load_checkpoint(run, modules, optimizer)
-    if fabric.broadcast(state["step"]) != state["step"]:
+    if fabric.broadcast(state["steps"]) != state["steps"]:
         raise ValueError(f"{run}: not the same folder on all machines; use one that all of them see")
-    _on_rank_zero(fabric, lambda: files.cut_metrics(run, state["step"]))
+    _on_rank_zero(fabric, lambda: files.cut_metrics(run, state["steps"]))
     started, saved = time.monotonic() - state["wall_s"], -math.inf
 
-    steps = range(state["step"], config.steps)
+    steps = range(state["steps"], config.steps)
     bar = tqdm(steps, run.name, config.steps, initial=steps.start, disable=not (progress and fabric.is_global_zero))
     for step in bar:
-        if config.patience and state["step"] - state["best_step"] >= config.patience * config.validate_every:
+        waited = state["steps"] - state["selected_step"]
+        if config.patience and waited >= config.patience * config.validate_every:
             break
 
         # Take one optimiser step.
-        chosen = batch_rows(rows, step, batch_size, config.seed, cells)
+        chosen = batch_rows(rows, step, batch_size, config.seed)
         batch = fabric.to_device(dataset.batch(chosen[mine], share))
         seed = step_seed(config.seed, step)
-        torch.manual_seed(step_seed(seed, fabric.global_rank))  # for dropout: repeatable, and different on each device
+        torch.manual_seed(step_seed(seed, fabric.global_rank))  # of dropout, different on each device
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, config)
         model.train()
@@ -214,7 +200,7 @@ def fit(
         if not torch.isfinite(loss):
             raise _not_finite(run, done, dataset.place_id[chosen.numpy()])
 
-        # Every validate_every steps, and where a phase ends: validate, keep the best weights, write metrics.
+        # Now and then, and where a phase ends: validate, keep the best weights, write metrics.
         phase_ends = model.phase(done / config.steps) != model.phase(step / config.steps)
         if done % config.validate_every and done != config.steps and not phase_ends:
             continue
@@ -223,21 +209,21 @@ def fit(
         mean = sum(held_out.values()) / len(held_out)
         if not math.isfinite(mean):
             raise _not_finite(run, done, dataset.place_id[chosen.numpy()])
-        if mean < state["best_loss"]:
+        if mean < state["validation_loss"]:
             best = {k: v.detach().cpu().clone() for k, v in candidate.state_dict().items()}
-            state |= {"best_step": done, "best_loss": mean}
+            state |= {"selected_step": done, "validation_loss": mean}
         now = time.monotonic()
-        state |= {"step": done, "wall_s": now - started}
-        line = {"step": done, "wall_s": round(now - started, 3), "lr": learning_rate(step, config)}
+        state |= {"steps": done, "wall_s": round(now - started, 3)}
+        line = {"step": done, "wall_s": state["wall_s"], "lr": learning_rate(step, config)}
         line |= {"loss": loss.item()} | {f"loss/{k}": v.item() for k, v in terms.items()} | {"held_out": mean}
         line |= {f"held_out/{k}": v for k, v in held_out.items()}
         line |= {f"scale/{m}": model.scale(m).item() for m in model.heads}
         if phase_ends or done == config.steps:
             line["phase"] = model.phase(step / config.steps)
-        bar.set_postfix(loss=f"{loss:.3f}", held_out=f"{mean:.3f}", best=state["best_step"])
+        bar.set_postfix(loss=f"{loss:.3f}", held_out=f"{mean:.3f}", best=state["selected_step"])
         _on_rank_zero(fabric, partial(files.append_metrics, run, line))
 
-        # A checkpoint at the first validation, then at most one every CHECKPOINT_S seconds, and one at the end.
+        # A checkpoint at the first validation, then not too often, and one at the end.
         if fabric.broadcast(now - saved >= CHECKPOINT_S):
             _on_rank_zero(fabric, partial(save, best, state))
             saved = now
@@ -246,10 +232,10 @@ def fit(
 
 
 class PlaceDataset:
-    """Positions float32 (places, 2), degrees, and features (places, d) of all places of a store, in memory.
+    """Positions float32 (places, 2), degrees, and features (places, d) of a store, in memory.
 
     Args:
-        cached: by modality, features (k, d) of the k places of the store that have it, in the order of the store.
+        cached: by modality, features (k, d) of the k places of the store that have it, in their order.
         extra: by modality, features (places, d), NaN where a place has none.
     """
 
@@ -269,11 +255,7 @@ class PlaceDataset:
             self.present[m] = torch.from_numpy(~np.isnan(values).any(1))
 
     def batch(self, rows: Tensor, size: int | None = None) -> Batch:
-        """Collect some places (n,) of the store, filled up to ``size`` rows in which nothing is present.
-
-        Returns:
-            By modality (values, present): positions (size, 2) or features (size, d), and bool (size,).
-        """
+        """Collect places (n,), filled up to ``size`` absent rows: by modality (size, d) and bool (size,)."""
         size = len(rows) if size is None else size
         real = torch.arange(size) < len(rows)
         rows = torch.cat([rows, rows.new_zeros(size - len(rows))])
@@ -281,17 +263,8 @@ class PlaceDataset:
         return batch | {m: (values[rows], self.present[m][rows] & real) for m, values in self.features.items()}
 
 
-def batch_rows(rows: Tensor, step: int, batch_size: int, seed: int, cells: np.ndarray | None = None) -> Tensor:
-    """Draw the places of one step, ``batch_size`` out of ``rows`` (n,).
-
-    Each epoch is a permutation that depends only on the seed and the epoch, cut into batches without its remainder.
-    With ``cells`` (n,), the cell of each row, every step draws cells, and one place in each.
-    """
-    if cells is not None:
-        rng = np.random.default_rng((seed, step))
-        order = rng.permutation(len(rows))
-        _, first = np.unique(cells[order], return_index=True)
-        return rows[torch.from_numpy(rng.permutation(order[first])[:batch_size])]
+def batch_rows(rows: Tensor, step: int, batch_size: int, seed: int) -> Tensor:
+    """Draw the places of one step, ``batch_size`` of ``rows`` (n,), from a permutation per epoch."""
     epoch, position = divmod(step, len(rows) // batch_size)
     order = _permutation(len(rows), step_seed(seed, epoch))
     return rows[order[position * batch_size : (position + 1) * batch_size]]
@@ -303,12 +276,12 @@ def _permutation(n: int, seed: int) -> Tensor:
 
 
 def step_seed(seed: int, step: int) -> int:
-    """Derive the seed of one step of a run, so that its random draws can be repeated without those of other steps."""
+    """Derive the seed of one step of a run, which can be repeated without the steps before."""
     return (seed * 1_000_003 + step * 7919 + 17) % 2**63
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
-    """Compute the learning rate: linear warm-up over the first 5 % of steps, then half a cosine to zero or constant."""
+    """Compute the learning rate: a linear warm-up over 5 % of the steps, then the schedule."""
     warmup = max(1, config.steps // 20)
     if step < warmup:
         return config.lr * (step + 1) / warmup
@@ -318,7 +291,7 @@ def learning_rate(step: int, config: TrainConfig) -> float:
 
 
 def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
-    """Group the trainable parameters: weight decay on matrices and filters, none on temperatures, norms and biases."""
+    """Group trainable parameters: no weight decay on temperatures, norms and biases."""
     trainable = [p for p in model.parameters() if p.requires_grad]
     return [
         {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
@@ -328,10 +301,7 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
 
 @torch.no_grad()
 def validate(model: Architecture, batch: Batch) -> dict[str, float]:
-    """Compute the InfoNCE of location with each other modality on held-out places, in nats, whatever loss is minimised.
-
-    The temperature is the learned one; with fixed ones (:class:`geonb.architectures.CSP`) it is the initial 0.07.
-    """
+    """Compute the InfoNCE of location with each modality on held-out places (n, ...), in nats."""
     model.eval()
     losses = {}
     for m in model.heads:
@@ -341,64 +311,35 @@ def validate(model: Architecture, batch: Batch) -> dict[str, float]:
     return losses
 
 
-def backward_transfer(lines: list[dict], model: Architecture) -> dict[str, float] | None:
-    """Compute what the phases of other modalities did to each modality, in nats; None without phases.
-
-    For each modality, the mean over its phases except the last of all of (loss at the end of its phase) - (loss just
-    before its next phase, or at the end of training); below zero is forgetting. ``lines`` are the metrics of the run.
-
-    Source:
-        Backward transfer (Lopez-Paz and Ranzato, 2017, eq. 3), with a loss in place of an accuracy, hence the sign.
-    """
-    order = getattr(model, "order", None)
-    ends = [line for line in lines if "phase" in line]
-    if order is None or len(ends) < 2:
-        return None
-    transfer: dict[str, list[float]] = {}
-    for end, line in enumerate(ends[:-1]):
-        m = order[line["phase"] % len(order)]
-        later = min(end + len(order) - 1, len(ends) - 1)
-        if later > end:
-            transfer.setdefault(m, []).append(line[f"held_out/{m}"] - ends[later][f"held_out/{m}"])
-    return {m: sum(values) / len(values) for m, values in transfer.items()}
-
-
 def hashes_of(extra: dict[str, np.ndarray] | None) -> dict[str, str]:
-    """Hash the features (places, d) of extra modalities, so that a run is not resumed with others; 16 hex digits."""
+    """Hash the features (places, d) of extra modalities: 16 hex digits, to recognise them."""
     arrays = {m: np.ascontiguousarray(v, np.float32) for m, v in (extra or {}).items()}
     return {m: hashlib.sha256(v.tobytes()).hexdigest()[:16] for m, v in arrays.items()}
 
 
 def _train_and_val_rows(dataset: PlaceDataset, split: np.ndarray, seed: int) -> tuple[Tensor, Tensor]:
-    """Find the places to train on, and draw those to validate on; every modality gets at least two of each."""
+    """Find the places to train on, and draw those to validate on: two of every modality, at least."""
     usable = np.any([p.numpy() for p in dataset.present.values()], 0)
     rows, val_rows = (torch.from_numpy(np.flatnonzero((split == part) & usable)) for part in ("train", "val"))
     for m, present in dataset.present.items():
         counts = int(present[rows].sum()), int(present[val_rows].sum())
         if min(counts) < 2:
-            raise ValueError(
-                f"{dataset.path}: {counts[0]} places to train on and {counts[1]} to validate on have {m!r}, which "
-                "needs 2 of each; add places that have it, choose another split, or leave it out"
-            )
+            found = f"{counts[0]} places to train on and {counts[1]} to validate on have {m!r}"
+            raise ValueError(f"{dataset.path}: {found}, which needs 2 of each; choose another split, or leave it out")
     order = torch.randperm(len(val_rows), generator=torch.Generator().manual_seed(seed))
     drawn = val_rows[order[:VALIDATION_PLACES]]
-    scarce = [p for p in dataset.present.values() if p[drawn].sum() < 2]  # validated on the first places that have it
+    scarce = [p for p in dataset.present.values() if p[drawn].sum() < 2]  # add the first that have it
     return rows, torch.cat([drawn, *(val_rows[p[val_rows]][:VALIDATION_PLACES] for p in scarce)]).unique()
 
 
-def _backbones(store: PlaceStore, config: TrainConfig, init: str | Path | None) -> dict:
-    """Load the frozen backbone of each modality. A text backbone that must be fitted sees only training texts."""
-    backbones, start = {}, {}
-    if init is not None:
-        files.read_config(Path(init))  # raises without a run
-        manifest, weights = files.read_manifest(Path(init)), files.read_weights(Path(init))
-        start = manifest["backbones"]
+def _backbones(store: PlaceStore, config: TrainConfig, start: dict, weights: dict[str, Tensor]) -> dict:
+    """Load the frozen backbone of each modality. A text backbone is fitted to training texts alone."""
+    backbones, used = {}, {m: described["name"] for m, described in start.get("backbones", {}).items()}
     for m, name in config.backbones.items():
-        if m in start and name not in ("auto", start[m]["name"]):
-            had = start[m]["name"]
-            raise ValueError(f"{init}: its {m} backbone is {had}, not {name}; write backbones: {{{m}: {had}}}")
-        if m in start:
-            backbones[m] = files.load_backbone(manifest, weights, m)
+        if name not in ("auto", used.get(m, name)):
+            raise ValueError(f"init: its {m} backbone is {used[m]}, not {name}; write backbones: {{{m}: {used[m]}}}")
+        if m in used:
+            backbones[m] = files.load_backbone(start, weights, m)
         elif m == "text":
             rows = np.flatnonzero(store.has("text") & (split_of(store, config) == "train"))
             backbones[m] = text_backbone(name, fit_on=store.texts(rows))
@@ -407,41 +348,29 @@ def _backbones(store: PlaceStore, config: TrainConfig, init: str | Path | None) 
     return backbones
 
 
-def _start_from(model: Architecture, init: Path) -> None:
-    """Copy the encoders and temperatures that a finished run has."""
-    start, current = files.read_weights(init), model.state_dict()
-    shared = [m for m in files.read_manifest(init)["modalities"] if m in model.modalities]
+def _start_from(model: Architecture, modalities: list[str], weights: dict[str, Tensor]) -> None:
+    """Copy the encoders and temperatures that another run has."""
+    current, shared = model.state_dict(), [m for m in modalities if m in model.modalities]
     wanted = [k for k in current if any(k.startswith(f"encoders.{m}.") for m in shared)]
-    wanted += [k for k in current if k.startswith("log_scale.") and k in start]
-    faulty = [k for k in wanted if k not in start or start[k].shape != current[k].shape]
-    if faulty:
-        raise ValueError(f"{init}: cannot start from this run, {faulty[0]} is missing or of another shape")
-    model.load_state_dict({k: start[k] for k in wanted}, strict=False)
-
-
-def _check_disk(out: Path, needed_mb: int = 200) -> None:
-    folder = next(p for p in [out.absolute(), *out.absolute().parents] if p.exists())
-    free_mb = shutil.disk_usage(folder).free / 2**20
-    if free_mb < needed_mb:
-        raise OSError(f"{out}: {free_mb:.0f} MB free, a run needs {needed_mb} MB; free some space or change folder")
+    wanted += [k for k in current if k.startswith("log_scale.") and k in weights]
+    for k in wanted:
+        if k not in weights or weights[k].shape != current[k].shape:
+            raise ValueError(f"init: cannot start from this run, {k} is missing or of another shape")
+    model.load_state_dict({k: weights[k] for k in wanted}, strict=False)
 
 
 def _on_rank_zero(fabric: Fabric, action: Callable[[], object]) -> None:
-    """Do something on the first device while the others wait, and raise its error on all of them."""
+    """Act on the first device while the others wait, and raise its error on all of them."""
     error = None
     if fabric.is_global_zero:
         try:
             action()
         except Exception as problem:
             error = problem
-    error = fabric.broadcast(error)
-    if error is not None:
+    if error := fabric.broadcast(error):
         raise error
 
 
 def _not_finite(run: Path, step: int, places: np.ndarray) -> FloatingPointError:
-    named = ", ".join(places[:20]) + (", ..." if len(places) > 20 else "")
-    return FloatingPointError(
-        f"{run}: the loss of step {step} is not finite; its places: {named}. Look at their values, or lower lr; the "
-        "last checkpoint is of a step before"
-    )
+    named = f"the loss of step {step} is not finite; its places: {', '.join(places[:20])}, ..."
+    return FloatingPointError(f"{run}: {named}; look at their values, or lower lr")

@@ -12,14 +12,10 @@ from geonb.data.store import write_store
     "given, message",
     [
         ({"steps": 0}, "steps: .*greater than or equal to 1; got 0"),
-        ({"batch_size": 1}, "batch_size: .*equal to 2"),
-        ({"ema": 1.0}, "ema: .*less than 1"),
-        ({"schedule": "linear"}, "schedule: .*'cosine' or 'constant'; got 'linear'"),
         ({"betas": [0.9]}, "betas.1: "),
-        ({"options": None}, "options: .*dictionary; got None"),
         ({"split": "blocked"}, "split: .*dictionary; got 'blocked'"),
         ({"encoding": "grid"}, r"encoding: give a mapping with a name, such as \{name: residual\}; got 'grid'"),
-        ({"learning_rate": 0.1}, "learning_rate is not a field of the config; choose from modalities, dim"),
+        ({"learning_rate": 0.1}, "learning_rate is not a field of the config"),
     ],
 )
 def test_a_faulty_field_is_named_in_one_line(given, message):
@@ -40,7 +36,6 @@ def test_numbers_in_a_file_may_have_an_exponent_at_any_depth(tmp_path):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("learning_rate: 0.1\n", "learning_rate is not a field"),
         ("steps: 2.5\n", "steps: .*2.5"),
         ("lr: .nan\n", "lr: .*finite"),
         ("", "write fields of the config"),
@@ -58,8 +53,8 @@ def test_a_faulty_file_is_named(text, message, tmp_path):
     "architecture, changes, message",
     [
         ("imagebnd", {}, "unknown architecture 'imagebnd'; choose one of imagebind"),
-        ("fused", {"modalities": ("location", "sound")}, "no modality 'sound'; it has location, text, image"),
-        ("fused", {"modalities": ("text", "image")}, "must be location and at least one other, each once"),
+        ("fused", {"modalities": ("location", "sound")}, "no modality 'sound'; .* has location, text, image"),
+        ("fused", {"modalities": ("text", "image")}, "bind location and at least one other, each once"),
         ("fused", {"backbones": {"images": "random_conv"}}, "has 'images', but only text, image have backbones"),
         ("cyclic", {"patience": 3}, "in the middle of a phase"),
     ],
@@ -90,7 +85,7 @@ def test_an_extra_modality_is_checked(world):
     infinite = features.copy()
     infinite[3, 1] = np.inf
     for extra, message in (({"climate": features[:5]}, "a row per place of the store"), ({"text": features}, "a new name"),
-                           ({"climate": infinite}, "row 3 .p3. is infinite")):  # fmt: skip
+                           ({"climate": infinite}, "place p3 is infinite")):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             resolve("fused", world, SMALL, extra)
 

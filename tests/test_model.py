@@ -29,11 +29,11 @@ def test_a_model_refuses_what_it_cannot_embed(trained, world):
         model.embed_texts(["fine", "  "])
     with pytest.raises(ValueError, match=r"a list of texts: \['snow'\]"):
         model.embed_texts("snow")
-    with pytest.raises(ValueError, match="binds location, text, image; it has no 'sound'"):
+    with pytest.raises(ValueError, match="no frozen backbone for 'sound'"):
         model.backbone("sound")
     width = model.backbone("text").dim
     for modality, features, message in (
-        ("text", np.ones(width), rf"shape \(n, {width}\), a row each, not \({width},\)"),
+        ("text", np.ones(width), rf"shape \(n, {width}\), not \({width},\)"),
         ("text", np.ones((5, width + 1)), rf"not \(5, {width + 1}\)"),
         ("txt", np.ones((5, width)), "features of text, image, not of 'txt'"),
     ):
