@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> dict:
 
     made = {
         "made_by": "research/real_data.py",
-        "sources": {name: _source(name) for name in (*used, "patch_*.tif")},
+        "sources": {name: "; ".join(_source(name)) for name in (*used, "patch_*.tif")},
         "articles": len(articles),
         "descriptions": len(descriptions),
         "tiles": len(tiles),
@@ -164,8 +164,11 @@ def image_experiment(tiles: PlaceStore, as_found: PlaceStore, atlas_run: Path) -
     return result
 
 
-def _store(path: Path, **inputs) -> PlaceStore:
-    return PlaceStore.open(path) if path.exists() else from_files(path, provenance=PROVENANCE, **inputs)
+def _store(path: Path, tables=(), chips=(), **options) -> PlaceStore:
+    if path.exists():
+        return PlaceStore.open(path)
+    source, licence = _source([*tables, *chips][0].name)
+    return from_files(path, tables, chips, source=source, license=licence, **options)
 
 
 def real_data() -> dict[str, list[Path]]:
@@ -182,8 +185,8 @@ def real_data() -> dict[str, list[Path]]:
     return found
 
 
-def _source(name: str) -> str:
-    return next(f"{source}; {licence}" for pattern, source, licence in PROVENANCE if fnmatch.fnmatch(name, pattern))
+def _source(name: str) -> tuple[str, str]:
+    return next((source, licence) for pattern, source, licence in PROVENANCE if fnmatch.fnmatch(name, pattern))
 
 
 if __name__ == "__main__":

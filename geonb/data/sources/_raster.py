@@ -1,15 +1,14 @@
-"""Reading rasters with rasterio: files at https addresses, and errors of damaged files."""
+"""Reading rasters with rasterio: settings for https addresses, and errors of damaged files."""
 
 from __future__ import annotations
 
 import re
-from urllib.parse import urlsplit
 
-#: GDAL's settings for single windows of remote cloud-optimised GeoTIFFs; its retries cover HTTP 429 and 5xx.
+# For single windows of remote cloud-optimised GeoTIFFs; the retries cover HTTP 429 and 5xx.
 REMOTE = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
     "CPL_VSIL_CURL_ALLOWED_EXTENSIONS": ".tif,.tiff",
-    "CPL_VSIL_CURL_NON_CACHED": "/vsicurl/http",  # else a file that failed once fails until the process ends
+    "CPL_VSIL_CURL_NON_CACHED": "/vsicurl/http",  # else one failure of a file is remembered
     "GDAL_HTTP_MAX_RETRY": "5",
     "GDAL_HTTP_RETRY_DELAY": "1",
     "GDAL_HTTP_CONNECTTIMEOUT": "20",
@@ -17,20 +16,8 @@ REMOTE = {
 }
 
 
-def allowed(href: str) -> bool:
-    """Tell whether an address may be given to GDAL: https, or http on this machine for practice and tests.
-
-    Catalogues and indexes are not trusted. Local paths, ``/vsi...`` and other schemes are refused.
-    """
-    try:
-        url = urlsplit(href)
-        return bool(url.hostname) and (url.scheme == "https" or (url.scheme, url.hostname) == ("http", "127.0.0.1"))
-    except (ValueError, AttributeError, TypeError):
-        return False
-
-
 def raster_errors() -> tuple[type[Exception], ...]:
-    """List what rasterio raises for a damaged file: its own errors, some of GDAL's, and names that are not UTF-8."""
+    """List what rasterio raises for a damaged file: also GDAL's errors, and names that are not UTF-8."""
     from rasterio._err import CPLE_BaseError
     from rasterio.errors import CRSError, RasterioError
 

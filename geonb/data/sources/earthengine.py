@@ -214,7 +214,7 @@ def from_earthengine(
     return chip_store(
         out, where, lambda lon, lat: _read_chip(ee, lon, lat, size, (start, end), method),
         plan={"source": "earthengine", "collections": [IMAGES, CLOUDS], "period": [start, end], "method": method},
-        source=SOURCE, license=LICENSE, size=size, batch=4, workers=workers,
+        source=SOURCE, license=LICENSE, size=size, workers=workers,
     )  # fmt: skip
 
 

@@ -1,17 +1,13 @@
 """Real observations from your files: tables of texts with positions, and Sentinel-2 GeoTIFFs.
 
-Real tables contain errors. A position that is certainly wrong (no number, out of range) stops the reading with file and
-row, or is dropped and reported if you ask for that. A position that is very probably wrong is dropped and reported, or
-kept if you ask for that; see :func:`suspicious_positions`. One that may be right, such as that of an overseas
-territory, is kept with a flag.
-
-GeoTIFFs are cut into tiles. Those of S2-100K (https://huggingface.co/datasets/torchgeo/s2-100k; Klemmer et al., 2025)
-are read as they are: unpack its tar files, and give ``patch_*.tif``. Positions are those of the files themselves.
+Real tables contain errors. A position that is certainly wrong stops the reading with file and row; one that
+is very probably wrong is dropped and counted; one that may be right, such as that of an overseas territory,
+gets a flag. Options of :func:`read_texts` change this. GeoTIFFs are cut into tiles. Those of S2-100K
+(https://huggingface.co/datasets/torchgeo/s2-100k; Klemmer et al., 2025) are read as they are.
 """
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import re
 import sys
@@ -41,28 +37,18 @@ COLUMN_NAMES = {
     "continent": ("continent",),
 }
 RESERVED = {"place_id", "geometry", "file"}  # columns that a store adds
-# Columns that are text even if all their values look like numbers.
-TEXT_COLUMNS = RESERVED | {
+TEXT_COLUMNS = RESERVED | {  # even if all their values look like numbers
     "title", "text", "country", "continent", "position_flag", "source", "license", "lang", "revision", "url"
 }  # fmt: skip
 
-# Grids on which people round coordinates, in degrees: whole and half degrees, tenths, minutes, seconds, ...
-ROUNDING_GRIDS = (1, 1 / 2, 1 / 10, 1 / 60, 1 / 100, 1 / 1000, 1 / 3600, 1e-4, 1e-5)
-KM_PER_DEGREE = 111.195  # of latitude, on a sphere of 6371.0088 km
-
-AXIS_FAR_KM = 500
-COUNTRY_FAR_KM = 2000
-COUNTRY_FAR_RATIO = 4
+AXIS_FAR_KM, COUNTRY_FAR_KM, MIRROR_HOME_KM = 500, 2000, 500
+AXIS_FAR_RATIO, COUNTRY_FAR_RATIO = 2, 4
 COUNTRY_MIN_OTHERS = 5
-MIRROR_HOME_KM = 500
 AXIS_FAR, FAR = "on an axis, far from its country", "far from its country"
 
 TILE = 64  # pixels, the edge of a tile
 
 _MARKUP = re.compile(r"</?[A-Za-z][A-Za-z0-9]{0,9}\s*/?>")
-
-
-# --- tables -------------------------------------------------------------------------------------------
 
 
 def read_texts(
@@ -81,10 +67,9 @@ def read_texts(
 
     Returns:
         ``(places, skips)``. ``places`` has "lon", "lat" (degrees), "title", "text" (without tags such as <em>), "row"
-        (counted from 0 below the header), "coordinate_precision_km", "position_flag" (why a row was flagged, or None),
-        "country" and "continent" if the table has them, and every other column of the table as text or None. A column
-        whose name is taken, also by the store (`RESERVED`), gets the prefix ``file_``. ``skips`` counts what was
-        dropped, with the first row of each reason.
+        (counted from 0 below the header), "position_flag" (why a row was flagged, or None), "country" and "continent"
+        if the table has them, and every other column of the table as text or None. A column whose name is taken, also
+        by the store (`RESERVED`), gets the prefix ``file_``. ``skips`` counts what was dropped.
 
     Raises:
         ValueError: a table that cannot be used; names the file, and the row where a row is wrong.
@@ -108,7 +93,7 @@ def read_texts(
     repeated = _repeated(texts, ~invalid & ~empty)
     dropped = {"no valid position": invalid, "empty text": empty, "same text as a row before": repeated}
     gone = invalid | empty | repeated
-    suspicious = suspicious_positions(lonlat, columns["country"], columns["continent"], skip=gone)
+    suspicious = suspicious_positions(lonlat, columns["country"], columns["continent"], ~gone)
     flagged = suspicious if keep_suspicious else {FAR: suspicious.pop(FAR)}
     flag, skips = np.full(len(gone), None), Skips()
     for reason, mask in flagged.items():
@@ -123,7 +108,7 @@ def read_texts(
     if not len(kept):
         raise ValueError(f"{path}: no row is left to use\n{skips}")
     places = {"lon": lonlat[kept, 0], "lat": lonlat[kept, 1], "title": titles[kept], "text": texts[kept], "row": kept}
-    places |= {"coordinate_precision_km": coordinate_precision_km(lonlat[kept]), "position_flag": flag[kept]}
+    places["position_flag"] = flag[kept]
     others = {name: values for name, values in table.items() if name and name not in role.values()}
     named = {name: columns[name] for name in ("country", "continent") if role[name]}
     named |= {f"file_{name}" if name in RESERVED | places.keys() else name: others[name] for name in others}
@@ -131,48 +116,40 @@ def read_texts(
 
 
 def suspicious_positions(
-    lonlat: np.ndarray, country: ArrayLike, continent: ArrayLike, skip: np.ndarray | None = None
+    lonlat: np.ndarray, country: ArrayLike, continent: ArrayLike, usable: ArrayLike = True
 ) -> dict[str, np.ndarray]:
-    """Find positions (n, 2), degrees, that are probably wrong: reason -> bool (n,), a row under one reason at most.
+    """Find positions (n, 2), degrees, that are probably wrong: reason -> bool (n,), one reason per row at most.
+
+    Distances are from the median of the other rows of the country.
 
     - "at 0, 0": no land within 500 km.
-    - "on an axis, far from its country": longitude or latitude is exactly 0, and the position is more than
-      500 km, and more than twice as far as any of them, from the median of the other rows of its country
-      (of its continent where the country has no other row).
-    - "mirrored": far from its country (next line), and at home (within 500 km, or no farther than the others)
-      when longitude or latitude changes its sign.
-    - "far from its country": more than 2,000 km, and more than four times as far as any of them, from the median of at
-      least five other rows of the country. Two errors in a small country hide each other.
+    - "on an axis, far from its country": longitude or latitude is exactly 0, and the distance is above 500 km
+      and twice the greatest of the others. The continent decides where the country has no other row.
+    - "far from its country": above 2,000 km and four times the greatest of at least five others. Two errors in
+      a small country hide each other.
+    - "mirrored": such a position that is at home when longitude or latitude changes its sign.
 
-    Rows in ``skip`` are neither judged nor used as evidence; an empty country or continent is unknown.
+    Only ``usable`` rows (n,) are judged and used as evidence; an empty country or continent is unknown.
     """
-    n = len(lonlat)
-    usable = np.ones(n, bool) if skip is None else ~skip
-    zero = usable & (lonlat == 0).all(1)
-    axis = usable & (lonlat == 0).any(1) & ~zero
-    found = {"at 0, 0": zero} | {reason: np.zeros(n, bool) for reason in (AXIS_FAR, "mirrored", FAR)}
+    on_axis, at_zero = (lonlat == 0).any(1), (lonlat == 0).all(1)
+    found = {reason: np.zeros(len(lonlat), bool) for reason in (AXIS_FAR, "mirrored", FAR)}
     country, continent = np.asarray(country, dtype=object), np.asarray(continent, dtype=object)
-    witness = usable & ~zero & ~axis
-
-    for row in np.flatnonzero(axis):
-        for group in (country, continent):
-            others = lonlat[witness & (group == group[row])] if group[row] else lonlat[:0]
-            if len(others):
-                distance, spread = _distance_and_spread(lonlat[row], others)
-                found[AXIS_FAR][row] = distance > max(AXIS_FAR_KM, 2 * spread)
-                break
+    witness = usable & ~on_axis
+    for row in np.flatnonzero(usable & on_axis & ~at_zero):
+        groups = [witness & (names == names[row]) for names in (country, continent) if names[row]]
+        if others := [lonlat[group] for group in groups if group.any()]:
+            distance, spread = _distance_and_spread(lonlat[row], others[0])
+            found[AXIS_FAR][row] = distance > max(AXIS_FAR_KM, AXIS_FAR_RATIO * spread)
     for name in set(country[witness]) - {"", None}:
         members = np.flatnonzero(witness & (country == name))
-        if len(members) <= COUNTRY_MIN_OTHERS:
-            continue
-        for i, row in enumerate(members):
-            others = np.delete(lonlat[members], i, 0)
+        for row in members if len(members) > COUNTRY_MIN_OTHERS else ():
+            others = lonlat[members[members != row]]
             distance, spread = _distance_and_spread(lonlat[row], others)
             if distance > max(COUNTRY_FAR_KM, COUNTRY_FAR_RATIO * spread):
                 flips = lonlat[row] * [[-1, 1], [1, -1], [-1, -1]]
                 nearest = min(_distance_and_spread(flip, others)[0] for flip in flips)
                 found["mirrored" if nearest <= max(MIRROR_HOME_KM, spread) else FAR][row] = True
-    return found
+    return {"at 0, 0": usable & at_zero} | found
 
 
 def _distance_and_spread(point: np.ndarray, others: np.ndarray) -> tuple[float, float]:
@@ -180,19 +157,6 @@ def _distance_and_spread(point: np.ndarray, others: np.ndarray) -> tuple[float, 
     x, y, z = np.median(unit_xyz(others), 0)
     middle = np.degrees([np.arctan2(y, x), np.arctan2(z, np.hypot(x, y))])
     return float(great_circle_km(point, middle)), float(great_circle_km(others, middle).max())
-
-
-def coordinate_precision_km(lonlat: np.ndarray) -> np.ndarray:
-    """Estimate how coarsely positions (n, 2) were written: step in km of the coarsest of `ROUNDING_GRIDS` they lie on.
-
-    A position lies on a grid when both coordinates do, to 2e-6 degrees. One in a hundred positions given in minutes
-    lies on a coarser grid by chance. Finer than 1e-5 degrees counts as 1e-6.
-    """
-    step = np.full(len(lonlat), 1e-6)
-    for grid in sorted(ROUNDING_GRIDS):
-        off = np.abs(lonlat - np.round(lonlat / grid) * grid).max(1)
-        step[off <= min(2e-6, grid / 20)] = grid
-    return step * KM_PER_DEGREE
 
 
 def _read_table(path: Path) -> dict[str, np.ndarray]:
@@ -245,27 +209,21 @@ def _repeated(texts: np.ndarray, usable: np.ndarray) -> np.ndarray:
     return repeated
 
 
-# --- images -------------------------------------------------------------------------------------------
+def read_tiles(path: str | Path, *, harmonise: bool = True) -> tuple[np.ndarray, dict[str, np.ndarray], Skips]:
+    """Cut a Sentinel-2 L2A GeoTIFF into tiles of 64 x 64 pixels, each with the position of its centre.
 
-
-def read_tiles(
-    path: str | Path, tile: int = TILE, *, harmonise: bool = True
-) -> tuple[np.ndarray, dict[str, np.ndarray], Skips]:
-    """Cut a Sentinel-2 L2A GeoTIFF into square tiles, each with the position of its centre.
-
-    The file has the 12 `BANDS` in that order, uint16 reflectance x 10,000, a projected reference system in metres
-    (UTM), square pixels, north up. Tiles are cut from the upper left corner; the rest at the right and the bottom is
-    dropped, and so are tiles with a pixel without data (the file's own value, or 0 in all bands).
+    Tiles are cut from the upper left corner. The rest at the right and the bottom is dropped, and so are
+    tiles with a pixel without data (the file's own value, or 0 in all bands).
 
     Args:
-        path: the file.
-        tile: edge of a tile in pixels.
-        harmonise: take off the offset of +1000 that processing baseline 04.00 (2022-01-25) brought, if the pixels show
-            it (:func:`geonb.data.sentinel2.radiometric_offset`).
+        path: a file with the 12 `BANDS` in that order, uint16 reflectance x 10,000, a projected reference
+            system in metres, square pixels, north up.
+        harmonise: take off the offset of +1000 that processing baseline 04.00 (2022-01-25) brought, if the
+            pixels show it (:func:`geonb.data.sentinel2.radiometric_offset`).
 
     Returns:
-        ``(images, places, skips)``: uint16 (k, 12, tile, tile); columns of k values "lon", "lat" (degrees),
-        "file", "tile_row", "tile_col", "gsd_m", "radiometric_offset" (taken off, in DN); and what was dropped.
+        ``(images, places, skips)``: uint16 (k, 12, 64, 64); columns of k values "lon", "lat" (degrees),
+        "file", "tile_row", "tile_col", "gsd_m", "radiometric_offset" (taken off, in DN); what was dropped.
 
     Raises:
         ValueError: a file that cannot be used; says what is wrong and what to do.
@@ -275,16 +233,15 @@ def read_tiles(
 
     path = Path(path)
     try:
-        # By name of the driver: other formats may refer to other files and addresses.
-        with rasterio.open(path, driver="GTiff") as source:
-            _check_file(path, source, tile)
+        with rasterio.open(path, driver="GTiff") as source:  # other formats may refer to other files
+            _check_file(path, source)
             pixels, grid, crs, nodata = source.read(), source.transform, source.crs, source.nodata
     except raster_errors() as error:
         raise ValueError(f"{path}: cannot be read as a GeoTIFF ({error}); is the file whole?") from error
 
-    rows, cols = pixels.shape[1] // tile, pixels.shape[2] // tile
-    tiles = pixels[:, : rows * tile, : cols * tile].reshape(len(BANDS), rows, tile, cols, tile)
-    tiles = tiles.transpose(1, 3, 0, 2, 4).reshape(rows * cols, len(BANDS), tile, tile)
+    rows, cols = pixels.shape[1] // TILE, pixels.shape[2] // TILE
+    tiles = pixels[:, : rows * TILE, : cols * TILE].reshape(len(BANDS), rows, TILE, cols, TILE)
+    tiles = tiles.transpose(1, 3, 0, 2, 4).reshape(rows * cols, len(BANDS), TILE, TILE)
     empty = (tiles == 0).all(1)
     if nodata:
         empty |= (tiles == nodata).any(1)
@@ -293,40 +250,31 @@ def read_tiles(
     skips = Skips()
     skips.add("tiles with pixels without data", path.name, n=len(tiles) - len(whole))
     offset = int(radiometric_offset(pixels)) if harmonise else 0
-    x, y = grid * ((col + 0.5) * tile, (row + 0.5) * tile)
+    x, y = grid * ((col + 0.5) * TILE, (row + 0.5) * TILE)
     lon, lat = transform(crs, "EPSG:4326", x.tolist(), y.tolist()) if len(whole) else ([], [])
-    places = {
-        "lon": np.array(lon),
-        "lat": np.array(lat),
-        "file": _objects([path.name] * len(whole)),
-        "tile_row": row,
-        "tile_col": col,
-        "gsd_m": np.full(len(whole), grid.a),
-        "radiometric_offset": np.full(len(whole), offset),
-    }
+    places = {"lon": np.array(lon), "lat": np.array(lat), "tile_row": row, "tile_col": col}
+    places |= {"file": _objects([path.name] * len(whole)), "gsd_m": np.full(len(whole), grid.a)}
+    places["radiometric_offset"] = np.full(len(whole), offset)
     return tiles[whole] - np.minimum(tiles[whole], np.uint16(offset)), places, skips
 
 
-def _check_file(path: Path, source: Any, tile: int) -> None:
-    """Refuse an open GeoTIFF that is not as `read_tiles` needs it, and say what to do."""
+def _check_file(path: Path, source: Any) -> None:
+    """Refuse an open GeoTIFF that is not as `read_tiles` needs it."""
     named = [re.sub(r"^B0+", "B", (name or "").strip().upper()) for name in source.descriptions]
     a, b, _, d, e, _ = source.transform[:6]
     square = not b and not d and a > 0 > e and np.isclose(a, -e)
     size, bands = f"{source.width} x {source.height} pixels", " ".join(BANDS)
     for good, wrong in (
-        (source.count == len(BANDS), f"{source.count} bands, not {len(BANDS)}; export {bands} in this order"),
-        (set(source.dtypes) == {"uint16"}, f"pixels are {source.dtypes[0]}; give reflectance x 10,000 as uint16"),
-        (source.crs, "no coordinate reference system, so its tiles have no position; export it with one"),
+        (source.count == len(BANDS), f"{source.count} bands, not {len(BANDS)}; export {bands}"),
+        (set(source.dtypes) == {"uint16"}, f"{source.dtypes[0]}; give reflectance x 10,000 as uint16"),
+        (source.crs, "no coordinate reference system; export it with one"),
         (source.crs and source.crs.is_projected, f"{source.crs} is in degrees; reproject it to UTM"),
         (square, "pixels are not square and north up; resample it with gdalwarp"),
-        (min(source.shape) >= tile, f"{size}, smaller than a tile of {tile}"),
-        (named == BANDS or not set(named) & set(BANDS), f"its bands are named {' '.join(named)}; export {bands}"),
+        (min(source.shape) >= TILE, f"{size}, smaller than a tile of {TILE}"),
+        (named == BANDS or not set(named) & set(BANDS), f"bands are {' '.join(named)}; export {bands}"),
     ):
         if not good:
             raise ValueError(f"{path}: {wrong}")
-
-
-# --- one store ----------------------------------------------------------------------------------------
 
 
 def from_files(
@@ -334,26 +282,25 @@ def from_files(
     tables: Sequence[str | Path] = (),
     chips: Sequence[str | Path] = (),
     *,
-    tile: int = TILE,
     harmonise: bool = True,
     drop_invalid: bool = False,
     keep_suspicious: bool = False,
-    provenance: Sequence[tuple[str, str, str]] = (),
+    source: str | None = None,
+    license: str = "unknown",
 ) -> PlaceStore:
     """Make a place store of real texts (places without an image) and real image tiles (places without a text).
 
-    What was dropped is printed on stderr and written to the data card. The pixels of one GeoTIFF at a time are in
-    memory; each is read twice.
+    Counts of what was dropped are printed on stderr and written to the data card.
 
     Args:
         out: folder to write; it must not exist.
-        tables: CSV files, as `read_texts` takes them. Their columns "source", "license", "lang", "revision" and "url"
-            describe the texts row by row; without "lang" a text counts as English.
-        chips: GeoTIFFs of one pixel size, as `read_tiles` takes them.
-        tile, harmonise: as for `read_tiles`; edge in pixels.
+        tables: CSV files, as `read_texts` takes them. Columns "source", "license", "lang" (else "en"),
+            "revision" and "url" describe the texts row by row.
+        chips: GeoTIFFs of one pixel size, as `read_tiles` takes them; each is read twice.
+        harmonise: as for `read_tiles`.
         drop_invalid, keep_suspicious: as for `read_texts`.
-        provenance: (pattern of the file name, source, licence); the first that fits counts. A file that none fits has
-            its name as source and the licence "unknown".
+        source: of all rows that do not name theirs; the name of the file by default.
+        license: of all rows that do not name theirs.
 
     Raises:
         ValueError: a file that cannot be used, or none given. Nothing is written then.
@@ -366,7 +313,7 @@ def from_files(
         skips.update(dropped)
         n = len(places["lon"])
         places["place_id"] = _objects([f"{_stem(path)}-{row}" for row in places["row"]])
-        places |= _credit(path, n, provenance) | places
+        places |= _credit(n, source or path.name, license) | places
         text = {name: places[name] for name in ("place_id", "source", "license")}
         text["text"] = places.pop("text")
         for name, default in (("lang", "en"), ("revision", None), ("url", None)):
@@ -375,11 +322,11 @@ def from_files(
         parts.append(places)
     first, sizes = sum(len(part["lon"]) for part in parts), []
     for path in tqdm(list(map(Path, chips)), desc="chips", unit="file"):
-        _, places, dropped = read_tiles(path, tile, harmonise=harmonise)
+        _, places, dropped = read_tiles(path, harmonise=harmonise)
         skips.update(dropped)
         named = zip(places["tile_row"], places["tile_col"], strict=True)
         places["place_id"] = _objects([f"{_stem(path)}-{row}-{col}" for row, col in named])
-        places |= _credit(path, len(places["lon"]), provenance)
+        places |= _credit(len(places["lon"]), source or path.name, license)
         sizes += places.pop("gsd_m").tolist()
         if not np.allclose(sizes, sizes[:1]):
             raise ValueError(f"{path}: pixels of {sizes[-1]:g} m, others have {sizes[0]:g} m; make a store of each")
@@ -389,23 +336,14 @@ def from_files(
         raise ValueError(f"no tile is left to use\n{skips}")
     if skips.counts:
         print(skips, file=sys.stderr)
+    options = {"harmonise": harmonise, "drop_invalid": drop_invalid, "keep_suspicious": keep_suspicious}
+    inputs = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in map(Path, (*tables, *chips))}
+    made = {"function": "geonb.data.sources.files.from_files", "options": options, "inputs": inputs}
     return write_store(
-        out,
-        places=places,
-        texts=_stacked(texts) if texts else None,
-        images=(read_tiles(path, tile, harmonise=harmonise)[0] for path in chips) if sizes else None,
-        image_rows=np.arange(first, len(places["lon"])),
-        gsd_m=sizes[0] if sizes else 10.0,
-        simulated={"location": False, "text": False, "image": False},
-        made={
-            "function": "geonb.data.sources.files.from_files",
-            "options": {
-                "tile": tile, "harmonise": harmonise, "drop_invalid": drop_invalid, "keep_suspicious": keep_suspicious
-            },
-            "inputs": {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in map(Path, (*tables, *chips))},
-            "left_out": skips.counts,
-        },
-        datacard=_datacard(places, first, skips),
+        out, places=places, texts=_stacked(texts) if texts else None,
+        images=(read_tiles(path, harmonise=harmonise)[0] for path in chips) if sizes else None,
+        image_rows=np.arange(first, len(places["lon"])), gsd_m=sizes[0] if sizes else 10.0,
+        made=made | {"left_out": skips.counts}, datacard=_datacard(places, first, skips),
     )  # fmt: skip
 
 
@@ -415,24 +353,14 @@ def _datacard(places: dict[str, np.ndarray], texts: int, skips: Skips) -> str:
     return f"""# Real places
 
 {texts:,} places with a text and {len(places["lon"]) - texts:,} with an image; nothing is simulated.
-
-## Sources and licences
+No place has both. Rows with a `position_flag` may be in the wrong place. Clouds were not masked. Tiles of one
+file are neighbours: keep them on one side of a split.
 
 {credits}
-
-## What was left out (rows are counted from 0 below the header)
 
 ```
 {skips}
 ```
-
-## Limits
-
-- No place has both a text and an image.
-- Positions of texts are as coarse as `coordinate_precision_km` says or coarser: a country or a long river has one
-  point. Rows with a `position_flag` may stand in the wrong place.
-- Tiles cut from one file are neighbours: keep them on one side of a split. Clouds were not masked.
-  `radiometric_offset` is what was taken off the digital numbers.
 """
 
 
@@ -453,8 +381,5 @@ def _stem(path: Path) -> str:
     return path.name.split(".")[0]
 
 
-def _credit(path: Path, n: int, provenance: Sequence[tuple[str, str, str]]) -> dict[str, np.ndarray]:
-    """Make the columns of source and licence (n,) of a file, found by its name."""
-    fits = ((source, license) for pattern, source, license in provenance if fnmatch.fnmatch(path.name, pattern))
-    source, license = next(fits, (path.name, "unknown"))
+def _credit(n: int, source: str, license: str) -> dict[str, np.ndarray]:
     return {"source": _objects([source] * n), "license": _objects([license] * n)}

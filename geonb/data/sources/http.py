@@ -1,8 +1,7 @@
 """One HTTP client for every source, made of requests and urllib3's retries.
 
-A request says who asks, ends after a timeout, waits as long as the server asks it to, and is repeated when
-that may help. Addresses are https; plain http works on this machine only (127.0.0.1), for practice inputs
-and tests. How often to ask is up to the source.
+A request says who asks, ends after a timeout, waits as long as the server asks, and is repeated when that may
+help. Addresses are https; plain http works on this machine only (127.0.0.1), for practice and tests.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _CONTACT = re.compile(r"[^\s@()]+@[^\s@()]+\.[^\s@()]+|https://[^\s@()]+\.[^\s@(
 
 
 class _Retry(Retry):
-    """Refuse to wait longer than `MAX_WAIT_S`; urllib3 alone would sleep for hours without a word."""
+    """Refuse to wait longer than `MAX_WAIT_S`."""
 
     def get_retry_after(self, response: BaseHTTPResponse) -> float | None:
         wait = super().get_retry_after(response)
@@ -42,13 +41,22 @@ RETRY = _Retry(
 )
 
 
+def allowed(url: str) -> bool:
+    """Tell whether an address is https, or http on this machine; untrusted ones may also be paths or ``/vsi...``."""
+    try:
+        parts = urlsplit(url)
+        local = (parts.scheme, parts.hostname) == ("http", "127.0.0.1")
+        return bool(parts.hostname) and (parts.scheme == "https" or local)
+    except (ValueError, AttributeError, TypeError):
+        return False
+
+
 class _Session(requests.Session):
-    """Refuse unencrypted addresses, also those of redirects, and set a timeout."""
+    """Refuse unencrypted addresses, also of redirects, and set a timeout."""
 
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
-        url = urlsplit(request.url or "")
-        if url.scheme != "https" and (url.scheme, url.hostname) != ("http", "127.0.0.1"):
-            raise requests.exceptions.InvalidURL(f"{url.scheme}://{url.hostname}: only https is used")
+        if not allowed(request.url):
+            raise requests.exceptions.InvalidURL(f"{request.url}: only https is used")
         options["timeout"] = options.get("timeout") or TIMEOUT_S
         return super().send(request, **options)
 

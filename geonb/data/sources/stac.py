@@ -36,8 +36,8 @@ from geonb.data.sentinel2 import (
     seen_offset,
     utm_epsg,
 )
-from geonb.data.sources._raster import REMOTE, allowed, may_pass, raster_errors
-from geonb.data.sources.http import session
+from geonb.data.sources._raster import REMOTE, may_pass, raster_errors
+from geonb.data.sources.http import allowed, session
 from geonb.data.sources.parts import Chip, chip_store
 from geonb.data.store import PlaceStore
 
@@ -313,5 +313,5 @@ def from_stac(
         out, where, lambda lon, lat: _read_chip(lon, lat, size=size, **options),
         plan={"source": "stac", "collection": COLLECTION, **options},
         source="simulated practice scenes" if simulated else SOURCE, license="none" if simulated else LICENSE,
-        size=size, batch=8, workers=workers, simulated=simulated,
+        size=size, workers=workers, simulated=simulated,
     )  # fmt: skip

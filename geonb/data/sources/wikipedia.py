@@ -1,14 +1,8 @@
-"""Read Wikipedia's articles with a position into a place store, from a table or from Wikipedia itself.
+"""Read Wikipedia's articles with a position into a place store: from a table, or from its Action API.
 
-- :func:`from_table` reads a Parquet table, on the disk or on the Hugging Face hub: for a country or the
-  planet. The known table is https://huggingface.co/datasets/yuiseki/wikipedia-geotagged.
-- :func:`from_api` asks Wikipedia's Action API (extensions GeoData and TextExtracts): for a town.
-
-Both check articles a part at a time, and count each one that is left out with its reason. Parts are kept
-until the store is complete, so the same call continues a stopped one. Texts and titles are untrusted:
-control characters are removed, and addresses are made from page ids.
-
-Neither source has been tried over the network; tests run on tables and a server in their formats.
+Both count each article that is left out, with its reason, and keep parts until the store is complete. Texts
+and titles are untrusted: control characters are removed, and addresses are made from page ids. Neither
+source has been tried over the network; tests run on tables and a server in their formats.
 """
 
 from __future__ import annotations
@@ -48,9 +42,7 @@ SMALLEST_KM = 0.1
 INTERVAL_S = 1.0  # before each request
 PASSING = ("maxlag", "ratelimited", "readonly")  # errors of MediaWiki that end by themselves
 KM_PER_DEGREE = 111.2
-
-
-# The table
+FACTS = ("place_id", "title", "lon", "lat", "country_code", "qid", "type", "text_chars")
 
 
 def from_table(
@@ -65,26 +57,25 @@ def from_table(
     limit: int | None = None,
     simulated: bool = False,
 ) -> PlaceStore:
-    """Make a place store of the articles in a Parquet table.
+    """Make a place store of the articles in a Parquet table: of a country or the planet.
 
-    Only the columns of :data:`ARTICLES` are read, and with a box only the row groups that may have
-    positions in it. Memory holds one row group at a time.
+    With a box, only the row groups that may have positions in it are read. Memory contains one row group.
 
     Args:
         out: the store's folder; parts lie in ``<out>.parts`` until it is complete.
         source: a file, a pattern, a hub path (``hf://datasets/OWNER/NAME/FILES.parquet``), or
-            "wikipedia-geotagged" for the known table.
-        lang: of the texts; for the known table also which one ("en" or "ja").
-        snapshot: day of the dump (YYYYMMDD); for the known table also which one.
+            "wikipedia-geotagged" for https://huggingface.co/datasets/yuiseki/wikipedia-geotagged.
+        lang: of the texts; for that table also which one ("en" or "ja").
+        snapshot: day of the dump (YYYYMMDD); for that table also which one.
         bbox: west, south, east, north in degrees; west > east for a box across the antimeridian.
         min_chars: shorter texts are left out.
         places_only: leave out people, events, organisations and lists, as `why_no_place` finds them.
         limit: only the first so many articles.
-        simulated: whether the texts are, as those of :mod:`geonb.practice`; the store says so.
+        simulated: whether the texts are simulated.
 
     Raises:
         ValueError: wrong options, missing columns, no article left, or as in :class:`Parts`.
-        OSError: the table cannot be read or the hub is not reached; finished parts are kept.
+        OSError: the table cannot be read, or the hub is not reached.
     """
     name, source = Path(source).name, str(source)
     if source == HUB_TABLE:
@@ -130,7 +121,7 @@ def _open_table(source: str) -> ds.Dataset:
     if "://" in source and not source.startswith("hf://"):
         raise ValueError("only the disk and the hub are read")
     filesystem, pattern = fsspec.url_to_fs(source)
-    files = [pattern] if Path(source).is_file() else sorted(filesystem.glob(pattern))
+    files = sorted(filesystem.glob(pattern))
     if not files:
         raise ValueError("there is no such file")
     return ds.dataset(files, filesystem=filesystem, format="parquet")
@@ -142,13 +133,8 @@ def _readable(source: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        advice = "give a complete Parquet file, a pattern, or a hub path (hf://datasets/...)"
-        if source.startswith("hf://"):
-            advice = "without a network, download it from huggingface.co elsewhere and give its path"
+        advice = "give a complete Parquet file, a pattern or a hub path; without a network, download it elsewhere"
         raise OSError(f"{source}: cannot be read ({error}); {advice}") from error
-
-
-# The API
 
 
 def from_api(
@@ -164,7 +150,7 @@ def from_api(
     endpoint: str | None = None,
     simulated: bool = False,
 ) -> PlaceStore:
-    """Make a place store of the articles in a box, from Wikipedia itself.
+    """Make a place store of the articles in a box, such as a town, from Wikipedia's Action API.
 
     The box is cut into tiles that the service accepts, and a tile with more articles than it lists is cut
     again. As Wikipedia's rules ask (https://www.mediawiki.org/wiki/API:Etiquette), requests name a
@@ -175,14 +161,14 @@ def from_api(
         lang: which Wikipedia.
         contact: an e-mail address or https page of the person who runs this, else ``GEONB_CONTACT``.
             It is sent, and not stored.
-        text: "intro" (up to the first heading, 20 a request) or "full" (1 a request).
+        text: "intro" (up to the first heading, 20 per request) or "full" (1 per request).
         max_requests: stop after so many; a call with a higher number continues.
-        endpoint: address of another service with the same interface, for practice.
+        endpoint: address of another service with the same interface.
 
     Raises:
         ValueError: no contact, wrong options, an area that needs too many requests, an error of the
             service, no article left, or as in :class:`Parts`.
-        OSError: the service refuses or is not reached; finished parts are kept.
+        OSError: the service refuses or is not reached.
     """
     url = endpoint or f"https://{lang}.wikipedia.org/w/api.php"
     plan = _plan(
@@ -192,16 +178,10 @@ def from_api(
     if text not in ("intro", "full"):
         raise ValueError(f"text {text!r} must be intro or full")
     if not (contact := contact or os.environ.get("GEONB_CONTACT")):
-        raise ValueError(
-            "Wikimedia asks programs for a contact, so nothing is sent without one: give --contact "
-            "YOU@YOUR.DOMAIN (or an https:// page about your project), or set GEONB_CONTACT"
-        )
+        raise ValueError("Wikimedia asks for a contact: give an e-mail address or https page, or set GEONB_CONTACT")
     tiles = _tiles(plan["bbox"], TILE_KM)
     if len(tiles) > max_requests:
-        raise ValueError(
-            f"bbox {plan['bbox']} needs {len(tiles):,} requests or more, but max_requests is "
-            f"{max_requests:,}; give a smaller box, allow more, or take the table"
-        )
+        raise ValueError(f"bbox needs {len(tiles):,} requests or more, but max_requests is {max_requests:,}")
     service = _Service(url, contact, text, max_requests)
     with Parts(out, plan) as parts:
         done = []
@@ -231,8 +211,7 @@ class _Service:
     """The Action API, asked one question at a time."""
 
     def __init__(self, url: str, contact: str, text: str, max_requests: int) -> None:
-        self.url, self.client = url, session(contact)
-        self.asked, self.max_requests = 0, max_requests
+        self.url, self.client, self.left = url, session(contact), max_requests
         self.client.params = {
             "action": "query", "format": "json", "formatversion": 2, "maxlag": 5,
             "generator": "geosearch", "ggslimit": BOX_LIMIT,
@@ -245,20 +224,19 @@ class _Service:
     def pages(self, tile: tuple, everything: bool) -> list[dict]:
         """Ask for the pages in a tile; those of a crowded one lack texts, unless ``everything``."""
         west, south, east, north = tile
-        box = {"ggsbbox": f"{north:.6f}|{west:.6f}|{south:.6f}|{east:.6f}"}
+        asked = {"ggsbbox": f"{north:.6f}|{west:.6f}|{south:.6f}|{east:.6f}"}
         pages: dict[int, dict] = {}
         more: dict | None = {}
         while more is not None:
-            answer = self.ask(box | more)
+            answer = self.ask(asked | more)
             for page in answer.get("query", {}).get("pages", []):
                 pages.setdefault(page["pageid"], {}).update(page)
-            done = len(pages) >= FULL and not everything
-            more = None if done else answer.get("continue")
+            more = answer.get("continue") if everything or len(pages) < FULL else None
         return [pages[number] for number in sorted(pages)]
 
     def ask(self, params: dict) -> dict:
-        while self.asked < self.max_requests:
-            self.asked += 1
+        while self.left:
+            self.left -= 1
             time.sleep(INTERVAL_S)
             response = self.client.get(self.url, params=params)
             response.raise_for_status()
@@ -268,25 +246,23 @@ class _Service:
             if error.get("code") not in PASSING:
                 raise ValueError(f"{self.url}: the service says {error.get('code')!r}: {error.get('info')!r}")
             time.sleep(float(response.headers.get("Retry-After", 5)))
-        raise ValueError(
-            f"{self.asked:,} requests were made, as many as max_requests allows; finished parts are kept, "
-            "and the same call with a higher max_requests continues"
-        )
+        raise ValueError("as many requests as max_requests allows were made; the same call with more continues")
 
 
 def _tiles(box: Sequence[float], km: float) -> list[tuple]:
     """Cut a box into boxes of at most ``km`` a side, none across the antimeridian."""
     west, south, east, north = box
-    ranges = [(west, east)] if west < east else [(west, 180.0), (-180.0, east)]
+    if west > east:
+        return _tiles((west, south, 180.0, north), km) + _tiles((-180.0, south, east, north), km)
     tiles = []
-    rows = math.ceil((north - south) * KM_PER_DEGREE / km)
-    for low, high in pairwise(np.linspace(south, north, rows + 1).tolist()):
+    for low, high in _cut(south, north, km / KM_PER_DEGREE):
         widest = math.cos(math.radians(0 if low < 0 < high else min(abs(low), abs(high))))
-        for left, right in ranges:
-            columns = math.ceil((right - left) * KM_PER_DEGREE * widest / km)
-            edges = np.linspace(left, right, columns + 1).tolist()
-            tiles += [(a, low, b, high) for a, b in pairwise(edges)]
+        tiles += [(a, low, b, high) for a, b in _cut(west, east, km / KM_PER_DEGREE / widest)]
     return tiles
+
+
+def _cut(first: float, last: float, longest: float) -> Iterator[tuple[float, float]]:
+    return pairwise(np.linspace(first, last, math.ceil((last - first) / longest) + 1).tolist())
 
 
 def _article(page: dict) -> dict:
@@ -298,11 +274,8 @@ def _article(page: dict) -> dict:
     return row | {"revision": page.get("lastrevid"), "qid": page.get("pageprops", {}).get("wikibase_item")}
 
 
-# Checks
-
-
 def _plan(source: str, lang: str, bbox: Sequence[float] | None, **others: Any) -> dict:
-    """Check the options that both sources have, and make of them the plan of the parts."""
+    """Check the options that both sources have, and make the plan of the parts from them."""
     if not re.fullmatch(r"[a-z]{2,12}(-[a-z]{1,12})*", lang):
         raise ValueError(f"lang {lang!r} is no language of a Wikipedia; give one such as en, de or pt")
     if bbox is not None:
@@ -353,11 +326,6 @@ def _clean(articles: pa.Table, lang: str) -> pa.Table:
     return pa.table(columns | {"text_chars": pc.utf8_length(columns["text"])})
 
 
-# The store
-
-FACTS = ("place_id", "title", "lon", "lat", "country_code", "qid", "type", "text_chars")
-
-
 def _write(parts: Parts, names: list[str]) -> PlaceStore:
     """Write the store from its parts; only one part's texts are in memory at a time."""
     plan, skips = parts.plan, parts.skips()
@@ -396,15 +364,13 @@ def _card(parts: Parts, places: dict, skips: Skips) -> str:
     least, median, most = np.quantile(places["text_chars"], [0, 0.5, 1])
     return f"""# Wikipedia articles with a position
 
-{"**The texts are simulated**: a program wrote them for practice." if plan["simulated"] else ""}
+{"**The texts are simulated.**" if plan["simulated"] else ""}
 
 - {len(twin):,} articles of the Wikipedia in `{plan["lang"]}`, fetched on {parts.date} or later.
 - Texts have {least:,.0f} to {most:,.0f} characters, the median is {median:,.0f}.
-- Near-duplicates: {len(twin) - twin.null_count:,} texts in {pc.count_distinct(twin)} groups differ in names
-  and numbers only. They are marked (`near_duplicate`), not left out.
+- Near-duplicates, which are marked: {len(twin) - twin.null_count:,} texts in {pc.count_distinct(twin)} groups.
 - Licence: CC BY-SA 4.0; `ATTRIBUTION.md` says how to credit the authors.
-- Not checked: whether positions are right (some are a degree off or mirrored), whether an article is about
-  a place beyond what is counted below, and whether a text is exactly that of its revision.
+- Not checked: whether positions are right, and whether a text is exactly that of its revision.
 
 ```
 {plan["source"]}, snapshot {plan.get("snapshot")}
