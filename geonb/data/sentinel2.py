@@ -21,7 +21,6 @@ SCALE = 10_000  # digital numbers of a reflectance of 1
 MIN_SIZE = 16
 GSD_M = 10  # of a pixel of a chip
 OFFSET = 1000  # added to L2A digital numbers since processing baseline 04.00
-OFFSET_FROM = "2022-01-25"  # its first day
 COVERED = (0, 1, 3, 8, 9, 10)  # classes of SCL: no data, defective, cloud shadow, cloud (twice), thin cirrus
 DARK = (2, 4, 6)  # topographic shadow, vegetation, water
 GAMMA = 2.2  # of common screens: equal steps of reflectance are shown as equal steps of light

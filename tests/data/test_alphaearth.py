@@ -151,7 +151,7 @@ def test_a_damaged_file_is_left_out_and_one_of_another_kind_stops(bucket, tmp_pa
     bucket.files[url.removeprefix(bucket.url)] = b"<VRTDataset>"
     assert np.isnan(_read_tile(url, lonlat)).all() and "cannot be read" in caplog.text
     other = bucket.tile(32633, 391000, 5820000, bands=3, seed=5)
-    with pytest.raises(ValueError, match="3 bands of int8, not 64 bands"):
+    with pytest.raises(ValueError, match="not 64 bands of int8"):
         _read_tile(other, lonlat)
 
 

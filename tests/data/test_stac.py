@@ -203,7 +203,7 @@ def test_beyond_utm_and_where_nothing_was_seen_there_is_a_reason_instead(sky):
 # --- the offset ---------------------------------------------------------------------------------------
 
 APPLIED, NOT_APPLIED = {"earthsearch:boa_offset_applied": True}, {"earthsearch:boa_offset_applied": False}
-OLD, UNKNOWN = {"s2:processing_baseline": "02.14"}, {"s2:processing_baseline": None}
+OLD = {"s2:processing_baseline": "02.14"}
 
 
 @pytest.mark.parametrize(
@@ -213,8 +213,6 @@ OLD, UNKNOWN = {"s2:processing_baseline": "02.14"}, {"s2:processing_baseline": N
         (0, APPLIED, (0.0001, -0.1), "boa_offset_applied"),  # both: taking it off would be once too often
         (1000, NOT_APPLIED, None, "processing_baseline"),
         (0, NOT_APPLIED | OLD, None, "processing_baseline"),
-        (1000, UNKNOWN, None, "date"),
-        (0, UNKNOWN | {"datetime": "2022-01-24T10:00:00Z"}, None, "date"),
         (0, NOT_APPLIED, (0.0001, -0.1), "pixels against raster:bands"),  # as some items of 2022 and 2025 are
         (1000, APPLIED, (0.0001, -0.1), "pixels against boa_offset_applied"),
         (1000, OLD, None, "pixels against processing_baseline"),
@@ -240,6 +238,9 @@ def test_stac_1_1_writes_the_offset_elsewhere_and_one_of_another_kind_is_not_gue
         with pytest.raises(ValueError):
             declared_offset(pystac.Item.from_dict(item))
     assert chip(sky) == stac.UNCLEAR
+    sky.scene("none", properties={"s2:processing_baseline": None}, raster=None)
+    with pytest.raises(ValueError):
+        declared_offset(pystac.Item.from_dict(sky.items[-1]))
 
 
 def test_a_bright_scene_whose_pixels_only_cast_doubt_is_passed_over_for_the_next(sky):

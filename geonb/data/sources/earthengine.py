@@ -1,22 +1,12 @@
-"""Sentinel-2 chips from Google Earth Engine: one small request per chip, in parallel, within the free quotas.
+"""Sentinel-2 chips from Google Earth Engine: one small request per chip, within the free quotas.
 
-Surface reflectance is ``COPERNICUS/S2_SR_HARMONIZED``, in which all years have one scale, without the offset of 2022.
-Clouds, haze and shadows come from Cloud Score+ (band ``cs_cdf``: 0 is covered, 1 is clear). Earth Engine computes the
-chip on the 10 m grid of its UTM zone; bands of 20 and 60 m are repeated, not smoothed. Two methods (:func:`composite`):
+Reflectance is ``COPERNICUS/S2_SR_HARMONIZED`` (one scale for all years), clouds are Cloud Score+ (``cs_cdf``, 1 is
+clear). "clearest" takes the scene that is the clearest over the chip, of one moment and with a date. "median" takes
+the median of the clear views of each pixel: it finds land below frequent clouds, but mixes seasons and reads about ten
+times as much. The graph is tested on made scenes with the client's signatures, not on the live service.
 
-``"clearest"``  the scene that is the clearest over the chip. All pixels are of one moment, as pretrained image
-                encoders expect, and the chip has a date. Of all other scenes one band is read instead of 13.
-``"median"``    for each pixel and band the median of all clear views. It finds land below clouds that never open over
-                a whole chip, as in the humid tropics, and has little noise. But it mixes seasons, its spectra belong to
-                no moment, and for a year it reads about ten times as much.
-
-You need a Google Cloud project that is registered for Earth Engine, and credentials; :func:`connect` says how. The
-graph is tested against the signatures of the client (earthengine-api 1.7.50) and evaluated on made scenes; it was not
-tried on the live service.
-
-Sources: https://developers.google.com/earth-engine/guides/usage (quotas), .../guides/noncommercial_tiers,
-.../guides/monitoring_usage, .../apidocs/ee-data-computepixels; Pasquarella et al. (2023), Comprehensive quality
-assessment of optical satellite imagery using weakly supervised video learning (Cloud Score+).
+Sources: https://developers.google.com/earth-engine/guides/usage, .../noncommercial_tiers; Pasquarella et al. (2023),
+Comprehensive quality assessment of optical satellite imagery using weakly supervised video learning (Cloud Score+).
 """
 
 from __future__ import annotations
@@ -32,7 +22,6 @@ from numpy.typing import ArrayLike
 from geonb.data.sentinel2 import BANDS, GSD_M, SCALE, chip_grid, utm_epsg
 from geonb.data.sources.parts import Chip, chip_store
 from geonb.data.store import PlaceStore
-from geonb.geo import check_lonlat
 
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
@@ -44,43 +33,39 @@ METHODS = ("clearest", "median")
 SOURCE = f"Copernicus Sentinel-2 L2A through Google Earth Engine ({IMAGES}), clouds by Cloud Score+ ({CLOUDS})"
 LICENSE = "free and open (Copernicus Sentinel data terms); contains modified Copernicus Sentinel data"
 
-MAX_SCENE_CLOUD = 80  # per cent of a scene of 110 km; many half-clouded scenes are clear over a chip
-CLEAR = 0.6  # Cloud Score+ from which a pixel counts as seen clearly; 0.50 to 0.65 is advised
+MAX_SCENE_CLOUD = 80  # per cent of a scene; many half-clouded ones are clear over a chip
+CLEAR = 0.6  # Cloud Score+ from which a pixel is clear; 0.50 to 0.65 is advised
 MIN_CLEAR = 0.9  # share of a chip that must be seen clearly
-
-HIGH_VOLUME = "https://earthengine-highvolume.googleapis.com"  # the end point for many small requests
-DEADLINE_S, MAX_RETRIES = 300, 5  # of one request; the client waits longer after each refusal
-TIERS = "Community 150, Contributor 1,000, Partner 100,000"  # EECU-hours a month since 27 April 2026
-REVISIT_DAYS = 5
-LATENCY_S = 3  # of one request; an assumption
+HIGH_VOLUME = "https://earthengine-highvolume.googleapis.com"  # for many small requests
+TIERS = "Community 150, Contributor 1,000, Partner 100,000"  # since 27 April 2026
+REVISIT_DAYS, LATENCY_S = 5, 3  # the time of one request is an assumption
 WORKLOAD_TAG = "geonb-chips"
 
-STEPS = """Earth Engine is set up once, in three steps:
-  1. register a Google Cloud project for Earth Engine (free of charge for noncommercial use):
-     https://code.earthengine.google.com/register
-  2. put credentials on this machine: earthengine authenticate
-     (in a notebook: import ee; ee.Authenticate(). On a server: ee.Initialize with a service account)
-  3. say which project: --project ID, or set GEONB_EE_PROJECT=ID"""
+STEPS = """Set up Earth Engine once:
+  1. register a Cloud project: https://code.earthengine.google.com/register
+  2. get credentials: earthengine authenticate (on a server: a service account)
+  3. name the project: --project ID, or GEONB_EE_PROJECT=ID"""
 
 
 def connect(project: str | None = None) -> Any:
     """Initialise Earth Engine with the credentials of this machine, and return the module ``ee``.
 
     Args:
-        project: id of a Cloud project registered for Earth Engine; else GEONB_EE_PROJECT, else that of the credentials.
+        project: id of a registered Cloud project; else GEONB_EE_PROJECT, else that of the credentials.
 
     Raises:
-        ValueError: no credentials, no project, or no permission, with the steps to set it up.
+        ValueError: no credentials, project or permission, with the steps to set them up.
     """
     import ee
     from google.auth.exceptions import GoogleAuthError
 
+    project = project or os.environ.get("GEONB_EE_PROJECT") or None
     try:
-        ee.Initialize(project=project or os.environ.get("GEONB_EE_PROJECT") or None, url=HIGH_VOLUME)
+        ee.Initialize(project=project, url=HIGH_VOLUME)
     except (ee.EEException, GoogleAuthError) as error:
         raise ValueError(f"Earth Engine could not be initialised: {error}\n{STEPS}") from None
-    ee.data.setDeadline(1000 * DEADLINE_S)
-    ee.data.setMaxRetries(MAX_RETRIES)
+    ee.data.setDeadline(300_000)  # ms, of one request
+    ee.data.setMaxRetries(5)
     return ee
 
 
@@ -89,83 +74,61 @@ def composite(ee: Any, grid: GeoBox, period: tuple[str, str], method: str = "cle
 
     Args:
         ee: the module, initialised; see :func:`connect`.
-        grid: of the chip. Only scenes that touch it are looked at, which keeps the search and the cost small.
+        grid: of the chip; only scenes that touch it are searched.
         period: first day, and the day after the last (ISO 8601).
         method: "clearest" or "median"; see the head of this module.
 
     Returns:
-        uint16 bands: the 12 of :data:`geonb.data.sentinel2.BANDS`, reflectance x 10000, 0 where nothing was seen; then
-        "views", how many clear views a pixel has (0 or 1 with "clearest"); "score", Cloud Score+ x 10000, 0 without a
-        score; "day", of acquisition, counted from 1970-01-01, 0 where nothing was seen; "scenes", how many touch the
-        chip. With "median" score and day are medians too. Two tiles of one acquisition count as two scenes.
+        uint16 bands, 0 where nothing was seen: reflectance x 10,000; "views", how many are clear; "score", Cloud Score+
+        x 10,000; "day", since 1970-01-01; "scenes", how many touch the chip. Of a "median", score and day are medians.
     """
-    start, end = period
     crs = str(grid.crs)
     region = ee.Geometry.Rectangle(list(grid.boundingbox), proj=crs, geodesic=False)  # the antimeridian is no edge
     scenes = (
         ee.ImageCollection(IMAGES)
         .filterBounds(region)
-        .filterDate(start, end)
+        .filterDate(*period)
         .filter(ee.Filter.lte("CLOUDY_PIXEL_PERCENTAGE", MAX_SCENE_CLOUD))
         .linkCollection(ee.ImageCollection(CLOUDS), ["cs_cdf"])
     )
-    names = [*BANDS, "score", "day"]
+    names, clear = [*BANDS, "score", "day"], round(CLEAR * SCALE)
 
     def tidy(image):
-        """Add the score and the day to the bands; a pixel that lacks a band lacks all."""
         day = image.metadata("system:time_start").divide(86_400_000).floor()
-        whole = image.select(BANDS).mask().reduce(ee.Reducer.min())
+        whole = image.select(BANDS).mask().reduce(ee.Reducer.min())  # what lacks a band lacks all
         score = image.select("cs_cdf").unmask(0, False).multiply(SCALE)
-        return image.select(BANDS).addBands([score, day]).rename(names).updateMask(whole).toUint16()
+        image = image.select(BANDS).addBands([score, day]).rename(names)
+        return image.updateMask(whole).toUint16()
 
-    clear = round(CLEAR * SCALE)
-    nothing = ee.Image.constant([0] * len(names)).rename(names).toUint16().updateMask(0)  # where there are no scenes
+    def judged(image):
+        score = image.select("cs_cdf").unmask(0, False)
+        mean = score.reduceRegion(ee.Reducer.mean(), region, GSD_M, crs)
+        return tidy(image).set("clear", mean.get("cs_cdf"))
+
+    zeros = ee.Image.constant([0] * len(names)).rename(names).toUint16()
+    nothing = ee.ImageCollection([zeros.updateMask(0).set("clear", -1)])  # if there are no scenes
     if method == "median":
-
-        def masked(image):
-            image = tidy(image)
-            return image.updateMask(image.select("score").gte(clear))
-
-        seen = scenes.map(masked).merge(ee.ImageCollection([nothing]))
+        seen = scenes.map(tidy).map(lambda image: image.updateMask(image.select("score").gte(clear))).merge(nothing)
         image, views = seen.median(), seen.select("score").count()
     else:
-
-        def judged(image):
-            score = image.select("cs_cdf").unmask(0, False)
-            mean = score.reduceRegion(ee.Reducer.mean(), region, GSD_M, crs)
-            return tidy(image).set("clear", mean.get("cs_cdf"))
-
-        candidates = scenes.map(judged).merge(ee.ImageCollection([nothing.set("clear", -1)]))
-        image = ee.Image(candidates.sort("clear", False).first())
+        ranked = scenes.map(judged).merge(nothing).sort("clear", False)
+        image = ee.Image(ranked.first())
         views = image.select("score").gte(clear)
-    return (
-        image.addBands([views.rename("views"), ee.Image.constant(scenes.size()).rename("scenes")])
-        .unmask(0, False)
-        .round()
-        .toUint16()
-        .select([*BANDS, *EXTRA])
-    )
+    counts = [views.rename("views"), ee.Image.constant(scenes.size()).rename("scenes")]
+    return image.addBands(counts).unmask(0, False).round().toUint16().select([*BANDS, *EXTRA])
 
 
 def estimate(n: int, size: int, period: tuple[str, str], *, method: str = "clearest", workers: int = 16) -> str:
-    """Describe what n chips of size x size pixels will ask of the network and of Earth Engine, before they are made.
-
-    Args:
-        period, method, workers: as for :func:`from_earthengine`.
-    """
+    """Describe what n chips ask of the network and of Earth Engine; the options are those of the chips."""
     days = date.fromisoformat(period[1]) - date.fromisoformat(period[0])
     scenes = -(-days.days // REVISIT_DAYS)
     bands = (len(BANDS) + 1) * scenes if method == "median" else scenes + len(BANDS)
     return (
         f"{n:,} requests, one per chip; {n * size**2 * 2 * len(BANDS + EXTRA) / 1e6:,.1f} MB to fetch\n"
-        f"{n * LATENCY_S / workers / 60:,.1f} minutes with {workers} requests at a time, if one takes {LATENCY_S} s "
-        "(an assumption: measure it with 20 chips)\n"
-        f"Earth Engine reads about {n * size**2 * bands / 1e6:,.0f} million pixels: {scenes} scenes per chip, one "
-        f"every {REVISIT_DAYS} days (fewer without those too cloudy, more where orbits overlap)\n"
-        f"Free noncommercial quota, EECU-hours a month: {TIERS}; past it requests are slowed, not billed\n"
-        "The cost of a chip is not known beforehand: fetch 20, wait some minutes, and look in the Cloud Console, "
-        f"Monitoring, Metrics Explorer, for Completed EECU-seconds with workload_tag = {WORKLOAD_TAG}. "
-        f"The Community tier is enough if one costs less than {150 * 3600 / max(n, 1):,.0f} EECU-seconds"
+        f"{n * LATENCY_S / workers / 60:,.1f} minutes, if each of {workers} at a time takes {LATENCY_S} s\n"
+        f"{n * size**2 * bands / 1e6:,.0f} million pixels to read, of {scenes} scenes per chip\n"
+        f"Free noncommercial quota, EECU-hours a month: {TIERS}. To learn the cost, fetch 20 chips, and look in\n"
+        f"Metrics Explorer (Cloud Console) for Completed EECU-seconds with workload_tag = {WORKLOAD_TAG}"
     )
 
 
@@ -182,50 +145,48 @@ def from_earthengine(
 ) -> PlaceStore:
     """Make a place store with a Sentinel-2 chip at each position that has a clear one; the same call continues.
 
-    A chip has the columns ``scenes`` (that touch it), ``clear_share``, ``clear_views`` (of a pixel, mean),
-    ``cloud_score`` (mean Cloud Score+, 1 is clear) and ``epsg``; one of "clearest" has a date. Where nothing was seen,
-    all bands are 0; a pixel that was seen has at least 1 in each band.
+    0 is nodata. Columns are ``scenes``, ``clear_share``, the means ``clear_views`` and ``cloud_score``, and ``epsg``.
 
     Args:
-        out, where: as for :func:`geonb.data.sources.parts.chip_store`: positions (n, 2), or a store without images.
+        out, where: as for :func:`geonb.data.sources.parts.chip_store`.
         period, method: as for :func:`composite`.
         size: edge of a chip in pixels of 10 m, at most 1254 (an answer has at most 48 MiB).
-        project: as for :func:`connect`, which is called unless Earth Engine is initialised and no project is given.
+        project: as for :func:`connect`.
         workers: requests at a time; Earth Engine takes at most 40 of a project.
-        max_requests: more positions than this are refused; a chip costs compute of a monthly quota (:func:`estimate`).
+        max_requests: more positions than this are refused, because of the quota.
 
     Raises:
-        ValueError: a wrong option, more than ``max_requests``, no access (with the steps to set it up), or Earth Engine
-            refused; what is finished is kept.
+        ValueError: a wrong option, too many requests, no access, or Earth Engine refused; what is finished is kept.
     """
     start, end = (date.fromisoformat(day).isoformat() for day in period)
     if start >= end or method not in METHODS:
-        raise ValueError(f"the period {start} to {end} is empty, or the method {method!r} is not one of {METHODS}")
-    requests = len(where.lonlat if isinstance(where, PlaceStore) else check_lonlat(where, "positions"))
+        raise ValueError(f"period {start} to {end}, method {method!r}; the methods are {METHODS}")
+    requests = len(where if isinstance(where, PlaceStore) else np.asarray(where))
     if requests > max_requests:
         raise ValueError(
-            f"{requests:,} requests, but at most {max_requests:,} are allowed; give fewer positions, or allow more "
-            f"(max_requests)\n{estimate(requests, size, (start, end), method=method, workers=workers)}"
+            f"{requests:,} requests; give fewer positions, or allow more than {max_requests:,} "
+            f"(max_requests)\n{estimate(requests, size, period, method=method, workers=workers)}"
         )
     import ee
 
     if project or not ee.data.is_initialized():
         connect(project)
+    options = {"period": (start, end), "method": method}
     return chip_store(
-        out, where, lambda lon, lat: _read_chip(ee, lon, lat, size, (start, end), method),
-        plan={"source": "earthengine", "collections": [IMAGES, CLOUDS], "period": [start, end], "method": method},
+        out, where, lambda lon, lat: _read_chip(ee, lon, lat, size, **options),
+        plan={"source": "earthengine", "collections": [IMAGES, CLOUDS], **options},
         source=SOURCE, license=LICENSE, size=size, workers=workers,
     )  # fmt: skip
 
 
 def _read_chip(ee: Any, lon: float, lat: float, size: int, period: tuple[str, str], method: str) -> Chip | str:
-    """Compute the chip of a position in one request, or return the reason why there is none."""
+    """Compute a chip in one request, or return the reason why there is none."""
     epsg = int(utm_epsg([[lon, lat]])[0])
     if not epsg:
         return "outside UTM (beyond 80 S or 84 N)"
     grid = chip_grid(lon, lat, size)
-    a, b, c, d, e, f = grid.transform[:6]
-    move = {"scaleX": a, "shearX": b, "translateX": c, "shearY": d, "scaleY": e, "translateY": f}
+    keys = "scaleX", "shearX", "translateX", "shearY", "scaleY", "translateY"
+    move = dict(zip(keys, grid.transform[:6], strict=True))
     request = {
         "expression": composite(ee, grid, period, method),
         "fileFormat": "NUMPY_NDARRAY",
@@ -237,7 +198,7 @@ def _read_chip(ee: Any, lon: float, lat: float, size: int, period: tuple[str, st
         pixels = ee.data.computePixels(request)
     except ee.EEException as error:
         if "memory limit" in str(error) or "timed out" in str(error):
-            return "Earth Engine ran out of memory or time (a shorter period or a smaller size may help)"
+            return "Earth Engine ran out of memory or time (try a shorter period or smaller chips)"
         raise ValueError(f"Earth Engine gave no chip: {error}") from error
     if not pixels["scenes"].any():
         return "no scene in the period, or all too cloudy"
@@ -246,7 +207,7 @@ def _read_chip(ee: Any, lon: float, lat: float, size: int, period: tuple[str, st
         return f"less than {MIN_CLEAR:.0%} of the chip seen clearly"
     seen = pixels["day"] > 0
     image = np.stack([pixels[name] for name in BANDS])
-    image[:, seen] = np.maximum(image[:, seen], 1)
+    image[:, seen] = np.maximum(image[:, seen], 1)  # 0 is nodata
     columns: dict[str, float | str] = {
         "scenes": int(pixels["scenes"].max()),
         "clear_share": round(clear_share, 4),

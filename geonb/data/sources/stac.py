@@ -1,22 +1,16 @@
-"""Sentinel-2 chips without a login: scenes found through STAC; only their blocks around a position are read.
+"""Sentinel-2 chips without a login: scenes are found through STAC, and only blocks around a position are read.
 
-The catalogue is Earth Search of Element 84 (AWS Open Data), collection ``sentinel-2-c1-l2a``. ``pystac-client``
-searches it; ``odc-stac`` reads scenes onto the grid of a chip, lazily on Dask: in threads, or on a cluster where the
-user has opened a Dask client. Neighbouring tiles of one pass are joined.
-
-What a catalogue states about the offset of 1000 is at times wrong (Element84/earth-search issues 9, 24, 66 and 71), so
-:func:`declared_offset` is compared with :func:`geonb.data.sentinel2.seen_offset`. Where the pixels leave no doubt, they
-decide, and the column ``offset_rule`` says so; where they only cast doubt, the scene is passed over.
-
-The tests use a catalogue on the loopback interface. The live catalogue was not tried. Two runs give the same store as
-long as the catalogue gives the same answers: new or reprocessed scenes change it.
+The catalogue is Earth Search of Element 84 (AWS Open Data). ``pystac-client`` searches it, and ``odc-stac`` reads
+scenes onto the grid of a chip with Dask. What a catalogue states about the offset of 1000 is at times wrong
+(Element84/earth-search issues 9, 24, 66, 71), so the pixels decide where they leave no doubt; where they only cast
+doubt, the scene is passed over. The live catalogue was not tried.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import date, timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -29,7 +23,6 @@ from geonb.data.sentinel2 import (
     BANDS,
     COVERED,
     OFFSET,
-    OFFSET_FROM,
     SCALE,
     chip_grid,
     radiometric_offset,
@@ -55,7 +48,6 @@ ASSETS = {
 }  # fmt: skip
 SOURCE = "Copernicus Sentinel-2 Collection 1 L2A through Earth Search (Element 84, AWS Open Data)"
 LICENSE = "free and open (Copernicus Sentinel data terms); contains modified Copernicus Sentinel data"
-METHODS = ("least_cloudy", "median")
 COARSE = ("B1", "B5", "B6", "B7", "B8A", "B9", "B11", "B12")  # 20 and 60 m
 MAX_SCENE_CLOUD = 80  # per cent of a scene; cloudier ones are not searched for
 MAX_CLOUD = 0.05  # share of a chip that may be covered or lack data
@@ -69,11 +61,8 @@ BROKEN = "only scenes that cannot be read"
 UNCLEAR = "the pixels cast doubt on the declared offset"
 
 
-# --- scenes -------------------------------------------------------------------------------------------
-
-
 def _search(grid: GeoBox, period: tuple[str, str], url: str) -> list[Item]:
-    """Search a catalogue for the scenes that touch a chip; those with the fewest clouds come first."""
+    """Search a catalogue for the scenes that touch a chip, with the fewest clouds first."""
     from pystac_client.exceptions import APIError
 
     start, last = period[0], date.fromisoformat(period[1]) - timedelta(days=1)
@@ -105,7 +94,7 @@ def _usable(item: Item) -> bool:
 
 
 def _passes(items: list[Item], grid: GeoBox) -> list[list[Item]]:
-    """Join the tiles of one pass: those in the UTM zone of the chip first, and of these the newest processing."""
+    """Join the tiles of a pass: those in the UTM zone of the chip first, then the newest processing."""
     passes = defaultdict(list)
     for item in items:
         passes[item.properties.get("platform"), f"{item.datetime:%Y-%m-%d %H}"].append(item)
@@ -118,10 +107,9 @@ def _passes(items: list[Item], grid: GeoBox) -> list[list[Item]]:
 
 
 def _open(items: list[Item], grid: GeoBox, bands: list[str]) -> xr.Dataset:
-    """Open bands of the scenes of one pass on the grid of a chip; nothing is read before ``.compute()``.
+    """Open bands of a pass on the grid of a chip, lazily: digital numbers (1, y, x); 0 is nodata.
 
-    Where several scenes have data, the first one counts. The result has a variable for each asset with dimensions
-    (time = 1, y, x): digital numbers as they are in the files, with any offset; 0 is nodata.
+    Where several scenes have data, the first one counts.
     """
     import odc.stac
     import rasterio
@@ -139,48 +127,40 @@ def _read(lazy: list[xr.Dataset]) -> list[xr.Dataset | None]:
     """Read datasets, all at once; None in place of one whose files are gone or damaged."""
     import dask
 
-    # odc-geo asserts that a file has a reference system.
-    unreadable: tuple[type[Exception], ...] = (*raster_errors(), AssertionError)
     try:
         return list(dask.compute(*lazy))
-    except unreadable as error:
+    except (*raster_errors(), AssertionError) as error:  # odc-geo asserts that a file has a reference system
         if may_pass(error):
             raise OSError(f"a scene could not be read ({error}); try again later") from error
-        return [None] if len(lazy) == 1 else [one for dataset in lazy for one in _read([dataset])]
-
-
-# --- the offset ---------------------------------------------------------------------------------------
+        return [None] if len(lazy) == 1 else [_read([dataset])[0] for dataset in lazy]
 
 
 def declared_offset(item: Item) -> tuple[int, str]:
-    """Return the offset that is in the numbers of an item by its metadata: (0 or 1000, the rule that says so).
+    """Return the offset in the numbers of an item, 0 or 1000, and the metadata that say so.
 
-    In this order: ``earthsearch:boa_offset_applied``, where true (the offset in ``raster:bands`` of such items is left
-    over from before, see Element84/earth-search issue 9); the offset in ``raster:bands`` or ``bands``;
-    ``s2:processing_baseline``, 04.00 or higher; the day of acquisition, 2022-01-25 or later.
+    In this order: ``earthsearch:boa_offset_applied``, where true (``raster:bands`` is then out of
+    date); the offset in ``raster:bands`` or ``bands``; the processing baseline, from 04.00.
 
     Raises:
-        ValueError: another offset or scale than 0 or 1000 and 1/10000, or not one for all bands.
+        ValueError: another offset or scale than 0 or 1000 and 1/10000, several, or none.
     """
     if item.properties.get("earthsearch:boa_offset_applied") is True:
         return 0, "boa_offset_applied"
-    assets = [item.assets[ASSETS[band]].to_dict() for band in BANDS]
-    stated = {pair for asset in assets if (pair := _scale_and_offset(asset)) is not None}
-    if stated:
-        for offset in (0, OFFSET):
-            if all(np.allclose(pair, (1 / SCALE, -offset / SCALE), rtol=1e-6, atol=0) for pair in stated):
-                return offset, "raster:bands"
-        raise ValueError(f"{item.id}: scales and offsets of {sorted(stated)}")
-    if _baseline(item):
-        return (OFFSET if float(_baseline(item)) >= 4 else 0), "processing_baseline"
-    return (OFFSET if item.datetime.date().isoformat() >= OFFSET_FROM else 0), "date"
+    stated = {_scale_and_offset(item.assets[ASSETS[band]].to_dict()) for band in BANDS} - {None}
+    for offset in (0, OFFSET) if stated else ():
+        if np.allclose(list(stated), (1 / SCALE, -offset / SCALE), rtol=1e-6, atol=0):
+            return offset, "raster:bands"
+    if stated or not (baseline := _baseline(item)):
+        raise ValueError(f"{item.id}: scales and offsets of {stated or 'no known kind'}")
+    return (OFFSET if float(baseline) >= 4 else 0), "processing_baseline"
 
 
 def _scale_and_offset(asset: dict) -> tuple[float, float] | None:
-    """Find scale and offset where STAC 1.0 and 1.1 have them; None where the asset states none."""
-    for holder, prefix in ((asset.get("raster:bands"), ""), (asset.get("bands"), "raster:"), ([asset], "raster:")):
-        if holder and holder[0].get(f"{prefix}offset") is not None:
-            return float(holder[0].get(f"{prefix}scale", 1 / SCALE)), float(holder[0][f"{prefix}offset"])
+    """Find scale and offset where STAC 1.0 and 1.1 have them; None where none is stated."""
+    places = (asset.get("raster:bands"), ""), (asset.get("bands"), "raster:"), ([asset], "raster:")
+    for bands, prefix in places:
+        if bands and (offset := bands[0].get(f"{prefix}offset")) is not None:
+            return float(bands[0].get(f"{prefix}scale", 1 / SCALE)), float(offset)
     return None
 
 
@@ -190,11 +170,8 @@ def _baseline(item: Item) -> str:
     return stated if re.fullmatch(r"\d{1,2}\.\d{1,2}", str(stated)) else ""
 
 
-# --- chips --------------------------------------------------------------------------------------------
-
-
 def _reflectance(items: list[Item], grid: GeoBox, scl: np.ndarray) -> tuple[np.ndarray, int, str] | str:
-    """Read a pass as reflectance x 10,000 (12, H, W), the offset taken off, and its rule; or say why it is unfit."""
+    """Read a pass as reflectance x 10,000 (12, H, W), the offset that was taken off, and its rule."""
     [data] = _read([_open(items, grid, BANDS)])
     if data is None:
         return BROKEN
@@ -215,19 +192,17 @@ def _reflectance(items: list[Item], grid: GeoBox, scl: np.ndarray) -> tuple[np.n
 
 
 def _read_chip(lon: float, lat: float, period: tuple[str, str], size: int, method: str, url: str) -> Chip | str:
-    """Make the chip of a position, or return the reason why there is none; arguments are those of `from_stac`."""
+    """Make a chip, or return the reason why there is none; the arguments are those of `from_stac`."""
     epsg = int(utm_epsg([[lon, lat]])[0])
     if not epsg:
         return OUTSIDE
     grid = chip_grid(lon, lat, size)
     passes = _passes(_search(grid, period, url), grid)[:MAX_PASSES]
-    if not passes:
-        return NO_SCENE
     classes = _read([_open(items, grid, ["SCL"]) for items in passes])
     views = [(items, one["scl"].values[0]) for items, one in zip(passes, classes, strict=True) if one is not None]
-    reason = CLOUDY if views else BROKEN
+    reason = CLOUDY if views else BROKEN if passes else NO_SCENE
     most, enough = (VIEWS, 0.1) if method == "median" else (1, 1 - MAX_CLOUD)
-    used: list[tuple] = []
+    used: list[tuple] = []  # items, clear pixels, reflectance, offset, rule
     for items, scl in sorted(views, key=lambda view: np.isin(view[1], COVERED).mean()):
         clear = ~np.isin(scl, COVERED)
         if len(used) == most or clear.mean() < enough:
@@ -239,14 +214,19 @@ def _read_chip(lon: float, lat: float, period: tuple[str, str], size: int, metho
         clear &= (found[0] > 0).any(0)
         if clear.mean() >= enough:
             used.append((items, clear, *found))
-    if not used:
-        return reason
+    return _compose(used, method, epsg) if used else reason
+
+
+def _compose(used: list[tuple], method: str, epsg: int) -> Chip | str:
+    """Make a chip of the first view, or of the median of all."""
     tiles, masks, images, offsets, rules = zip(*used, strict=True)
     scenes = [item for items in tiles for item in items]
     day, image, clear = f"{scenes[0].datetime:%Y-%m-%d}", images[0], masks[0]
     if method == "median":
-        day, image = "", _median(images, masks)
-        clear = (image > 0).any(0)
+        values = np.where(np.stack(masks)[:, None], np.stack(images), np.nan)
+        clear = np.sum(masks, axis=0) >= MIN_VIEWS
+        day, image = "", np.zeros_like(image)
+        image[:, clear] = np.rint(np.nanmedian(values[:, :, clear], axis=0))
     if clear.mean() < 1 - MAX_CLOUD:
         return CLOUDY
     columns: dict[str, float | str] = {
@@ -260,17 +240,8 @@ def _read_chip(lon: float, lat: float, period: tuple[str, str], size: int, metho
     return Chip(image, day, columns)
 
 
-def _median(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> np.ndarray:
-    """Take for each pixel and band the median of its clear views; 0 where there are fewer than MIN_VIEWS."""
-    values = np.where(np.stack(masks)[:, None], np.stack(images), np.nan)
-    enough = np.sum(masks, axis=0) >= MIN_VIEWS
-    image = np.zeros(values.shape[1:], np.uint16)
-    image[:, enough] = np.rint(np.nanmedian(values[:, :, enough], axis=0))
-    return image
-
-
 def _joined(values: Iterable[str]) -> str:
-    return ";".join(dict.fromkeys(value for value in values if value))
+    return ";".join(dict.fromkeys(filter(None, values)))
 
 
 def from_stac(
@@ -291,23 +262,20 @@ def from_stac(
         where: positions (n, 2) in degrees, or a :class:`PlaceStore` without images, to which chips are added.
         period: first day, and the day after the last (ISO 8601). A longer one finds more and takes longer.
         size: edge of a chip in pixels of 10 m, 16 to 1024.
-        method: "least_cloudy": the pass whose chip has the fewest covered pixels by its scene classification (SCL); all
-            pixels are of one moment. "median": for each pixel and band the median of its clear views. Of either,
-            :data:`MAX_CLOUD` of the chip may be covered, lack data, or have fewer than :data:`MIN_VIEWS` clear views.
-        url: of a STAC API with the collection and the assets of Earth Search. Items that lack a band, or whose files
-            are not at https addresses, are left out.
+        method: "least_cloudy": the pass with the fewest covered pixels by its scene classification, all of one moment.
+            "median": of the clear views of each pixel. At most :data:`MAX_CLOUD` of a chip may be covered or lack data.
+        url: of a STAC API with the collection and the assets of Earth Search.
         simulated: whether its scenes are, as those of :mod:`geonb.practice`; the store says so.
-        workers: places at a time. The pixels of each are read on Dask's threads, or on the cluster of an open client.
+        workers: places at a time. Pixels are read on Dask's threads, or on the cluster of an open client.
 
     Raises:
-        ValueError: an option or a position that is wrong, no chip at all, or the catalogue failed (what is finished is
-            kept).
+        ValueError: a wrong option or position, no chip at all, or the catalogue failed (what is finished is kept).
     """
     start, end = (date.fromisoformat(day) for day in period)
     if start >= end:
         raise ValueError(f"the period {start} to {end} (the last day excluded) is empty")
-    if method not in METHODS or not 16 <= size <= 1024:
-        raise ValueError(f"method {method!r} and size {size}; choose one of {METHODS}, and 16 to 1024 pixels")
+    if method not in ("least_cloudy", "median") or not 16 <= size <= 1024:
+        raise ValueError(f"method {method!r}, size {size}: give least_cloudy or median, and 16 to 1024 pixels")
     options: dict[str, Any] = {"period": tuple(period), "method": method, "url": url}
     return chip_store(
         out, where, lambda lon, lat: _read_chip(lon, lat, size=size, **options),
