@@ -1,8 +1,7 @@
-"""Who is to be credited for texts under a licence that asks for it, text by text and in words.
+"""Whom to credit for texts under a licence that asks for it, text by text and in words.
 
-Licences of the Creative Commons family with BY in their name ask for the creator, a link to the work and to the
-licence, and a note on what was changed (https://creativecommons.org/licenses/by-sa/4.0/, section 3a). Anything made
-of such texts needs the same credits: :func:`attribution` returns them for the places that were used.
+Creative Commons licences with BY ask for the creator, links to the work and the licence, and a note
+on changes (https://creativecommons.org/licenses/by-sa/4.0/legalcode, section 3a).
 """
 
 from __future__ import annotations
@@ -51,15 +50,14 @@ passed on, changed or not, only under the same licence.
 
 
 def attribution(store: PlaceStore, rows: ArrayLike | None = None) -> pa.Table:
-    """Look up who is to be credited for the texts of places.
+    """Look up whom to credit for the texts of places.
 
     Args:
         store: a :class:`geonb.data.store.PlaceStore`.
-        rows: of the store (numbers, or a mask); all places by default. Those without a text, or with one whose
-            licence asks for nothing, give no row.
+        rows: numbers, or a mask; all places by default.
 
     Returns:
-        :data:`COLUMNS`, all str, in the order of the rows; null where something is not known.
+        :data:`COLUMNS`, str or null, in the order of the rows; no row where no licence asks for one.
     """
     file = store.path / "attribution.parquet"
     table = pq.read_table(file) if file.exists() else SCHEMA.empty_table()
@@ -68,28 +66,27 @@ def attribution(store: PlaceStore, rows: ArrayLike | None = None) -> pa.Table:
 
 
 def write_credits(folder: Path, places: pa.Table) -> None:
-    """Write ``attribution.parquet`` and ``ATTRIBUTION.md`` beside a ``texts.parquet``; no file where none are due.
-
-    A text without licence or source has those of its place; ``places`` has ``place_id``, ``title``, ``source`` and
-    ``license``.
-    """
-    texts = pq.read_table(folder / "texts.parquet", columns=["place_id", "license", "revision", "url", "source"])
+    """Write the credits of a folder's texts, if any are due; licence or source may be the place's."""
+    columns = ["place_id", "license", "revision", "url", "source"]
+    texts = pq.read_table(folder / "texts.parquet", columns=columns)
     of_place = places.take(pc.index_in(texts["place_id"], places["place_id"].combine_chunks()))
     license = pc.coalesce(texts["license"], of_place["license"])
     wikipedia = pc.fill_null(pc.match_substring_regex(texts["url"], _WIKIPEDIA), False)
     urls = {name: _license_url(name) for name in pc.unique(license).to_pylist()}
-    columns = {
+    unknown = pa.scalar(None, pa.string())
+    creator = pc.coalesce(texts["source"], of_place["source"])
+    values = {
         "place_id": texts["place_id"],
         "title": of_place["title"],
         "url": texts["url"],
         "revision": texts["revision"],
         "license": license,
         "license_url": [urls[name] for name in license.to_pylist()],
-        "creator": pc.if_else(wikipedia, "Wikipedia contributors", pc.coalesce(texts["source"], of_place["source"])),
-        "changes": pc.if_else(wikipedia, "plain text extracted; markup removed", pa.scalar(None, pa.string())),
+        "creator": pc.if_else(wikipedia, "Wikipedia contributors", creator),
+        "changes": pc.if_else(wikipedia, "plain text extracted; markup removed", unknown),
     }
     asks = pc.fill_null(pc.match_substring_regex(license, _ASKS), False)
-    table = pa.table(columns, schema=SCHEMA).filter(asks)
+    table = pa.table(values, schema=SCHEMA).filter(asks)
     if len(table):
         pq.write_table(table, folder / "attribution.parquet", compression="zstd")
         (folder / "ATTRIBUTION.md").write_text(_in_words(table), encoding="utf-8")
@@ -97,20 +94,21 @@ def write_credits(folder: Path, places: pa.Table) -> None:
 
 def _license_url(name: str | None) -> str | None:
     name = (name or "").upper().replace("-", " ")  # CC-BY-SA-4.0 is meant too
-    return next((url for known, url in LICENSE_URLS.items() if known.replace("-", " ") in name), None)
+    found = [url for known, url in LICENSE_URLS.items() if known.replace("-", " ") in name]
+    return found[0] if found else None
 
 
 def _in_words(credits: pa.Table) -> str:
     counts = Counter(zip(credits["license"].to_pylist(), credits["creator"].to_pylist(), strict=True))
     ordered = sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))
-    rows = [f"| {_cell(license)} | {_cell(creator)} | {n:,} |" for (license, creator), n in ordered[:LISTED]]
+    rows = [f"| {_cell(name)} | {_cell(creator)} | {n:,} |" for (name, creator), n in ordered[:LISTED]]
     rest = sum(n for _, n in ordered[LISTED:])
     more = f"\n{len(ordered) - LISTED:,} more creators, of {rest:,} texts, are in the table.\n" if rest else ""
     return _WORDS.format(count=len(credits), table="\n".join(rows), more=more)
 
 
 def _cell(value: str | None) -> str:
-    """Sanitize words from outside for a cell of a Markdown table: no markup, one line, at most 200 characters."""
+    """Escape a name for a cell of a Markdown table: no markup, one line, at most 200 characters."""
     value = re.sub(r"[\s\x00-\x1f]+", " ", value or "not known").strip()
     value = value if len(value) <= 200 else value[:199] + "…"
     return re.sub(r"([\\`*_{}\[\]<>()#|!&~])", r"\\\1", value)

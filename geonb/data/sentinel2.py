@@ -1,4 +1,4 @@
-"""Sentinel-2 L2A chips as numbers: bands, checks of their values, the +1000 offset, pictures and the grid of a chip.
+"""Sentinel-2 L2A chips: bands, checks of values, the +1000 offset, pictures and grids.
 
 The module knows nothing of files, catalogues or stores.
 """
@@ -21,48 +21,43 @@ SCALE = 10_000  # digital numbers of a reflectance of 1
 MIN_SIZE = 16
 GSD_M = 10  # of a pixel of a chip
 OFFSET = 1000  # added to L2A digital numbers since processing baseline 04.00
-COVERED = (0, 1, 3, 8, 9, 10)  # classes of SCL: no data, defective, cloud shadow, cloud (twice), thin cirrus
+COVERED = (0, 1, 3, 8, 9, 10)  # classes of SCL: no data, defective, cloud shadow, clouds, cirrus
 DARK = (2, 4, 6)  # topographic shadow, vegetation, water
 GAMMA = 2.2  # of common screens: equal steps of reflectance are shown as equal steps of light
 
 
 def check_shape(images: np.ndarray) -> np.ndarray:
-    """Refuse chips that are not integers (n, 12, H, W) with H and W at least 16; values are not checked.
-
-    Raises:
-        ValueError: another shape, number of bands, size or type; the message says what to do.
-    """
+    """Refuse chips that are not integers (n, 12, H, W), H and W at least 16, by a ValueError."""
     images = np.asarray(images)
     if images.ndim != 4:
-        raise ValueError(f"images have shape {images.shape}; needed is (n, 12, H, W): one chip is images[None]")
+        raise ValueError(f"images have shape {images.shape}, not (n, 12, H, W): one chip is images[None]")
     if images.shape[1] != len(BANDS):
         hint = ""
         if images.shape[-1] == len(BANDS):
             hint = "; the bands are last: use images.transpose(0, 3, 1, 2)"
         elif 13 in (images.shape[1], images.shape[-1]):
             hint = "; 13 bands are Level-1C: take Level-2A, which has no B10"
-        raise ValueError(f"images have {images.shape[1]} bands (shape {images.shape}), not the 12 of {BANDS}{hint}")
+        raise ValueError(f"images have {images.shape[1]} bands (shape {images.shape}), not 12{hint}")
     if min(images.shape[2:]) < MIN_SIZE:
-        raise ValueError(f"images are {images.shape[2]} x {images.shape[3]} pixels; at least 16 x 16 are needed")
+        raise ValueError(f"images are {images.shape[2]} x {images.shape[3]} pixels, not at least 16 x 16")
     if images.dtype.kind not in "ui":
         raise ValueError(
-            f"images are {images.dtype}; needed is uint16: use np.rint(images).clip(0, 65_535).astype(np.uint16), "
-            "and before that multiply reflectance from 0 to 1 by 10_000"
+            f"images are {images.dtype}; needed is uint16: multiply reflectance from 0 to 1 by 10_000 "
+            "and use np.rint(images).clip(0, 65_535).astype(np.uint16)"
         )
     return images
 
 
 def check_images(images: np.ndarray, *, harmonised: bool = False) -> np.ndarray:
-    """Return chips as uint16 (n, 12, H, W), or say what is wrong with them and what to do.
+    """Return chips as uint16 (n, 12, H, W), or refuse them.
 
     Args:
-        images: integers (n, 12, H, W): reflectance x 10,000, bands in the order of :data:`BANDS`, H, W >= 16.
-        harmonised: the numbers are known to have no offset, so :func:`radiometric_offset`, which can err on chips
-            without dark pixels, is not used.
+        images: integers (n, 12, H, W): reflectance x 10,000, bands as in :data:`BANDS`, H, W >= 16.
+        harmonised: the numbers are known to have no offset; it is not looked for.
 
     Raises:
-        ValueError: what :func:`check_shape` refuses; 8-bit values; values that no reflectance has; chips of which more
-            than a tenth has no data; an offset of 1000 in more than half of them.
+        ValueError: another shape or type, 8-bit values, values that no reflectance has, more than a
+            tenth of a chip without data, or an offset of 1000 in more than half of the chips.
     """
     images = check_shape(images)
     if not len(images):
@@ -71,35 +66,32 @@ def check_images(images: np.ndarray, *, harmonised: bool = False) -> np.ndarray:
     if high <= 255:
         raise ValueError(
             f"images look like 8-bit pictures (highest value {high}), not reflectance x 10,000: "
-            "read the L2A bands themselves, not a rendered (TCI) image"
+            "read the L2A bands, not a rendered (TCI) image"
         )
     if low < 0 or high > 65_535:
-        raise ValueError(f"images have values from {low} to {high}, outside uint16; use images.clip(0, 65_535)")
+        raise ValueError(f"images have values from {low} to {high}, outside uint16; clip them")
     empty = (images == 0).all(1).mean((1, 2))
     filled = (images >= 65_000).any(1).mean((1, 2))
     for share, what in ((empty, "0"), (filled, "65,000 or more (a fill value)")):
         if (share > 0.1).any():
             row = int(np.argmax(share > 0.1))
-            raise ValueError(f"image {row}: {share[row]:.0%} of its pixels are {what}; leave such chips out")
+            raise ValueError(f"image {row}: {share[row]:.0%} of its pixels are {what}; leave it out")
     if not harmonised:
         shifted = radiometric_offset(images) > 0
         if shifted.mean() > 0.5:
             raise ValueError(
                 f"{shifted.sum()} of {len(images)} images (first: {int(np.argmax(shifted))}) seem to carry "
                 "the offset of +1000 of processing baseline 04.00 and later: use "
-                "images.clip(1000) - 1000, or say harmonised=True if you know that it is gone"
+                "images.clip(1000) - 1000, or harmonised=True if you know that it is gone"
             )
     return images.astype(np.uint16)
 
 
 def radiometric_offset(images: np.ndarray) -> np.ndarray:
-    """Estimate the offset in the digital numbers of chips: 0 or 1000, int (n,) for (n, 12, H, W), () for one chip.
+    """Estimate the offset in the digital numbers of chips (..., 12, H, W): 0 or 1000, int (...,).
 
-    Sentinel-2 L2A of processing baseline 04.00 and later holds 10,000 x reflectance + 1000 unless it was harmonised.
-    Where the pixels of a chip leave no doubt (:func:`seen_offset`), they decide. Otherwise the darker half of the
-    pixels, which is seldom cloud, is compared with bright soil and sand: their B1 is about .38 x B4 (within .05 for the
-    spectra of the simulated images), and an offset lifts B1 by .06 above that line. Chips that are bright all over
-    (cloud, snow) show an offset only if snow is bright in B12.
+    Where :func:`seen_offset` leaves a doubt, the darker pixels are compared with soil and sand: their
+    B1 is about .38 x B4, and an offset lifts it by .06. Snow is bright in B12 only with an offset.
     """
     images = np.asarray(images)
     chips = images.reshape(-1, *images.shape[-3:])
@@ -126,19 +118,13 @@ def _offset_of(chip: np.ndarray) -> int:
 def seen_offset(dn: np.ndarray, scl: np.ndarray | None = None) -> int | None:
     """Return the offset that the pixels of a chip show: 0, 1000, or None where they leave a doubt.
 
-    The darkest band of water, plants and shadow has a reflectance near 0. These pixels are found by SCL, and by
-    differences of bands, in which an offset cancels: much more near infrared than red and more green than red (plants);
-    more green than infrared and no short-wave infrared (water).
-
-    - No offset: a hundredth of the chip is below 500 in some band, a twentieth below 700, or half of the dark pixels
-      below 800. With an offset their reflectance would be below -0.05, -0.03 or -0.02.
-    - Offset: at least a hundredth of the chip is dark, and the 1st percentile of its darkest band is 850 or more.
-
-    On twelve real chips the 1st percentile of the darkest band is 182 to 410 without an offset, 879 or more with it.
+    Water, plants and shadow have a reflectance near 0 in their darkest band. They are found by SCL and
+    by differences of bands, in which an offset cancels. On twelve real chips the 1st percentile of
+    that band is 182 to 410 without an offset, and 879 or more with it.
 
     Args:
         dn: (12, H, W), bands as in :data:`BANDS`; 0 is nodata.
-        scl: classes of Level-2A's scene classification (H, W), if known. Pixels under clouds are left out.
+        scl: scene classification (H, W), if known; pixels under clouds are left out.
     """
     usable = (dn > 0).all(0)
     if scl is not None:
@@ -148,34 +134,28 @@ def seen_offset(dn: np.ndarray, scl: np.ndarray | None = None) -> int | None:
     b = {band: dn[i].astype(np.int32) for i, band in enumerate(BANDS)}
     plants = (b["B8"] - b["B4"] > 1800) & (b["B3"] > b["B4"])
     water = (b["B3"] - b["B8"] > 100) & (b["B8"] - b["B12"] < 300) & (abs(b["B11"] - b["B12"]) < 150)
-    dark = usable & (plants | water | (np.isin(scl, DARK) if scl is not None else False))
+    dark = usable & (plants | water | (scl is not None and np.isin(scl, DARK)))
     enough = dark.sum() >= max(16, usable.sum() / 100)
     hundredth, twentieth = np.percentile(dn[:, usable], [1, 5], axis=1).min(1)
+    # With an offset these would be reflectances below -0.05, -0.03 and -0.02.
     if hundredth < 500 or twentieth < 700 or (enough and np.median(dn[:, dark], axis=1).min() < 800):
         return 0
     return OFFSET if enough and np.percentile(dn[:, dark], 1, axis=1).min() >= 850 else None
 
 
 def true_color(images: np.ndarray) -> np.ndarray:
-    """Show chips in true colour: red, green, blue = B4, B3, B2, as uint8 (n, H, W, 3).
-
-    The stretch is fixed, so chips can be compared: value = 255 x reflectance^(1 / 2.2), white at 100 %.
-
-    Raises:
-        ValueError: images that are not integers (n, 12, H, W), H and W at least 16.
+    """Show chips in true colour (B4, B3, B2) as uint8 (n, H, W, 3): 255 x reflectance^(1 / 2.2).
 
     Example:
         >>> chips = np.full((1, 12, 16, 16), 2000, np.uint16)  # reflectance 0.2 in every band
-        >>> chips[:, BANDS.index("B4")] = 5000  # and 0.5 in red
-        >>> picture = true_color(chips)
-        >>> picture.shape, picture[0, 0, 0].tolist()
-        ((1, 16, 16, 3), [186, 123, 123])
+        >>> true_color(chips)[0, 0, 0].tolist()
+        [123, 123, 123]
     """
     return _picture(images, ("B4", "B3", "B2"))
 
 
 def false_color(images: np.ndarray) -> np.ndarray:
-    """Show chips in colour infrared, uint8 (n, H, W, 3): red, green, blue = B8, B4, B3; plants are red, water black."""
+    """Show chips in colour infrared (B8, B4, B3) as uint8 (n, H, W, 3): plants red, water black."""
     return _picture(images, ("B8", "B4", "B3"))
 
 
@@ -185,17 +165,14 @@ def _picture(images: np.ndarray, bands: tuple[str, str, str]) -> np.ndarray:
     return np.rint(255 * value).astype(np.uint8).transpose(0, 2, 3, 1)
 
 
-# --- the grid of a chip -------------------------------------------------------------------------------
+# The grid of a chip
 
 
 def utm_epsg(lonlat: ArrayLike) -> np.ndarray:
-    """Return EPSG codes (n,) of the UTM zones of positions (n, 2): 326xx north, 327xx south, 0 outside UTM.
-
-    Zones are 6 degrees wide except in Norway's south-west (zone 32 reaches to 3 E) and Svalbard (only 31, 33, 35 and
-    37), as the tiles of Sentinel-2 are. UTM ends at 80 S and 84 N.
-    """
+    """Return EPSG codes (n,) of the UTM zones of positions (n, 2): 326xx north, 327xx south, 0 outside."""
     lon, lat = check_lonlat(lonlat, "positions").T
     zone = np.minimum((lon + 180) // 6 + 1, 60).astype(int)
+    # Zone 32 is wider in Norway's south-west; Svalbard has only 31, 33, 35 and 37.
     zone = np.where((lat >= 56) & (lat < 64) & (lon >= 3) & (lon < 12), 32, zone)
     svalbard = (lat >= 72) & (lon >= 0) & (lon < 42)
     zone = np.where(svalbard, 31 + 2 * np.searchsorted([9, 21, 33], lon, side="right"), zone)
@@ -203,11 +180,7 @@ def utm_epsg(lonlat: ArrayLike) -> np.ndarray:
 
 
 def chip_grid(lon: float, lat: float, size: int = 64) -> GeoBox:
-    """Lay the grid of a chip around a position: pixels of 10 m in its UTM zone, the corner on whole 10 m.
-
-    Args:
-        lon, lat: degrees; the centre of the chip lies within 5 m of them, east and north.
-        size: edge in pixels.
+    """Lay the grid of a chip around a position: ``size`` pixels of 10 m in its UTM zone, on whole 10 m.
 
     Raises:
         ValueError: a position outside UTM.
@@ -218,7 +191,8 @@ def chip_grid(lon: float, lat: float, size: int = 64) -> GeoBox:
 
     epsg = int(utm_epsg([[lon, lat]])[0])
     if not epsg:
-        raise ValueError(f"({lon}, {lat}) is outside UTM, which ends at 80 S and 84 N; leave it out")
+        raise ValueError(f"({lon}, {lat}) is outside UTM (80 S to 84 N); leave it out")
     (x,), (y,) = transform("EPSG:4326", f"EPSG:{epsg}", [lon], [lat])
-    west, north = (round(edge / GSD_M) * GSD_M for edge in (x - size * GSD_M / 2, y + size * GSD_M / 2))
+    half = size * GSD_M / 2
+    west, north = (round(edge / GSD_M) * GSD_M for edge in (x - half, y + half))
     return GeoBox((size, size), from_origin(west, north, GSD_M, GSD_M), f"EPSG:{epsg}")

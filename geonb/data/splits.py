@@ -1,9 +1,6 @@
 """Split places by their position: nearby places are similar, so a random split tests on near copies.
 
-The module knows nothing of texts, images or models.
-
-Source: Roberts et al. (2017), Cross-validation strategies for data with temporal, spatial,
-hierarchical, or phylogenetic structure, Ecography 40, 913-929.
+Source: Roberts et al. (2017), Ecography 40, 913-929.
 """
 
 from __future__ import annotations
@@ -22,11 +19,7 @@ MAX_PLACES = 3000  # of a correlogram, which takes all pairs
 
 
 def random_split(n: int, fractions: Sequence[float] = (0.7, 0.1, 0.2), seed: int = 0) -> np.ndarray:
-    """Label n places "train", "val" or "test" (n,) at random, whatever their position.
-
-    Raises:
-        ValueError: fractions that are not three, negative, or do not sum to 1.
-    """
+    """Label n places "train", "val" or "test" (n,) at random, in ``fractions`` that sum to 1."""
     fractions = _check_fractions(fractions)
     edges = np.round(np.cumsum(fractions[:2]) * n).astype(int)
     label = np.searchsorted(edges, np.arange(n), side="right")
@@ -47,11 +40,9 @@ def blocked_split(
 
     Args:
         lonlat: positions (n, 2), degrees.
-        size_km: edge of the blocks, no smaller than :func:`correlation_range_km`. Larger blocks
-            make a harder test with fewer independent pieces.
+        size_km: edge of the blocks, at least :func:`correlation_range_km`; larger ones test harder.
         fractions: of train, val and test, before the buffer takes its share.
         buffer_km: least great-circle distance between places of different labels.
-        seed: of the order of blocks.
 
     Raises:
         ValueError: positions or fractions out of range, or a label without a place.
@@ -59,18 +50,11 @@ def blocked_split(
     Example:
         >>> from geonb.data.sampling import land_points
         >>> label = blocked_split(land_points(2000), size_km=500, buffer_km=50)
-        >>> names, counts = np.unique(label, return_counts=True)
-        >>> dict(zip(names.tolist(), counts.tolist()))
-        {'buffer': 4, 'test': 399, 'train': 1396, 'val': 201}
+        >>> np.unique(label, return_counts=True)[1].tolist()  # buffer, test, train, val
+        [4, 399, 1396, 201]
     """
     lonlat, fractions = check_lonlat(lonlat), _check_fractions(fractions)
     names, block, counts = np.unique(blocks(lonlat, size_km), return_inverse=True, return_counts=True)
-    advice = (
-        "choose smaller blocks or a random split, in a config "
-        "split: {kind: blocked, size_km: 30, buffer_km: 3} or {kind: random}"
-    )
-    if len(names) < np.count_nonzero(fractions):
-        raise ValueError(f"places fill only {len(names)} blocks of {size_km:g} km; {advice}")
     lacks = fractions * len(lonlat)
     owner = np.empty(len(names), dtype=np.int64)
     for i in np.random.default_rng(seed).permutation(len(names)):
@@ -78,8 +62,9 @@ def blocked_split(
         lacks[owner[i]] -= counts[i]
     if without := [name for i, name in enumerate(LABELS) if fractions[i] > 0 and i not in owner]:
         raise ValueError(
-            f"no place is left for {' and '.join(without)}: a single block of {size_km:g} km holds "
-            f"{counts.max():,} of {len(lonlat):,} places; {advice}"
+            f"no place is left for {' and '.join(without)}: of {len(names)} blocks of {size_km:g} km one "
+            f"holds {counts.max():,} of {len(lonlat):,} places; choose smaller blocks or a random split, in "
+            "a config split: {kind: blocked, size_km: 30, buffer_km: 3} or {kind: random}"
         )
     label = np.array(LABELS, dtype="<U6")[owner[block]]
     val, test = label == "val", label == "test"
@@ -90,47 +75,36 @@ def blocked_split(
 
 
 def within(lonlat: Sequence | np.ndarray, others: Sequence | np.ndarray, km: float) -> np.ndarray:
-    """Tell which positions (n, 2), degrees, lie at most ``km`` from any of ``others``, along great circles.
-
-    Raises:
-        ValueError: a negative distance.
-
-    Example:
-        >>> within([(179.9, 0), (0, 0)], [(-179.9, 0)], km=50).tolist()
-        [True, False]
-    """
+    """Tell which positions (n, 2), degrees, lie at most ``km`` from any of ``others``."""
     from scipy.spatial import KDTree
 
-    if km < 0:
-        raise ValueError(f"a distance cannot be negative: {km} km")
-    if len(others) == 0 or km == 0:
+    if len(others) == 0 or km <= 0:
         return np.zeros(len(lonlat), dtype=bool)
     chord = 2 * np.sin(min(km / EARTH_RADIUS_KM, np.pi) / 2) * (1 + ROUNDING)
-    distance, _ = KDTree(unit_xyz(others)).query(unit_xyz(lonlat), distance_upper_bound=np.nextafter(chord, 4))
+    tree, bound = KDTree(unit_xyz(others)), np.nextafter(chord, 4)
+    distance, _ = tree.query(unit_xyz(lonlat), distance_upper_bound=bound)
     return np.isfinite(distance)
 
 
 def correlogram(lonlat: ArrayLike, values: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Measure how similar values at places are by distance, in bins of :data:`BIN_KM` to :data:`MAX_KM`.
 
-    For numbers it is the mean product of standardised values over the pairs of a bin. For classes
-    it is the share of equal pairs, rescaled: 0 is their share among all pairs, 1 is always.
-
     Args:
         lonlat: positions (n, 2), degrees. Of more than :data:`MAX_PLACES` a random sample is used.
         values: (n,) numbers, NaN where not known, or classes, None where not known.
 
     Returns:
-        (bin centres in km, correlation, number of pairs), each (bins,); NaN in empty bins.
+        bin centres in km, correlations (NaN in empty bins) and numbers of pairs. For classes, the
+        share of equal pairs is rescaled: 0 is their share among all pairs, 1 is always.
 
     Raises:
-        ValueError: positions out of range, not as many values, fewer than three known, or all equal.
+        ValueError: not as many values as positions, fewer than three known, or all equal.
     """
     lonlat, values = check_lonlat(lonlat), np.asarray(values)
     if len(values) != len(lonlat):
         raise ValueError(f"{len(values)} values for {len(lonlat)} places")
     classes = values.dtype.kind not in "biuf"
-    known = np.array([v is not None for v in values]) if classes else np.isfinite(values.astype(np.float64))
+    known = [v is not None for v in values] if classes else np.isfinite(values.astype(np.float64))
     rows = np.flatnonzero(known)
     if len(rows) < 3:
         raise ValueError(f"only {len(rows)} places have a value; a correlation needs more")
@@ -138,7 +112,8 @@ def correlogram(lonlat: ArrayLike, values: ArrayLike) -> tuple[np.ndarray, np.nd
         rows = np.sort(np.random.default_rng(0).choice(rows, MAX_PLACES, replace=False))
     lonlat = lonlat[rows]
     if classes:
-        codes, counts = np.unique(values[rows].astype(str), return_inverse=True, return_counts=True)[1:]
+        names = values[rows].astype(str)
+        _, codes, counts = np.unique(names, return_inverse=True, return_counts=True)
         chance = float((counts * (counts - 1)).sum() / (len(rows) * (len(rows) - 1)))
         spread = 1 - chance
     else:
@@ -161,14 +136,9 @@ def correlogram(lonlat: ArrayLike, values: ArrayLike) -> tuple[np.ndarray, np.nd
 def correlation_range_km(lonlat: ArrayLike, values: ArrayLike) -> float:
     """Measure the distance in km over which values at places are similar: the least size of blocks.
 
-    It is the first distance at which the :func:`correlogram` falls below 1/e of its value in the
-    first bin with 30 pairs, which leaves out the noise at single places (the nugget).
-
-    Returns:
-        0 when that first bin is below 0.05, and :data:`MAX_KM` when the correlation never falls so low.
-
-    Raises:
-        ValueError: no bin has 30 pairs of places, or as for :func:`correlogram`.
+    It is where the :func:`correlogram` falls below 1/e of its value in the first bin with 30 pairs
+    (if any, else ValueError), which leaves out the noise at single places (the nugget). It is 0 when
+    that value is below 0.05, and at most :data:`MAX_KM`.
     """
     centre, rho, pairs = correlogram(lonlat, values)
     use = pairs >= 30

@@ -1,24 +1,14 @@
 """The place store: a folder of places and what was observed there, readable without GeoNB.
 
-==========================  =========================================================================================
-``places.parquet``          GeoParquet 1.1: ``place_id``, ``geometry`` (WKB points, lon/lat), ``title``, ``source``,
-                            ``license``, then facts and labels as columns
-``texts.parquet``           ``place_id``, ``text``, ``lang``, ``license``, ``revision``, ``url``, ``source``, ``facts``
-                            (names of the facts that the text mentions); at most one text per place
-``images/NAME.npy``         one array of integers (n, band, y, x) for each image modality, mapped into memory; bands,
-                            ``gsd_m``, ``scale``, dtype and shape are in the manifest; at most one image per place
-``images/NAME.parquet``     ``place_id`` and ``date`` of each image
-``attribution.parquet``     who is to be credited for each text whose licence asks for it, with ``ATTRIBUTION.md`` in
-                            words; both are absent where no licence asks (:mod:`geonb.data.attribution`)
-``datacard.md``             what the data are, for people
-``manifest.json``           schema version, counts, size and SHA-256 of every file, how the store was made, which
-                            modalities are simulated, and which modalities can tell each fact
-``features/``               a cache of backbone features; no part of the data
-==========================  =========================================================================================
-
-A store is written beside its target and renamed when it is complete. Texts and images are streamed both ways: memory
-holds the places and their identifiers. This module does not know where observations come from.
-GeoParquet: https://geoparquet.org/releases/v1.1.0/
+- ``places.parquet``: GeoParquet 1.1 of points (lon, lat): ``place_id``, ``title``, ``source``,
+  ``license``, facts and labels.
+- ``texts.parquet``: at most one text per place, see :data:`TEXT_SCHEMA`; ``facts`` names what it mentions.
+- ``images/NAME.npy``: integers (n, band, y, x), at most one image per place, mapped into memory;
+  ``images/NAME.parquet`` has their ``place_id`` and ``date``.
+- ``attribution.parquet``, ``ATTRIBUTION.md``: see :mod:`geonb.data.attribution`.
+- ``datacard.md``, ``manifest.json``: for people, and for programs: schema version, counts, SHA-256 of
+  the files, how they were made, and what is simulated.
+- ``features/``: a cache of backbone features; no part of the data.
 """
 
 from __future__ import annotations
@@ -47,9 +37,9 @@ SCHEMA_VERSION = 2
 MODALITIES = ("location", "text", "image")
 ARRAY = "sentinel2"  # the array of images/ behind the modality "image"
 TEXTS_PER_GROUP = 256  # rows of texts.parquet that are decoded to read one of them
+REMEDY = "remove the store and make it again, or restore the file from a copy"
 MAX_REFLECTANCE = 2.0  # mean over an image; fresh snow and thick cloud stay below
 
-PLACE_COLUMNS = ("place_id", "geometry", "title", "source", "license")
 TEXT_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("place_id", "text", "lang", "license", "revision", "url", "source")]
     + [("facts", pa.list_(pa.string()))]
@@ -58,23 +48,16 @@ WKB_HEAD = b"\x01\x01\0\0\0"  # little-endian, a point of x and y
 
 
 class StoreError(ValueError):
-    """A place store that is damaged or was asked for what it lacks; names file, row and remedy."""
-
-
-# Positions in GeoParquet
+    """A place store that is damaged, or lacks what was asked for."""
 
 
 def wkb_points(lonlat: ArrayLike) -> pa.Array:
-    """Encode positions (n, 2), degrees, as an Arrow column of WKB points (21 bytes each, little-endian)."""
+    """Encode positions (n, 2), degrees, as a column of WKB points: little-endian, 21 bytes each."""
     return pa.array([WKB_HEAD + point.tobytes() for point in np.asarray(lonlat, dtype="<f8")], pa.binary())
 
 
 def points_from_wkb(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """Decode a column of WKB points into positions float64 (n, 2).
-
-    Raises:
-        ValueError: a missing value, or a geometry that is no little-endian two-dimensional point, with its row.
-    """
+    """Decode a column of WKB points, else ValueError, into positions float64 (n, 2), degrees."""
     points = column.to_pylist()
     for row, point in enumerate(points):
         if point is None or len(point) != 21 or not point.startswith(WKB_HEAD):
@@ -83,32 +66,26 @@ def points_from_wkb(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
 
 
 def geo_metadata(bounds: Sequence[float]) -> dict[str, str]:
-    """Make the ``geo`` entry of a GeoParquet 1.1 file of points; ``bounds`` is (west, south, east, north) in degrees.
-
-    The coordinate reference system is the default of the format, OGC:CRS84: longitude, latitude on WGS 84.
-    """
+    """Make the ``geo`` entry of GeoParquet 1.1 for points within (west, south, east, north), degrees."""
     column = {"encoding": "WKB", "geometry_types": ["Point"], "bbox": [float(b) for b in bounds]}
-    return {"geo": json.dumps({"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}})}
-
-
-# Reading
+    entry = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
+    return {"geo": json.dumps(entry)}
 
 
 class PlaceStore:
     """A place store opened for reading; see :meth:`open`.
 
-    Rows are given as numbers, or as a mask. A row that lacks what is asked for raises :class:`StoreError`.
+    Rows are numbers, or a mask. What a store or a row lacks raises :class:`StoreError`.
 
     Attributes:
-        path: the folder.
-        manifest: the content of ``manifest.json``.
-        places: ``places.parquet`` as a :class:`pyarrow.Table`, in row order.
+        path, manifest: the folder, and its ``manifest.json``.
+        places: ``places.parquet`` as a :class:`pyarrow.Table`.
         lonlat: positions float64 (n, 2), degrees.
-        place_id: identifiers, an array of str (n,).
-        bands, gsd_m: band names and ground sampling distance in metres; ``None`` without images.
-        facts: for each fact its ``kind`` ("classification" or "regression"), ``units``, ``modalities`` (those
-            that can tell it) and ``source``.
-        data_hash: SHA-256 of the content, independent of files and compression.
+        place_id: identifiers, str (n,).
+        bands, gsd_m: band names and size of a pixel in metres; None without images.
+        facts: for each its ``kind`` ("classification" or "regression"), ``units``, ``modalities``
+            (those that can tell it) and ``source``.
+        data_hash: SHA-256 of the content, whatever the compression.
     """
 
     def __init__(self, path: Path, manifest: dict) -> None:
@@ -117,7 +94,8 @@ class PlaceStore:
         self.data_hash: str = manifest["data_hash"]
         described = manifest["images"].get(ARRAY, {})
         self.bands, self.gsd_m = described.get("bands"), described.get("gsd_m")
-        self._images, self._dates = np.empty((0, len(BANDS), 0, 0), np.uint16), np.empty(0, object)
+        self._images = np.empty((0, len(BANDS), 0, 0), np.uint16)
+        self._dates = np.empty(0, object)
         try:
             self.places = pq.read_table(path / "places.parquet")
             self.lonlat = points_from_wkb(self.places["geometry"])
@@ -125,16 +103,18 @@ class PlaceStore:
             self._rows = {modality: np.full(len(self), -1) for modality in ("text", "image")}
             if manifest["counts"]["texts"]:
                 meta = self._texts = pq.read_metadata(path / "texts.parquet")
-                self._starts = np.cumsum([0, *(meta.row_group(i).num_rows for i in range(meta.num_row_groups))])
+                rows = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
+                self._starts = np.cumsum([0, *rows])
                 self._locate("text", pq.read_table(path / "texts.parquet", columns=["place_id"]))
             if described:
-                array = np.load(path / "images" / f"{ARRAY}.npy", mmap_mode="r", allow_pickle=False)
-                self._images = np.asarray(array)  # without the subclass, which every batch would be of too
-                table = pq.read_table(path / "images" / f"{ARRAY}.parquet")
+                file = path / "images" / f"{ARRAY}.npy"
+                array = np.load(file, mmap_mode="r", allow_pickle=False)
+                self._images = np.asarray(array)  # an ndarray, so that batches are too
+                table = pq.read_table(file.with_suffix(".parquet"))
                 self._dates = np.array(table["date"].to_pylist(), dtype=object)
                 self._locate("image", table)
         except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-            raise StoreError(f"{path}: cannot be read ({error}); {_remedy(path)}") from error
+            raise StoreError(f"{path}: cannot be read ({error}); {REMEDY}") from error
 
     @classmethod
     def open(cls, path: str | Path, verify: bool | str = True) -> PlaceStore:
@@ -142,11 +122,8 @@ class PlaceStore:
 
         Args:
             path: the folder.
-            verify: ``True`` checks that all files exist with their sizes, and the hashes of all except the image
-                arrays. ``"full"`` also hashes the images. ``False`` only reads.
-
-        Raises:
-            StoreError: what is wrong, in which file, and what to do.
+            verify: True checks the sizes of all files and the hashes of all but the image arrays,
+                "full" hashes these too, False checks nothing.
         """
         path = Path(path)
         manifest = _read_manifest(path)
@@ -166,88 +143,82 @@ class PlaceStore:
 
     @property
     def columns(self) -> list[str]:
-        """Names of the columns of the places, without the geometry."""
+        """List the columns of the places, without the geometry."""
         return [name for name in self.places.column_names if name != "geometry"]
 
     def column(self, name: str) -> np.ndarray:
-        """Read a column of the places (n,): float64 with NaN, or objects (str) with None, where a value is missing.
-
-        Raises:
-            StoreError: no such column; the message names those that exist.
-        """
+        """Read a column (n,) of the places: float64 with NaN or str with None; else StoreError."""
         if name not in self.columns:
-            raise StoreError(f"{self.path / 'places.parquet'}: no column {name!r}; there are {', '.join(self.columns)}")
+            names = ", ".join(self.columns)
+            raise StoreError(f"{self.path / 'places.parquet'}: no column {name!r}; there are {names}")
         column = self.places[name]
         if pa.types.is_string(column.type):
             return np.array(column.to_pylist(), dtype=object)
         return column.cast(pa.float64()).to_numpy().astype(np.float64)
 
     def has(self, modality: str) -> np.ndarray:
-        """Tell which places (n,) have a modality: "location" (all have), "text" or "image".
-
-        Raises:
-            StoreError: an unknown modality.
-        """
+        """Tell which places (n,) have "location" (all), "text" or "image"; others are a StoreError."""
         if modality not in MODALITIES:
             raise StoreError(f"unknown modality {modality!r}; choose from {', '.join(MODALITIES)}")
-        return np.ones(len(self), dtype=bool) if modality == "location" else self._rows[modality] >= 0
+        return self._rows[modality] >= 0 if modality in self._rows else np.ones(len(self), dtype=bool)
 
     def simulated(self, modality: str) -> bool:
-        """Tell whether the observations of a modality are simulated (``False`` for one that the store lacks)."""
+        """Tell whether a modality is simulated; False for one that the store lacks."""
         return self.manifest["simulated"].get(modality, False)
 
     def texts(self, rows: ArrayLike) -> list[str]:
-        """Read the texts of places, one for each row of the store."""
+        """Read the texts of places."""
         return self.text_column("text", rows)
 
     def text_column(self, name: str, rows: ArrayLike) -> list:
-        """Read a column of ``texts.parquet`` (``lang``, ``facts``, ...), one value for each row of the store."""
+        """Read a column of ``texts.parquet`` (``lang``, ``facts``, ...) of places."""
         rows = self._taken("text", rows)
         if not len(rows):
             return []
-        # Nothing stays open, so threads and forked processes may share a store. With pre_buffer, all that was read
-        # would stay in memory until the file is closed.
-        file = pq.ParquetFile(self.path / "texts.parquet", metadata=self._texts, memory_map=True, pre_buffer=False)
-        values, group = np.empty(len(rows), dtype=object), np.searchsorted(self._starts, rows, "right") - 1
+        # Nothing stays open, so threads and forked processes may share a store. With pre_buffer, all
+        # that was read would stay in memory until the file is closed.
+        path = self.path / "texts.parquet"
+        file = pq.ParquetFile(path, metadata=self._texts, memory_map=True, pre_buffer=False)
+        values: list = [None] * len(rows)
+        group = np.searchsorted(self._starts, rows, "right") - 1
         order = np.argsort(group, kind="stable")
         for at in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
             number = int(group[at[0]])
             column = file.read_row_group(number, [name], use_threads=False).column(0)
-            for i, value in zip(at, column.take(rows[at] - self._starts[number]).to_pylist(), strict=True):
+            found = column.take(rows[at] - self._starts[number])
+            for i, value in zip(at, found.to_pylist(), strict=True):
                 values[i] = value
-        return values.tolist()
+        return values
 
     def images(self, rows: ArrayLike) -> np.ndarray:
-        """Read the images (k, band, H, W) of places; Sentinel-2: uint16, reflectance x 10,000."""
+        """Read the images (k, band, H, W) of places: uint16, reflectance x 10,000."""
         return self._images[self._taken("image", rows)]
 
     def image_dates(self, rows: ArrayLike) -> list[str]:
-        """Read the acquisition dates (ISO 8601, or ``""`` where not known) of images, one for each row of the store."""
+        """Read the acquisition dates of places' images: ISO 8601, or "" where not known."""
         return self._dates[self._taken("image", rows)].tolist()
 
     def to_xarray(self) -> Any:
-        """Describe the images as an :class:`xarray.Dataset`, whose pixels are read when they are used.
-
-        Its variable is the image array with dimensions (place, band, y, x); ``place``, ``lon``, ``lat``, ``date`` and
-        ``band`` are coordinates. From there ``.chunk()`` gives Dask, ``.to_zarr()`` and ``.to_netcdf()`` write files.
-
-        Raises:
-            StoreError: the store has no images.
-        """
+        """Describe images (place, band, y, x) as a lazy :class:`xarray.Dataset`; StoreError if none."""
         import xarray
 
         if not len(self._images):
             raise StoreError(f"{self.path}: has no images")
         rows = np.argsort(self._rows["image"])[-len(self._images) :]
+        coordinates = {
+            "place": self.place_id[rows],
+            "band": self.bands,
+            "lon": ("place", self.lonlat[rows, 0]),
+            "lat": ("place", self.lonlat[rows, 1]),
+            "date": ("place", self._dates.astype(str)),
+        }
         # netCDF has no booleans.
         attributes = {"gsd_m": self.gsd_m, "scale": SCALE, "simulated": int(self.simulated("image"))}
-        of_place = {"lon": self.lonlat[rows, 0], "lat": self.lonlat[rows, 1], "date": self._dates.astype(str)}
-        coordinates = {"place": self.place_id[rows], "band": self.bands}
-        coordinates |= {name: ("place", values) for name, values in of_place.items()}
-        return xarray.Dataset({ARRAY: (("place", "band", "y", "x"), self._images, attributes)}, coordinates)
+        array = (("place", "band", "y", "x"), self._images, attributes)
+        return xarray.Dataset({ARRAY: array}, coordinates)
 
     def _locate(self, modality: str, table: pa.Table) -> None:
-        """Note for each place the row of its text or image."""
+        """Find for each place the row of its text or image."""
         places = pc.index_in(table["place_id"], self.places["place_id"].combine_chunks())
         self._rows[modality][places.to_numpy()] = np.arange(len(table))
 
@@ -257,22 +228,19 @@ class PlaceStore:
         taken = self._rows[modality][rows]
         if (taken < 0).any():
             row = int(rows[np.argmax(taken < 0)])
-            raise StoreError(
-                f"{self.path}: row {row} ({self.place_id[row]}) has no {modality}; ask store.has({modality!r}) first"
-            )
+            where = f"{self.path}: row {row} ({self.place_id[row]})"
+            raise StoreError(f"{where} has no {modality}; take rows of has({modality!r})")
         return taken
 
 
 def check_store(path: str | Path) -> str:
-    """Check every byte of a store against its hash, and describe it in three lines.
-
-    Raises:
-        StoreError: the first fault found: file and remedy.
-    """
+    """Check every byte of a store against its hash, and describe it in three lines."""
     store = PlaceStore.open(path, verify="full")
-    files, counts = store.manifest["files"], store.manifest["counts"]
-    found = {"location": len(store), "text": counts["texts"], "image": counts["images"]}
-    kinds = [f"{n:,} {m} {'simulated' if store.simulated(m) else 'as observed'}" for m, n in found.items() if n]
+    files, kinds = store.manifest["files"], []
+    for modality in MODALITIES:
+        if count := int(store.has(modality).sum()):
+            how = "simulated" if store.simulated(modality) else "as observed"
+            kinds.append(f"{count:,} {modality} {how}")
     size = sum(entry["bytes"] for entry in files.values()) / 1e6
     return (
         f"{path}: a complete place store, schema {SCHEMA_VERSION}, data hash {store.data_hash[:16]}\n"
@@ -280,28 +248,22 @@ def check_store(path: str | Path) -> str:
     )
 
 
-def _remedy(path: Path) -> str:
-    return f"remove {path} and make the store again, or restore the file from a copy"
-
-
 def _read_manifest(path: Path) -> dict:
     file = path / "manifest.json"
     if (path / "config.yaml").is_file():
-        raise StoreError(f"{path}: this is a trained run, not a place store; give the folder of the data")
+        raise StoreError(f"{path}: this is a trained run, not a place store; give the data")
     if not path.is_dir():
-        raise StoreError(f"{path}: no such place store; check the path, or make one: see geonb data --help")
+        raise StoreError(f"{path}: no such place store; to make one, see geonb data --help")
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
         version = manifest["schema_version"]
-    except FileNotFoundError:
-        raise StoreError(f"{file}: missing, so {path} is not a complete place store; {_remedy(path)}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{file}: not a manifest ({error}); {_remedy(path)}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{file}: missing or not a manifest ({error}); {REMEDY}") from None
     if version != SCHEMA_VERSION:
         made = json.dumps(manifest.get("made") or "with write_store", ensure_ascii=False)
         raise StoreError(
-            f"{file}: schema version {version}, but this GeoNB reads {SCHEMA_VERSION}; remove {path} and make the "
-            f"store again with this version. It was made so: {made[:500]}"
+            f"{file}: schema version {version}, but this GeoNB reads {SCHEMA_VERSION}; remove {path} "
+            f"and make the store again. It was made so: {made[:500]}"
         )
     return manifest
 
@@ -311,18 +273,15 @@ def _check_files(path: Path, manifest: dict, full: bool) -> None:
         file = path / name
         size = file.stat().st_size if file.is_file() else None
         if size != entry["bytes"]:
-            found = "missing" if size is None else f"{size} of {entry['bytes']} bytes, so it was cut or changed"
-            raise StoreError(f"{file}: {found}; {_remedy(path)}")
+            found = "missing" if size is None else f"{size} of {entry['bytes']} bytes"
+            raise StoreError(f"{file}: {found}; {REMEDY}")
         if (full or file.suffix != ".npy") and _file_hash(file) != entry["sha256"]:
-            raise StoreError(f"{file}: changed since it was written (its SHA-256 differs); {_remedy(path)}")
+            raise StoreError(f"{file}: changed, its SHA-256 differs; {REMEDY}")
 
 
 def _file_hash(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-# Writing
 
 
 def write_store(
@@ -339,26 +298,25 @@ def write_store(
     made: dict | None = None,
     datacard: str | Callable[[pa.Table], str] = "",
 ) -> PlaceStore:
-    """Write a place store: beside its target first, renamed when complete, removed when anything fails.
+    """Write a place store beside ``path`` and rename it; if anything fails, nothing is left behind.
 
     Args:
         path: the folder to make; it must not exist, or be empty.
-        places: columns of n values: ``place_id`` (unique str), ``lon``, ``lat`` (degrees), and optionally ``title``,
-            ``source``, ``license`` and any facts (numbers or str; NaN or None where missing).
-        texts: columns ``place_id`` and ``text``, optionally the others of ``texts.parquet``; or an iterable of such
-            tables, which are written one by one.
-        images: an iterable of chunks uint16 (k, 12, H, W), reflectance x 10,000; or of tuples (chunk, columns) with
-            further columns of the places, (k,) each, that came with the images.
-        image_rows: for each image the row of its place.
-        dates: for each image its acquisition date (ISO 8601), or ``""``.
-        gsd_m: ground sampling distance of the images in metres.
+        places: columns (n,): ``place_id`` (unique str), ``lon``, ``lat`` (degrees), and if known
+            ``title``, ``source``, ``license`` and facts (numbers or str; NaN or None if missing).
+        texts: columns of :data:`TEXT_SCHEMA`, or an iterable of such tables, which is streamed.
+        images: an iterable of uint16 (k, 12, H, W), reflectance x 10,000, or of tuples (images,
+            columns (k,) of their places), which is streamed.
+        image_rows, dates: of each image the row of its place, and its date (ISO 8601) or "".
+        gsd_m: size of a pixel in metres.
         facts: see :class:`PlaceStore`; each is a column of the places.
-        simulated: which modalities are simulated.
-        made: how the store was made (a function and its arguments), kept in the manifest.
-        datacard: Markdown, or a function that makes it of the finished places (a table).
+        simulated: modalities that are simulated.
+        made: how the store was made, for the manifest.
+        datacard: Markdown, or a function that makes it of the finished places.
 
     Raises:
-        StoreError: what is wrong with which row, or with the disk; nothing is left behind.
+        StoreError: values that do not fit, a full disk, or a path that exists.
+        ValueError: positions out of range.
     """
     path = Path(path)
     if path.is_dir() and not any(path.iterdir()):
@@ -366,7 +324,7 @@ def write_store(
     if path.exists():
         raise StoreError(f"{path}: exists already; remove it or choose another folder")
     place_id, lonlat, columns = _take_places(places)
-    rows = _take_image_rows(image_rows, len(place_id)) if images is not None else np.empty(0, np.int64)
+    rows = np.empty(0, np.int64) if images is None else _take_image_rows(image_rows, len(place_id))
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
     try:
@@ -385,12 +343,14 @@ def write_store(
             written = pq.ParquetFile(partial / "texts.parquet", memory_map=True, pre_buffer=False)
             for name in sorted(TEXT_SCHEMA.names):
                 batches = written.iter_batches(4096, columns=[name], use_threads=False)
-                _hash_column(content, TEXT_SCHEMA.field(name), count, (batch.column(0) for batch in batches))
+                chunks = (batch.column(0) for batch in batches)
+                _hash_column(content, TEXT_SCHEMA.field(name), count, chunks)
             write_credits(partial, table)
         card = datacard(table) if callable(datacard) else datacard
         (partial / "datacard.md").write_text(card or "# Place store\n", encoding="utf-8")
         if unknown := (facts or {}).keys() - set(table.column_names):
-            raise StoreError(f"fact {min(unknown)!r} is no column of the places; there are {table.column_names}")
+            names = ", ".join(table.column_names)
+            raise StoreError(f"fact {min(unknown)!r} is no column of the places; there are {names}")
         manifest: dict[str, Any] = {
             "format": "GeoNB place store",
             "schema_version": SCHEMA_VERSION,
@@ -400,17 +360,17 @@ def write_store(
             "facts": facts or {},
             "made": made or {},
             "data_hash": content.hexdigest(),
-            "files": {
-                file.relative_to(partial).as_posix(): {"bytes": file.stat().st_size, "sha256": _file_hash(file)}
-                for file in sorted(partial.rglob("*.*"))
-            },
+            "files": {},
         }
+        for file in sorted(partial.rglob("*.*")):
+            entry = {"bytes": file.stat().st_size, "sha256": _file_hash(file)}
+            manifest["files"][file.relative_to(partial).as_posix()] = entry
         text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
         (partial / "manifest.json").write_text(text, encoding="utf-8")
         partial.rename(path)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise StoreError(f"{path}: the disk is full; free some space or choose another folder") from error
+            raise StoreError(f"{path}: the disk is full; free some space") from error
         raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -422,30 +382,21 @@ def _take_places(places: Mapping[str, Any]) -> tuple[pa.Array, np.ndarray, dict[
     for name in ("place_id", "lon", "lat"):
         if name not in places:
             raise StoreError(f"places: no column {name!r}; every place needs place_id, lon and lat")
-    if "geometry" in places:
-        raise StoreError("places: a column cannot be called geometry; it is made from lon and lat")
-    if wrong := [name for name, values in places.items() if len(values) != len(places["place_id"])]:
-        raise StoreError(f"places: column {wrong[0]!r} has more or fewer values than place_id; give one per place")
-    place_id = _column("places", "place_id", places["place_id"])
+    place_id = _column("places", "place_id", places["place_id"], pa.string())
     if not len(place_id):
         raise StoreError("places: no rows; a store needs at least one place")
-    if not pa.types.is_string(place_id.type):
-        raise StoreError(f"places: place_id is {place_id.type}; give each place a unique str")
-    seen: dict[str, int] = {}
+    first: dict[str, int] = {}
     for row, name in enumerate(place_id.to_pylist()):
-        if not (name or "").strip():
-            raise StoreError(f"places: row {row}: place_id {name!r} is not a name; give each place a unique str")
-        if seen.setdefault(name, row) != row:
-            raise StoreError(f"places: row {row}: place_id {name!r} again, first in row {seen[name]}; make it unique")
-    try:
-        lonlat = check_lonlat(np.stack([np.asarray(places[c], dtype=np.float64) for c in ("lon", "lat")], 1), "places")
-    except (TypeError, ValueError) as error:
-        raise StoreError(str(error)) from None
-    columns = dict.fromkeys(PLACE_COLUMNS[2:], pa.nulls(len(place_id), pa.string()))
+        if not (name or "").strip() or first.setdefault(name, row) != row:
+            raise StoreError(f"places: row {row}: place_id {name!r} is empty or not unique")
+    columns = dict.fromkeys(("title", "source", "license"), pa.nulls(len(place_id), pa.string()))
     for name, values in places.items():
-        if name not in ("place_id", "lon", "lat"):
-            columns[name] = _column("places", name, values, pa.string() if name in PLACE_COLUMNS else None)
-    return place_id, lonlat, columns
+        if len(values) != len(place_id):
+            raise StoreError(f"places: column {name!r} has {len(values)} values, place_id {len(place_id)}")
+        if name not in ("place_id", "lon", "lat", "geometry"):
+            columns[name] = _column("places", name, values, columns[name].type if name in columns else None)
+    lonlat = np.stack([np.asarray(places[name], np.float64) for name in ("lon", "lat")], 1)
+    return place_id, check_lonlat(lonlat, "places"), columns
 
 
 def _column(where: str, name: str, values: Any, kind: pa.DataType | None = None) -> pa.Array:
@@ -465,24 +416,29 @@ def _column(where: str, name: str, values: Any, kind: pa.DataType | None = None)
             kind = kind or values.type
         return values.cast(kind or pa.string())
     except (pa.ArrowException, TypeError, ValueError) as error:
-        raise StoreError(f"{where}: column {name!r}: give numbers or str, one per row ({error})") from None
+        raise StoreError(f"{where}: column {name!r}: give numbers or str ({error})") from None
 
 
 def _write_texts(file: Path, texts: Any, place_id: pa.Array) -> int:
     """Stream texts into a file; return how many there are."""
-    first, count = dict.fromkeys(place_id.to_pylist(), -1), 0
+    without, count = set(place_id.to_pylist()), 0
     repeated = ["lang", "license", "source"]
     with pq.ParquetWriter(file, TEXT_SCHEMA, compression="zstd", use_dictionary=repeated) as writer:
         for part in [texts] if isinstance(texts, (Mapping, pa.Table)) else texts:
-            table = _text_table(part)
+            names = part.column_names if isinstance(part, pa.Table) else list(part)
+            if not {"place_id", "text"} <= set(names) <= set(TEXT_SCHEMA.names):
+                known = ", ".join(TEXT_SCHEMA.names)
+                raise StoreError(f"texts: columns {names}; needed are place_id and text, of {known}")
+            columns = dict.fromkeys(TEXT_SCHEMA.names, pa.nulls(len(part["text"])))
+            for name in names:
+                columns[name] = _column("texts", name, part[name], TEXT_SCHEMA.field(name).type)
+            table = pa.table(columns).cast(TEXT_SCHEMA)
             for name, text in zip(table["place_id"].to_pylist(), table["text"].to_pylist(), strict=True):
                 if not (text or "").strip():
-                    raise StoreError(f"texts: row {count}: empty text; leave the row out, a place need not have a text")
-                if name not in first:
-                    raise StoreError(f"texts: row {count}: place_id {name!r} is not among the places; add it there")
-                if first[name] >= 0:
-                    raise StoreError(f"texts: row {count}: place_id {name!r} again, first in row {first[name]}")
-                first[name] = count
+                    raise StoreError(f"texts: row {count}: empty text; leave the row out")
+                if name not in without:
+                    raise StoreError(f"texts: row {count}: {name!r} is no place, or has two texts")
+                without.remove(name)
                 count += 1
             writer.write_table(table, row_group_size=TEXTS_PER_GROUP)
     if not count:
@@ -490,20 +446,21 @@ def _write_texts(file: Path, texts: Any, place_id: pa.Array) -> int:
     return count
 
 
-def _text_table(part: Mapping[str, Sequence] | pa.Table) -> pa.Table:
-    names = part.column_names if isinstance(part, pa.Table) else list(part)
-    if not {"place_id", "text"} <= set(names) <= set(TEXT_SCHEMA.names):
-        others = ", ".join(TEXT_SCHEMA.names[2:])
-        raise StoreError(f"texts: columns {', '.join(names)}; needed are place_id and text, allowed are also {others}")
-    columns = dict.fromkeys(TEXT_SCHEMA.names, pa.nulls(len(part["text"])))
-    columns |= {name: _column("texts", name, part[name], TEXT_SCHEMA.field(name).type) for name in names}
-    return pa.table(columns).cast(TEXT_SCHEMA)
+def _take_image_rows(image_rows: Any, places: int) -> np.ndarray:
+    if image_rows is None:
+        raise StoreError("images: image_rows is missing; give for each image the row of its place")
+    rows = np.asarray(image_rows, dtype=np.int64)
+    names, counts = np.unique(rows, return_counts=True)
+    if (wrong := (names < 0) | (names >= places) | (counts > 1)).any():
+        row = names[np.argmax(wrong)]
+        raise StoreError(f"images: image_rows has {row}: no row of {places} places, or two images of one")
+    return rows
 
 
 def _write_images(
     folder: Path, images: Iterable, rows: np.ndarray, place_id: pa.Array, dates: Any, gsd_m: float, content: Any
 ) -> tuple[dict, dict[str, pa.Array]]:
-    """Stream an array and its table; return its entry in the manifest and the columns (n,) that came with it."""
+    """Stream an array and its table; return its entry in the manifest and the columns beside it."""
     names = place_id.take(rows).to_pylist()
     dates = [""] * len(rows) if dates is None else [str(date or "") for date in dates]
     if len(dates) != len(rows):
@@ -516,7 +473,12 @@ def _write_images(
             chunk, columns = chunk if isinstance(chunk, tuple) else (chunk, {})
             if not len(chunk):
                 continue
-            _check_chunk(chunk, shape, seen)
+            where = f"images: from image {seen} on: {chunk.dtype} {chunk.shape}"
+            if chunk.dtype != np.uint16 or chunk.ndim != 4 or chunk.shape[1] != len(BANDS):
+                raise StoreError(f"{where}; give uint16 (k, 12, H, W), bands {', '.join(BANDS)}")
+            if shape and chunk.shape[1:] != shape:
+                raise StoreError(f"{where}, those before {shape}; cut all to one size")
+            check_scaling("images", chunk, seen)
             if not shape:
                 shape = chunk.shape[1:]
                 header = {"descr": "<u2", "fortran_order": False, "shape": (len(rows), *shape)}
@@ -532,65 +494,37 @@ def _write_images(
         raise StoreError(f"images: {seen} images, but {len(rows)} rows in image_rows")
     table = pa.table({"place_id": names, "date": dates})
     pq.write_table(table, folder / "images" / f"{ARRAY}.parquet", compression="zstd")
-    described = {"bands": BANDS, "gsd_m": float(gsd_m), "scale": SCALE, "dtype": "uint16", "shape": [len(rows), *shape]}
     at = np.full(len(place_id), -1)
     at[rows] = np.arange(len(rows))
-    of_place = pa.array(at, mask=at < 0)
-    return described, {
-        name: _column("images", name, np.concatenate(values)).take(of_place) for name, values in extra.items()
-    }
-
-
-def _take_image_rows(image_rows: Any, places: int) -> np.ndarray:
-    if image_rows is None:
-        raise StoreError("images: image_rows is missing; give for each image its row among the places")
-    rows = np.asarray(image_rows, dtype=np.int64)
-    outside = (rows < 0) | (rows >= places)
-    if outside.any():
-        raise StoreError(f"images: image_rows[{int(np.argmax(outside))}] is not one of {places} places")
-    if len(np.unique(rows)) != len(rows):
-        raise StoreError("images: a place has two images; give one per place")
-    return rows
-
-
-def _check_chunk(chunk: np.ndarray, shape: tuple, seen: int) -> None:
-    where = f"images: from image {seen} on: {chunk.dtype} {chunk.shape}"
-    if chunk.dtype != np.uint16 or chunk.ndim != 4 or chunk.shape[1] != len(BANDS):
-        bands = f"bands {', '.join(BANDS)}"
-        raise StoreError(f"{where}; give uint16 (k, {len(BANDS)}, H, W), reflectance x {SCALE}, {bands}")
-    if shape and chunk.shape[1:] != shape:
-        raise StoreError(f"{where}, those before {shape}; cut all to one size")
-    check_scaling("images", chunk, seen)
+    of_place, more = pa.array(at, mask=at < 0), {}
+    for name, values in extra.items():
+        more[name] = _column("images", name, np.concatenate(values)).take(of_place)
+    described = {"bands": BANDS, "gsd_m": float(gsd_m), "scale": SCALE, "dtype": "uint16"}
+    return described | {"shape": [len(rows), *shape]}, more
 
 
 def check_scaling(where: str, images: np.ndarray, first: int) -> None:
-    """Refuse images (n, bands, H, W) that cannot be surface reflectance x 10,000.
-
-    Args:
-        where: what the images come from; it opens the error message.
-        images: integers, at least one image. ``first``: the number of the first, for the message.
-
-    Raises:
-        StoreError: an image that is all zero, or whose values are too low or too high; names it, and what to do.
-    """
+    """Refuse images (n, band, H, W) that are no reflectance x 10,000, by a StoreError from ``first`` on."""
     flat = images.reshape(len(images), -1)
     top, mean = flat.max(1), flat.mean(1, dtype=np.float64)
+    brightest = MAX_REFLECTANCE * SCALE
     for wrong, what in (
-        (top == 0, "is all zero (no data); leave the image out"),
-        (top <= 255, "holds nothing above 255, as an 8-bit picture or reflectance in 0..1; use reflectance x 10000"),
-        (mean > MAX_REFLECTANCE * SCALE, f"has a mean above {MAX_REFLECTANCE * SCALE:.0f}; use reflectance x 10000"),
+        (top == 0, "is all zero (no data); leave it out"),
+        (top <= 255, "has nothing above 255; use reflectance x 10000"),
+        (mean > brightest, f"has a mean above {brightest:.0f}; use reflectance x 10000"),
     ):
         if wrong.any():
             raise StoreError(f"{where}: image {first + int(np.argmax(wrong))} {what}")
 
 
 def _hash_column(content: Any, field: pa.Field, length: int, chunks: Iterable[pa.Array]) -> None:
-    """Add a column to the hash: numbers as float64, geometries as they are, all else as one JSON list."""
+    """Add a column to the hash: floats as float64, geometries as they are, others as a JSON list."""
     content.update(f"{field.name}:{length}:".encode())
     opening = b"["
     for chunk in chunks:
         if pa.types.is_floating(field.type):
-            content.update(chunk.cast(pa.float64()).to_numpy(zero_copy_only=False).astype("<f8"))
+            values = chunk.cast(pa.float64()).to_numpy(zero_copy_only=False)
+            content.update(values.astype("<f8"))
         elif pa.types.is_binary(field.type):
             content.update(b"".join(chunk.to_pylist()))
         else:

@@ -1,11 +1,9 @@
 """Mask place names in texts, group near-duplicates, and recognise articles that are about no place.
 
-Names are compared word by word, without case, accents and the signs between words: "Saint-Denis" is
-found in "Saint Denis", "Xi'an" in "Xi’an". Case tells names from words: in "a nice town" Nice is not
-masked. A name of all texts that is also a common word (one in lower case in the same texts) is not
-masked at the start of a sentence, where a capital means nothing.
-
-Other words for a place stay ("French", "U.S.", rivers), and so do names in scripts without spaces.
+Names are compared word by word, without case, accents and the signs between words. Case tells names
+from words: in "a nice town" Nice is not masked. A shared name that is also a common word (in lower
+case somewhere in the texts) is not masked at the start of a sentence, where a capital means nothing.
+Other words for a place stay ("French", "U.S."), and so do names in scripts without spaces.
 """
 
 from __future__ import annotations
@@ -33,7 +31,7 @@ SHORTEST_PART = 4  # letters of a part of a title that is masked alone
 _SENTENCE_END = re.compile(r"[.!?:;\n\r\u2026\u3002\uff01\uff1f\u061f]")
 
 
-# --- masking ------------------------------------------------------------------------------------------
+# Masking
 
 
 def mask_names(texts: Sequence[str], names: Sequence[Iterable[str]], shared: Iterable[str] = ()) -> list[str]:
@@ -41,11 +39,8 @@ def mask_names(texts: Sequence[str], names: Sequence[Iterable[str]], shared: Ite
 
     Args:
         texts: n texts.
-        names: for each text its own names. All are masked that have a capital, or are written as the name.
+        names: for each text its own names; masked with a capital, or if written as the name.
         shared: names for all texts; common words among them stay at the start of sentences.
-
-    Returns:
-        the n masked texts.
 
     Raises:
         ValueError: not as many lists of names as texts, or a text in place of a list.
@@ -55,19 +50,23 @@ def mask_names(texts: Sequence[str], names: Sequence[Iterable[str]], shared: Ite
         ['[place] lies on the Rhine; in German it is [place].']
     """
     if len(texts) != len(names):
-        raise ValueError(f"{len(texts)} texts, but {len(names)} lists of names; give one for each text")
+        raise ValueError(f"{len(texts)} texts, but {len(names)} lists of names; give one per text")
     if any(isinstance(value, str) for value in (texts, names, *names)):
-        raise ValueError("one text where a list belongs; give a list of texts, and for each a list of names")
+        raise ValueError("one text where a list belongs; give lists of texts and of names")
     gazetteer = _Names(shared)
     cut = [_words(text, TOKEN) for text in texts]
-    spans = [list(_find(words, _Names(of_text), gazetteer)) for words, of_text in zip(cut, names, strict=True)]
-    masked = [{i for start, stop in found for i in range(start, stop)} for found in spans]
-    common = {w.key for words, gone in zip(cut, masked, strict=True) for i, w in enumerate(words)
-              if not w.capital and i not in gone}  # fmt: skip
+    spans, common = [], set()
+    for words, of_text in zip(cut, names, strict=True):
+        spans.append(list(_find(words, _Names(of_text), gazetteer)))
+        gone = {i for start, stop in spans[-1] for i in range(start, stop)}
+        common |= {word.key for i, word in enumerate(words) if not word.capital and i not in gone}
     out = []
-    for text, words, found, gone in zip(texts, cut, spans, masked, strict=True):
+    for text, words, found in zip(texts, cut, spans, strict=True):
+        gone = {i for start, stop in found for i in range(start, stop)}
         for i, word in enumerate(words):  # a shared name of one word at the start of a sentence
-            if word.starts and word.capital and i not in gone and word.key not in common and (word.key,) in gazetteer:
+            if i in gone or not (word.starts and word.capital) or word.key in common:
+                continue
+            if (word.key,) in gazetteer:
                 found.append((i, i + 1))
         parts, at = [], 0
         for start, stop in sorted(found):
@@ -103,7 +102,7 @@ def _words(text: str, token: str = "") -> list[_Word]:
 
 
 class _Names(dict):
-    """Names as keys -> written in lower case throughout?, and the longest name by first key."""
+    """Map names as keys to whether they are in lower case; ``longest`` counts words by first key."""
 
     def __init__(self, names: Iterable[str]) -> None:
         super().__init__()
@@ -134,7 +133,7 @@ def _longest(words: list[_Word], first: int, names: _Names, shared: bool) -> int
         if word.barrier and i > first:
             break
         keys = (*keys, word.key)
-        explained = shared and word.starts and i == first  # the start of a sentence explains its capital
+        explained = shared and word.starts and i == first  # by the start of a sentence
         capital = capital or (word.capital and not explained)
         lower = lower and not word.capital
         if keys in names and (capital or (lower and names[keys])):
@@ -144,7 +143,7 @@ def _longest(words: list[_Word], first: int, names: _Names, shared: bool) -> int
 
 @cache
 def _word_pattern() -> re.Pattern:
-    """Match letters and digits, with the marks on them (accents, vowel signs) that ``\\w`` leaves out."""
+    """Match letters and digits, with the marks on them that ``\\w`` leaves out."""
     marks = "".join(chr(c) for c in range(0x300, 0xE01F0) if unicodedata.category(chr(c))[0] == "M")
     return re.compile(rf"[^\W_](?:[^\W_]|[{marks}])*")
 
@@ -152,61 +151,67 @@ def _word_pattern() -> re.Pattern:
 @lru_cache(2**18)
 def _folded(word: str) -> tuple[str, bool]:
     """Return a word without case and marks, and whether it has a capital or its script no case."""
-    bare = "".join(c for c in unicodedata.normalize("NFKD", word) if unicodedata.category(c)[0] != "M")
+    letters = unicodedata.normalize("NFKD", word)
+    bare = "".join(c for c in letters if unicodedata.category(c)[0] != "M")
     key = unicodedata.normalize("NFC", bare.casefold()).replace(" ", "") or word
     caseless = word[0].isalpha() and word[0].lower() == word[0].upper()
     return key, caseless or any(c.isupper() or c.istitle() for c in word)
 
 
-# --- the names of a store -----------------------------------------------------------------------------
+# Names of a store
 
 
 def names_of(store: PlaceStore, rows: ArrayLike | None = None) -> tuple[list[list[str]], set[str]]:
     """Collect the names of places that the texts of a place store may mention.
 
-    A place's own names are those in :data:`NAME_COLUMNS`, the pieces of its title and time zone
-    ("Lake George" and "Uganda" of "Lake George (Uganda)"), the long words of its title that are not
-    common, and its country's capital and neighbours.
-
-    Args:
-        store: a :class:`geonb.data.store.PlaceStore`.
-        rows: numbers, or a mask (n,); those with a text if not given.
+    A place's own names are those in :data:`NAME_COLUMNS`, the pieces and the long uncommon words of
+    its title, and its country's capital and neighbours. All of these except words of titles are
+    shared, and so are all countries and capitals.
 
     Returns:
-        ``(names, shared)`` for :func:`mask_names`: for each row its own names; and all of them, with all
-        countries and capitals, without single words of titles.
+        for :func:`mask_names` the own names of rows (of those with a text if none are given), and the
+        shared names.
     """
     rows = row_numbers(store.has("text") if rows is None else rows)
     columns = {name: store.column(name)[rows] for name in NAME_COLUMNS if name in store.columns}
-    codes = store.column("country_code")[rows] if "country_code" in store.columns else np.full(len(rows), None)
-    common = {word.key for text in store.texts(store.has("text")) for word in _words(text) if not word.capital}
-    by_code, names = countries(), []
-    shared = {name for row in by_code.values() for name in (row["name"], row["capital"], row["continent"])}
+    codes = store.column("country_code")[rows] if "country_code" in store.columns else [None] * len(rows)
+    texts = store.texts(store.has("text"))
+    common = {word.key for text in texts for word in _words(text) if not word.capital}
+    by_code, names, shared = countries(), [], set()
+    for country in by_code.values():
+        shared |= {country["name"], country["capital"], country["continent"]}
     for i in range(len(rows)):
-        own: dict[str | None, None] = {}  # a set that keeps the order
+        own: list[str | None] = []
         for column, values in columns.items():
             value = str(values[i] or "")
-            own.update(dict.fromkeys(_pieces(value, common) if column in APART else [value]))
+            own += _pieces(value, common) if column in APART else [value]
         if country := by_code.get(codes[i]):
-            own.update(dict.fromkeys([country["name"], country["capital"], *country["neighbours"]]))
+            own += [country["name"], country["capital"], *country["neighbours"]]
         shared.update(own)
-        own.update(dict.fromkeys(_parts(str(columns["title"][i] or ""), common) if "title" in columns else ()))
-        names.append([name for name in own if name])
+        if "title" in columns:
+            own += _parts(str(columns["title"][i] or ""), common)
+        names.append([name for name in dict.fromkeys(own) if name])
     return names, shared - {None, ""}
 
 
 def _pieces(name: str, common: set[str]) -> list[str]:
     """Split a title or time zone at commas, brackets and strokes; a common word is no piece."""
-    pieces = [piece.strip(" _").replace("_", " ") for piece in re.split(r"[,;()\[\]/]", name)]
-    keys = {piece: {word.key for word in _words(piece)} for piece in pieces}
-    return [name, *(p for p in pieces if p and not p[0].islower() and not (len(keys[p]) == 1 and keys[p] <= common))]
+    found = [name]
+    for piece in re.split(r"[,;()\[\]/]", name):
+        piece = piece.strip(" _").replace("_", " ")
+        keys = {word.key for word in _words(piece)}
+        if piece and not piece[0].islower() and not (len(keys) == 1 and keys <= common):
+            found.append(piece)
+    return found
 
 
 def _parts(title: str, common: set[str]) -> list[str]:
     """List the words of a title that can stand for the place alone."""
     words = _words(title)
-    long = [w for w in words if w.capital and w.stop - w.start >= SHORTEST_PART and w.key not in common]
-    return [title[w.start : w.stop] for w in long] if len(words) > 1 else []
+    if len(words) == 1:
+        return []
+    long = [w for w in words if w.stop - w.start >= SHORTEST_PART]
+    return [title[w.start : w.stop] for w in long if w.capital and w.key not in common]
 
 
 @cache
@@ -218,7 +223,7 @@ def countries() -> dict[str, dict]:
         return {row["code"]: row for row in pq.read_table(stream).to_pylist()}
 
 
-# --- near-duplicates ----------------------------------------------------------------------------------
+# Near-duplicates
 
 COMPARED_CHARS = 2000
 BANDS, ROWS = 16, 4  # of the MinHash signature
@@ -233,7 +238,7 @@ _ODD = np.random.default_rng(0).integers(0, 2**62, ROWS, np.uint64) * 2 + 1
 def template(text: str) -> list[str]:
     """Reduce the first :data:`COMPARED_CHARS` of a text to its words without capitals and numbers.
 
-    Scripts without capitals keep their names; scripts without spaces are cut into characters.
+    Scripts without spaces are cut into characters.
 
     Example:
         >>> template("Foo is a village in Bar District. Its population was 1,234 in 2011.")
@@ -244,52 +249,36 @@ def template(text: str) -> list[str]:
 
 
 def text_signatures(texts: Iterable[str]) -> np.ndarray:
-    """Compute signatures that similar texts share in part, for :func:`duplicate_groups`.
+    """Compute signatures uint32 (n, BANDS) that similar texts share in part.
 
-    Two texts with Jaccard index J of their triples of neighbouring words share each number with
-    probability J ** :data:`ROWS`.
+    Two texts with Jaccard index J of their triples of words share each number with probability
+    J ** :data:`ROWS`. A text whose template is empty has zeros.
 
-    Returns:
-        uint32 (n, BANDS); zeros for a text whose template is empty.
-
-    Source:
-        MinHash: Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, chapter 3.
+    Source: Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, chapter 3 (MinHash).
     """
     from datasketch import MinHash
 
     out, empty = [], MinHash(BANDS * ROWS)
     for text in texts:
         words, minhash = template(text), empty.copy()
-        minhash.update_batch(" ".join(words[i : i + 3]).encode() for i in range(max(1, len(words) - 2)))
+        triples = (words[i : i + 3] for i in range(max(1, len(words) - 2)))
+        minhash.update_batch(" ".join(triple).encode() for triple in triples)
         bands = minhash.hashvalues.astype(np.uint64).reshape(BANDS, ROWS)
         out.append((bands * _ODD).sum(1) >> np.uint64(32) if words else np.zeros(BANDS))
     return np.array(out, np.uint32).reshape(-1, BANDS)
 
 
 def duplicate_groups(signatures: np.ndarray) -> np.ndarray:
-    """Group texts that are one text with other names and numbers, such as stubs written by programs.
+    """Group texts that are one text with other names and numbers, by their :func:`text_signatures`.
 
-    Two texts that share :data:`SHARED_BANDS` numbers are joined: 1 in 500 pairs with J = 0.5, half
-    of those with J = 0.73, nearly all with J = 0.9. Members of a group may be joined through others.
-
-    Args:
-        signatures: of :func:`text_signatures`, (n, BANDS), n > 0.
-
-    Returns:
-        for each text the first one of its group (n,), or -1 without near-duplicates.
-
-    Example:
-        >>> stub = "{} is a village in {} District. Its population was {} in 2011."
-        >>> other = "A lighthouse on the northern cliffs, built after two ships ran aground there."
-        >>> texts = [other, stub.format("Foo", "Bar", "1,234"), stub.format("Baz", "Qux", "80")]
-        >>> duplicate_groups(text_signatures(texts)).tolist()
-        [-1, 1, 1]
+    Two that share :data:`SHARED_BANDS` numbers are joined: 1 in 500 pairs with J = 0.5, half of those
+    with J = 0.73, nearly all with J = 0.9. Each text (n,) gets the first one of its group, or -1.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
     n, pairs = len(signatures), []
-    for band in range(BANDS):  # texts with the same number, and then the same next number, become neighbours
+    for band in range(BANDS):  # texts with the same number become neighbours
         order = np.lexsort((signatures[:, (band + 1) % BANDS], signatures[:, band]))
         left, right = order[:-1], order[1:]
         near = (signatures[left] == signatures[right]).sum(1) >= SHARED_BANDS
@@ -302,7 +291,7 @@ def duplicate_groups(signatures: np.ndarray) -> np.ndarray:
     return np.where(size[label] > 1, first[label], -1)
 
 
-# --- what is not a place ------------------------------------------------------------------------------
+# What is not a place
 
 _TYPES = {"event": "an event", "satellite": "a thing"}
 _MONTHS = "January|February|March|April|May|June|July|August|September|October|November|December"
@@ -337,11 +326,8 @@ def _nouns() -> dict[str, str]:
 def why_no_place(title: str, text: str, kind: str | None = None, lang: str = "en") -> str:
     """Tell why an article with a position is not about a place; about one in sixteen is not.
 
-    The noun of the first sentence decides where the title does not: "Apollo 11 was the American
-    spaceflight that ..." is an event. In doubt an article is a place.
-
     Args:
-        title, text: of the article; only the first sentence of the text is read.
+        title, text: of the article; the noun of its first sentence decides, in doubt for a place.
         kind: the geo tag's type in lower case, where known.
         lang: of the text; title and text are read in English only.
 
@@ -353,8 +339,8 @@ def why_no_place(title: str, text: str, kind: str | None = None, lang: str = "en
     nouns = _nouns()
     if _LIST.match(title):
         return "a list"
-    year = _YEAR.fullmatch(title) and any(nouns.get(word) == "an event" for word in title.lower().split())
-    if year or _EVENT_OF.match(title):
+    kinds = {nouns.get(word) for word in title.lower().split()}
+    if _EVENT_OF.match(title) or (_YEAR.fullmatch(title) and "an event" in kinds):
         return "an event"
     start = text[:500].split("\n", 1)[0]
     bare = start

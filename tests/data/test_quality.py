@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from geonb.data.quality import TEXTS_AT_ONCE, continents, quality
+from geonb.data.quality import TEXTS_AT_ONCE, quality
 from geonb.data.sampling import land_cells, land_points
 from geonb.data.store import write_store
 from geonb.geo import cell_bounds
@@ -44,10 +44,6 @@ def test_a_store_whose_numbers_are_known(tmp_path):
     assert q["images by month, north"] == "1/0/0/0/0/0/1/0/0/0/0/0"  # the equator counts as north
     assert q["images by month, south"] == "0/0/0/0/0/0/1/0/0/0/0/0" and q["images without a date"] == 1
     assert (q["share without population"], q["share without cloud_share"]) == (1 / 6, 2 / 6)
-    assert {name for name in q if q[name] and name in ("share of Africa", "share of Asia", "share of Oceania")} == {
-        "share of Africa", "share of Oceania"
-    }  # fmt: skip
-    assert q["share of latitude 0 to 30"] > 0 == q["share of latitude 30 to 60"]
     assert "share of near-duplicate texts" in str(q) and "50.0%" in str(q)
 
 
@@ -71,9 +67,3 @@ def test_texts_are_read_in_chunks(tmp_path, monkeypatch):
     read, sizes = store.texts, []
     monkeypatch.setattr(store, "texts", lambda rows: sizes.append(len(rows)) or read(rows))
     assert quality(store, 1000)["texts equal to another"] == 3 and sizes == [TEXTS_AT_ONCE, 10]
-
-
-def test_continents_are_those_of_the_nearest_place():
-    places = [[2.3, 48.9], [37.6, 0.1], [-100.0, 40.0], [134.0, -24.0], [0.0, -80.0], [105.0, 62.0], [-60.0, -10.0]]
-    names = ["Europe", "Africa", "North America", "Oceania", "Antarctica", "Asia", "South America"]
-    assert continents(places).tolist() == names

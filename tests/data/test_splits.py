@@ -89,7 +89,7 @@ def test_fractions_that_do_not_sum_to_one_are_refused(fractions):
 
 
 def test_too_few_blocks_and_wrong_sizes_are_refused():
-    with pytest.raises(ValueError, match="fill only 1 blocks of 500 km; choose smaller"):
+    with pytest.raises(ValueError, match="no place is left for val and test: of 1 blocks of 500 km one holds 10 of 10"):
         blocked_split(np.full((10, 2), 5.0))
     with pytest.raises(ValueError, match="size_km must be positive"):
         blocks(POINTS, np.nan)
@@ -101,7 +101,7 @@ def test_a_label_without_a_place_is_refused():
     city = np.random.default_rng(0).uniform((13.0, 52.0), (13.9, 52.9), (500, 2))
     lonlat = np.concatenate([city, [(60, 0), (-120, 0), (-100, 20), (140, -30)]])
     advice = "holds 500 of 504 places; choose smaller blocks or a random split"
-    with pytest.raises(ValueError, match=f"no place is left for val.*: a single block of 500 km {advice}"):
+    with pytest.raises(ValueError, match=f"no place is left for val.*: of 5 blocks of 500 km one {advice}"):
         blocked_split(lonlat)
     assert {"train", "val", "test"} <= set(blocked_split(lonlat, 30, buffer_km=3))  # as is advised
 
