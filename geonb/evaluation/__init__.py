@@ -1,1 +1,1 @@
-"""Evaluation: linear probes, cross-modal retrieval, spatial statistics and information measures."""
+"""Probes, cross-modal retrieval, spatial statistics and information measures."""

@@ -1,7 +1,4 @@
-"""A task under a protocol, and the predictions of one representation or reference for it.
-
-The module fits probes to folds. It does not know where a representation comes from.
-"""
+"""A task under a protocol, and what a representation or reference predicts for it."""
 
 from __future__ import annotations
 
@@ -17,18 +14,14 @@ from geonb.evaluation.probes import ConstantProbe, KrigingProbe, NeighboursProbe
 from geonb.evaluation.protocols import Protocol
 from geonb.evaluation.tasks import Task
 
-MIN_TRAIN, MIN_TEST = 20, 5  # labelled places in each fold, without which it is skipped
-MIN_CLASS = 5  # classes with fewer training places are left out, in training and in testing
+MIN_TRAIN, MIN_TEST = 20, 5  # labelled places that a fold needs
+MIN_CLASS = 5  # training places; rarer classes neither train nor test
 PUBLISHED = "GeoCLIP, published"
 REFERENCES = ("majority or mean", "raw coordinates", "untrained harmonics", "nearest neighbours", "kriging")
 
 
 def published_embeddings(lonlat: ArrayLike) -> dict[str, np.ndarray]:
-    """Embed positions (n, 2), degrees, by the published GeoCLIP location encoder: vectors (n, 512) by its name.
-
-    Empty unless its wheel is installed or named by ``GEONB_GEOCLIP``; see
-    :func:`geonb.encoders.published.geoclip_location`.
-    """
+    """Embed positions (n, 2), degrees, by published GeoCLIP (n, 512), where its wheel is."""
     import torch
 
     from geonb.encoders.published import geoclip_location
@@ -44,13 +37,9 @@ def published_embeddings(lonlat: ArrayLike) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class TaskFold:
-    """One task under one protocol: which places train and test a probe, whatever the representation.
+    """A task under a protocol: scaled targets y (n,), and masks (n,) of usable labels.
 
-    Attributes:
-        y: scaled targets (n,) of all places, see :meth:`geonb.evaluation.tasks.Task.target`.
-        folds: (train, test) masks (n,), places without a usable label removed.
-        fold_km: as the protocol's.
-        left_out: test places with a label whose class has too few training places.
+    ``left_out`` counts labelled test places of classes too rare to train on.
     """
 
     name: str
@@ -67,11 +56,11 @@ class TaskFold:
         return np.any([test for _, test in self.folds], 0)
 
     def truth(self) -> np.ndarray:
-        """Targets (t,) of the tested places, str or float64."""
+        """Return the targets (t,) of the tested places, str or float64."""
         return self.y[self.test].astype(str if self.task.kind == "classification" else np.float64)
 
     def score(self, predictions: np.ndarray, weights: np.ndarray | None = None) -> Any:
-        """Score predictions (t,) for the tested places, see :func:`geonb.evaluation.probes.score`."""
+        """Score predictions (t,) as :func:`geonb.evaluation.probes.score`."""
         return score(self.truth(), predictions, self.task.kind, weights)
 
 
@@ -82,38 +71,38 @@ def task_folds(
     skipped: list[dict] | None = None,
     few: bool = False,
 ) -> list[TaskFold]:
-    """Combine every task with every protocol under which it has enough labelled places.
+    """Combine tasks with the protocols under which they have enough labelled places.
 
     Args:
-        columns: a function from a column's name to its values (n,), such as ``store.column``.
-        skipped: a list to which the other combinations are added, each with the reason.
-        few: training labels are few on purpose: two are enough, and places whose class has none are tested as well.
+        columns: a function from a column's name to its values (n,), as ``store.column``.
+        skipped: gets the other combinations, each with the reason.
+        few: labels are few on purpose: 2 are enough, and unseen classes are tested too.
     """
     least, found = 2 if few else MIN_TRAIN, []
     for name, task in tasks.items():
-        y = task.target(columns(task.column))
-        known = np.array([v is not None for v in y]) if task.kind == "classification" else np.isfinite(y)
+        y, classes = task.target(columns(task.column)), task.kind == "classification"
+        known = np.array([v is not None for v in y]) if classes else np.isfinite(y)
         for protocol in protocols:
             folds, labelled, tested = [], 0, 0
             for train, test in protocol.folds:
                 train, test = train & known, test & known
                 labelled += int(test.sum())
-                if task.kind == "classification" and not few:
-                    classes, counts = np.unique(y[train].astype(str), return_counts=True)
-                    frequent = np.isin(np.where(known, y, "").astype(str), classes[counts >= MIN_CLASS])
+                if classes and not few:
+                    names, counts = np.unique(y[train].astype(str), return_counts=True)
+                    frequent = known & np.isin(y.astype(str), names[counts >= MIN_CLASS])
                     train, test = train & frequent, test & frequent
                 if train.sum() >= least and test.sum() >= MIN_TEST:
                     folds.append((train, test))
                     tested += int(test.sum())
-            why = None
+            left_out, why = labelled - tested, None
+            fold = TaskFold(name, task, protocol.name, y, tuple(folds), protocol.fold_km, left_out)
             if not folds:
                 why = f"no fold has {least} training and {MIN_TEST} test places with a usable label"
             elif tested < labelled / 2:
-                why = f"{labelled - tested:,} of {labelled:,} test places are of classes without training places"
-            elif task.kind == "regression" and np.ptp(y[np.any([t for _, t in folds], 0)]) == 0:
-                why = "the labels of the test places are all the same, and R² is not defined"
+                why = f"{left_out:,} of {labelled:,} test places are of classes not trained on"
+            elif not classes and np.ptp(y[fold.test]) == 0:
+                why = "R² is not defined: the labels of the test places are all the same"
             if why is None:
-                fold = TaskFold(name, task, protocol.name, y, tuple(folds), protocol.fold_km, labelled - tested)
                 found.append(fold)
             elif skipped is not None:
                 skipped.append({"task": name, "split": protocol.name, "why": why})
@@ -121,12 +110,7 @@ def task_folds(
 
 
 class ProbeRunner:
-    """Predicts task folds from one representation, or by one of the reference rows.
-
-    Args:
-        name: shown in results; without a representation, one of :data:`REFERENCES`.
-        lonlat: positions (n, 2), degrees, of the inner folds of cross-validation; a feature of the references alone.
-        representation: (n, d), or None for a reference.
+    """Predicts task folds from a representation (n, d), or as a row of :data:`REFERENCES`.
 
     Raises:
         ValueError: neither a representation nor the name of a reference.
@@ -134,28 +118,27 @@ class ProbeRunner:
 
     def __init__(self, name: str, lonlat: np.ndarray, representation: np.ndarray | None = None) -> None:
         if representation is None and name not in REFERENCES:
-            raise ValueError(f"{name!r} has no representation and is no reference; those are {', '.join(REFERENCES)}")
+            raise ValueError(f"{name!r} has no representation and is none of {REFERENCES}")
         self.name, self.lonlat = name, lonlat
         self.is_reference = representation is None or name == PUBLISHED
         self._reference = name if representation is None else ""
-        if representation is None:
-            representation = untrained_encoding(lonlat) if name == "untrained harmonics" else lonlat
-        self.x = representation
+        self.x = lonlat if representation is None else representation
+        if self._reference == "untrained harmonics":
+            self.x = untrained_encoding(lonlat)
         self._fitted: dict[tuple[bytes, float], Any] = {}
 
     def predict(self, fold: TaskFold) -> tuple[np.ndarray, float]:
-        """Fit each fold; return predictions (t,) for the tested places in their order, and the mean penalty."""
-        kind = fold.task.kind
-        predicted = np.empty(len(fold.y), object if kind == "classification" else np.float64)
-        penalties = []
+        """Predict the tested places (t,), each by its fold; return the mean penalty too."""
+        kind, predicted, penalties = fold.task.kind, np.empty(len(fold.y), object), []
         for train, test in fold.folds:
-            predicted[test], penalty = self._probe(train, fold.fold_km).predict(fold.y[train], self.x[test], kind)
+            probe = self._probe(train, fold.fold_km)
+            predicted[test], penalty = probe.predict(fold.y[train], self.x[test], kind)
             penalties.append(penalty)
-        predicted = predicted[fold.test]
-        return (predicted.astype(str) if kind == "classification" else predicted), float(np.mean(penalties))
+        found = predicted[fold.test].astype(str if kind == "classification" else np.float64)
+        return found, float(np.mean(penalties))
 
     def _probe(self, train: np.ndarray, fold_km: float) -> Any:
-        """The probe of these training places; tasks that share them share its decomposition."""
+        """The probe of these training places, which tasks share."""
         key, lonlat = (train.tobytes(), fold_km), self.lonlat[train]
         if key not in self._fitted:
             if self._reference == "majority or mean":

@@ -1,17 +1,11 @@
-"""Linear probes of frozen representations, and the reference rows that every table shows beside them.
+"""Linear probes of frozen representations, and the reference rows of every table.
 
-A probe sees a representation and labels, never coordinates. Classes are probed by a ridge classifier, which regresses
-one-hot targets and predicts the largest. Like ridge regression it has a closed form: one eigendecomposition serves
-every penalty and every target. Do not compare its accuracies with those of a logistic probe: on the Atlas sample's
-climate classes, multinomial logistic regression scored 1 to 8 points more, at about 50 times the time.
-
-Penalties are chosen by spatially blocked cross-validation inside the training places. Probes never receive the labels
-of test places, so no test row can take part in tuning.
+No probe sees labels of test places. Penalties are chosen by blocked cross-validation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,6 +13,7 @@ from scipy.spatial import cKDTree
 
 from geonb.geo import EARTH_RADIUS_KM, blocks, unit_xyz
 
+Prediction = tuple[np.ndarray, float]  # of places, and the penalty that was chosen
 ALPHAS = np.logspace(-3, 5, 17)
 NEIGHBOURS = (1, 3, 5, 10, 20, 50)
 FOLDS = 4
@@ -30,42 +25,31 @@ KRIGING_PLACES = 500  # at most, by which range and noise are chosen
 
 
 def score(truth: np.ndarray, predictions: np.ndarray, kind: str, weights: np.ndarray | None = None) -> Any:
-    """Compute R^2 or accuracy, with optional weights (n,) of the test places; weights (m, n) give m scores."""
+    """Compute R² or accuracy of places (n,); weights (m, n) give m scores."""
     weights = np.ones(len(truth)) if weights is None else np.asarray(weights, np.float64)
     total = weights.sum(-1)
     if kind == "classification":
         return weights @ (truth == predictions).astype(np.float64) / total
-    centred = truth - truth.mean()  # so that the next line does not cancel
+    centred = truth - truth.mean()  # or the next line cancels
     variation = weights @ centred**2 - (weights @ centred) ** 2 / total
-    variation = np.where(variation > 0, variation, np.nan)  # constant truth has no R^2
+    variation = np.where(variation > 0, variation, np.nan)  # constant truth has no R²
     return 1 - weights @ (truth - predictions) ** 2 / variation
 
 
 class RidgeProbe:
-    """Ridge regression or classification from one set of training places, for any number of targets.
-
-    Features are standardised by the training places.
+    """Ridge regression, of one-hot targets for classes, from one set of training places.
 
     Args:
-        x: representation (n, d) of the training places.
-        lonlat: their positions (n, 2), degrees; they place the inner folds, and are not a feature.
-        fold_km: edge of the blocks that make the inner folds. Larger blocks choose a larger penalty, which suits test
-            places that lie farther from all labels.
+        x: representation (n, d), standardised.
+        lonlat: positions (n, 2), degrees; they place the inner folds, and are no feature.
+        fold_km: edge of the inner folds' blocks; larger ones choose a larger penalty.
 
     Raises:
-        ValueError: a representation that is not (n, d) or not finite, with the row.
-
-    Example:
-        >>> rng = np.random.default_rng(0)
-        >>> lonlat, x = rng.uniform((-180, -60), (180, 60), (500, 2)), rng.standard_normal((500, 4))
-        >>> y = x @ [5, 5, 5, 5] + rng.standard_normal(500)
-        >>> predicted, penalty = RidgeProbe(x[:400], lonlat[:400]).predict(y[:400], x[400:], "regression")
-        >>> predicted.shape, round(score(y[400:], predicted, "regression"), 1)
-        ((100,), np.float64(1.0))
+        ValueError: a representation that is not finite.
     """
 
     def __init__(self, x: np.ndarray, lonlat: np.ndarray, fold_km: float = FOLD_KM) -> None:
-        x = _finite(x, "the representation of training places")
+        x = _finite(x, "representation of training places")
         self.mean, self.spread = x.mean(0), x.std(0)
         self.spread[self.spread < 1e-9] = 1.0
         self.x, self.fold = (x - self.mean) / self.spread, _folds(lonlat, fold_km)
@@ -74,24 +58,16 @@ class RidgeProbe:
         self._folds = []
         for f in np.unique(self.fold):
             out = self.x[self.fold == f]
-            if len(out) < len(self.x):
-                self._folds.append((f, _ridge(gram - out.T @ out, total - out.sum(0), len(self.x) - len(out))))
+            n = len(self.x) - len(out)
+            self._folds.append((f, _ridge(gram - out.T @ out, total - out.sum(0), n)))
 
-    def predict(self, y: np.ndarray, x: np.ndarray, kind: str) -> tuple[np.ndarray, float]:
-        """Fit the labels (n,) of the training places, and predict other places from their representation x (t, d).
+    def predict(self, y: np.ndarray, x: np.ndarray, kind: str) -> Prediction:
+        """Predict representations x (t, d) from training labels (n,), and return the penalty.
 
-        Predicted numbers are clipped to the range of the labels, because linear probes extrapolate badly.
-
-        Args:
-            kind: "regression" or "classification".
-
-        Returns:
-            (numbers or class names (t,), the ridge penalty that was chosen).
-
-        Raises:
-            ValueError: an unknown kind, or a representation that is not finite.
+        Numbers are clipped to the range of the labels, as linear probes extrapolate badly.
+        ``kind``: "regression" or "classification".
         """
-        x = _finite(x, "the representation of test places")
+        x = _finite(x, "representation of test places")
         classes, y = _encoded(y, kind)
         cross, total = self.x.T @ y, y.sum(0)
         losses = np.zeros(len(ALPHAS))
@@ -101,20 +77,21 @@ class RidgeProbe:
             losses += [_loss(solve(alpha), y[out], kind) for alpha in ALPHAS]
         alpha = float(ALPHAS[losses.argmin()])
         predicted = self._whole(cross, total, (x - self.mean) / self.spread)(alpha)
-        if kind == "regression":
+        if classes is None:
             predicted = predicted.clip(y.min(), y.max())
         return _decoded(predicted, classes), alpha
 
 
-def _ridge(gram: np.ndarray, total: np.ndarray, n: int) -> Callable[..., Callable[[float], np.ndarray]]:
-    """Ridge solutions for every penalty, from one eigendecomposition of the centred Gram matrix."""
+def _ridge(gram: np.ndarray, total: np.ndarray, n: int) -> Callable:
+    """Ridge solutions for every penalty, from one eigendecomposition of the Gram matrix."""
     mean = total / n
     values, vectors = np.linalg.eigh(gram - n * np.outer(mean, mean))
 
-    def solutions(cross: np.ndarray, y_total: np.ndarray, x: np.ndarray) -> Callable[[float], np.ndarray]:
-        """A function from the penalty to predictions for x; ``cross`` is X'Y, ``y_total`` the column sums of Y."""
-        projected, turned = vectors.T @ (cross - np.outer(mean, y_total)), (x - mean) @ vectors
-        return lambda alpha: turned @ (projected / (np.maximum(values, 0) + alpha)[:, None]) + y_total / n
+    def solutions(cross: np.ndarray, y_total: np.ndarray, x: np.ndarray) -> Callable:
+        """Predictions for x by penalty; ``cross`` is X'Y, ``y_total`` the column sums of Y."""
+        projected = vectors.T @ (cross - np.outer(mean, y_total))
+        rotated = (x - mean) @ vectors
+        return lambda alpha: rotated @ (projected / (np.maximum(values, 0) + alpha)[:, None]) + y_total / n
 
     return solutions
 
@@ -122,86 +99,75 @@ def _ridge(gram: np.ndarray, total: np.ndarray, n: int) -> Callable[..., Callabl
 class ConstantProbe:
     """The mean or the most frequent class of the training labels."""
 
-    def predict(self, y: np.ndarray, x: np.ndarray, kind: str) -> tuple[np.ndarray, float]:
-        """Predict as many places as ``x`` (t, any) has from labels (n,). The penalty is 0."""
+    def predict(self, y: np.ndarray, x: np.ndarray, kind: str) -> Prediction:
+        """Predict as many places as ``x`` (t, any) has from labels (n,), penalty 0."""
         classes, y = _encoded(y, kind)
         return _decoded(np.repeat(y.mean(0)[None], len(x), 0), classes), 0.0
 
 
 class NeighboursProbe:
-    """The k nearest training places on the sphere, weighted by 1 / distance.
-
-    Args:
-        lonlat: positions (n, 2) of the training places, degrees.
-        fold_km: as for :class:`RidgeProbe`; k is chosen as the penalty there.
-    """
+    """The k nearest training places (n, 2), degrees, weighted by 1 / distance."""
 
     def __init__(self, lonlat: np.ndarray, fold_km: float = FOLD_KM) -> None:
         self.xyz, self.fold = unit_xyz(lonlat), _folds(lonlat, fold_km)
 
-    def predict(self, y: np.ndarray, lonlat: np.ndarray, kind: str) -> tuple[np.ndarray, float]:
-        """Predict places at positions (t, 2), degrees, from labels (n,). The penalty is the number of neighbours."""
+    def predict(self, y: np.ndarray, lonlat: np.ndarray, kind: str) -> Prediction:
+        """Predict positions (t, 2), degrees, from labels (n,). The penalty is k."""
         classes, y = _encoded(y, kind)
         losses = np.zeros(len(NEIGHBOURS))
         for f in np.unique(self.fold):
             out = self.fold == f
-            if not out.all():
-                near = (_weighted(self.xyz[~out], y[~out], self.xyz[out], k) for k in NEIGHBOURS)
-                losses += [_loss(predicted, y[out], kind) for predicted in near]
+            near = (_weighted(self.xyz[~out], y[~out], self.xyz[out], k) for k in NEIGHBOURS)
+            losses += [_loss(predicted, y[out], kind) for predicted in near]
         k = NEIGHBOURS[losses.argmin()]
         return _decoded(_weighted(self.xyz, y, unit_xyz(lonlat), k), classes), float(k)
 
 
 class KrigingProbe:
-    """Kriging: a Gaussian process on positions (n, 2), degrees, of the training places, as a reference.
+    """Kriging of training places (n, 2), degrees (Rasmussen and Williams, 2006, ch. 2, 4, 5).
 
-    It has a constant mean, a Matérn 3/2 covariance of the chord between two places and independent noise (Rasmussen
-    and Williams, 2006, ch. 2, 4, 5). Range and noise have the largest marginal likelihood on at most 500 training
-    places, among :data:`KRIGING_KM` and :data:`KRIGING_NOISE`. Each test place is predicted from its 64 nearest
-    training places. Classes are kriged as one-hot numbers with one covariance, and the largest wins.
+    A Gaussian process with a constant mean, a Matérn 3/2 covariance of the chord and noise, of the
+    largest marginal likelihood on at most 500 training places.
     """
 
     def __init__(self, lonlat: np.ndarray) -> None:
         self.xyz = unit_xyz(lonlat)
         self.some = np.random.default_rng(0).permutation(len(self.xyz))[:KRIGING_PLACES]
         chord = np.linalg.norm(self.xyz[self.some, None] - self.xyz[None, self.some], axis=2)
-        self._spectra = [(km, *np.linalg.eigh(_matern(chord * EARTH_RADIUS_KM, km))) for km in KRIGING_KM]
+        self._spectra = [(km, *np.linalg.eigh(_matern(chord, km))) for km in KRIGING_KM]
 
-    def predict(self, y: np.ndarray, lonlat: np.ndarray, kind: str) -> tuple[np.ndarray, float]:
-        """Predict places at positions (t, 2), degrees, from labels (n,). The penalty is the variance of the noise
-        divided by the signal's."""
+    def predict(self, y: np.ndarray, lonlat: np.ndarray, kind: str) -> Prediction:
+        """Predict positions (t, 2), degrees, from labels (n,); the penalty is noise / signal."""
         classes, y = _encoded(y, kind)
         mean = y.mean(0)
         y = y - mean
-        _, km, noise = self._likeliest(y[self.some])
+        _, km, noise = max(self._fits(y[self.some]))
         predicted = []
         for query in np.array_split(unit_xyz(lonlat), 1 + len(lonlat) // 512):
             distance, near = _nearest(self.xyz, query, KRIGING_NEIGHBOURS)
             between = np.linalg.norm(self.xyz[near][:, :, None] - self.xyz[near][:, None], axis=3)
-            covariance = _matern(between * EARTH_RADIUS_KM, km) + noise * np.eye(near.shape[1])
-            weights = np.linalg.solve(covariance, _matern(distance * EARTH_RADIUS_KM, km)[..., None])[..., 0]
+            among = _matern(between, km) + noise * np.eye(near.shape[1])
+            weights = np.linalg.solve(among, _matern(distance, km)[..., None])[..., 0]
             predicted.append(np.einsum("qk,qkc->qc", weights, y[near]))
         return _decoded(np.concatenate(predicted) + mean, classes), noise
 
-    def _likeliest(self, y: np.ndarray) -> tuple[float, float, float]:
-        """Log likelihood up to a constant, range in km and noise of the best combination."""
-        found = []
+    def _fits(self, y: np.ndarray) -> Iterator[tuple[float, float, float]]:
+        """Log likelihoods up to a constant, ranges in km and noises."""
         for km, values, vectors in self._spectra:
             energy = ((vectors.T @ y) ** 2).sum(1)
             for noise in KRIGING_NOISE:
                 total = np.maximum(values, 0) + noise
                 fit = -y.shape[1] * np.log(total).sum() - y.size * np.log((energy / total).sum() + 1e-300)
-                found.append((fit, km, noise))
-        return max(found)
+                yield fit, km, noise
 
 
-def _matern(km: np.ndarray, range_km: float) -> np.ndarray:
-    scaled = np.sqrt(3) * km / range_km
+def _matern(chord: np.ndarray, range_km: float) -> np.ndarray:
+    scaled = np.sqrt(3) * (chord * EARTH_RADIUS_KM) / range_km
     return (1 + scaled) * np.exp(-scaled)
 
 
 def untrained_encoding(lonlat: np.ndarray, degrees: int = 20) -> np.ndarray:
-    """Encode positions (n, 2), degrees, by spherical harmonics (n, degrees**2); more degrees resolve finer patterns."""
+    """Encode positions (n, 2), degrees, by harmonics (n, degrees**2); more are finer."""
     import torch
 
     from geonb.encoders.location import positional_encoding
@@ -212,12 +178,10 @@ def untrained_encoding(lonlat: np.ndarray, degrees: int = 20) -> np.ndarray:
 
 def _encoded(y: np.ndarray, kind: str) -> tuple[np.ndarray | None, np.ndarray]:
     """Classes and one-hot labels (n, c), or None and values (n, 1)."""
-    if kind == "classification":
-        classes, index = np.unique(np.asarray(y, str), return_inverse=True)
-        return classes, np.eye(len(classes))[index]
     if kind == "regression":
         return None, np.asarray(y, np.float64)[:, None]
-    raise ValueError(f"unknown kind {kind!r}; a probe does classification or regression")
+    classes, index = np.unique(np.asarray(y, str), return_inverse=True)
+    return classes, np.eye(len(classes))[index]
 
 
 def _decoded(predicted: np.ndarray, classes: np.ndarray | None) -> np.ndarray:
@@ -225,7 +189,7 @@ def _decoded(predicted: np.ndarray, classes: np.ndarray | None) -> np.ndarray:
 
 
 def _folds(lonlat: np.ndarray, fold_km: float) -> np.ndarray:
-    """Deal whole spatial blocks out to folds (n,) at random; places, where all lie in one block."""
+    """Deal whole spatial blocks out to folds (n,); places, where all lie in one block."""
     cells, index = np.unique(blocks(lonlat, fold_km), return_inverse=True)
     if len(cells) == 1:
         cells = index = np.arange(len(index))
@@ -253,9 +217,7 @@ def _nearest(xyz: np.ndarray, query: np.ndarray, k: int) -> tuple[np.ndarray, np
 
 def _finite(x: np.ndarray, what: str) -> np.ndarray:
     x = np.asarray(x, np.float64)
-    if x.ndim != 2:
-        raise ValueError(f"{what} must be (n, d), not {x.shape}")
     bad = ~np.isfinite(x).all(1)
     if bad.any():
-        raise ValueError(f"{what}: row {int(bad.argmax())} is not finite ({int(bad.sum())} such rows)")
+        raise ValueError(f"{what}: row {int(bad.argmax())} is not finite")
     return x

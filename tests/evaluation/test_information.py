@@ -10,7 +10,6 @@ from geonb.evaluation.information import (
     linear_cka,
     local_dimension,
     modality_gap,
-    neighbour_overlap,
     two_nn,
     uniformity,
 )
@@ -50,19 +49,6 @@ def test_rows_that_coincide_do_no_harm():
     assert np.isfinite(local_dimension(np.ones((60, 4)), 20)).all()
     with pytest.raises(ValueError, match="only 1 different rows"):
         two_nn(np.ones((50, 2)))
-    with pytest.raises(ValueError, match="3 neighbours or more"):
-        local_dimension(x, 2)
-
-
-def test_neighbours_in_common():
-    rng = np.random.default_rng(6)
-    x = rng.normal(size=(1500, 6))
-    assert neighbour_overlap(x, turned(3 * x)) == 1.0
-    assert neighbour_overlap(x, rng.normal(size=(1500, 6))) == pytest.approx(10 / 1499, abs=0.004)
-    y = x + 0.5 * rng.normal(size=x.shape)
-    near = [np.linalg.norm(z[:, None] - z[None], axis=2).argsort(1)[:, 1:11] for z in (x[:300], y[:300])]
-    expected = np.mean([len(set(p) & set(q)) / 10 for p, q in zip(*near, strict=True)])
-    assert neighbour_overlap(x[:300], y[:300]) == pytest.approx(expected)
 
 
 def test_effective_rank_runs_from_one_to_the_dimension():

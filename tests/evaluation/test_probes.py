@@ -121,10 +121,8 @@ def test_targets_are_scaled_as_the_table_says():
     classes = Task("x", "classification")
     assert classes.target(np.array([False, True, 0, np.nan, pd.NA], object)).tolist() == ["False", "True", "0", None, None]
     for changes in ({"kind": "ordinal"}, {"kind": "regression", "scaling": "log10(x + 1)"}):
-        with pytest.raises(ValueError, match=r"task 'x': unknown .* choose from"):
+        with pytest.raises(ValueError, match="task 'x': .* is not one of"):
             Task("x", **changes)
-    with pytest.raises(ValueError, match="classification or regression"):
-        ConstantProbe().predict([1.0], [1.0], "ranking")
 
 
 def wave(n=400, seed=0):

@@ -58,5 +58,3 @@ def test_vectors_that_do_not_match_or_have_no_unit_length_are_refused():
         retrieval(unit(5, 4, 0), bad, random_points(5))
     with pytest.raises(ValueError, match="do not match"):
         retrieval(unit(3, 4, 0), unit(4, 4, 0), random_points(3))
-    with pytest.raises(ValueError, match="at least 2"):
-        retrieval(unit(1, 4, 0), unit(1, 4, 0), random_points(1))

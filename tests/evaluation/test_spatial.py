@@ -2,23 +2,17 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from geonb.data.sampling import random_points
-from geonb.evaluation.probes import untrained_encoding
 from geonb.evaluation.spatial import (
     _nearest,
     block_bootstrap,
-    checkerboard,
-    checkerboard_accuracy,
     morans_i,
-    resolution_km,
     similar_beyond,
     variogram,
     weighted_median,
 )
-from geonb.geo import EARTH_RADIUS_KM, great_circle_km, unit_xyz
+from geonb.geo import great_circle_km, unit_xyz
 
 
 def test_the_variogram_of_a_field_with_known_covariance():
@@ -26,17 +20,16 @@ def test_the_variogram_of_a_field_with_known_covariance():
     km = great_circle_km(lonlat[:, None], lonlat[None])
     covariance = 2.0 * np.exp(-km / 1500)
     draws = np.linalg.cholesky(covariance + 1e-9 * np.eye(400)) @ np.random.default_rng(0).normal(size=(400, 200))
-    found, pairs = variogram(draws, lonlat, edges, pairs=60_000)  # 200 fields at once, summed
+    found = variogram(draws, lonlat, edges, pairs=60_000)  # 200 fields at once, summed
     upper = np.triu_indices(400, 1)
     bins = np.digitize(km[upper], edges) - 1
     expected = [2.0 - covariance[upper][bins == b].mean() for b in range(6)]
     np.testing.assert_allclose(found / 200, expected, rtol=0.1)
-    assert (pairs > 100).all() and (np.diff(found) > 0).all()
+    assert (np.diff(found) > 0).all()
     z, similarity = unit_xyz(lonlat), (unit_xyz(lonlat) @ unit_xyz(lonlat).T)[upper]  # 1 - similarity of unit vectors
     expected = [1 - similarity[bins == b].mean() for b in range(6)]
-    np.testing.assert_allclose(variogram(z, lonlat, edges, pairs=60_000)[0], expected, atol=0.02)
-    with pytest.raises(ValueError, match="must increase"):
-        variogram(z, lonlat, [0, 5, 5])
+    np.testing.assert_allclose(variogram(z, lonlat, edges, pairs=60_000), expected, atol=0.02)
+    assert np.isnan(variogram(z, lonlat, [0, 1e-6, 500])[0])  # no pairs
 
 
 def test_morans_i_equals_esda(monkeypatch):
@@ -62,11 +55,9 @@ def test_morans_i_distinguishes_structure_from_noise_and_refuses_what_has_none()
     assert abs(noise[:, 1].mean()) < 0.6 and 0.6 < noise[:, 1].std() < 1.5
     coincident = np.repeat(random_points(30, 0), 12, axis=0)
     assert morans_i(coincident[:, 1], coincident)[0] == pytest.approx(1.0)
-    for values, message in ((np.ones(300), "all the same"), (np.full(300, np.nan), "value 0 is not finite")):
-        with pytest.raises(ValueError, match=message):
-            morans_i(values, lonlat)
-    with pytest.raises(ValueError, match="more than 8 places"):
-        morans_i(np.arange(8.0), random_points(8))
+    for values in (np.ones(300), np.full(300, np.nan), np.arange(9.0)):
+        with pytest.raises(ValueError, match="10 places or more, with finite values that differ"):
+            morans_i(values, lonlat[: len(values)])
 
 
 def test_block_intervals_are_wider_than_naive_ones_for_clustered_values():
@@ -86,45 +77,6 @@ def test_a_weighted_median_is_the_median_of_repeated_values():
     np.testing.assert_array_equal(weighted_median(values, weights), expected)
 
 
-@settings(max_examples=20)
-@given(size=st.floats(100, 10_000), seed=st.integers(0, 99))
-def test_a_checkerboard_alternates_and_has_no_seam(size, seed):
-    lonlat = random_points(400, seed)
-    colour = checkerboard(lonlat, size)
-    rows = round(np.pi * EARTH_RADIUS_KM / size)
-    row = np.minimum(((lonlat[:, 1] + 90) / 180 * rows).astype(int), rows - 1)
-    middle = np.radians(-90 + (row + 0.5) * 180 / rows)
-    width = 180 / np.maximum(1, np.round(np.pi * EARTH_RADIUS_KM * np.cos(middle) / size))
-    east = lonlat.copy()
-    east[:, 0] = (lonlat[:, 0] + 180 + width) % 360 - 180  # one square to the east, across the antimeridian too
-    edge = np.abs((lonlat[:, 0] + 180) / width % 1 - 0.5) > 0.499
-    assert (checkerboard(east, size) != colour)[~edge].all()
-    twin = np.array([[180.0, 10.0], [-180.0, 10.0]])
-    assert len(set(checkerboard(twin, size))) == 1
-    assert set(colour) <= {0, 1}
-
-
-def test_harmonics_resolve_squares_down_to_their_wavelength():
-    sizes = [10_000, 5000, 2500, 1250, 700]
-    found = {}
-    for degrees in (5, 12):
-        accuracy = checkerboard_accuracy(lambda p, d=degrees: untrained_encoding(p, d), sizes, n=3000)
-        found[degrees] = resolution_km(sizes, accuracy)
-        assert accuracy[0] > 0.85 and accuracy[-1] < 0.7
-    assert found[12] < found[5] * 0.75
-    assert 0.3 < found[12] / (np.pi * EARTH_RADIUS_KM / 12) < 3
-    noise = checkerboard_accuracy(lambda p: np.random.default_rng(0).normal(size=(len(p), 6)), sizes, n=1500)
-    assert np.abs(noise - 0.5).max() < 0.1 and np.isnan(resolution_km(sizes, noise))
-    with pytest.raises(ValueError, match="at most 10,007 km"):
-        checkerboard(random_points(3), 12_000)
-
-
-def test_the_resolution_is_where_the_level_is_crossed():
-    assert resolution_km([100, 1000, 10_000], [0.5, 0.9, 1.0]) == pytest.approx(1000 * 0.1 ** (0.15 / 0.4))
-    assert resolution_km([100, 1000], [0.8, 0.9]) == pytest.approx(100)
-    assert resolution_km([100, 1000, 10_000], [0.9, 0.6, 1.0]) > 1000  # a lucky small size does not count
-
-
 def test_similar_places_are_the_most_similar_of_those_far_enough(monkeypatch):
     monkeypatch.setattr("geonb.evaluation.spatial.CHUNK", 7)
     lonlat = random_points(120, 5)
@@ -135,5 +87,5 @@ def test_similar_places_are_the_most_similar_of_those_far_enough(monkeypatch):
     for row in range(120):
         far = np.flatnonzero(km[row] >= 3000)
         assert found[row].tolist() == far[np.argsort(-(z[far] @ z[row]))[:9]].tolist()
-    with pytest.raises(ValueError, match="has only 0 others 20,100 km away"):
+    with pytest.raises(ValueError, match="has 0 others beyond 20,100 km"):
         similar_beyond(z, lonlat, 20_100, k=3)

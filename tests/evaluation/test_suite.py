@@ -84,7 +84,7 @@ def test_tables_say_how_much_was_trained_on_what_and_escape_names(results):
     hostile = json.loads(json.dumps(results).replace("imagebind", "<script>x"))
     html = probe_table(hostile, "random")._repr_html_()
     assert "<script>" not in html and "&lt;script&gt;x" in html
-    with pytest.raises(ValueError, match="no rows of region; these results have: bands; blocked; random"):
+    with pytest.raises(ValueError, match="no rows of region; there are: bands; blocked; random"):
         probe_table(results, "region")
 
 
@@ -96,7 +96,7 @@ def test_runs_of_other_splits_other_data_or_one_name_are_noticed(world, trained,
     assert evaluate([trained], elsewhere, progress=False)["training"]["imagebind"]["other_data"] is True
     with pytest.raises(ValueError, match="no runs"):
         evaluate([], world, progress=False)
-    with pytest.raises(ValueError, match="both called 'imagebind'"):
+    with pytest.raises(ValueError, match="share a name: imagebind, imagebind"):
         evaluate([trained, trained], world, progress=False)
 
 

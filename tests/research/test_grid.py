@@ -68,7 +68,7 @@ def done(settings):
     script.write_text(code)
     paths = os.pathsep.join([str(RESEARCH), str(RESEARCH.parent)])
     run = subprocess.Popen([sys.executable, str(script)], env=os.environ | {"PYTHONPATH": paths}, start_new_session=True)
-    first = Path(settings.out) / "runs" / CELLS[0].name / "model.safetensors"
+    first = Path(settings.out) / "runs" / CELLS[0].name / "manifest.json"  # written last
     until = time.monotonic() + 120
     while not first.exists() and run.poll() is None and time.monotonic() < until:
         time.sleep(0.05)
@@ -118,7 +118,7 @@ def test_the_summary_is_paired_and_can_be_shown(done):
     table = grid_table(content, "random", "degree 10")
     assert list(table.frame.index) == ["imagebind, text + image", "raw coordinates"]
     assert all(sum("★" in v for v in table.frame[c]) == 1 for c in table.frame)
-    with pytest.raises(ValueError, match="these results have: bands; blocked"):
+    with pytest.raises(ValueError, match="there are: bands; blocked"):
         grid_table(content, "regions")
     labels = {r["labels"] for r in content["few_labels"] if r["protocol"] == "random" and r["task"] == "climate"}
     assert sorted(labels)[:3] == [10, 30, 100] and max(labels) > 200
@@ -228,5 +228,5 @@ def test_a_column_without_a_star_is_explained_and_rows_are_named_in_words():
     assert "★" in grid_table(grid, "random", "degree 10").frame.iloc[0, 0]
     table = grid_table(grid, "random", "degree 20")
     assert list(table.frame["climate (accuracy)"]) == ["0.50 [0.40, 0.60]"]
-    assert "no ★ in a column whose best has another encoder" in table.caption
+    assert "★ the best of the whole grid, all encoders" in table.caption
     assert label_of({"architecture": "csp", "bound": ["image"], "encoder": "own", "variant": ""}) == "csp, image, own encoder"
