@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from geonb._util import is_unknown
-from geonb.explore.views import PALETTE, View, land, pack, pack_share
+from geonb.explore.views import PALETTE, View, land, pack
 from geonb.geo import check_lonlat
 
 ABOUT = ("text", "url", "license", "license_url", "creator", "changes")
@@ -25,7 +25,6 @@ TEXT_CHARACTERS = 400  # of a text in a page
 URL_CHARACTERS = 2000
 THUMBNAIL = 48  # pixels of a picture in a page; a multiple of 16, so that neighbours in a JPEG do not mix
 MOST_IMAGES = 400
-MISSING_CODE = 65535
 LOG_RATIO = 100  # positive values spread over more than this ratio get a logarithmic colour scale
 
 
@@ -52,7 +51,7 @@ def linked_view(
 ) -> LinkedView:
     """Show places on an Equal Earth map and in a plane, selected together by a box, a lasso or the keyboard.
 
-    Made for up to 50,000 places; for more use
+    It is made for up to 50,000 places; for more use
     `embedding-atlas <https://apple.github.io/embedding-atlas/>`_. Positions are rounded to 300 m.
 
     Args:
@@ -78,7 +77,7 @@ def linked_view(
     if n == 0 or xy.shape != (n, 2):
         raise ValueError(f"lonlat {lonlat.shape} and xy {xy.shape} do not match; both must be (n, 2)")
     if not np.isfinite(xy).all():
-        raise ValueError(f"xy, row {np.flatnonzero(~np.isfinite(xy).all(1))[0]}: not finite")
+        raise ValueError(f"xy, row {np.argmin(np.isfinite(xy).all(1))}: not finite")
     if hover is not None and len(hover) != n:
         raise ValueError(f"hover has {len(hover)} strings for {n} places")
     if n > MOST_PLACES:
@@ -88,10 +87,8 @@ def linked_view(
         "n": n,
         "titles": titles,
         "alt": alt,
-        "lon": pack_share(lonlat[:, 0], -180, 360),
-        "lat": pack_share(lonlat[:, 1], -90, 180),
-        "u": pack_share(xy[:, 0], low[0], span[0]),
-        "v": pack_share(xy[:, 1], low[1], span[1]),
+        "lonlat": pack(np.rint((lonlat + [180, 90]) / [360, 180] * 65535), "<u2"),
+        "xy": pack(np.rint((xy - low) / span * 65535), "<u2"),
         "aspect": float(np.clip(span[0] / span[1], 0.25, 4)),
         "land": land(),
         "color": PALETTE[0],
@@ -107,11 +104,7 @@ def linked_view(
 def colour_column(
     name: str, values: Sequence | np.ndarray, n: int, units: Any = "", rows: np.ndarray | slice = slice(None)
 ) -> dict:
-    """Encode a column of numbers or labels (n,) for a page.
-
-    Args:
-        rows: of the n, those that are in the page. They have the colours of a view of all.
-    """
+    """Encode some ``rows`` of a column of numbers or labels (n,) for a page, with the colours of all."""
     values = values if isinstance(values, np.ndarray) else np.array(list(values), object)
     if values.shape != (n,):
         raise ValueError(f"color {name!r} has shape {values.shape} for {n} places")
@@ -124,7 +117,7 @@ def colour_column(
 def _numbers(name: str, values: np.ndarray) -> dict:
     values = values.astype(np.float64)  # None becomes NaN
     if np.isinf(values).any():
-        raise ValueError(f"color {name!r}, row {np.flatnonzero(np.isinf(values))[0]}: infinite")
+        raise ValueError(f"color {name!r}, row {np.argmax(np.isinf(values))}: infinite")
     column: dict[str, Any] = {"kind": "numbers", "low": None, "high": None, "data": pack(values, "<f4")}
     if len(known := values[~np.isnan(values)]):
         low, high = column["low"], column["high"] = np.percentile(known, [1, 99]).tolist()
@@ -137,7 +130,7 @@ def _categories(name: str, values: np.ndarray, rows: np.ndarray | slice) -> dict
     labels = ["unknown" if is_unknown(v) else str(v) for v in values.tolist()]
     names, codes, counts = np.unique(np.array(labels, object), return_inverse=True, return_counts=True)
     known = [i for i in np.argsort(-counts, kind="stable") if names[i] != "unknown"]
-    rank = np.full(len(names), MISSING_CODE)
+    rank = np.full(len(names), 65535)  # of "unknown"
     rank[known] = np.arange(len(known))
     return {"kind": "categories", "labels": [names[i] for i in known], "colors": PALETTE[: len(known)],
             "data": pack(rank[codes[rows]], "<u2")}  # fmt: skip

@@ -56,7 +56,7 @@ def safe_json(data: Any) -> str:
 
 
 def write_page(path: str | Path, title: str, body: str) -> Path:
-    """Write a whole page, or leave the previous one in place. ``body`` is trusted HTML."""
+    """Write a whole page, or leave the previous one in place; ``body`` is trusted HTML."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = (
@@ -74,11 +74,6 @@ def pack(values: ArrayLike, dtype: str) -> str:
     return base64.b64encode(np.asarray(values).astype(dtype).tobytes()).decode()
 
 
-def pack_share(values: np.ndarray, low: float, span: float) -> str:
-    """Encode numbers (n,) as 16-bit shares of the way from ``low`` to ``low + span``."""
-    return pack(np.round((values - low) / span * 65535), "<u2")
-
-
 @cache
 def asset(name: str) -> str:
     """Return the text of a file that comes with the package."""
@@ -87,7 +82,7 @@ def asset(name: str) -> str:
 
 @cache
 def land_rings() -> list[np.ndarray]:
-    """Return outlines of land, each (k, 2) lon/lat degrees (Natural Earth 1:110m, public domain)."""
+    """Return outlines of land (k, 2), lon/lat in degrees (Natural Earth 1:110m, public domain)."""
     return [np.array(ring, np.float64).reshape(-1, 2) for ring in json.loads(asset("land.json"))]
 
 

@@ -21,13 +21,13 @@ function link(address, words) { // an https address becomes a link, anything els
 
 function mount(root, D) {
   const n = D.n, id = freshId("gl"), coarse = matchMedia("(pointer: coarse)").matches;
-  const unit = (text) => Float64Array.from(unpack(text, Uint16Array), (v) => v / 65535);
-  const lon = unit(D.lon).map((v) => v * 360 - 180), lat = unit(D.lat).map((v) => v * 180 - 90);
+  const unit = (text, axis) => Float64Array.from(unpack(text, Uint16Array).filter((_, i) => i % 2 === axis), (v) => v / 65535);
+  const lon = unit(D.lonlat, 0).map((v) => v * 360 - 180), lat = unit(D.lonlat, 1).map((v) => v * 180 - 90);
   const nameOf = (k) => D.hover && D.hover[k] || "Place " + (k + 1);
   const where = (k) => position(lon[k], lat[k], 2);
   const columns = D.columns.map((c) => readColumn(c, "--gl-other", "--gl-none")), world = worldMap(D.land);
   const views = [
-    { x: Float32Array.from(unit(D.u)), y: Float32Array.from(unit(D.v), (v) => 1 - v), aspect: D.aspect },
+    { x: Float32Array.from(unit(D.xy, 0)), y: Float32Array.from(unit(D.xy, 1), (v) => 1 - v), aspect: D.aspect },
     { x: new Float32Array(n), y: new Float32Array(n), aspect: ASPECT, world },
   ];
   for (let k = 0; k < n; k++) [views[1].x[k], views[1].y[k]] = project(lon[k], lat[k]);

@@ -1,6 +1,8 @@
 // UMAP beside PCA and the map: sliders choose among frames made beforehand, a lens shows the same places in all three.
 
 const LENS = 26, MISSING = "#9aa0a6"; // pixels; other classes, and no value
+const TITLES = { umap: "UMAP", pca: "PCA", map: "Map (Equal Earth)" };
+const HINT = "Move over a picture, tap it, or use the arrow keys: the same places are shown in all three.";
 
 function mount(root, D) {
   const n = D.n, world = worldMap(D.land);
@@ -26,18 +28,19 @@ function mount(root, D) {
   if (D.columns.length) bar.append(element("label", {}, "Colour", select));
   select.onchange = () => { column = columns[select.value]; paint(); };
   const readout = element("output", { class: "gv-readout", "aria-live": "polite" });
-  const panels = ["umap", "pca", "map"].map((kind, k) => {
-    const canvas = element("canvas", { tabindex: "0", role: "img", "aria-label": D.titles[k] + ": " + D.alt }), score = element("p", { class: "gv-score" });
-    const figure = element("figure", { class: "gv-" + kind }, element("figcaption", {}, D.titles[k]), element("div", { class: "gv-plot" }, canvas));
+  const panels = Object.entries(TITLES).map(([kind, title]) => {
+    const alt = title + ": " + D.alt, canvas = element("canvas", { tabindex: "0", role: "img", "aria-label": alt });
+    const score = element("p", { class: "gv-score" }), plot = element("div", { class: "gv-plot" }, canvas);
+    const figure = element("figure", { class: "gv-" + kind }, element("figcaption", {}, title), plot);
     if (kind !== "map") figure.append(score);
-    return { kind, canvas, score, figure, aspect: kind === "map" ? ASPECT : 1, x: new Float32Array(n), y: new Float32Array(n), at: null };
+    return { kind, alt, canvas, score, figure, aspect: kind === "map" ? ASPECT : 1, x: new Float32Array(n), y: new Float32Array(n), at: null };
   });
   const plots = element("div", { class: "gv-plots" }, ...panels.map((p) => p.figure));
   root.append(bar, plots, legend, readout, element("p", { class: "gv-note" }, D.note));
 
-  function say({ canvas, score }, k, words) {
+  function say({ alt, canvas, score }, words) {
     score.textContent = words;
-    canvas.setAttribute("aria-label", D.titles[k] + ": " + D.alt + ". " + words);
+    canvas.setAttribute("aria-label", alt + ". " + words);
   }
 
   function choose() {
@@ -47,7 +50,7 @@ function mount(root, D) {
       input.setAttribute("aria-valuetext", values[input.value]);
       shown = shown * values.length + Number(input.value);
     }
-    say(panels[0], 0, [frames[shown].scores, frames[shown].stable].filter(Boolean).join("\n"));
+    say(panels[0], [frames[shown].scores, frames[shown].stable].filter(Boolean).join("\n"));
     ask();
   }
 
@@ -122,7 +125,7 @@ function mount(root, D) {
   function clear() {
     chosen = null; pinned = false;
     for (const p of panels) p.at = null;
-    readout.textContent = D.hint;
+    readout.textContent = HINT;
     ask();
   }
 
@@ -149,7 +152,7 @@ function mount(root, D) {
   }
 
   // ---- surroundings
-  say(panels[1], 1, D.pca.scores);
+  say(panels[1], D.pca.scores);
   new ResizeObserver(ask).observe(plots);
   onTheme(draw);
   paint();
