@@ -225,9 +225,10 @@ def _ask(model: Path, text: str, data: Path, top: int) -> None:
 
 
 def _export(model: Path, out: Path, degrees: float, like: list[float] | None = None, text: str | None = None) -> None:
+    import geonb
     from geonb.explore import to_geotiff
 
-    print(to_geotiff(model, out, degrees, place=like, text=text))
+    print(to_geotiff(geonb.load(model), out, degrees, place=like, text=text))
 
 
 def _explore(model: Path, data: Path, out: Path) -> None:

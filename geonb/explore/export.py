@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from geonb._util import tqdm, write_atomically
-from geonb.explore.maps import Layer, layer_of, opened
+from geonb.explore.maps import Layer, layer_of
 
 if TYPE_CHECKING:
     from geonb.model import Model
@@ -18,7 +18,7 @@ PIXELS = 50_000  # embedded at a time, at least one row
 
 
 def to_geotiff(
-    model: Model | str | Path,
+    model: Model,
     path: str | Path,
     degrees: float = 0.25,
     *,
@@ -28,10 +28,9 @@ def to_geotiff(
     """Write a layer of a model as a cloud-optimised GeoTIFF in EPSG:4326, with overviews.
 
     Principal components are three bands of uint8 in 1 to 255, similarities are float32. The sea is
-    nodata: 0 for colours, NaN for numbers. Run, version, data and units are tags.
+    nodata: 0 for colours, NaN for numbers. Architecture, version, data and units are tags.
 
     Args:
-        model: a run's folder, or a model of :func:`geonb.load`.
         path: the file; written whole or not at all.
         degrees: edge of a pixel; 180 is a whole number of them. A smaller value takes more memory,
             80 MB at 0.05. Pixels are embedded at their centres.
@@ -45,8 +44,6 @@ def to_geotiff(
     from rasterio.transform import from_origin
     from rasterio.windows import Window
 
-    path, name = Path(path), Path(model).name if isinstance(model, str | Path) else "model"
-    model = opened(model)
     rows = round(180 / degrees) if degrees > 0 else 0
     if rows < 1 or abs(rows * degrees - 180) > 1e-6:
         raise ValueError(f"180 degrees are no whole number of pixels of {degrees:g} degrees; change it")
@@ -63,13 +60,13 @@ def to_geotiff(
             for top in tqdm(range(0, rows, step), desc="embedding rows"):
                 lat = 90 - (np.arange(top, min(top + step, rows)) + 0.5) * degrees
                 file.write(_block(model, layer, lon, lat), window=Window(0, top, 2 * rows, len(lat)))
-            file.update_tags(**_tags(model, name, layer))
+            file.update_tags(**_tags(model, layer))
             file.descriptions, file.units = layer.bands, [layer.units] * len(layer.bands)
             if colours:
                 file.colorinterp = ColorInterp.red, ColorInterp.green, ColorInterp.blue
 
-    write_atomically(path, write)
-    return path
+    write_atomically(Path(path), write)
+    return Path(path)
 
 
 def _block(model: Model, layer: Layer, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
@@ -85,14 +82,13 @@ def _block(model: Model, layer: Layer, lon: np.ndarray, lat: np.ndarray) -> np.n
     return block.T.reshape(len(layer.bands), len(lat), len(lon))
 
 
-def _tags(model: Model, name: str, layer: Layer) -> dict[str, Any]:
+def _tags(model: Model, layer: Layer) -> dict[str, Any]:
     from geonb import __version__
 
     data = model.manifest.get("data", {})
     return {
         "TIFFTAG_SOFTWARE": f"geonb {__version__}",
         "AREA_OR_POINT": "Area",
-        "RUN": name,
         "ARCHITECTURE": model.manifest["architecture"],
         "DATA": data.get("name", ""),
         "DATA_HASH": data.get("hash", ""),

@@ -40,10 +40,7 @@ def themed(fig: MatplotlibFigure, alt: str) -> Figure:
 
     Args:
         fig: closed after it is drawn.
-        alt: what the figure says, for those who do not see it.
-
-    Raises:
-        ValueError: an empty ``alt``.
+        alt: what the figure says, for those who do not see it; not empty.
     """
     import matplotlib.pyplot as plt
 
@@ -69,7 +66,7 @@ def themed(fig: MatplotlibFigure, alt: str) -> Figure:
 
 
 def equal_earth_xy(lonlat: ArrayLike) -> np.ndarray:
-    """Project positions (n, 2) in degrees to Equal Earth, x in [-1, 1]; areas are in proportion to those on Earth."""
+    """Project positions (n, 2) in degrees to Equal Earth, x in [-1, 1]; areas are in proportion."""
     import torch
 
     from geonb.encoders.positional import equal_earth
@@ -78,11 +75,7 @@ def equal_earth_xy(lonlat: ArrayLike) -> np.ndarray:
 
 
 def draw_land(ax: Axes, xy: Callable[[np.ndarray], np.ndarray] | None = None) -> None:
-    """Draw land in pale grey on Matplotlib axes; their limits stay as they are.
-
-    Args:
-        xy: from lon/lat degrees (k, 2) to the coordinates of ``ax``, as :func:`equal_earth_xy`; by default degrees.
-    """
+    """Draw land in pale grey on axes in degrees, or in the coordinates that ``xy`` makes of degrees (k, 2)."""
     from matplotlib.collections import PolyCollection
 
     rings = [xy(ring) if xy else ring for ring in land_rings()]
@@ -96,11 +89,11 @@ def world_axes(figsize: tuple[float, float] = (5.4, 2.9)) -> tuple[MatplotlibFig
 
     fig, ax = plt.subplots(figsize=figsize)
     draw_land(ax, equal_earth_xy)
-    latitudes = np.linspace(-90, 90, 91)
-    meridians = [(lon, np.stack([np.full(91, lon), latitudes], 1), 180) for lon in range(-180, 181, 60)]
-    parallels = [(lat, [[-180, lat], [180, lat]], 90) for lat in range(-90, 91, 30)]
-    for at, line, outer in meridians + parallels:
-        ax.plot(*equal_earth_xy(line).T, color="#8a929c", lw=0.8 if abs(at) == outer else 0.3, zorder=0)
+    t = np.linspace(-1, 1, 91)
+    meridians = [np.stack([0 * t + lon, 90 * t], 1) for lon in range(-180, 181, 60)]
+    parallels = [np.stack([180 * t, 0 * t + lat], 1) for lat in range(-90, 91, 30)]
+    for line in meridians + parallels:
+        ax.plot(*equal_earth_xy(line).T, color="#8a929c", lw=0.4, zorder=0)
     ax.set(xlim=(-1.01, 1.01), ylim=(-0.5, 0.5), aspect="equal")
     ax.axis("off")
     return fig, ax
@@ -128,13 +121,8 @@ def scatter_map(
         limits: (low, high) of the colour bar; by default the 1st and 99th percentile.
         signed: the sign of the numbers matters: blue below 0, red above, grey at 0, and by default
             limits as far below 0 as above.
-
-    Raises:
-        ValueError: positions out of range, not as many values as positions, or an empty ``alt``.
     """
     lonlat, values = check_lonlat(lonlat), np.asarray(values)
-    if len(values) != len(lonlat):
-        raise ValueError(f"{len(lonlat)} positions and {len(values)} values do not match")
     fig, ax = world_axes()
     x, y = equal_earth_xy(lonlat).T
 

@@ -14,8 +14,6 @@ from geonb.explore.projection import Scores, align, project, projection_scores, 
 from geonb.explore.views import PALETTE, View, land, pack
 from geonb.geo import check_lonlat
 
-K = 15  # nearest neighbours that the scores compare
-
 
 class ProjectionView(View):
     """UMAP beside PCA and the map; made by :func:`projection_view`.
@@ -27,11 +25,8 @@ class ProjectionView(View):
         rows: which rows are shown.
     """
 
-    name, css = "projection", "gv"
-    title = "UMAP beside PCA"
-
     def __init__(self, data: dict, frames: list[dict], pca: Scores, rows: np.ndarray) -> None:
-        super().__init__(data)
+        super().__init__(data, "projection", "gv", "UMAP beside PCA")
         self.frames, self.pca, self.rows = frames, pca, rows
 
 
@@ -52,8 +47,7 @@ def projection_view(
     """Show UMAP beside PCA and the map: UMAP's parameters on sliders, the scores of each setting on the plot.
 
     All settings are computed now, so the page needs no kernel. Each UMAP is turned and mirrored to
-    lie on the PCA, because the direction of its axes is arbitrary. A lens over one picture shows
-    the same places in the other two.
+    lie on the PCA, because the direction of its axes is arbitrary.
 
     Args:
         embeddings, lonlat: (n, d), and positions (n, 2) in degrees.
@@ -73,14 +67,14 @@ def projection_view(
     chosen = subsample(n, rows)
     z, lonlat = z[chosen], lonlat[chosen]
     flat = project(z, "pca")
-    pca, frames = projection_scores(z, flat, K), list[dict]()
+    pca, frames = projection_scores(z, flat), list[dict]()
     for count, spread in tqdm(list(product(neighbors, min_dist)), desc="projecting"):
         options = {"neighbors": count, "min_dist": spread, "epochs": epochs}
         planes = [align(project(z, seed=seed, **options), flat) for seed in seeds]
-        stable = f"{len(seeds)} seeds: {stability(planes, K)}" if len(seeds) > 1 else ""
+        stable = f"{len(seeds)} seeds: {stability(planes)}" if len(seeds) > 1 else ""
         for seed, xy in zip(seeds, planes, strict=True):
             frame = {"n_neighbors": count, "min_dist": spread, "seed": seed, "xy": xy, "stable": stable}
-            frames.append(frame | {"scores": projection_scores(z, xy, K)})
+            frames.append(frame | {"scores": projection_scores(z, xy)})
     sliders = [("n_neighbors", neighbors, 15), ("min_dist", min_dist, 0.1), ("seed", seeds, seeds[0])]
     shown = f"{len(z):,} places" if len(z) == n else f"{len(z):,} of {n:,} places, drawn at random"
     data = {

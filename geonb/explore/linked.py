@@ -28,13 +28,6 @@ MOST_IMAGES = 400
 LOG_RATIO = 100  # positive values spread over more than this ratio get a logarithmic colour scale
 
 
-class LinkedView(View):
-    """A map and an embedding side by side; made by :func:`linked_view`."""
-
-    name, css = "linked", "gl"
-    title = "Linked map and embedding"
-
-
 def linked_view(
     lonlat: ArrayLike,
     xy: ArrayLike,
@@ -48,7 +41,7 @@ def linked_view(
     images: Callable[[np.ndarray], np.ndarray] | None = None,
     image_rows: ArrayLike = (),
     simulated: Iterable[str] = (),
-) -> LinkedView:
+) -> View:
     """Show places on an Equal Earth map and in a plane, selected together by a box, a lasso or the keyboard.
 
     It is made for up to 50,000 places; for more use
@@ -98,7 +91,7 @@ def linked_view(
         "thumbs": _sprite(images, np.asarray(image_rows)) if images and len(image_rows) else None,
         "simulated": list(simulated),
     }
-    return LinkedView(data)
+    return View(data, "linked", "gl", "Linked map and embedding")
 
 
 def colour_column(

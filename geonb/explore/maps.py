@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -153,13 +152,6 @@ def _painted(model: Model, layer: Layer, width: int) -> np.ndarray:
     rgba = np.zeros((height, width, 4), np.uint8)
     rgba[land, :3], rgba[land, 3] = np.rint(layer.of(model.embed_locations(grid[land])) * 255), 255
     return rgba
-
-
-def opened(model: Model | str | Path) -> Model:
-    """Load a model from the folder of its run, or return a loaded one as it is."""
-    import geonb
-
-    return geonb.load(model) if isinstance(model, str | Path) else model
 
 
 def land_centres(size_km: float) -> tuple[np.ndarray, np.ndarray]:

@@ -27,13 +27,8 @@ def explore_page(run: str | Path, data: str | Path, out: str | Path) -> Path:
     beginning of its text, credited as its licence asks, and thumbnails of up to 400 images.
 
     Args:
-        run, data, out: folders of a finished run and of a place store, and the page to write.
-
-    Returns:
-        The path of the page.
-
-    Raises:
-        ValueError: the store or the run cannot be read, or the store has fewer than 4 places.
+        run, data: folders of a finished run and of a place store of at least 4 places.
+        out: the page to write; returned.
     """
     run, model, store = Path(run), geonb.load(run), PlaceStore.open(data)
     embeddings = model.embed_locations(store.lonlat)

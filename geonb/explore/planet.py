@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geonb.explore.maps import land_centres, opened
+from geonb.explore.maps import land_centres
 from geonb.explore.projection import principal_axes
 from geonb.explore.views import PLURALS, View, asset, land, pack
 from geonb.geo import EARTH_RADIUS_KM, cell_grid, unit_xyz
@@ -25,26 +25,19 @@ SUGGESTED = ("rice terraces", "a harbour town", "permafrost", "savanna with scat
 NEAR_KM = 300  # a town farther away than this does not name a cell
 
 
-class PlanetView(View):
-    """World maps of similarity; made by :func:`planet_view`."""
-
-    name, css = "planet", "gp"
-    title = "World maps of similarity"
-
-
 def vocabulary() -> list[str]:
     """Return the default queries of :func:`planet_view`, 1,000 and more."""
     return [line for line in asset("vocabulary.txt").splitlines() if line and not line.startswith("#")]
 
 
 def planet_view(
-    models: Mapping,
+    models: Mapping[str, Model],
     *,
     show: Sequence[str] = ("like", "ask"),
     queries: Sequence[str] | None = None,
     query: str | None = None,
     cells_km: float = CELLS_KM,
-) -> PlanetView:
+) -> View:
     """Draw world maps of the similarity to a place or to words, computed in the page.
 
     Equal-area cells (:func:`geonb.geo.blocks`) that are at least half land are embedded at their
@@ -52,7 +45,7 @@ def planet_view(
     within 0.05, at most 1.5 MB for each model.
 
     Args:
-        models: name -> a run's folder or a loaded model. The first two are shown at first.
+        models: by name; the first two are shown at first.
         show: "like" (click a place, see where it is similar), "ask" (choose words, see where they
             fit; models with text only), or both; the first is open.
         queries: what can be asked; by default :func:`vocabulary`.
@@ -62,8 +55,7 @@ def planet_view(
     Raises:
         ValueError: no model for what is to be shown, or a ``query`` that is not among the queries.
     """
-    loaded = {str(name): opened(model) for name, model in models.items()}
-    texts = {name for name, model in loaded.items() if "text" in model.modalities} if "ask" in show else set()
+    texts = {name for name, model in models.items() if "text" in model.modalities} if "ask" in show else set()
     show = [part for part in show if part == "like" or texts]
     if not models or not show:
         raise ValueError("give at least one model, and to ask, one that was trained with text")
@@ -72,7 +64,7 @@ def planet_view(
         raise ValueError(f"the query {query!r} is not among the {len(asked)} queries; add it to them")
     cells, lonlat = land_centres(cells_km)
     sent = []
-    for name, model in loaded.items():
+    for name, model in models.items():
         words = model.embed_texts(asked) if name in texts else None
         sent.append({"name": name} | _compress(model.embed_locations(lonlat), words))
     data = {
@@ -87,9 +79,9 @@ def planet_view(
         "queries": asked,
         "query": None if query is None else asked.index(query),
         "suggest": [asked.index(q) for q in SUGGESTED if q in asked] or list(range(min(6, len(asked)))),
-        "simulated": _simulated(loaded.values()),
+        "simulated": _simulated(models.values()),
     }
-    return PlanetView(data)
+    return View(data, "planet", "gp", "World maps of similarity")
 
 
 def _names(lonlat: np.ndarray, size_km: float) -> dict:

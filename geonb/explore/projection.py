@@ -17,23 +17,22 @@ from numpy.typing import ArrayLike
 
 FITTED = 20_000  # rows that UMAP is fitted to at most; all pairs of them are compared
 SCORED = 2_000  # rows that the scores compare
+K = 15  # nearest neighbours that the scores compare
 
 
 @dataclass(frozen=True)
 class Scores:
     """How much of a space a plane shows; all are 1 at best."""
 
-    trustworthiness: float  # whether the k nearest in the plane are near in the space too; about 0.5 by chance
-    kept: float  # share of the k nearest in the space that are among the k nearest in the plane
+    trustworthiness: float  # whether the K nearest in the plane are near in the space too; about 0.5 by chance
+    kept: float  # share of the K nearest in the space that are among the K nearest in the plane
     distances: float  # rank correlation of distances over random pairs
-    k: int  # number of nearest neighbours
     rows: int  # number of rows compared
 
     def __str__(self) -> str:
-        chance = self.k / (self.rows - 1)
         return (
-            f"trustworthiness {self.trustworthiness:.3f}, {self.kept:.0%} of the {self.k} nearest kept "
-            f"(chance {chance:.1%}), distances {self.distances:.2f}; {self.rows:,} rows compared"
+            f"trustworthiness {self.trustworthiness:.3f}, {self.kept:.0%} of the {K} nearest kept "
+            f"(chance {K / (self.rows - 1):.1%}), distances {self.distances:.2f}; {self.rows:,} rows compared"
         )
 
 
@@ -41,9 +40,9 @@ class Scores:
 class Stability:
     """How similar the planes of several seeds are, over all pairs of seeds."""
 
-    overlap: float  # share of the k nearest in one plane that are also among the k nearest in the other
-    disparity: float  # share of the variance that remains after one plane is laid on the other; 0: the same picture
-    spread: np.ndarray  # (n,) how far each row moves, as a share of the root mean square distance from the centre
+    overlap: float  # share of the K nearest in one plane that are also among the K nearest in the other
+    disparity: float  # share of the variance that remains after one plane is laid on the other
+    spread: np.ndarray  # (n,) how far each row moves, as a share of the plane's size
 
     def __str__(self) -> str:
         return f"{self.overlap:.0%} of the nearest in the plane stay, Procrustes disparity {self.disparity:.2f}"
@@ -151,13 +150,13 @@ def project(embeddings: ArrayLike, method: str = "umap", seed: int = 0, **option
     return fit_projection(embeddings, method, seed, **options).xy
 
 
-def projection_scores(embeddings: ArrayLike, xy: ArrayLike, k: int = 15) -> Scores:
+def projection_scores(embeddings: ArrayLike, xy: ArrayLike) -> Scores:
     """Measure how much of the neighbourhoods and distances of embeddings a plane keeps.
 
     Args:
-        embeddings: (n, d), compared by the cosine; at most :data:`SCORED` are drawn at random.
+        embeddings: (n, d), n above 2 :data:`K`, compared by the cosine; of more than
+            :data:`SCORED`, so many are drawn at random.
         xy: their coordinates (n, 2), compared by the Euclidean distance.
-        k: number of nearest neighbours, fewer than half of the rows compared.
     """
     from scipy.stats import spearmanr
     from sklearn.manifold import trustworthiness
@@ -169,16 +168,15 @@ def projection_scores(embeddings: ArrayLike, xy: ArrayLike, k: int = 15) -> Scor
     i, j = i[i != j], j[i != j]
     apart = -np.einsum("ij,ij->i", z[i], z[j]), np.square(xy[i] - xy[j]).sum(1)
     return Scores(
-        trustworthiness=float(trustworthiness(z, xy, n_neighbors=k, metric="cosine")),
-        kept=_shared(_nearest(z, k, "cosine")[1], _nearest(xy, k)[1]),
+        trustworthiness=float(trustworthiness(z, xy, n_neighbors=K, metric="cosine")),
+        kept=_shared(_nearest(z, K, "cosine")[1], _nearest(xy, K)[1]),
         distances=float(spearmanr(*apart).statistic),
-        k=k,
         rows=n,
     )
 
 
-def stability(planes: Sequence, k: int = 15) -> Stability:
-    """Measure how similar two or more planes (n, 2) of the same embeddings are, by their ``k`` nearest.
+def stability(planes: Sequence) -> Stability:
+    """Measure how similar two or more planes (n, 2) of the same embeddings are.
 
     Planes that start from the principal components share their large arrangement by construction.
     """
@@ -186,7 +184,7 @@ def stability(planes: Sequence, k: int = 15) -> Stability:
 
     planes = [np.asarray(p, np.float64) for p in planes]
     n = len(planes[0])
-    near = [_nearest(p, k)[1] for p in planes]
+    near = [_nearest(p, K)[1] for p in planes]
     laid = np.stack([align(p, planes[0]) for p in planes])
     laid /= np.linalg.norm(laid, axis=(1, 2), keepdims=True)
     return Stability(

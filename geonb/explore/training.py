@@ -48,10 +48,9 @@ def binding_diagram(
 
 
 def learning_curves(runs: dict[str, str | Path]) -> Figure:
-    """Plot the held-out InfoNCE of each modality against the step; a dot marks the selected step.
+    """Plot the held-out InfoNCE of each modality against the step, with a dot at the selected step.
 
-    Args:
-        runs: label -> run folder; a panel for each.
+    ``runs`` are run folders by label; each has a panel.
     """
     import matplotlib.pyplot as plt
 

@@ -8,7 +8,7 @@ from functools import cache
 from html import escape
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -22,14 +22,17 @@ PLURALS = {"location": "positions", "text": "texts", "image": "images"}
 
 
 class View:
-    """A view as HTML that shows itself in notebooks; the page gets ``data`` as JSON."""
+    """A view as HTML that shows itself in notebooks.
 
-    name: ClassVar[str]  # of its style and script among the assets
-    css: ClassVar[str]  # the class that they look for
-    title: ClassVar[str]  # for those who do not see it, and of a saved page
+    Args:
+        data: sent to the page as JSON.
+        name: of its style and script among the assets.
+        css: the class that they look for.
+        title: for those who do not see the view, and of a saved page.
+    """
 
-    def __init__(self, data: dict) -> None:
-        self.data = data
+    def __init__(self, data: dict, name: str, css: str, title: str) -> None:
+        self.data, self.name, self.css, self.title = data, name, css, title
 
     def to_html(self) -> str:
         """Return style, data and script in one piece; a page can have several."""

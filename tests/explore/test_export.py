@@ -18,11 +18,11 @@ def model(trained):
 
 
 @pytest.fixture(scope="module")
-def colours(trained, tmp_path_factory):
-    return to_geotiff(trained, tmp_path_factory.mktemp("tif") / "colours.tif", degrees=0.5)
+def colours(model, tmp_path_factory):
+    return to_geotiff(model, tmp_path_factory.mktemp("tif") / "colours.tif", degrees=0.5)
 
 
-def test_colours_are_a_cloud_optimised_geotiff_that_gdal_and_qgis_know(colours, model, trained):
+def test_colours_are_a_cloud_optimised_geotiff_that_gdal_and_qgis_know(colours, model):
     with rasterio.open(colours) as file:
         assert file.driver == "GTiff" and file.crs.to_epsg() == 4326 and file.dtypes == ("uint8",) * 3
         assert (file.width, file.height, file.count, file.nodata) == (720, 360, 3, 0)
@@ -31,7 +31,7 @@ def test_colours_are_a_cloud_optimised_geotiff_that_gdal_and_qgis_know(colours, 
         assert [c.name for c in file.colorinterp] == ["red", "green", "blue"]
         assert all(d.startswith("principal component") for d in file.descriptions)
         tags = file.tags()
-        assert tags["RUN"] == trained.name and tags["ARCHITECTURE"] == "imagebind" and tags["AREA_OR_POINT"] == "Area"
+        assert tags["ARCHITECTURE"] == "imagebind" and tags["AREA_OR_POINT"] == "Area"
         assert tags["TIFFTAG_SOFTWARE"] == f"geonb {geonb.__version__}" and len(tags["DATA_HASH"]) == 64
         assert tags["SIMULATED_MODALITIES"] == "location, text, image" and file.units[0].startswith("stretched")
         pixels = file.read()

@@ -298,13 +298,14 @@ def test_what_is_packed_is_close_to_what_was_given_and_the_budget_is_kept(dim, m
 
 
 def test_any_sentence_is_asked_of_a_run(trained, open_page):
-    asked = planet_view({"run": trained}, show=["ask"], queries=["a <b>bold</b> harbour", "ice"], cells_km=900)
+    model = geonb.load(trained)
+    asked = planet_view({"run": model}, show=["ask"], queries=["a <b>bold</b> harbour", "ice"], cells_km=900)
     assert asked.data["show"] == ["ask"] and asked.data["query"] is None
     page = open_page(asked.to_html())
     assert page.get_by_label("Ask", exact=True).input_value() == "a <b>bold</b> harbour"
     assert page.get_by_role("tab").count() == 0 and "Simulated" in page.locator(".gp-notice").inner_text()
-    one = planet_view({"run": geonb.load(trained)}, show=["like"], cells_km=900)
-    assert one.to_html() == planet_view({"run": trained}, show=["like"], cells_km=900).to_html()
+    one = planet_view({"run": model}, show=["like"], cells_km=900)
+    assert one.to_html() == planet_view({"run": model}, show=["like"], cells_km=900).to_html()
     assert one.data["queries"] == [] and one.data["models"][0]["words"] is None
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from geonb.explore.projection import align, fit_projection, project, projection_scores, stability
+from geonb.explore.projection import K, align, fit_projection, project, projection_scores, stability
 
 pytest.importorskip("umap")
 
@@ -28,17 +28,16 @@ def nearest(distance, k):
 def test_scores_are_their_definitions(monkeypatch):
     z, rng = clusters(240), np.random.default_rng(1)
     xy = project(z, "pca")
-    for k in (1, 7, 40):
-        scores = projection_scores(z, xy, k=k)
-        pairs = zip(nearest(1 - z @ z.T, k), nearest(np.linalg.norm(xy[:, None] - xy, axis=2), k), strict=True)
-        assert scores.kept == pytest.approx(np.mean([len(set(a) & set(b)) / k for a, b in pairs]), abs=1e-9)
+    pairs = zip(nearest(1 - z @ z.T, K), nearest(np.linalg.norm(xy[:, None] - xy, axis=2), K), strict=True)
+    kept = np.mean([len(set(a) & set(b)) / K for a, b in pairs])
+    assert projection_scores(z, xy).kept == pytest.approx(kept, abs=1e-9)
     good, shuffled = projection_scores(z, project(z, "pca")), projection_scores(z, rng.permutation(project(z, "pca")))
     assert good.trustworthiness > 0.8 and good.distances > 0.5
-    assert abs(shuffled.trustworthiness - 0.5) < 0.08 and abs(shuffled.kept - 15 / 239) < 0.02
+    assert abs(shuffled.trustworthiness - 0.5) < 0.08 and abs(shuffled.kept - K / 239) < 0.02
     assert abs(shuffled.distances) < 0.05
     monkeypatch.setattr("geonb.explore.projection.SCORED", 100)
     some = projection_scores(z, project(z, "pca"))
-    assert some.rows == 100 and f"chance {15 / 99:.1%}" in str(some)
+    assert some.rows == 100 and f"chance {K / 99:.1%}" in str(some)
 
 
 def test_the_same_in_another_process_whatever_its_threads():
@@ -90,8 +89,8 @@ def test_stability_ignores_turning_and_sees_what_moves():
     np.testing.assert_allclose(align(turned, a) / 3, a - a.mean(0), atol=1e-9)
     moved = a.copy()
     moved[7] += 4
-    assert stability([a, moved], k=5).spread.argmax() == 7
-    assert stability([a, b]).overlap == pytest.approx(15 / 199, abs=0.03)
+    assert stability([a, moved]).spread.argmax() == 7
+    assert stability([a, b]).overlap == pytest.approx(K / 199, abs=0.03)
 
 
 def test_a_start_from_principal_components_is_what_makes_the_arrangement_stable():
