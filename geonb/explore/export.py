@@ -85,14 +85,12 @@ def _block(model: Model, layer: Layer, lon: np.ndarray, lat: np.ndarray) -> np.n
 def _tags(model: Model, layer: Layer) -> dict[str, Any]:
     from geonb import __version__
 
-    data = model.manifest.get("data", {})
+    data = model.manifest["data"]
     return {
         "TIFFTAG_SOFTWARE": f"geonb {__version__}",
-        "AREA_OR_POINT": "Area",
         "ARCHITECTURE": model.manifest["architecture"],
-        "DATA": data.get("name", ""),
-        "DATA_HASH": data.get("hash", ""),
-        "SIMULATED_MODALITIES": ", ".join(m for m, s in data.get("simulated", {}).items() if s) or "none",
+        "DATA": data["name"],
+        "DATA_HASH": data["hash"],
+        "SIMULATED_MODALITIES": ", ".join(m for m, s in data["simulated"].items() if s) or "none",
         "LAYER": layer.title,
-        "UNITS": layer.units,
     }

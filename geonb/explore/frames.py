@@ -19,8 +19,7 @@ class ProjectionView(View):
     """UMAP beside PCA and the map; made by :func:`projection_view`.
 
     Attributes:
-        frames: for each setting of the sliders a dict with "n_neighbors", "min_dist", "seed", "scores"
-            (:class:`geonb.explore.projection.Scores`) and the coordinates "xy" (n, 2).
+        frames: for each setting of the sliders a dict of its values, "scores" and "xy" (n, 2).
         pca: the scores of the PCA.
         rows: which rows are shown.
     """
@@ -61,9 +60,8 @@ def projection_view(
     """
     z, lonlat = np.asarray(embeddings, np.float32), check_lonlat(lonlat)
     n, units = len(lonlat), units or {}
-    for name, values in {"embeddings": z, "hover": hover, **(color or {})}.items():
-        if values is not None and len(values) != n:
-            raise ValueError(f"{name!r} has {len(values)} rows for {n} positions")
+    if len(z) != n or (hover is not None and len(hover) != n):
+        raise ValueError(f"{len(z)} embeddings, {n} positions and the names do not match")
     chosen = subsample(n, rows)
     z, lonlat = z[chosen], lonlat[chosen]
     flat = project(z, "pca")

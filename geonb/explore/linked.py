@@ -39,7 +39,7 @@ def linked_view(
     *,
     about: dict | None = None,
     images: Callable[[np.ndarray], np.ndarray] | None = None,
-    image_rows: ArrayLike = (),
+    image_rows: Sequence[int] | np.ndarray = (),
     simulated: Iterable[str] = (),
 ) -> View:
     """Show places on an Equal Earth map and in a plane, selected together by a box, a lasso or the keyboard.
@@ -53,8 +53,7 @@ def linked_view(
         color: columns to colour by, name -> n numbers or n labels; missing values are grey, and the
             ten most frequent labels get a colour. An inspected place shows all of them.
         hover: names of the n places, shown for the place under the pointer.
-        titles: above the embedding and above the map.
-        alt: what each of the two shows, for those who do not see it; by default the titles.
+        titles, alt: of the embedding and of the map; ``alt`` for those who do not see them.
         units: name of a column -> its units.
         about: shown of an inspected place: any of :data:`ABOUT`, each n strings or None. Texts are cut
             to :data:`TEXT_CHARACTERS` characters; addresses are linked if they are https.
@@ -67,12 +66,10 @@ def linked_view(
     """
     lonlat, xy = check_lonlat(lonlat), np.asarray(xy, np.float64)
     n = len(lonlat)
-    if n == 0 or xy.shape != (n, 2):
-        raise ValueError(f"lonlat {lonlat.shape} and xy {xy.shape} do not match; both must be (n, 2)")
+    if xy.shape != (n, 2) or (hover is not None and len(hover) != n):
+        raise ValueError(f"lonlat {lonlat.shape}, xy {xy.shape} and the names do not match")
     if not np.isfinite(xy).all():
         raise ValueError(f"xy, row {np.argmin(np.isfinite(xy).all(1))}: not finite")
-    if hover is not None and len(hover) != n:
-        raise ValueError(f"hover has {len(hover)} strings for {n} places")
     if n > MOST_PLACES:
         warnings.warn(f"{n:,} places make a slow page; beyond {MOST_PLACES:,} use embedding-atlas", stacklevel=2)
     units, low, span = units or {}, xy.min(0), np.maximum(np.ptp(xy, axis=0), 1e-9)

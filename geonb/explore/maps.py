@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 POINTS = """
 {% macro script(this, kwargs) %}
-{{ this.points }}.forEach(([lat, lon, label]) => {
+PLACES.forEach(([lat, lon, label]) => {
   const circle = L.circleMarker([lat, lon], {radius: 5, color: "#fff", weight: 1,
     fillColor: "#0072B2", fillOpacity: 0.9});
   const text = document.createElement("div");
@@ -37,7 +37,7 @@ SOUTH, NORTH = -60.0, 84.0  # of painted layers; Web Mercator swells beyond
 
 
 def offline_map(height: int = 420, alt: str = "Interactive map") -> folium.Map:
-    """Make a folium map over Natural Earth land (1:110 million) that needs no network.
+    """Make a folium map over land that needs no network.
 
     Its layer control offers OpenStreetMap tiles; none is fetched unless a reader chooses them.
 
@@ -58,8 +58,8 @@ def offline_map(height: int = 420, alt: str = "Interactive map") -> folium.Map:
     shape = {"type": "MultiPolygon", "coordinates": polygons}
     folium.GeoJson(shape, style_function=lambda _: style, control=False, interactive=False, pane="land").add_to(land)
     land.add_to(world)
-    name = "OpenStreetMap (needs a network)"
-    folium.TileLayer("OpenStreetMap", name=name, show=False, overlay=False).add_to(world)
+    tiles = "OpenStreetMap"
+    folium.TileLayer(tiles, name=f"{tiles} (needs a network)", show=False, overlay=False).add_to(world)
     world.control = folium.LayerControl().add_to(world)
     return world
 
@@ -76,10 +76,10 @@ def add_points(world: folium.Map, lonlat: ArrayLike, labels: Sequence[str]) -> f
     from folium.template import Template
 
     points = [[lat, lon, str(label)] for (lon, lat), label in zip(check_lonlat(lonlat).tolist(), labels, strict=True)]
+    # what folium renders are templates, so no label may hold a brace
+    text = safe_json(points).replace("{", "\\u007b").replace("}", "\\u007d")
     circles = MacroElement()  # folium's own popups would need jQuery, and take HTML
-    circles._template = Template(POINTS)
-    # folium renders scripts as templates twice
-    circles.points = safe_json(points).replace("{", "\\u007b").replace("}", "\\u007d")
+    circles._template = Template(POINTS.replace("PLACES", text))
     circles.add_to(world)
     return world
 
@@ -100,9 +100,6 @@ def layer_of(model: Model, *, place: Sequence[float] | None = None, text: str | 
     Args:
         place: (lon, lat) in degrees.
         text: words. Without both, the layer is the first three principal components over land.
-
-    Raises:
-        ValueError: both, or a text that :func:`geonb.inference.embed_question` refuses.
     """
     if place is not None and text is not None:
         raise ValueError("give a place, (lon, lat) in degrees, or a text, not both")
@@ -172,13 +169,15 @@ def _map_class() -> type:
     class OfflineMap(folium.Map):
         """A folium map whose scripts and styles are in the page."""
 
+        alt, pixels = "", 420
+        control: Any = None
         default_js = [("leaflet", _asset_uri("leaflet.js", "text/javascript"))]
         default_css = [("leaflet_css", _asset_uri("leaflet.css", "text/css"))]
 
-        def render(self, **kwargs: Any) -> None:
+        def render(self, **kwargs: Any) -> str:
             """Put the layer control last: it lists the layers that stand before it."""
             self._children.move_to_end(self.control.get_name())
-            super().render(**kwargs)
+            return super().render(**kwargs)
 
         def _repr_html_(self, **kwargs: Any) -> str:
             page = escape(self.get_root().render(**kwargs))

@@ -22,13 +22,9 @@ PLURALS = {"location": "positions", "text": "texts", "image": "images"}
 
 
 class View:
-    """A view as HTML that shows itself in notebooks.
+    """A view as HTML that shows itself in notebooks; the page gets ``data`` as JSON.
 
-    Args:
-        data: sent to the page as JSON.
-        name: of its style and script among the assets.
-        css: the class that they look for.
-        title: for those who do not see the view, and of a saved page.
+    The style and the script of a view are the assets ``name``; they look for the class ``css``.
     """
 
     def __init__(self, data: dict, name: str, css: str, title: str) -> None:

@@ -4,6 +4,7 @@ import base64
 import io
 
 import numpy as np
+from matplotlib.path import Path
 
 
 def equal_earth(lon, lat):
@@ -20,13 +21,8 @@ def equal_earth(lon, lat):
 
 
 def inside(polygon, points):
-    """Even-odd rule by counting the edges that a ray to the right crosses."""
-    odd = np.zeros(len(points), bool)
-    for (x0, y0), (x1, y1) in zip(polygon, np.roll(polygon, -1, 0), strict=True):
-        spans = (points[:, 1] >= min(y0, y1)) & (points[:, 1] < max(y0, y1))
-        if y0 != y1:
-            odd ^= spans & (points[:, 0] < x0 + (points[:, 1] - y0) / (y1 - y0) * (x1 - x0))
-    return odd
+    """Even-odd rule, by Matplotlib."""
+    return Path(polygon).contains_points(points)
 
 
 def drawn(canvas) -> str:

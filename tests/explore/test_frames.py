@@ -51,12 +51,8 @@ def at_frame(page, frame):
 
 def test_every_setting_is_a_frame_with_its_own_scores():
     view = sample()
-    assert [(f["n_neighbors"], f["min_dist"], f["seed"]) for f in view.frames] == [
-        (5, 0.1, 0),
-        (5, 0.1, 1),
-        (15, 0.1, 0),
-        (15, 0.1, 1),
-    ]
+    settings = [(f["n_neighbors"], f["seed"]) for f in view.frames]
+    assert settings == [(5, 0), (5, 1), (15, 0), (15, 1)]
     for frame, sent in zip(view.frames, view.data["frames"], strict=True):
         drawn_scores = projection_scores(Z, positions(sent["xy"]))  # what is drawn has the scores that are printed
         assert drawn_scores.trustworthiness == pytest.approx(frame["scores"].trustworthiness, abs=2e-3)
@@ -67,20 +63,15 @@ def test_every_setting_is_a_frame_with_its_own_scores():
     few = made(rows=50, neighbors=[5], seeds=[0])
     assert few.data["n"] == 50 == len(few.rows) and "50 of 120 places" in few.data["note"]
     assert few.data["hover"] == [f"Place {i}" for i in few.rows] and few.data["frames"][0]["stable"] == ""
-    with pytest.raises(ValueError, match="119 rows for 120"):
+    with pytest.raises(ValueError, match="do not match"):
         made(hover=["x"] * 119)
 
 
-def test_unknown_labels_and_views_of_some_rows_have_the_colours_of_all():
-    def codes(column):
-        return np.frombuffer(base64.b64decode(column["data"]), "<u2").tolist()
-
-    column = colour_column("ground", np.array(["moss", pd.NA], object), 2)
-    assert column["labels"] == ["moss"] and codes(column) == [0, 65535]
-    values = np.array(["moss"] * 9 + ["sand"] * 5 + ["snow"] * 2, object)
-    all_rows, few = (colour_column("ground", values, 16, rows=rows) for rows in (np.arange(16), np.arange(8, 16)))
-    assert few["labels"] == all_rows["labels"] == ["moss", "sand", "snow"] and few["colors"] == all_rows["colors"]
-    assert codes(few) == [0] + [1] * 5 + [2] * 2
+def test_views_of_some_rows_have_the_colours_of_all():
+    values = np.array(["moss"] * 9 + ["sand"] * 5 + [pd.NA] * 2, object)
+    column = colour_column("ground", values, 16, rows=np.arange(8, 16))
+    assert column["labels"] == ["moss", "sand"]
+    assert np.frombuffer(base64.b64decode(column["data"]), "<u2").tolist() == [0] + [1] * 5 + [65535] * 2
 
 
 def test_sliders_move_the_umap_alone_by_pointer_and_by_keys(open_page):

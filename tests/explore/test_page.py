@@ -32,7 +32,7 @@ def about_of(path) -> dict:
     return json.loads(zlib.decompress(base64.b64decode(data_of(path)["about"])))
 
 
-def test_page_holds_every_place_and_every_fact(page, world, trained, tmp_path):
+def test_page_holds_every_place_and_every_fact(page, world):
     data = data_of(page)
     assert data["n"] == len(world) == len(data["hover"])
     assert {c["name"]: c["kind"] for c in data["columns"]} == {
@@ -43,15 +43,11 @@ def test_page_holds_every_place_and_every_fact(page, world, trained, tmp_path):
     rows, about = np.flatnonzero(world.has("text")), about_of(page)
     assert data["hover"] == [f"Place {row}" for row in range(len(world))]
     assert [about["text"][row] for row in rows] == [t[:TEXT_CHARACTERS] for t in world.texts(rows)]
-    assert [row for row, text in enumerate(about["text"]) if text is None] == np.flatnonzero(
-        ~world.has("text")
-    ).tolist()
+    assert [text is not None for text in about["text"]] == world.has("text").tolist()
     assert set(data["simulated"]) == {"location", "text", "image"}
     html = page.read_text()
     assert "the positions and texts and images of this store are simulated" in html
     assert "<dt>warmth</dt><dd>made up</dd>" in html and not re.search(r'(?:src|href)="(?!data:)', html)
-    again = explore_page(trained, world.path, tmp_path / "again.html")
-    assert again.read_bytes() == page.read_bytes()
 
 
 def test_long_and_hostile_texts_and_their_credits(trained, tmp_path):
@@ -74,20 +70,14 @@ def test_long_and_hostile_texts_and_their_credits(trained, tmp_path):
     assert data["hover"] == [HOSTILE] * (n - 1) + ["Unnamed place"]
     assert about["text"][0] is None and about["text"][1].startswith(HOSTILE)
     assert len(about["text"][1]) == TEXT_CHARACTERS and about["text"][1].endswith("…")
-    assert (
-        about["creator"][4] == "Wikipedia contributors"
-        and about["changes"][4] == "plain text extracted; markup removed"
-    )
-    assert (
-        about["license_url"][4] == "https://creativecommons.org/licenses/by-sa/4.0/" and about["license_url"][2] is None
-    )
+    credited = [about[name][4] for name in ("creator", "changes")]
+    assert credited == ["Wikipedia contributors", "plain text extracted; markup removed"]
+    assert about["license_url"][4].endswith("licenses/by-sa/4.0/") and about["license_url"][2] is None
     assert about["license"][2:4] == ["CC0 1.0", HOSTILE] and about["creator"][2] == HOSTILE
     credits = re.findall(r"<li>(.*?)</li>", html)
     assert len(credits) == 2  # CC0 and what is no licence ask for nothing
     assert credits[0].startswith("5 texts: &lt;script&gt;") and "licenses/by/4.0/" in credits[0]
-    assert credits[1].startswith("4 texts: Wikipedia contributors, <a href=") and credits[1].endswith(
-        "removed, shortened"
-    )
+    assert re.match("4 texts: Wikipedia contributors, <a href=.*removed, shortened$", credits[1])
 
 
 def test_the_page_in_a_browser(page, world, browser):
