@@ -31,37 +31,21 @@ def write_csv(path, rows, header=HEADER):
     return path
 
 
-def write_chip(path, pixels=None, crs="EPSG:32631", seed=0, descriptions=None, nodata=None, **options):
+def write_chip(path, pixels=None, descriptions=(), size=10.0, height=None, driver="GTiff", **profile):
     """A chip at the origin of UTM zone 31 north: (500000, 0) is (3 E, 0 N) exactly."""
     if pixels is None:
-        pixels = np.random.default_rng(seed).integers(200, 4000, (12, 130, 128)).astype(np.uint16)
-    size = options.get("size", 10.0)
-    transform = options.get("transform") or from_origin(
-        500_000 - 64 * size, 64 * size, size, options.get("height", size)
-    )
-    profile = {
-        "driver": "GTiff", "count": pixels.shape[0], "height": pixels.shape[1], "width": pixels.shape[2],
-        "dtype": pixels.dtype, "crs": crs, "transform": transform, "nodata": nodata, **options.get("layout", {}),
-    }
+        pixels = np.random.default_rng(0).integers(200, 4000, (12, 130, 128)).astype(np.uint16)
+    grid = from_origin(500_000 - 64 * size, 64 * size, size, height or size)
+    profile = {"driver": driver, "dtype": pixels.dtype, "crs": "EPSG:32631", "transform": grid} | profile
+    profile |= dict(zip(("count", "height", "width"), pixels.shape, strict=True))
     with rasterio.open(path, "w", **profile) as target:
         target.write(pixels)
-        for band, name in enumerate(descriptions or [], 1):
+        for band, name in enumerate(descriptions, 1):
             target.set_band_description(band, name)
     return path, pixels
 
 
 # --- tables
-
-
-def test_a_clean_table_is_read_whole(tmp_path):
-    places, skips = read_texts(write_csv(tmp_path / "places.csv.gz", GOOD))
-    assert places["row"].tolist() == [0, 1, 2, 3] and not skips.counts
-    np.testing.assert_allclose(places["lon"], [row[1] for row in GOOD])
-    np.testing.assert_allclose(places["lat"], [row[2] for row in GOOD])
-    assert places["title"].tolist() == ["Cairo", "Aswan", "Lake George (Uganda)", "Kampala"]
-    assert places["text"][1] == GOOD[1][-1]
-    assert places["text"][3] == "The capital of Uganda."
-    assert places["population"].tolist() == ["9000000", None, None, "1600000"]
 
 
 def test_a_column_with_the_name_of_another_is_kept_under_a_name_of_its_own(tmp_path):
@@ -97,7 +81,6 @@ def test_what_is_dropped_is_reported_with_its_row(tmp_path):
     ("row", "message"),
     [
         (["x", "nan", 10, "", "", "", "text"], "row 4.*not finite"),
-        (["x", 190, 10, "", "", "", "text"], "row 4.*out of range"),
         (["x", "12°E", 10, "", "", "", "text"], "row 4.*not finite"),
     ],
 )
@@ -144,15 +127,14 @@ def test_absent_and_damaged_archives_raise_with_the_file(tmp_path):
 
 
 def test_a_changed_sign_is_told_from_a_far_position_by_enough_witnesses():
-    rng = np.random.default_rng(0)
-    malta = np.array([14.4, 35.9]) + rng.normal(0, 0.05, (6, 2))
-    points = np.vstack([malta, [[-14.5, 35.9], [55.5, -20.9]]])
-    found = suspicious_positions(points, ["Malta"] * 7 + [""], [""] * 8)
-    assert found["mirrored"].tolist() == [False] * 6 + [True, False]
-    found = suspicious_positions(points[[*range(6), 7]], ["Malta"] * 7, [""] * 7)
-    assert found["far from its country"].tolist() == [False] * 6 + [True]
-    few = suspicious_positions(points[2:7], ["Malta"] * 5, [""] * 5)
-    assert not any(mask.any() for mask in few.values())
+    malta = np.array([14.4, 35.9]) + np.random.default_rng(0).normal(0, 0.05, (6, 2))
+    for point, reason in (([-14.5, 35.9], "mirrored"), ([55.5, -20.9], "far from its country")):
+        points = np.vstack([malta, [point]])
+        found = suspicious_positions(points, ["Malta"] * 7, [""] * 7)
+        assert found.pop(reason).tolist() == [False] * 6 + [True]
+        assert not any(mask.any() for mask in found.values())
+        few = suspicious_positions(points[2:], ["Malta"] * 5, [""] * 5)
+        assert not any(mask.any() for mask in few.values())
 
 
 def test_far_rows_are_kept_with_a_flag_and_mirrored_ones_dropped(tmp_path):
@@ -167,10 +149,10 @@ def test_far_rows_are_kept_with_a_flag_and_mirrored_ones_dropped(tmp_path):
 
 def test_rules_hold_across_the_antimeridian_and_for_countries_in_parts():
     fiji = [[179.9, -17], [-179.9, -17.1], [178.4, -18.1], [-179.5, -16.8], [177.4, -17.6], [179.0, -16.5]]
-    fiji = np.array(fiji)
-    assert not any(m.any() for m in suspicious_positions(fiji, ["Fiji"] * 6, [""] * 6).values())
-    france = np.array([[2, 48], [4, 46], [5, 43], [-1, 44], [7, 48], [55.5, -21], [-53, 5]], float)
-    assert not any(m.any() for m in suspicious_positions(france, ["France"] * 7, [""] * 7).values())
+    france = [[2, 48], [4, 46], [5, 43], [-1, 44], [7, 48], [55.5, -21], [-53, 5]]
+    for points in (fiji, france):
+        found = suspicious_positions(np.array(points, float), ["here"] * len(points), [""] * len(points))
+        assert not any(mask.any() for mask in found.values())
 
 
 def test_on_an_axis_the_continent_decides_when_the_country_has_no_other_row():
@@ -187,7 +169,7 @@ def test_on_an_axis_the_continent_decides_when_the_country_has_no_other_row():
 def test_tiles_are_the_right_pixels_at_the_right_place(tmp_path):
     """A COG with names of bands, as some export it."""
     names = [f"B{int(name[1:]):02d}" if name[1:].isdigit() else name for name in BANDS]
-    path, pixels = write_chip(tmp_path / "a.tif", descriptions=names, layout={"driver": "COG"})
+    path, pixels = write_chip(tmp_path / "a.tif", descriptions=names, driver="COG")
     images, places, skips = read_tiles(path)
     assert images.shape == (4, 12, 64, 64) and images.dtype == np.uint16
     for image, row, col in zip(images, places["tile_row"], places["tile_col"], strict=True):
@@ -248,23 +230,21 @@ def test_another_format_under_the_name_of_a_geotiff_is_not_followed(tmp_path):
 def test_absent_and_damaged_chips_raise_with_the_file(tmp_path):
     with pytest.raises(ValueError, match="absent.tif: cannot be read .*No such file"):
         read_tiles(tmp_path / "absent.tif")
-    (tmp_path / "text.tif").write_text("not an image")
-    with pytest.raises(ValueError, match="text.tif: cannot be read as a GeoTIFF"):
-        read_tiles(tmp_path / "text.tif")
     whole = write_chip(tmp_path / "whole.tif")[0].read_bytes()
-    (tmp_path / "cut.tif").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match="cut.tif: cannot be read"):
-        read_tiles(tmp_path / "cut.tif")
+    for content in (b"not an image", whole[: len(whole) // 2]):
+        (tmp_path / "bad.tif").write_bytes(content)
+        with pytest.raises(ValueError, match="bad.tif: cannot be read as a GeoTIFF"):
+            read_tiles(tmp_path / "bad.tif")
 
 
 def test_the_radiometric_offset_is_taken_off_where_a_file_carries_it(tmp_path):
     plain = np.random.default_rng(0).integers(60, 500, (12, 64, 64)).astype(np.uint16)
-    files = [write_chip(tmp_path / "old.tif", plain)[0], write_chip(tmp_path / "new.tif", plain + 1000)[0]]
-    for file, offset in zip(files, (0, 1000), strict=True):
+    for name, pixels, offset in (("old", plain, 0), ("new", plain + 1000, 1000)):
+        file, _ = write_chip(tmp_path / f"{name}.tif", pixels)
         images, places, _ = read_tiles(file)
         assert places["radiometric_offset"].tolist() == [offset]
         np.testing.assert_array_equal(images[0], plain)
-    raw, places, _ = read_tiles(files[1], harmonise=False)
+    raw, places, _ = read_tiles(file, harmonise=False)
     np.testing.assert_array_equal(raw[0], plain + 1000)
     assert places["radiometric_offset"].tolist() == [0]
 
@@ -283,7 +263,8 @@ def test_tables_and_chips_make_one_store_that_says_where_it_is_from(tmp_path):
     assert len(store) == 4 + 1 + 4 and "9" in check_store(out)
     assert store.has("text").tolist() == [True] * 5 + [False] * 4
     assert store.has("image").tolist() == [False] * 5 + [True] * 4
-    assert store.texts([0, 4]) == ["Cairo lies on the Nile.", "White houses."]
+    assert store.texts([1, 3, 4]) == [GOOD[1][-1], "The capital of Uganda.", "White houses."]
+    assert store.column("title")[[2, 4]].tolist() == ["Lake George (Uganda)", "Berat"]
     np.testing.assert_array_equal(store.images([5])[0], pixels[:, :64, :64])
     np.testing.assert_allclose(store.lonlat[:5, 0], [row[1] for row in GOOD] + [20.13])
     assert store.place_id[[0, 4, 8]].tolist() == ["wikipedia_places-0", "mine-0", "chip-1-1"]
@@ -294,10 +275,8 @@ def test_tables_and_chips_make_one_store_that_says_where_it_is_from(tmp_path):
     assert store.text_column("source", [4]) == ["A register"]
     assert np.isnan(store.column("population")[4:]).all() and store.column("population")[0] == 9_000_000
     assert not any(store.simulated(modality) for modality in ("location", "text", "image"))
-    inputs = store.manifest["made"]["inputs"]
-    assert inputs["chip.tif"] == hashlib.sha256(chip.read_bytes()).hexdigest()
-    card = (out / "datacard.md").read_text(encoding="utf-8")
-    assert "A register. Licence: CC0." in card
+    assert store.manifest["made"]["inputs"]["chip.tif"] == hashlib.sha256(chip.read_bytes()).hexdigest()
+    assert "A register. Licence: CC0." in (out / "datacard.md").read_text(encoding="utf-8")
     again = from_files(tmp_path / "again", [a, b], [chip], harmonise=False, license="CC BY-SA 3.0")
     assert again.data_hash == store.data_hash
 
@@ -329,13 +308,8 @@ def test_bad_input_leaves_no_store_behind(tmp_path):
 # --- the real files
 
 
-@pytest.fixture(scope="module")
-def real():
-    return real_data()
-
-
-def test_known_mistakes_in_the_real_articles_are_found(real):
-    (path,) = [path for path in real["csv"] if path.name.startswith("wikipedia_places")]
+def test_known_mistakes_in_the_real_articles_are_found():
+    (path,) = [path for path in real_data()["csv"] if path.name.startswith("wikipedia_places")]
     places, skips = read_texts(path)
     assert skips.counts == {"at 0, 0": 37, "mirrored": 1} and len(places["row"]) == 1573 - 38
     assert "Sydney" not in places["title"] and "Auberge d'Angleterre" in skips.examples["mirrored"]

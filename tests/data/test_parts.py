@@ -149,7 +149,7 @@ def test_chips_are_added_to_a_store_of_texts_and_all_of_it_is_kept(tmp_path):
         simulated={"text": True},
         datacard="# Texts\n\nAll about them.\n",
     )  # fmt: skip
-    store = make(tmp_path / "both", base, lambda lon, lat: paint(lon, lat) if lon > 0 else "at sea")
+    store = make(tmp_path / "both", base, lambda lon, lat: paint(lon, lat) if lon > 0 else "at sea", simulated=True)
     assert store.place_id.tolist() == base.place_id.tolist() and (store.lonlat == base.lonlat).all()
     assert (store.has("text") == base.has("text")).all() and (store.has("image") == (lonlat[:, 0] > 0)).all()
     texts = np.flatnonzero(base.has("text"))
@@ -157,10 +157,11 @@ def test_chips_are_added_to_a_store_of_texts_and_all_of_it_is_kept(tmp_path):
     assert store.text_column("revision", texts) == base.text_column("revision", texts)
     for name in ("place_id", "title", "links", "height"):
         assert store.places[name].equals(base.places[name])
-    assert store.facts == base.facts and store.simulated("text") and not store.simulated("image")
+    assert store.facts == base.facts and store.simulated("text") and store.simulated("image")
     assert (store.path / "attribution.parquet").exists()
     assert np.isnan(store.column("cloud_share")[~store.has("image")]).all()
-    assert (store.path / "datacard.md").read_text().startswith("# Texts\n\nAll about them.\n\n## Image chips")
+    card = (store.path / "datacard.md").read_text()
+    assert card.startswith("# Texts\n\nAll about them.\n\n## Image chips") and "**The images are simulated.**" in card
     rows = np.flatnonzero(store.has("image"))
     assert (store.images(rows)[:, 3, 0, 0] == 1000 + (lonlat[rows, 0] + 180).astype(int)).all()
 
@@ -181,12 +182,6 @@ def test_a_source_that_fails_is_asked_only_for_the_parts_that_are_missing(tmp_pa
     store = make(tmp_path / "b", fetch=flaky, workers=workers)
     assert len(calls) == 24
     assert tree(store.path) == tree(make(tmp_path / "a").path)
-
-
-def test_simulated_images_are_called_so(tmp_path):
-    store = make(tmp_path / "store", simulated=True)
-    assert store.simulated("image") and not store.simulated("text")
-    assert "**The images are simulated.**" in (store.path / "datacard.md").read_text()
 
 
 def test_places_without_data_are_counted_and_none_at_all_is_an_error(tmp_path):

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -23,7 +19,6 @@ from geonb.geo import great_circle_km
 
 WORDS = np.array(["a", "wide", "river", "old", "market", "of", "the", "hill", "road", "north", "bridge", "in"])
 CONTACT = "tests@example.org"
-SLEEP = time.sleep
 BOX = (7.3, 46.8, 7.7, 47.1)
 
 
@@ -70,16 +65,14 @@ def test_a_store_has_all_that_is_known_of_its_articles(tmp_path):
     assert store.place_id.tolist() == ["enwiki-1", "enwiki-2", "enwiki-3"]
     np.testing.assert_allclose(store.lonlat, np.stack([table["lon"], table["lat"]], 1))
     assert store.texts([0, 1, 2]) == table["text"].to_pylist()
-    assert store.column("country").tolist() == ["France", "United Kingdom", None]
-    assert store.column("qid").tolist() == ["Q1", "Q2", "Q3"]
-    assert store.column("type").tolist() == ["city", None, "isle"]
-    assert store.column("text_chars").tolist() == [len(text) for text in store.texts([0, 1, 2])]
-    credits = pq.read_table(store.path / "attribution.parquet").to_pylist()
-    assert [row["url"] for row in credits] == [f"https://en.wikipedia.org/?curid={i}" for i in (1, 2, 3)]
-    assert [row["title"] for row in credits] == table["title"].to_pylist()
-    assert {row["license"] for row in credits} == {"CC BY-SA 4.0"}
-    card = (store.path / "datacard.md").read_text()
-    assert "3 articles of the Wikipedia in `en`" in card and "snapshot 20260901" in card
+    for name, values in {
+        "country": ["France", "United Kingdom", None], "qid": ["Q1", "Q2", "Q3"], "type": ["city", None, "isle"],
+        "text_chars": [len(text) for text in store.texts([0, 1, 2])],
+    }.items():  # fmt: skip
+        assert store.column(name).tolist() == values
+    credits = pq.read_table(store.path / "attribution.parquet").select(["title", "url", "license"]).to_pylist()
+    url = "https://en.wikipedia.org/?curid="
+    assert [tuple(row.values()) for row in credits] == [(f"Title {i}", f"{url}{i}", "CC BY-SA 4.0") for i in (1, 2, 3)]
     check_store(store.path)
 
 
@@ -109,10 +102,11 @@ def test_every_row_becomes_a_place_or_is_counted(tmp_path):
 def test_boxes_against_a_loop(tmp_path, bbox):
     west, south, east, north = bbox
     file, table = write(tmp_path / "a.parquet", 400, 100)
-    wanted = [
-        f"enwiki-{r['id']}" for r in table.to_pylist()
-        if south <= r["lat"] <= north and (west <= r["lon"] <= east if west < east else r["lon"] >= west or r["lon"] <= east)
-    ]  # fmt: skip
+    wanted = []
+    for row in table.to_pylist():
+        between = west <= row["lon"] <= east if west < east else row["lon"] >= west or row["lon"] <= east
+        if between and south <= row["lat"] <= north:
+            wanted.append(f"enwiki-{row['id']}")
     store = from_table(tmp_path / "s", file, bbox=bbox)
     assert store.place_id.tolist() == wanted and left_out(store) == {}
 
@@ -134,8 +128,6 @@ def test_columns_and_row_groups_that_are_not_needed_are_not_read(tmp_path):
     for group in (0, 2, 3, 4):
         spoil(file, "text", group)
     assert from_table(tmp_path / "s", file, bbox=box).place_id.tolist() == [f"enwiki-{i}" for i in range(111, 192)]
-    with pytest.raises(OSError, match="(?s)a.parquet: cannot be read.*complete Parquet file"):
-        from_table(tmp_path / "t", file)
 
 
 def test_several_files_duplicates_and_limits(tmp_path):
@@ -161,18 +153,16 @@ def test_hostile_titles_do_no_harm(tmp_path):
     assert store.column("title").tolist() == [titles[0], "[a](http://b)```<script># d", "nulnul", titles[3]]
     write(tmp_path / "a.parquet", 4, title=titles[1:2] * 4, text=["x", *["word " * 20] * 3])
     card = (from_table(tmp_path / "t", file).path / "datacard.md").read_text().splitlines()
-    fences = [i for i, line in enumerate(card) if line.startswith("```")]
-    assert len(fences) == 2 and [fences[0] < i < fences[1] for i, line in enumerate(card) if "<script>" in line] == [
-        True
-    ]
+    first, last = (i for i, line in enumerate(card) if line.startswith("```"))
+    assert [first < i < last for i, line in enumerate(card) if "<script>" in line] == [True]
 
 
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"bbox": (0, 50, 10, 40)}, "south below north"), ({"bbox": (0, 0, 190, 10)}, "in degrees"),
-        ({"bbox": (float("nan"), 0, 10, 10)}, "in degrees"), ({"lang": "../x"}, "language"),
-        ({"source": "none.parquet"}, "no such file"), ({"source": "https://example.org/a.parquet"}, "hub path"),
+        ({"bbox": (0, 50, 10, 40)}, "south below north"), ({"bbox": (float("nan"), 0, 10, 10)}, "in degrees"),
+        ({"lang": "../x"}, "language"), ({"source": "none.parquet"}, "no such file"),
+        ({"source": "https://example.org/a.parquet"}, "hub path"),
     ],
 )  # fmt: skip
 def test_wrong_options_are_named(tmp_path, options, message):
@@ -200,26 +190,19 @@ def test_a_table_without_the_columns_broken_files_and_a_missing_network_are_name
     monkeypatch.setattr(pytest.importorskip("huggingface_hub").HfFileSystem, "glob", no_network)
     with pytest.raises(OSError, match="(?s)yuiseki/wikipedia-geotagged.*download it"):
         from_table(tmp_path / "s", "wikipedia-geotagged")
-    assert [path.removeprefix("hf://") for path in asked] == [
-        "datasets/yuiseki/wikipedia-geotagged/20260901.en/train-*.parquet"
-    ]
+    assert asked[0].endswith("datasets/yuiseki/wikipedia-geotagged/20260901.en/train-*.parquet")
 
 
-def test_a_table_continues_after_it_was_killed(tmp_path):
-    file, _ = write(tmp_path / "a.parquet", 1500, 50)
-    undisturbed = from_table(tmp_path / "u", file)
-    code = "import sys; from geonb.data.sources.wikipedia import from_table; from_table(*sys.argv[1:])"
-    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "s"), file])
-    while len(list(tmp_path.glob("s.parts/*.parquet"))) < 5 and process.poll() is None:
-        SLEEP(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    saved = {p.name: p.stat().st_mtime_ns for p in tmp_path.glob("s.parts/*.parquet")}
-    assert 5 <= len(saved) < 30 and not (tmp_path / "s").exists()
-    with pytest.raises(ValueError, match="min_chars"):
-        from_table(tmp_path / "s", file, min_chars=10)
-    assert {p.name: p.stat().st_mtime_ns for p in tmp_path.glob("s.parts/*.parquet")} == saved
-    assert tree(from_table(tmp_path / "s", file).path) == tree(undisturbed.path)
+def test_a_table_continues_after_a_fault(tmp_path):
+    file, _ = write(tmp_path / "a.parquet", 300, 50)
+    whole, undisturbed = open(file, "rb").read(), tree(from_table(tmp_path / "u", file).path)
+    spoil(file, "text", 4)
+    with pytest.raises(OSError, match="(?s)a.parquet: cannot be read.*complete Parquet file"):
+        from_table(tmp_path / "s", file)
+    open(file, "wb").write(whole)
+    for group in range(4):  # their parts are finished
+        spoil(file, "text", group)
+    assert tree(from_table(tmp_path / "s", file).path) == undisturbed
 
 
 # The API
@@ -236,10 +219,9 @@ def wiki(pages: dict[int, dict]):
         area = 111.2**2 * (north - south) * (east - west) * np.cos(np.radians((south + north) / 2))
         assert west < east and south < north and 1e-4 <= area <= 400
         found = [p for p in pages.values() if west <= p["at"][0] <= east and south <= p["at"][1] <= north][:500]
-        first, intro = int(asked.get("excontinue", 0)), asked.get("exintro") == "1"
-        last = first + int(asked["exlimit"])
-        assert last - first <= (20 if intro else 1)
-        answers = [page["page"] for page in found]
+        first, limit, intro = int(asked.get("excontinue", 0)), int(asked["exlimit"]), asked.get("exintro") == "1"
+        assert limit <= (20 if intro else 1)
+        last, answers = first + limit, [page["page"] for page in found]
         for i in range(first, min(last, len(found))):
             answers[i] = answers[i] | {"extract": found[i]["text"] + "\nMore." * (not intro)}
         more = {"continue": {"excontinue": last, "continue": "||"}} if last < len(found) else {"batchcomplete": True}
@@ -289,9 +271,8 @@ def test_all_articles_of_a_box_with_all_that_is_known(tmp_path, text, pauses):
     assert texts_of(store) == {f"enwiki-{i}": page["text"] + more for i, page in pages.items()}
     row = store.place_id.tolist().index("enwiki-7")
     np.testing.assert_allclose(store.lonlat[row], pages[7]["at"])
-    assert store.column("country")[row] == "Switzerland" and store.column("qid")[row] == "Q7"
-    credit = pq.read_table(store.path / "attribution.parquet").to_pylist()[row]
-    assert (credit["url"], credit["revision"]) == ("https://en.wikipedia.org/?curid=7", "1007")
+    assert (store.column("country")[row], store.column("qid")[row]) == ("Switzerland", "Q7")
+    assert pq.read_table(store.path / "attribution.parquet")["revision"][row].as_py() == "1007"
     assert not any(CONTACT.encode() in f.read_bytes() for f in store.path.rglob("*") if f.is_file())
 
 
@@ -324,7 +305,7 @@ def test_a_box_across_the_antimeridian_and_pages_that_are_no_article_on_earth(tm
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"contact": None}, "GEONB_CONTACT"), ({"contact": "me"}, "e-mail"), ({"bbox": (47, 7.3, 46, 7)}, "south below north"),
+        ({"contact": None}, "GEONB_CONTACT"), ({"contact": "me"}, "e-mail"),
         ({"text": "all"}, "intro or full"), ({"bbox": (0, 0, 30, 30)}, "needs .* requests.*max_requests is 2,000"),
     ],
 )  # fmt: skip

@@ -122,11 +122,10 @@ def suspicious_positions(
 
     Distances are from the median of the other rows of the country.
 
-    - "at 0, 0": no land within 500 km.
-    - "on an axis, far from its country": longitude or latitude is exactly 0, and the distance is above 500 km
-      and twice the greatest of the others. The continent decides where the country has no other row.
-    - "far from its country": above 2,000 km and four times the greatest of at least five others. Two errors in
-      a small country hide each other.
+    - "at 0, 0".
+    - "on an axis, far from its country": longitude or latitude is 0, and the distance is above 500 km and
+      twice the greatest of the others. The continent counts where the country has no other row.
+    - "far from its country": above 2,000 km and four times the greatest of at least five others.
     - "mirrored": such a position that is at home when longitude or latitude changes its sign.
 
     Only ``usable`` rows (n,) are judged and used as evidence; an empty country or continent is unknown.
@@ -212,21 +211,21 @@ def _repeated(texts: np.ndarray, usable: np.ndarray) -> np.ndarray:
 def read_tiles(path: str | Path, *, harmonise: bool = True) -> tuple[np.ndarray, dict[str, np.ndarray], Skips]:
     """Cut a Sentinel-2 L2A GeoTIFF into tiles of 64 x 64 pixels, each with the position of its centre.
 
-    Tiles are cut from the upper left corner. The rest at the right and the bottom is dropped, and so are
-    tiles with a pixel without data (the file's own value, or 0 in all bands).
+    Tiles with a pixel without data (the file's own value, or 0 in all bands) are dropped, and so is the rest
+    at the right and the bottom.
 
     Args:
         path: a file with the 12 `BANDS` in that order, uint16 reflectance x 10,000, a projected reference
             system in metres, square pixels, north up.
-        harmonise: take off the offset of +1000 that processing baseline 04.00 (2022-01-25) brought, if the
-            pixels show it (:func:`geonb.data.sentinel2.radiometric_offset`).
+        harmonise: take off the offset of +1000 that processing baseline 04.00 brought, if the pixels show
+            it (:func:`geonb.data.sentinel2.radiometric_offset`).
 
     Returns:
         ``(images, places, skips)``: uint16 (k, 12, 64, 64); columns of k values "lon", "lat" (degrees),
         "file", "tile_row", "tile_col", "gsd_m", "radiometric_offset" (taken off, in DN); what was dropped.
 
     Raises:
-        ValueError: a file that cannot be used; says what is wrong and what to do.
+        ValueError: a file that cannot be used.
     """
     import rasterio
     from rasterio.warp import transform
@@ -297,10 +296,8 @@ def from_files(
         tables: CSV files, as `read_texts` takes them. Columns "source", "license", "lang" (else "en"),
             "revision" and "url" describe the texts row by row.
         chips: GeoTIFFs of one pixel size, as `read_tiles` takes them; each is read twice.
-        harmonise: as for `read_tiles`.
-        drop_invalid, keep_suspicious: as for `read_texts`.
-        source: of all rows that do not name theirs; the name of the file by default.
-        license: of all rows that do not name theirs.
+        harmonise, drop_invalid, keep_suspicious: as for these.
+        source, license: of rows that do not name theirs; by default the name of the file, and "unknown".
 
     Raises:
         ValueError: a file that cannot be used, or none given. Nothing is written then.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import requests
 from urllib3 import BaseHTTPResponse
@@ -20,6 +19,7 @@ from geonb._util import write_atomically
 
 TIMEOUT_S = 30
 MAX_WAIT_S = 600
+_ALLOWED = re.compile(r"https://[^\s/?#@\[\]]+([/?#].*)?|http://127\.0\.0\.1(:\d+)?([/?#].*)?")
 _CONTACT = re.compile(r"[^\s@()]+@[^\s@()]+\.[^\s@()]+|https://[^\s@()]+\.[^\s@()]+")
 
 
@@ -41,14 +41,9 @@ RETRY = _Retry(
 )
 
 
-def allowed(url: str) -> bool:
-    """Tell whether an address is https, or http on this machine; untrusted ones may also be paths or ``/vsi...``."""
-    try:
-        parts = urlsplit(url)
-        local = (parts.scheme, parts.hostname) == ("http", "127.0.0.1")
-        return bool(parts.hostname) and (parts.scheme == "https" or local)
-    except (ValueError, AttributeError, TypeError):
-        return False
+def allowed(url: object) -> bool:
+    """Tell whether an untrusted value is an address with https, or with http on this machine."""
+    return bool(_ALLOWED.fullmatch(str(url)))
 
 
 class _Session(requests.Session):
@@ -62,7 +57,7 @@ class _Session(requests.Session):
 
 
 def session(contact: str | None = None) -> requests.Session:
-    """Make the client: a session of requests with retries, a timeout and a User-Agent.
+    """Make a session of requests with retries, a timeout and a User-Agent.
 
     Args:
         contact: e-mail address or https page of the person who runs this, for servers that ask for one.

@@ -67,12 +67,11 @@ class Parts:
         plan: what is asked for, as JSON without secrets: it is written to the disk.
 
     Attributes:
-        folder: ``<out>.parts``. Downloads of the caller may lie there too; they are removed with it.
+        folder: ``<out>.parts``, also for downloads of the caller; it is removed with all its files.
         date: the day of the first start (UTC, ISO 8601).
 
     Raises:
-        ValueError: on entering: the output exists, another process is at work, or the folder contains
-            parts of another plan, or no parts.
+        ValueError: the output exists, another process is at work, or the folder contains other parts.
     """
 
     def __init__(self, out: str | Path, plan: dict) -> None:
@@ -84,17 +83,13 @@ class Parts:
 
     def __enter__(self) -> Parts:
         if self.out.is_file() or (self.out.is_dir() and any(self.out.iterdir())):
-            any_parts = f"(and any {self.folder.name})"
-            raise ValueError(f"{self.out}: exists already; remove it {any_parts} or choose another folder")
+            raise ValueError(f"{self.out}: exists already; remove it (and any {self.folder.name}) or choose another")
         file = self.folder / "plan.json"
         if not file.exists() and any(path.name != "lock" for path in self.folder.glob("*")):
             raise ValueError(f"{self.folder}: has no plan.json, so it does not contain parts; move or remove it")
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             self._lock.acquire(timeout=0)
-        except Timeout:
-            raise ValueError(f"{self.folder}: another process is making {self.out}; wait for it or stop it") from None
-        try:
             if not file.exists():
                 begun = {"begun": datetime.now(UTC).date().isoformat(), "plan": self.plan}
                 write_atomically(file, json.dumps(begun, indent=1, ensure_ascii=False).encode())
@@ -102,12 +97,12 @@ class Parts:
             self.date = known["begun"]
             if known["plan"] != self.plan:
                 before = {key: value for key, value in known["plan"].items() if self.plan.get(key) != value}
-                raise ValueError(
-                    f"{self.folder}: contains parts of another plan, which was begun with {before}; give the "
-                    "command as before to continue, or remove the folder to start over"
-                )
+                advice = "give the command as before to continue, or remove the folder"
+                raise ValueError(f"{self.folder}: contains parts of another plan, begun with {before}; {advice}")
             for unfinished in self.out.parent.glob(f"{glob.escape(self.out.name)}.partial-*"):
                 shutil.rmtree(unfinished)  # a store whose writer was killed
+        except Timeout:
+            raise ValueError(f"{self.folder}: another process is making {self.out}; wait for it or stop it") from None
         except BaseException:
             self._lock.release()
             raise

@@ -37,8 +37,7 @@ ARTICLES = {  # columns of the hub's table that are read
     "gt_primary": pa.bool_(),  # whether the position is that of the article as a whole
 }
 BOX_LIMIT, FULL = 500, 450  # pages that a box gives; deleted ones are then taken out
-TILE_KM = 17.0  # the service accepts boxes of at most 400 km2
-SMALLEST_KM = 0.1
+TILE_KM, SMALLEST_KM = 17.0, 0.1  # the service accepts boxes of at most 400 km2
 INTERVAL_S = 1.0  # before each request
 PASSING = ("maxlag", "ratelimited", "readonly")  # errors of MediaWiki that end by themselves
 KM_PER_DEGREE = 111.2
@@ -59,14 +58,14 @@ def from_table(
 ) -> PlaceStore:
     """Make a place store of the articles in a Parquet table: of a country or the planet.
 
-    With a box, only the row groups that may have positions in it are read. Memory contains one row group.
+    Memory contains one row group; with a box, only those that may have positions in it are read.
 
     Args:
         out: the store's folder; parts lie in ``<out>.parts`` until it is complete.
         source: a file, a pattern, a hub path (``hf://datasets/OWNER/NAME/FILES.parquet``), or
             "wikipedia-geotagged" for https://huggingface.co/datasets/yuiseki/wikipedia-geotagged.
         lang: of the texts; for that table also which one ("en" or "ja").
-        snapshot: day of the dump (YYYYMMDD); for that table also which one.
+        snapshot: day of the dump (YYYYMMDD), likewise.
         bbox: west, south, east, north in degrees; west > east for a box across the antimeridian.
         min_chars: shorter texts are left out.
         places_only: leave out people, events, organisations and lists, as `why_no_place` finds them.
@@ -97,12 +96,12 @@ def from_table(
     with Parts(out, plan | {"bytes": [file.size for file in files]}) as parts:
         done, rows = [], 0
         for number, group in enumerate(tqdm(groups, desc="articles", unit="row group")):
-            done.append(f"{number:06d}")
-            if done[-1] not in parts:
+            done.append(name := f"{number:06d}")
+            if name not in parts:
                 with _readable(source):
                     articles = group.to_table(table.schema, columns, inside)
-                _save(parts, done[-1], articles, Skips())
-            rows += len(parts.table(done[-1], ["place_id"]))
+                _save(parts, name, articles, Skips())
+            rows += len(parts.table(name, ["place_id"]))
             if limit and rows >= limit:
                 break
         return _write(parts, done)
@@ -121,8 +120,7 @@ def _open_table(source: str) -> ds.Dataset:
     if "://" in source and not source.startswith("hf://"):
         raise ValueError("only the disk and the hub are read")
     filesystem, pattern = fsspec.url_to_fs(source)
-    files = sorted(filesystem.glob(pattern))
-    if not files:
+    if not (files := sorted(filesystem.glob(pattern))):
         raise ValueError("there is no such file")
     return ds.dataset(files, filesystem=filesystem, format="parquet")
 
@@ -152,22 +150,20 @@ def from_api(
 ) -> PlaceStore:
     """Make a place store of the articles in a box, such as a town, from Wikipedia's Action API.
 
-    The box is cut into tiles that the service accepts, and a tile with more articles than it lists is cut
-    again. As Wikipedia's rules ask (https://www.mediawiki.org/wiki/API:Etiquette), requests name a
-    contact, follow one another after a second, and wait when its servers are behind (``maxlag``).
+    Requests follow https://www.mediawiki.org/wiki/API:Etiquette: they name a contact, come one after another
+    with a pause of a second, and wait when the servers are behind (``maxlag``).
 
     Args:
         out, bbox, min_chars, places_only, simulated: as in :func:`from_table`.
         lang: which Wikipedia.
-        contact: an e-mail address or https page of the person who runs this, else ``GEONB_CONTACT``.
-            It is sent, and not stored.
+        contact: your e-mail address or https page, sent and not stored; ``GEONB_CONTACT`` by default.
         text: "intro" (up to the first heading, 20 per request) or "full" (1 per request).
         max_requests: stop after so many; a call with a higher number continues.
         endpoint: address of another service with the same interface.
 
     Raises:
-        ValueError: no contact, wrong options, an area that needs too many requests, an error of the
-            service, no article left, or as in :class:`Parts`.
+        ValueError: no contact, wrong options, too many requests, an error of the service, no article
+            left, or as in :class:`Parts`.
         OSError: the service refuses or is not reached.
     """
     url = endpoint or f"https://{lang}.wikipedia.org/w/api.php"
@@ -347,27 +343,22 @@ def _write(parts: Parts, names: list[str]) -> PlaceStore:
     first = duplicate_groups(np.concatenate([parts.array(name) for name in names])[chosen])
     places["near_duplicate"] = places["place_id"].take(pa.array(first, mask=first < 0))
     masks = np.split(chosen, np.cumsum([len(table) for table in tables])[:-1])
-    texts = (
-        parts.table(name, ["place_id", "text", "lang", "revision", "url"]).filter(pa.array(mask))
-        for name, mask in zip(names, masks, strict=True)
-    )
-    counts = dict(sorted(skips.counts.items()))
+    columns = ["place_id", "text", "lang", "revision", "url"]
+    made = {"module": __name__, "begun": parts.date, "plan": plan, "left_out": dict(sorted(skips.counts.items()))}
     return write_store(
-        parts.out, places=places, texts=texts, simulated={"text": plan["simulated"]},
-        made={"module": __name__, "begun": parts.date, "plan": plan, "left_out": counts},
+        parts.out, places=places, made=made, simulated={"text": plan["simulated"]},
+        texts=(parts.table(name, columns).filter(pa.array(mask)) for name, mask in zip(names, masks, strict=True)),
         datacard=_card(parts, places, skips),
     )  # fmt: skip
 
 
 def _card(parts: Parts, places: dict, skips: Skips) -> str:
     plan, twin = parts.plan, places["near_duplicate"]
-    least, median, most = np.quantile(places["text_chars"], [0, 0.5, 1])
     return f"""# Wikipedia articles with a position
 
 {"**The texts are simulated.**" if plan["simulated"] else ""}
 
 - {len(twin):,} articles of the Wikipedia in `{plan["lang"]}`, fetched on {parts.date} or later.
-- Texts have {least:,.0f} to {most:,.0f} characters, the median is {median:,.0f}.
 - Near-duplicates, which are marked: {len(twin) - twin.null_count:,} texts in {pc.count_distinct(twin)} groups.
 - Licence: CC BY-SA 4.0; `ATTRIBUTION.md` says how to credit the authors.
 - Not checked: whether positions are right, and whether a text is exactly that of its revision.
