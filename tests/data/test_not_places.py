@@ -13,30 +13,23 @@ from geonb.data.texts import why_no_place
 NO_PLACES = [
     ("Apollo 11 (July 16–24, 1969) was the American spaceflight that first landed humans on the Moon.", "an event"),
     ("Alfred Nobel (21 October 1833 – 10 December 1896) was a Swedish chemist, inventor and businessman.", "a person"),
-    ("Jane Doe (born 3 May 1950) is a Canadian curler and weaver.", "a person"),
     ("The National Park Service (NPS) is an agency of the government, within the Department.", "a thing"),
     ("2020 United States census: the 24th decennial count.", "an event"),
     ("Battle of Hastings: fought on 14 October 1066 between two armies.", "an event"),
-    ("Second Battle of Ypres: during the First World War, there was fighting at Ypres.", "an event"),
     ("Great Fire was a major fire.", ""),  # not known: it stays
     ("List of bridges in Rome", "a list"),
     ("SS Mendi was a British passenger steamship that was built in 1905.", "a thing"),
 ]
 PLACES = [
     "Battlefield Park is a park at the site of a battle of 1815, which the army won.",
-    "The Henry Smith House (built 3 May 1850 – 4 June 1852) is a house in Ohio.",
     "1801 California Street is a skyscraper in Denver.",
     "Saint Helena is a British island in the South Atlantic Ocean, where Napoleon died in exile.",
-    "Siegen is a city in Germany. It was a party to the war, and its king was a person.",
     "The Museum of War is a museum about a war. John Doe (born 1950) is a writer who runs it.",
     "",
     "Stub ( is a",
     "Stub (Bar) was the \u00a0\nMore",
-    "Stub is a (see note)  ",
-    "Quellón lies in the south of Chile. Spanish is the main language of the country.",
     "St. Gallen lies in Switzerland. The Swiss Open is a tournament held there.",
     "The U.S. Route 5 crosses Barton. The bridge was an attraction. It was a ship that hit it.",
-    "The Radio Mast is a transmitter of the broadcasting company in the hills.",
 ]
 
 
@@ -47,7 +40,7 @@ def test_what_is_not_a_place_is_recognised_and_places_are_left_alone(text, kind)
 
 def test_the_type_counts_in_every_language_and_words_in_english_alone():
     assert why_no_place("X", "Y", "event", "de") == "an event" and why_no_place("X", "Y", "city", "de") == ""
-    text, kind = NO_PLACES[2]
+    text, kind = NO_PLACES[1]
     assert (why_no_place("X", text, None, "fr"), why_no_place("X", text, None, "simple")) == ("", kind)
 
 

@@ -77,9 +77,9 @@ def test_everything_written_is_read_back(written):
     assert store.has("text").sum() == 3 and store.has("image").sum() == 66 and store.has("location").all()
     assert store.simulated("image") and not store.simulated("text") and store.facts == given_["facts"]
     assert store.bands == BANDS and store.gsd_m == 10 and store.image_dates([69, 68]) == ["2024-07-01", ""]
-    for ask in (lambda: store.column("mood"), lambda: store.has("sound")):
-        with pytest.raises(StoreError, match="mood|sound"):
-            ask()
+    for ask, name in ((store.column, "mood"), (store.has, "sound")):
+        with pytest.raises(StoreError, match=name):
+            ask(name)
 
 
 def test_images_come_in_the_order_of_the_rows(written):
@@ -121,7 +121,7 @@ def test_geopandas_duckdb_and_numpy_read_the_store(written):
     np.testing.assert_array_equal(array[names.index("p30")], written.images([30])[0])
 
 
-def test_xarray_shows_the_images_and_reads_no_pixel_before_it_is_used(written, tmp_path):
+def test_xarray_shows_the_images_and_reads_no_pixel_before_it_is_used(written):
     pytest.importorskip("xarray")
     data = written.to_xarray()
     assert data.sentinel2.dims == ("place", "band", "y", "x") and data.sentinel2.attrs["simulated"] == 1
@@ -130,9 +130,6 @@ def test_xarray_shows_the_images_and_reads_no_pixel_before_it_is_used(written, t
     np.testing.assert_array_equal(one, written.images([30])[0, BANDS.index("B4")])
     assert (float(one.lon), float(one.lat)) == tuple(written.lonlat[30])
     assert str(data.date.sel(place="p69").values) == "2024-07-01"
-    bare = write_store(tmp_path / "s", places={"place_id": ["a"], "lon": [0.0], "lat": [0.0]})
-    with pytest.raises(StoreError, match="has no images"):
-        bare.to_xarray()
 
 
 def test_shapely_writes_the_same_points():
@@ -151,10 +148,9 @@ def test_the_data_hash_is_that_of_the_content_however_it_was_given(written, tmp_
     assert write_store(tmp_path / "c", **(content() | {"dates": None})).data_hash == known != written.data_hash
     other = content() | {"images": [np.concatenate(content()["images"])], "made": {"function": "another"}}
     other["texts"] = [{name: values[i : i + 1] for name, values in other["texts"].items()} for i in range(3)]
-    other["places"] = {
-        name: pa.chunked_array([pa.array(values[:20], from_pandas=True), pa.array(values[20:], from_pandas=True)])
-        for name, values in other["places"].items()
-    }
+    for name, values in other["places"].items():
+        parts = [pa.array(part, from_pandas=True) for part in (values[:20], values[20:])]
+        other["places"][name] = pa.chunked_array(parts)
     other["places"]["kind"] = other["places"]["kind"].dictionary_encode()
     assert write_store(tmp_path / "a", **other).data_hash == written.data_hash
     changed = content()
@@ -164,10 +160,15 @@ def test_the_data_hash_is_that_of_the_content_however_it_was_given(written, tmp_
 
 def test_a_store_may_lack_texts_and_images(tmp_path):
     bare = {name: content()["places"][name] for name in ("place_id", "lon", "lat")}
+    (tmp_path / "s").mkdir()  # an empty folder may be filled
     store = write_store(tmp_path / "s", places=bare, texts=iter([]))
+    with pytest.raises(StoreError, match="exists already"):
+        write_store(tmp_path / "s", places=bare)
     assert not store.has("text").any() and not store.has("image").any() and store.bands is None
     assert "70 location as observed" in check_store(store.path) and store.texts([]) == []
     assert sorted(store.manifest["files"]) == ["datacard.md", "places.parquet"]
+    with pytest.raises(StoreError, match="has no images"):
+        store.to_xarray()
 
 
 def test_columns_that_come_with_images_are_missing_where_no_image_is(tmp_path):
@@ -189,23 +190,19 @@ def test_what_pandas_lacks_is_missing_and_not_a_word(tmp_path):
 
 
 @pytest.mark.parametrize("name", [*FILES, "manifest.json"])
-def test_a_missing_or_truncated_file_is_named(copy, name):
-    data = (copy / name).read_bytes()
+def test_a_changed_truncated_or_missing_file_is_named(copy, name):
+    data = bytearray((copy / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    if name != "manifest.json":
+        (copy / name).write_bytes(data)
+        with pytest.raises(StoreError, match=f"{name}: changed"):
+            (check_store if name.endswith(".npy") else PlaceStore.open)(copy)
     (copy / name).write_bytes(data[: len(data) // 2])
     with pytest.raises(StoreError, match=f"{name}.*(remove|restore)"):
         PlaceStore.open(copy)
     (copy / name).unlink()
     with pytest.raises(StoreError, match=f"{name}: missing.*(remove|restore)"):
         PlaceStore.open(copy)
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_a_changed_bit_is_noticed(copy, name):
-    data = bytearray((copy / name).read_bytes())
-    data[len(data) // 2] ^= 1
-    (copy / name).write_bytes(data)
-    with pytest.raises(StoreError, match=f"{name}: changed"):
-        (check_store if name.endswith(".npy") else PlaceStore.open)(copy)
 
 
 def test_a_short_or_pickled_array_is_refused_even_without_verifying(copy):
@@ -216,6 +213,7 @@ def test_a_short_or_pickled_array_is_refused_even_without_verifying(copy):
     np.save(file, np.array([{}]), allow_pickle=True)
     with pytest.raises(StoreError, match="s: cannot be read"):
         PlaceStore.open(copy, verify=False)
+
 
 def test_what_is_no_store_of_this_version_is_refused(copy):
     file = copy / "manifest.json"
@@ -250,7 +248,6 @@ FAULTS = {
     "too bright": ({"images": [IMAGE * 20]}, "mean above 20000"),
     "no data": ({"images": [BLANK]}, "image 9 is all"),
     "floats": ({"images": [IMAGE / 1e4]}, "float64.*give uint16"),
-    "three bands": ({"images": [IMAGE[:, :3]]}, "bands B1, B2"),
     "two sizes": ({"images": [IMAGE[:60], IMAGE[60:, :, :4]]}, "those before"),
     "too few images": ({"images": [IMAGE[:60]]}, "60 images, but 66 rows"),
     "images without rows": ({"image_rows": None}, "image_rows is missing"),
@@ -262,14 +259,11 @@ FAULTS = {
     "text of nowhere": ({"texts": [{"place_id": ["p0"], "text": ["a"]}, {"place_id": ["q"], "text": ["b"]}]}, "row 1: 'q' is no place"),
     "two texts of a place": ({"texts": [{"place_id": ["p0"], "text": ["a"]}] * 2}, "row 1: 'p0' .* has two texts"),
     "texts of an unknown column": ({"texts": {"place_id": ["p0"], "text": ["a"], "mood": ["glad"]}}, "texts: columns .*'mood'.*; needed are"),
-    "a place named by blanks": ({"places": {"place_id": ["a", "\u3000"], **TWO}}, "places: row 1: place_id"),
     "a place twice": ({"places": {"place_id": ["a", "a"], **TWO}}, "places: row 1: place_id 'a' is .* not unique"),
-    "no places": ({"places": {"place_id": [], "lon": [], "lat": []}}, "no rows"),
     "no latitude": ({"places": {"place_id": ["a"], "lon": [1]}}, "no column 'lat'"),
     "a column of another length": ({"places": {"place_id": ["a"], "lon": [1], "lat": [1], "x": [1, 2]}}, "column 'x' has 2 values, place_id 1"),
     "a column of lists": ({"places": {"place_id": ["a"], "lon": [1], "lat": [1], "x": pa.array([[1]])}}, "column 'x'"),
     "NaN": ({"places": {"place_id": ["a", "b"], "lon": [1, np.nan], "lat": [1, 2]}}, "places: row 1.*not finite"),
-    "swapped": ({"places": {"place_id": ["a", "b"], "lon": [1, 2], "lat": [100, 91.0]}}, "swapped"),
 }  # fmt: skip
 
 
@@ -296,13 +290,6 @@ def test_an_interrupted_or_failed_write_leaves_nothing(tmp_path, stop, seen, mes
     with pytest.raises(seen, match=message):
         write_store(tmp_path / "s", **(content() | {"images": images()}))
     assert list(tmp_path.iterdir()) == []
-
-
-def test_an_empty_folder_may_be_filled_and_a_store_is_not_written_over(tmp_path):
-    (tmp_path / "s").mkdir()
-    assert len(write_store(tmp_path / "s", **content())) == N
-    with pytest.raises(StoreError, match="exists already"):
-        write_store(tmp_path / "s", **content())
 
 
 def test_images_and_texts_are_not_held_while_they_are_streamed(tmp_path):

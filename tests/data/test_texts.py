@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geonb._util import row_numbers
+from geonb.data.store import write_store
 from geonb.data.texts import TOKEN, mask_names, names_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "research"))
@@ -30,26 +30,19 @@ def mask(text, own=(), shared=()):
 @pytest.mark.parametrize(
     "text, own, masked",
     [
-        ("Nice lies in France.", ["Nice", "France"], "[place] lies in [place]."),
         ("It is nice in Nice, NICE!", ["Nice"], "It is nice in [place], [place]!"),
         ("New York City, in New York.", ["New York", "New York City"], "[place], in [place]."),
         ("Sao Paulo, São Paulo, Sa\u0303o Paulo", ["São Paulo"], "[place], [place], [place]"),
-        ("Saint-Denis, Saint Denis, Saint\u2011Denis", ["Saint-Denis"], "[place], [place], [place]"),
         ("Xi'an’s wall, Xi’an", ["Xi'an"], "[place]’s wall, [place]"),
         ("Berlin's Berliner and Berlin-Mitte", ["Berlin"], "[place]'s Berliner and [place]-Mitte"),
-        ("Parisian Paris", ["Paris"], "Parisian [place]"),
         ("the United Kingdom of kings united", ["United Kingdom"], "the [place] of kings united"),
-        ("a long beach at Long Beach", ["Long Beach"], "a long beach at [place]"),
         ("its zone is America/New_York.", ["America/New_York"], "its zone is [place]."),
         ("prices in the euro", ["euro"], "prices in the [place]"),
         ("eThekwini is Durban", ["eThekwini"], "[place] is Durban"),
         ("हिन्दी में दिल्ली है", ["दिल्ली"], "हिन्दी में [place] है"),
         ("Москва and МОСКВА", ["Москва"], "[place] and [place]"),
         ("St. John's, St John's", ["St. John's"], "[place], [place]"),
-        ("Of course, of Of", ["Of"], "[place] course, of [place]"),
-        ("Straße in STRASSE", ["Straße"], "[place] in [place]"),
         ("No name here.", ["Rome", "", "—"], "No name here."),
-        ("", ["Rome"], ""),
     ],
 )
 def test_own_names_are_masked_and_nothing_else(text, own, masked):
@@ -66,12 +59,6 @@ def test_a_shared_name_that_is_a_common_word_is_left_alone_at_the_start_of_a_sen
     assert own[0].startswith("[place] is fun. We saw [place]")
 
 
-def test_a_name_of_several_words_needs_a_capital_that_the_sentence_does_not_explain():
-    shared = ["Long Beach"]
-    assert mask("Long beach walks at Long Beach, Long Beach.", shared=shared) == "Long beach walks at [place], [place]."
-    assert mask("Long Beach", shared=shared) == "[place]"
-
-
 def test_a_token_parts_names_and_a_masked_word_does_not_make_another_common():
     assert mask("New [place] York", ["New York"], ["New York"]) == "New [place] York"
     assert mask("New is here, in new Delhi.", shared=["New Delhi", "New"]) == "[place] is here, in [place]."
@@ -81,29 +68,23 @@ def test_a_token_parts_names_and_a_masked_word_does_not_make_another_common():
 def test_the_longest_of_own_and_shared_names_is_taken_from_the_left():
     assert mask("Rio de Janeiro do Sul", ["Rio"], ["Rio de Janeiro", "Janeiro do Sul"]) == "[place] do Sul"
     assert mask("in Rio Grande", ["Rio Grande"], ["Rio"]) == "in [place]"
+    found = mask("Long beach walks at Long Beach, Long Beach.", shared=["Long Beach"])
+    assert found == "Long beach walks at [place], [place]."  # a capital that the sentence does not explain
 
 
 def test_a_leak_is_seen_and_counted():
     texts, names = ["From Rome to Ostia.", "all is nice", "Nice"], [["Rome", "Ostia"], ["Nice"], ["Oslo"]]
-    assert leak_rate(texts, names) == pytest.approx(1 / 3) and leak_rate([], []) == 0
-    for text, name, leak in [
-        ("a romeo", "Rome", 0), ("in ROME", "Rome", 1), ("New [place] York", "New York", 0),
-        ("\ufdfa in Rome", "Rome", 1),  # a sign that stands for several words
-    ]:  # fmt: skip
+    assert leak_rate(texts, names) == pytest.approx(1 / 3)
+    for text, name, leak in [("a romeo", "Rome", 0), ("in ROME", "Rome", 1), ("New [place] York", "New York", 0)]:
         assert leak_rate([text], [[name]]) == leak
 
 
-@pytest.mark.parametrize(
-    "texts, names, message",
-    [
-        (["a"], [], "1 texts, but 0 lists"),
-        (["a"], ["Rome"], "one text where a list belongs"),
-        ("Rome", [[]] * 4, "one text where a list belongs"),
-    ],
-)
-def test_what_cannot_be_masked_is_refused(texts, names, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        mask_names(texts, names)
+def test_what_cannot_be_masked_is_refused():
+    with pytest.raises(ValueError, match="1 texts, but 0 lists"):
+        mask_names(["a"], [])
+    for texts, names in ((["a"], ["Rome"]), ("Rome", [[]] * 4)):
+        with pytest.raises(ValueError, match="one text where a list belongs"):
+            mask_names(texts, names)
 
 
 WORDS = ["Nice", "nice", "Bath", "bath", "New", "new", "York", "é", "E\u0301", "Rio", "place", "Straße", "1", "京", "\ufdfa"]
@@ -116,7 +97,7 @@ names_ = st.lists(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(texts_, names_), max_size=4), names_)
 def test_masking_twice_changes_nothing_no_own_name_is_left_and_the_rest_stays(pairs, shared):
     texts, names = [text for text, _ in pairs], [own for _, own in pairs]
@@ -124,18 +105,11 @@ def test_masking_twice_changes_nothing_no_own_name_is_left_and_the_rest_stays(pa
     assert mask_names(masked, names, shared) == masked
     assert leak_rate(masked, names) == 0
     for text, after in zip(texts, masked, strict=True):
-        kept = after.split(TOKEN)
         at = 0
-        for part in kept:  # the parts between the tokens stand in the text, in order
+        for part in after.split(TOKEN):  # the parts between the tokens stand in the text, in order
             assert (found := text.find(part, at)) >= 0
             at = found + len(part)
         assert len(after) <= len(text) + after.count(TOKEN) * len(TOKEN)
-
-
-@settings(max_examples=25, deadline=None)
-@given(texts_)
-def test_a_text_without_names_is_left_as_it_is(text):
-    assert mask(text, ["Qaqortoq"], ["Qaqortoq", "Xyz Qwv"]) == text
 
 
 def test_the_time_grows_with_the_texts_not_with_the_gazetteer():
@@ -152,33 +126,19 @@ def test_the_time_grows_with_the_texts_not_with_the_gazetteer():
 # --- the names of stores ------------------------------------------------------------------------------
 
 
-class FakeStore:
-    """As much of a place store as names are read from."""
-
-    def __init__(self, texts, **columns):
-        self._texts, self._columns = texts, columns
-
-    columns = property(lambda self: list(self._columns))
-
-    def column(self, name):
-        return np.array([*self._columns[name], None], object)[:-1]
-
-    def has(self, modality):
-        return np.array([text is not None for text in self._texts])
-
-    def texts(self, rows):
-        return [self._texts[row] for row in row_numbers(rows)]
-
-
-def test_the_names_of_a_store_are_its_titles_their_parts_countries_capitals_and_neighbours():
-    store = FakeStore(
-        ["Lake George is a lake. George, as it is called.", None, "Ushuaia: America/Argentina/Ushuaia. The peso."],
-        title=["Lake George (Lake, Uganda)", "Nowhere", "Ushuaia"],
-        timezone=[None, None, "America/Argentina/Ushuaia"],
-        country_code=["UG", "UG", "AR"],
-        country=["Uganda", "Uganda", "Argentina"],
-        currency=["Ugandan shilling", "Ugandan shilling", "Argentine peso"],
-    )
+def test_the_names_of_a_store_are_its_titles_their_parts_countries_capitals_and_neighbours(tmp_path):
+    places = {
+        "place_id": ["a", "b", "c"],
+        "lon": [0.0, 1.0, 2.0],
+        "lat": [0.0, 1.0, 2.0],
+        "title": ["Lake George (Lake, Uganda)", "Nowhere", "Ushuaia"],
+        "timezone": [None, None, "America/Argentina/Ushuaia"],
+        "country_code": ["UG", "UG", "AR"],
+        "country": ["Uganda", "Uganda", "Argentina"],
+        "currency": ["Ugandan shilling", "Ugandan shilling", "Argentine peso"],
+    }
+    texts = ["Lake George is a lake. George, as it is called.", "Ushuaia: America/Argentina/Ushuaia. The peso."]
+    store = write_store(tmp_path / "s", places=places, texts={"place_id": ["a", "c"], "text": texts})
     names, shared = names_of(store)
     assert {"Lake George", "Uganda", "George", "Kampala", "Kenya"} <= set(names[0]) and "Lake" not in names[0]
     assert {"Ushuaia", "America", "Chile", "Buenos Aires"} <= set(names[1]) and len(names) == 2
