@@ -1,8 +1,4 @@
-"""Multimodal spatial embeddings, with position as the binding element.
-
-``geonb.load(RUN)`` opens a trained run. The parts live in ``geonb.data``, ``geonb.encoders``, ``geonb.losses``,
-``geonb.architectures``, ``geonb.training``, ``geonb.evaluation`` and ``geonb.explore``.
-"""
+"""Multimodal spatial embeddings, bound by position; ``geonb.load(RUN)`` opens a trained run."""
 
 from __future__ import annotations
 

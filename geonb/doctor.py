@@ -1,6 +1,6 @@
-"""``geonb doctor``: what this machine has to run the book with, and the command for what is missing.
+"""``geonb doctor``: what this machine has to run the book with, and what to do about the rest.
 
-Nothing is asked of the network. Credentials are looked for and never read.
+The network is not asked. Credentials are looked for and never read.
 """
 
 from __future__ import annotations
@@ -17,77 +17,76 @@ from geonb import __version__, workspace
 from geonb._util import cores, gpu, memory_gb
 from geonb.data.store import PlaceStore
 
-EXTRAS = {  # of pyproject.toml: purpose, and the modules that come with it
-    "text": ("MiniLM text features; without them the LSA backbone is used", ("sentence_transformers",)),
-    "evaluate": ("result tables", ("pandas",)),
-    "explore": ("figures, maps and projections", ("umap", "matplotlib", "folium", "PIL")),
-    "real": ("GeoTIFF chips", ("rasterio",)),
-    "acquire": (
-        "Wikipedia and Sentinel-2",
-        ("datasketch", "ee", "requests", "huggingface_hub", "shapely", "pystac_client", "odc", "dask"),
-    ),
-    "live": ("maps with a kernel", ("leafmap", "ipywidgets")),
+EXTRAS = {  # of pyproject.toml, with the modules that come with them
+    "text": "sentence_transformers",
+    "evaluate": "pandas",
+    "explore": "umap matplotlib folium PIL",
+    "real": "rasterio",
+    "acquire": "datasketch ee requests huggingface_hub shapely pystac_client odc dask",
+    "live": "leafmap ipywidgets",
 }
 MEMORY_GB, DISK_GB = 4, 2  # warn below these
-SECRETS = ("GEONB_CONTACT", "GEONB_EE_PROJECT")
+SECRETS = {  # settings whose value is not shown
+    "GEONB_CONTACT": "you@your.domain, for Wikipedia",
+    "GEONB_EE_PROJECT": "ID, a Cloud project registered for Earth Engine",
+}
 
 
 def examine() -> list[dict[str, str]]:
-    """Return one line per thing that was looked for, in the order of the report.
+    """Return what was looked for, each a dict of ``what``, ``state``, ``found`` and ``remedy``.
 
-    Each has the keys ``what``, ``state`` ("ok", "missing", which the book can do without, or "broken"), ``found`` and
-    ``remedy``, the command or advice, "" where nothing is to be done.
+    The state is "ok", "missing", which the book can do without, or "broken".
     """
-    lines = [_line("geonb", f"{__version__}, Python {platform.python_version()}, torch {torch.__version__}")]
-    if name := gpu():
-        lines.append(_line("GPU", f"{name}, {torch.cuda.device_count()} in all"))
-    else:
-        remedy = "" if torch.version.cuda else "on a GPU machine: pip install a CUDA build of torch"
-        lines.append(_line("GPU", "none that torch can use; the book trains on the processor", remedy, "missing"))
-    little = f"under {MEMORY_GB} GB: export GEONB_PROFILE=workshop" if memory_gb() < MEMORY_GB else ""
-    lines += [_line("cores", str(cores())), _line("memory", f"{memory_gb():.1f} GB", little)]
-    for extra, (purpose, modules) in EXTRAS.items():
-        absent = ", ".join(module for module in modules if find_spec(module) is None)
-        remedy = f"pip install 'geonb[{extra}]'" if absent else ""
-        lines.append(_line(f"extra {extra}", purpose + (f" (no {absent})" if absent else ""), remedy))
-    contact, project = (bool(os.environ.get(name, "").strip()) for name in SECRETS)
+    versions = f"{__version__}, Python {platform.python_version()}, torch {torch.__version__}"
+    cuda = "" if gpu() else "on a GPU machine: pip install a CUDA build of torch"
+    profile = "export GEONB_PROFILE=workshop" if memory_gb() < MEMORY_GB else ""
     engine = (Path.home() / ".config" / "earthengine" / "credentials").exists()
-    for what, found, remedy in (
-        ("contact for Wikimedia", contact, "export GEONB_CONTACT=you@your.domain"),
-        ("Earth Engine", engine, "earthengine authenticate"),
-        ("Earth Engine project", project, "export GEONB_EE_PROJECT=ID, of a Cloud project registered for Earth Engine"),
-    ):
-        lines.append(_line(what, "set; not tried" if found else "not set", "" if found else remedy))
-    settings = [f"{k}={'set' if k in SECRETS else v}" for k, v in sorted(os.environ.items()) if k.startswith("GEONB_")]
-    none = "none (GEONB_PROFILE, GEONB_HOME, GEONB_DATA, GEONB_LIVE)"
-    return [*lines, _folder(), _store(), _line("settings", ", ".join(settings) or none)]
+    found, remedy = ("set, not tried", "") if engine else ("not set", "earthengine authenticate")
+    lines = [
+        _line("geonb", versions),
+        _line("GPU", gpu() or "none, so the processor trains", cuda),
+        _line("cores", str(cores())),
+        _line("memory", f"{memory_gb():.1f} GB", profile),
+        _line("Earth Engine", found, remedy),
+    ]
+    for extra, modules in EXTRAS.items():
+        absent = [module for module in modules.split() if find_spec(module) is None]
+        remedy = f"pip install 'geonb[{extra}]'" if absent else ""
+        lines.append(_line(f"extra {extra}", ", ".join(absent) or "installed", remedy))
+    settings = {name: value for name, value in os.environ.items() if name.startswith("GEONB_")}
+    for name, example in SECRETS.items():
+        found = "set" if settings.pop(name, "") else "not set"
+        lines.append(_line(name, found, f"export {name}={example}" if found == "not set" else ""))
+    shown = ", ".join(f"{name}={value}" for name, value in sorted(settings.items()))
+    return [*lines, _folder(), _store(), _line("settings", shown or "none")]
 
 
 def report(lines: list[dict[str, str]]) -> str:
     """Format the lines for the terminal, each with its remedy where there is one."""
-    shown = (f"{line['state']:>7}  {line['what']}: {line['found']}; {line['remedy']}" for line in lines)
+    shown = ("{state:>7}  {what}: {found}; {remedy}".format(**line) for line in lines)
     return "\n".join(line.removesuffix("; ") for line in shown)
 
 
 def extra_with(module: str) -> str:
-    """Return the command that installs a module that is missing: the extra that has it, else the module itself."""
+    """Return the command that installs a module: the extra that has it, else the module itself."""
     name = module.partition(".")[0]
-    extra = next((extra for extra, (_, modules) in EXTRAS.items() if name in modules), None)
-    return f"pip install 'geonb[{extra}]'" if extra else f"pip install {name}"
+    extras = [f"'geonb[{extra}]'" for extra, modules in EXTRAS.items() if name in modules.split()]
+    return f"pip install {extras[0] if extras else name}"
 
 
 def _line(what: str, found: str, remedy: str = "", state: str = "") -> dict[str, str]:
-    return {"what": what, "state": state or ("missing" if remedy else "ok"), "found": found, "remedy": remedy}
+    state = state or ("missing" if remedy else "ok")
+    return {"what": what, "state": state, "found": found, "remedy": remedy}
 
 
 def _folder() -> dict[str, str]:
     home = workspace.root().absolute()
     existing = next(p for p in [home, *home.parents] if p.exists())
     free = shutil.disk_usage(existing).free / 1e9
+    remedy = "export GEONB_HOME=FOLDER"
     if not os.access(existing, os.W_OK):
-        return _line("folder", f"{existing} cannot be written to", "export GEONB_HOME=FOLDER", "broken")
-    low = f"free {DISK_GB} GB, or export GEONB_HOME=FOLDER on another disk" if free < DISK_GB else ""
-    return _line("folder", f"{home}, {free:.0f} GB free", low)
+        return _line("folder", f"{existing} cannot be written to", remedy, "broken")
+    return _line("folder", f"{home}, {free:.0f} GB free", remedy if free < DISK_GB else "")
 
 
 def _store() -> dict[str, str]:
@@ -99,4 +98,4 @@ def _store() -> dict[str, str]:
             return _line("data", f"{path}; made by the first chapter", remedy)
         return _line("data", f"{path}, {len(PlaceStore.open(path)):,} places")
     except (ValueError, OSError, KeyError) as error:
-        return _line("data", str(error).splitlines()[0], "see geonb data check, and the settings below", "broken")
+        return _line("data", str(error).splitlines()[0], "see geonb data check", "broken")

@@ -1,8 +1,7 @@
-"""Make up inputs in the formats of the real sources, so that chapters 15 to 17 run without a network.
+"""Make up inputs in the formats of the real sources, for chapters 15 to 17 without a network.
 
-Articles and scenes are those of a place store, such as the Atlas sample. Page ids, revisions and the articles
-in `PLANTED` are made up; each of the latter has a fault that a source should notice, or a title that should
-do no harm. The servers run on this machine only (127.0.0.1).
+Articles and scenes are those of a place store, served on this machine only (127.0.0.1). Each of the
+articles in `PLANTED` has a fault that a source should notice, or a title that should do no harm.
 """
 
 from __future__ import annotations
@@ -39,9 +38,6 @@ PLANTED = [  # title, text, lon, lat, globe
 ]
 
 
-# Wikipedia
-
-
 def _articles(store: PlaceStore) -> list[dict]:
     """List the texts of a store and the planted ones as rows of the hub's table."""
     rows = np.flatnonzero(store.has("text"))
@@ -53,7 +49,7 @@ def _articles(store: PlaceStore) -> list[dict]:
     codes = store.column("country_code")[rows].tolist() if "country_code" in store.columns else []
     for i, article in enumerate(articles):
         article |= {"id": str(1000 + 7 * i), "qid": f"Q{5000 + i}", "gt_type": "city", "gt_primary": True}
-        article |= {"gt_country": codes[i] if i < len(codes) else None}
+        article["gt_country"] = codes[i] if i < len(codes) else None
     return articles
 
 
@@ -64,7 +60,7 @@ def wikipedia_table(store: PlaceStore, path: str | Path) -> Path:
 
 
 def crowded_box(store: PlaceStore) -> tuple[float, float, float, float]:
-    """Return a box (west, south, east, north) of ± 0.1 degrees around the article with most others nearby."""
+    """Return west, south, east, north: ± 0.1 degrees around the article with most others nearby."""
     lonlat = store.lonlat[store.has("text")]
     near = [(great_circle_km(lonlat, point) < 11.1).sum() for point in lonlat]
     lon, lat = lonlat[int(np.argmax(near))].tolist()
@@ -73,7 +69,7 @@ def crowded_box(store: PlaceStore) -> tuple[float, float, float, float]:
 
 @contextmanager
 def wikipedia_service(store: PlaceStore) -> Iterator[str]:
-    """Serve the Action API as far as :func:`geonb.data.sources.wikipedia.from_api` uses it; yield its address."""
+    """Serve the Action API as far as `from_api` uses it; yield its address."""
     articles = _articles(store)
 
     def answer(_: str, asked: dict) -> bytes:
@@ -85,62 +81,47 @@ def wikipedia_service(store: PlaceStore) -> Iterator[str]:
         more = {"continue": {"excontinue": last}} if last < len(inside) else {}
         return json.dumps(more | {"query": {"pages": pages}}).encode()
 
-    with serve(answer) as url:
+    with _serve(answer) as url:
         yield f"{url}/w/api.php"
 
 
 def _page(article: dict, with_text: bool) -> dict:
     position = {name: article[f"gt_{name}"] for name in ("globe", "primary", "type", "country")}
-    extract = {"extract": article["text"]} if with_text else {}
-    return extract | {
-        "pageid": int(article["id"]),
-        "title": article["title"],
-        "lastrevid": 1_200_000_000 + int(article["id"]),
-        "coordinates": [position | {"lat": article["lat"], "lon": article["lon"]}],
-        "pageprops": {"wikibase_item": article["qid"]},
-    }
+    position |= {name: article[name] for name in ("lat", "lon")}
+    number = int(article["id"])
+    return ({"extract": article["text"]} if with_text else {}) | {
+        "pageid": number, "title": article["title"], "lastrevid": 1_200_000_000 + number,
+        "coordinates": [position], "pageprops": {"wikibase_item": article["qid"]},
+    }  # fmt: skip
 
-
-# Sentinel-2
 
 DAYS = {  # of the scenes: processing baseline, and the share of the sky that is clouded
-    "2021-07-10": ("03.01", 0.0),
-    "2021-08-19": ("03.01", 0.3),
-    "2022-06-15": ("04.00", 0.2),
-    "2022-07-20": ("04.00", 0.0),
-    "2022-08-04": ("04.00", 0.1),
-    "2022-08-24": ("04.00", 0.5),
-}
-WRONG_DAY = "2022-07-20"  # of its scenes the catalogue says that the offset was taken off, which it was not
+    "2021-07-10": ("03.01", 0.0), "2021-08-19": ("03.01", 0.3), "2022-06-15": ("04.00", 0.2),
+    "2022-07-20": ("04.00", 0.0), "2022-08-04": ("04.00", 0.1), "2022-08-24": ("04.00", 0.5),
+}  # fmt: skip
+WRONG_DAY = "2022-07-20"  # the catalogue says that its offset was taken off, which it was not
 
 
 @contextmanager
 def sentinel2_catalogue(store: PlaceStore, places: int = 6) -> Iterator[tuple[str, np.ndarray]]:
-    """Serve a STAC catalogue of scenes around some places; yield its address and positions (places, 2).
+    """Serve a STAC catalogue of scenes; yield its address and positions (places, 2) in degrees.
 
-    A scene is the cloudless chip of the store, mirrored at its edges, on one of six days, with clouds that
-    drift. From 2022 on its numbers include the offset of 1000, as the true ones do. The catalogue says so,
-    except on `WRONG_DAY`: such errors were really published.
-
-    To open its files with rasterio in this process, set GDAL_DISABLE_READDIR_ON_OPEN=EMPTY_DIR, as odc-stac
-    does. Otherwise GDAL waits for files beside them while Python, and so this server, stands still.
-
-    Args:
-        store: places with Sentinel-2 chips of at least 22 pixels and a column "cloud_share".
+    A scene is the cloudless chip of the store, mirrored at its edges, on one of `DAYS`, with clouds.
+    From 2022 on its numbers include the offset of 1000; the catalogue says so, except on `WRONG_DAY`.
+    To open its files with rasterio here, set GDAL_DISABLE_READDIR_ON_OPEN=EMPTY_DIR.
     """
     from shapely.geometry import shape
 
     rng = np.random.default_rng(0)
     usable = store.has("image") & (np.abs(store.lonlat[:, 1]) < 60) & (store.column("cloud_share") == 0)
     rows = rng.permutation(np.flatnonzero(usable))[:places]
-    items: list[dict] = []
     files: dict[str, bytes] = {}
-    for number, row in enumerate(rows):
-        chip = store.images([row])[0]
+    items = []
+    for number, (row, chip) in enumerate(zip(rows, store.images(rows), strict=True)):
         land = np.pad(chip, ((0, 0), *[(chip.shape[-1],) * 2] * 2), "symmetric")
         for day, (baseline, clouded) in DAYS.items():
             clouded = 0.4 if number % 2 and day == min(DAYS) else clouded
-            items.append(_scene(files, land, store.lonlat[row], f"{number:02d}", day, baseline, clouded, rng))
+            items.append(_scene(files, land, store.lonlat[row], number, day, baseline, clouded, rng))
 
     def answer(path: str, asked: dict) -> bytes | None:
         if path == "/v1":
@@ -157,13 +138,13 @@ def sentinel2_catalogue(store: PlaceStore, places: int = 6) -> Iterator[tuple[st
         text = json.dumps({"type": "FeatureCollection", "features": found, "links": []})
         return text.replace("{here}", url).encode()
 
-    with serve(answer) as url:
+    with _serve(answer) as url:
         yield f"{url}/v1", store.lonlat[rows]
 
 
 def _scene(
-    files: dict, land: np.ndarray, point: np.ndarray, number: str, day: str, baseline: str, clouded: float,
-    rng: np.random.Generator,
+    files: dict, land: np.ndarray, point: np.ndarray, number: int, day: str, baseline: str,
+    clouded: float, rng: np.random.Generator,
 ) -> dict:  # fmt: skip
     """Add the files of a scene; return its STAC item, with ``{here}`` for the server's address."""
     from scipy.ndimage import gaussian_filter
@@ -175,17 +156,16 @@ def _scene(
     grid = chip_grid(point[0], point[1], edge)
     epsg = int(str(grid.crs).removeprefix("EPSG:"))
     sky = gaussian_filter(rng.normal(size=(edge, edge)), edge / 16, mode="wrap")
-    cloud = sky > np.quantile(sky, 1 - clouded) if clouded else np.zeros((edge, edge), bool)
-    image = np.where(cloud, 6500, land[:, :edge, :edge] * rng.uniform(0.95, 1.05)).round().astype(np.uint16)
-    offset = 1000 if baseline >= "04.00" else 0
-    name = f"S2A_PRACTICE{number}_{day.replace('-', '')}_L2A"
-    layers = dict(zip(BANDS, image + offset, strict=True)) | {"SCL": np.where(cloud, 9, 4).astype(np.uint8)}
-    for band, layer in layers.items():
+    cloud = sky > np.quantile(sky, 1 - clouded)
+    image = np.where(cloud, 6500, land[:, :edge, :edge] * rng.uniform(0.95, 1.05)).round()
+    offset, wrong = 1000 if baseline >= "04.00" else 0, day == WRONG_DAY
+    name = f"S2A_PRACTICE{number:02d}_{day.replace('-', '')}_L2A"
+    scl = np.where(cloud, 9, 4)[::2, ::2].astype(np.uint8)
+    files[f"/{name}/SCL.tif"] = _geotiff(scl, grid.zoom_out(2))
+    for band, layer in zip(BANDS, image + offset, strict=True):
         step = 6 if band in ("B1", "B9") else 1 if band in ("B2", "B3", "B4", "B8") else 2
-        kind, blocks = layer.dtype, layer.reshape(edge // step, step, edge // step, step)
-        coarse = layer[::step, ::step] if band == "SCL" else blocks.mean((1, 3)).round().astype(kind)
-        files[f"/{name}/{band}.tif"] = _geotiff(coarse, grid.zoom_out(step))
-    wrong = day == WRONG_DAY
+        coarse = layer.reshape(edge // step, step, edge // step, step).mean((1, 3)).round()
+        files[f"/{name}/{band}.tif"] = _geotiff(coarse.astype(np.uint16), grid.zoom_out(step))
     declared = [{"nodata": 0, "scale": 0.0001, "offset": 0.0 if wrong or not offset else -0.1}]
     outline = grid.extent.to_crs("EPSG:4326")
     return {
@@ -193,7 +173,8 @@ def _scene(
         "geometry": outline.json, "bbox": list(outline.boundingbox),
         "properties": {
             "datetime": f"{day}T10:30:00Z", "platform": "sentinel-2a", "eo:cloud_cover": 100 * clouded,
-            "s2:processing_baseline": baseline, "proj:epsg": epsg, "earthsearch:boa_offset_applied": wrong,
+            "s2:processing_baseline": baseline, "proj:epsg": epsg,
+            "earthsearch:boa_offset_applied": wrong,
         },
         "assets": {
             asset: {"href": f"{{here}}/{name}/{band}.tif", "type": "image/tiff", "roles": ["data"]}
@@ -224,24 +205,16 @@ def _landing_page(url: str) -> dict:
     }  # fmt: skip
 
 
-# The server
-
-
 @contextmanager
-def serve(answer: Callable[[str, dict], bytes | None]) -> Iterator[str]:
-    """Run an HTTP server on the loopback interface while the ``with`` block lasts; yield its address.
-
-    Args:
-        answer: returns the body for a path and what was asked (the query, or the JSON that was posted);
-            None for 404. Ranges of bytes are cut from the body.
-    """
+def _serve(answer: Callable[[str, dict], bytes | None]) -> Iterator[str]:
+    """Serve what ``answer`` returns for a path and a query or posted JSON; None is a 404."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True  # else each small answer takes 40 ms
 
         def log_message(self, *args: object) -> None:
-            """Show no requests."""
+            """Show nothing."""
 
         def do_GET(self) -> None:
             url = urlsplit(self.path)

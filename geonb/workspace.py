@@ -1,10 +1,9 @@
 """What a chapter needs, made if it is missing: the place store, the trained runs, the results.
 
-``GEONB_DATA`` points every chapter at another place store. ``GEONB_PROFILE=workshop`` has fewer places and shorter
-runs, for 2 cores and 4 GB. ``GEONB_SMOKE=1`` (``GEONB_PROFILE=smoke``) shrinks everything to a check that all parts fit
-together; its numbers mean nothing. Where there is a GPU, the book's profile trains the full-size configuration.
-``GEONB_LIVE=1`` lets the chapters on data ask the network. ``GEONB_HOME`` is the folder of ``data/`` and ``runs/``; by
-default the folder above that has ``_config.yml``, else the current one.
+``GEONB_DATA`` names another place store. ``GEONB_PROFILE=workshop`` has fewer places and shorter runs,
+for 2 cores and 4 GB; ``GEONB_SMOKE=1`` only checks that all parts fit together. Where there is a GPU,
+the book's profile trains the full-size configuration. ``GEONB_LIVE=1`` lets chapters ask the network.
+``GEONB_HOME`` is the folder of ``data/`` and ``runs/``, by default that of ``_config.yml``.
 """
 
 from __future__ import annotations
@@ -26,40 +25,35 @@ from geonb.data.store import PlaceStore
 from geonb.run import read_config
 from geonb.training import hashes_of, train
 
-STORES = {"book": ("atlas", 8000), "workshop": ("workshop", 2000), "smoke": ("smoke", 700)}  # name, places
-# Stop 100 steps after the best validation. Tried with three seeds of every run that has no phases: none then selects
-# another step than without.
+# Folder and number of places by profile.
+STORES = {"book": ("atlas", 8000), "workshop": ("workshop", 2000), "smoke": ("smoke", 700)}
+# Stop 100 steps after the best validation: without it no run, of three seeds, selects another step.
 BOOK: dict[str, Any] = {"patience": 4}
 WORKSHOP: dict[str, Any] = {"steps": 200, "batch_size": 256}
 SMOKE: dict[str, Any] = {
-    "steps": 30,
-    "batch_size": 128,
-    "validate_every": 10,
+    "steps": 30, "batch_size": 128, "validate_every": 10,
     "backbones": {"text": "lsa", "image": "random_conv"},
-}
-FULL: dict[str, Any] = {"steps": 4000, "batch_size": 2048, "validate_every": 100, "precision": "bf16-mixed"}
-WIDE: dict[str, Any] = {  # location encoder of the three architectures; the baselines keep theirs
+}  # fmt: skip
+FULL: dict[str, Any] = {
+    "steps": 4000, "batch_size": 2048, "validate_every": 100, "precision": "bf16-mixed",
+}  # fmt: skip
+WIDE: dict[str, Any] = {  # of the three architectures; the baselines keep their own encoder
     "encoding": {"name": "spherical_harmonics", "degrees": 40, "decay": 1.0},
     "network": {"name": "residual", "hidden": 1024},
 }
-# Every run of the book by the name of its folder: the architecture, where it has another name, and the fields that
-# differ from the configuration. `make book` trains all of them before it executes a chapter.
+LEARNS = {"location_learns": True}
+# Every run of the book by the name of its folder: its architecture, where that has another name, and
+# the fields that differ from the configuration. `make book` trains all of them first.
 RUNS: dict[str, dict[str, Any]] = {
     "imagebind-text": {"architecture": "imagebind", "modalities": ("location", "text")},
     "imagebind-image": {"architecture": "imagebind", "modalities": ("location", "image")},
     **{name: {} for name in ARCHITECTURES},
     "satclip-text": {"architecture": "satclip", "modalities": ("location", "text")},
     "csp-flat": {"architecture": "csp", "options": {"temperatures": [20.0, 1.0, 1.0]}},
-    "cyclic-learning": {"architecture": "cyclic", "options": {"location_learns": True}},
-    "cyclic-single": {"architecture": "cyclic", "options": {"location_learns": True, "cycles": 1}},
-    "cyclic-replay": {
-        "architecture": "cyclic",
-        "options": {"location_learns": True, "cycles": 1, "replay": 0.2},
-    },
-    "cyclic-image-first": {
-        "architecture": "cyclic",
-        "options": {"location_learns": True, "order": ["image", "text"]},
-    },
+    "cyclic-learning": {"architecture": "cyclic", "options": LEARNS},
+    "cyclic-single": {"architecture": "cyclic", "options": LEARNS | {"cycles": 1}},
+    "cyclic-replay": {"architecture": "cyclic", "options": LEARNS | {"cycles": 1, "replay": 0.2}},
+    "cyclic-image-first": {"architecture": "cyclic", "options": LEARNS | {"order": ["image", "text"]}},
     "fused-spared": {"architecture": "fused", "options": {"exclude_km": 100.0}},
     "fused-soft": {"architecture": "fused", "options": {"soft_km": 100.0}},
     "fused-logsumexp": {"architecture": "fused", "options": {"form": "logsumexp"}},
@@ -67,32 +61,32 @@ RUNS: dict[str, dict[str, Any]] = {
 
 
 def profile() -> str:
-    """Return the size of everything: "book", "workshop" or "smoke".
-
-    Raises:
-        ValueError: ``GEONB_PROFILE`` is none of them.
-    """
-    default = "smoke" if os.environ.get("GEONB_SMOKE", "") not in ("", "0") else "book"
-    name = os.environ.get("GEONB_PROFILE") or default
+    """Return the size of everything; raises ValueError if ``GEONB_PROFILE`` is none of `STORES`."""
+    name = os.environ.get("GEONB_PROFILE") or ("smoke" if _set("GEONB_SMOKE") else "book")
     if name not in STORES:
         raise ValueError(f"GEONB_PROFILE={name}: choose one of {', '.join(STORES)}")
     return name
 
 
 def configuration(architecture: str) -> tuple[str, TrainConfig]:
-    """Return the name and the configuration of a chapter's run: by profile, and full-size where there is a GPU."""
+    """Return name and configuration of a chapter's run, by the profile and the device."""
     if profile() == "smoke":
         return "smoke", TrainConfig(**SMOKE)
     if profile() == "workshop":
         return "workshop", TrainConfig(**WORKSHOP)
     if gpu():
-        return "full-size", TrainConfig(**FULL, **(WIDE if architecture in ("imagebind", "cyclic", "fused") else {}))
+        wide = WIDE if architecture in ("imagebind", "cyclic", "fused") else {}
+        return "full-size", TrainConfig(**FULL, **wide)
     return "book", TrainConfig(**({} if architecture == "cyclic" else BOOK))
 
 
 def live() -> bool:
-    """Tell whether chapters on data ask the network (``GEONB_LIVE=1``) or read practice inputs."""
-    return os.environ.get("GEONB_LIVE", "") not in ("", "0")
+    """Tell whether chapters on data ask the network or read practice inputs."""
+    return _set("GEONB_LIVE")
+
+
+def _set(name: str) -> bool:
+    return os.environ.get(name, "") not in ("", "0")
 
 
 def root() -> Path:
@@ -104,7 +98,7 @@ def root() -> Path:
 
 
 def data() -> PlaceStore:
-    """Open the place store: ``GEONB_DATA``, else the Atlas sample, which is made on first use (about a minute)."""
+    """Open the place store; the Atlas sample is made on first use, which takes about a minute."""
     if os.environ.get("GEONB_DATA"):
         return PlaceStore.open(os.environ["GEONB_DATA"])
     name, places = STORES[profile()]
@@ -112,22 +106,22 @@ def data() -> PlaceStore:
     if not path.exists():
         from geonb.sample import make_atlas
 
-        duration = "about a minute" if places > 2000 else "some seconds"
-        print(f"Making the Atlas sample in {path} ({duration}): real places and facts, simulated texts and images.")
+        print(f"Making the Atlas sample in {path}: real facts, simulated texts and images.")
         return make_atlas(path, places=places)
     return PlaceStore.open(path)
 
 
 def run(name: str, architecture: str | None = None, extra: dict | None = None, **changes: Any) -> Path:
-    """Return the run ``runs/<store>/<name>``, trained if it is missing, unfinished, or of another config or data.
+    """Return ``runs/<store>/<name>``, trained unless it is there with this config and data.
 
     Args:
-        name: the run's folder; its settings are those of :data:`RUNS`, where that has it.
-        architecture: of a run that :data:`RUNS` does not have; by default the name.
+        name: the run's folder, and a key of `RUNS` or an architecture.
+        architecture: of a run with another name.
         extra: further modalities, see :func:`geonb.training.train`.
-        changes: fields of :class:`geonb.config.TrainConfig` that differ from the :func:`configuration`.
+        changes: fields of :class:`geonb.config.TrainConfig` that differ from the `configuration`.
     """
-    store, settings = data(), {"architecture": architecture or name} | RUNS.get(name, {}) | changes
+    store = data()
+    settings = {"architecture": architecture or name} | RUNS.get(name, {}) | changes
     architecture = settings.pop("architecture")
     size, config = configuration(architecture)
     config = resolve(architecture, store, replace(config, **settings), extra)
@@ -144,16 +138,12 @@ def run(name: str, architecture: str | None = None, extra: dict | None = None, *
             shutil.rmtree(path)
     train(architecture, store, path, config, resume=path.exists(), extra=extra)
     if size in ("workshop", "full-size"):
-        made = json.loads((path / "manifest.json").read_text())
-        print(
-            f"{name}: {size} configuration, {made['steps']:,} steps of {made['batch_size']:,} places, "
-            f"{made['precision']}, {made['wall_s']:.0f} s on {gpu() or made['device']}"
-        )
+        print(f"{name}: {size} configuration")
     return path
 
 
 def results() -> dict:
-    """Return the evaluation of all six architectures (``runs/<store>/results.json``), made again when a run changed."""
+    """Return the evaluation of all six architectures, made again when a run changed."""
     from geonb.evaluation.suite import SCHEMA, evaluate
 
     store = data()

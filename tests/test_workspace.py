@@ -95,8 +95,7 @@ def test_on_a_gpu_the_full_size_is_trained_and_a_line_says_so(home, monkeypatch,
                                             "split": SMALL.split, "backbones": SMALL.backbones})  # fmt: skip
     made = manifest(workspace.run("fused"))
     assert made["precision"] == "bf16-mixed" and made["steps"] == 3
-    line = f"fused: full-size configuration, 3 steps of 32 places, bf16-mixed, {made['wall_s']:.0f} s on a GPU that is not there"
-    assert capsys.readouterr().out.strip() == line
+    assert capsys.readouterr().out.strip() == "fused: full-size configuration"
 
 
 @pytest.mark.parametrize("value, live", [("1", True), ("0", False), ("", False), (None, False)])

@@ -32,7 +32,7 @@ class RandomConv:
 
     Random filters are applied to standardised square roots of reflectance; responses of either
     sign are averaged over the chip. Half of the filters respond to texture only.
-    Source: MOSAIKS (Rolf et al., 2021), whose filters are patches of the data.
+    Source: MOSAIKS, doi 10.1038/s41467-021-24638-z, whose filters are patches of the data.
     """
 
     name = "random_conv"
