@@ -101,12 +101,11 @@ def _names(lonlat: np.ndarray, size_km: float) -> dict:
             chosen[i] = around[int(people[around].argmax())]
     chord = np.linalg.norm(where[towns[chosen]] - xyz, axis=1)
     km = np.rint(2 * EARTH_RADIUS_KM * np.arcsin(chord / 2)).astype(int)
-    town = np.where(km <= max(NEAR_KM, 0.6 * size_km), facts["name"][towns[chosen]], "")
-    sent = {"townKm": pack(np.minimum(km, 65535), "<u2")}
-    for name, plural, values in (("town", "towns", town), ("country", "countries", country)):
-        names, code = np.unique(values.astype(str), return_inverse=True)
-        sent |= {plural: names.tolist(), name: pack(code, "<u2")}
-    return sent
+    near = km <= max(NEAR_KM, 0.6 * size_km)
+    label = np.where(near, facts["name"][towns[chosen]] + ", " + country, country)
+    labels, code = np.unique(label.astype(str), return_inverse=True)
+    km = np.where(near, km, 65535)  # no town
+    return {"labels": labels.tolist(), "label": pack(code, "<u2"), "townKm": pack(km, "<u2")}
 
 
 def _simulated(models: Iterable[Model]) -> list[str]:

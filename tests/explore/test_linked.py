@@ -386,7 +386,7 @@ def test_nothing_bars_anyone_in_light_and_in_dark(open_page, width):
     Picture(page, 0).drag((0.2, 0.2), (0.5, 0.8))
     assert selected(page) < N and page.locator(".gl").nth(1).get_attribute("data-selected") == str(N)
     set_theme(page, "light")
-    canvases = page.locator(".gl-base").nth(0), page.locator(".gl-ground").nth(1)
+    canvases = page.locator(".gl-base").nth(0), page.locator(".gl-base").nth(1)
     page.get_by_label("Colour by").first.select_option("height")
     settle(page)
     before = [drawn(c) for c in canvases]

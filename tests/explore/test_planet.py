@@ -222,8 +222,8 @@ def test_ask_by_typing_and_the_words_nearest_to_a_place(open_page):
 
 def test_hostile_names_queries_and_towns_are_text(open_page, monkeypatch):
     names = planet._names
-    hostile = lambda *a: names(*a) | {"towns": [t and HOSTILE[0] + t for t in names(*a)["towns"]]}  # noqa: E731
-    monkeypatch.setattr(planet, "_names", hostile)
+    hostile = {"labels": [HOSTILE[0] + label for label in names(CENTRES, KM)["labels"]]}
+    monkeypatch.setattr(planet, "_names", lambda *a: names(*a) | hostile)
     hostile = planet_view(dict(zip(HOSTILE, MODELS.values(), strict=False)), queries=HOSTILE, cells_km=KM)
     page = open_page(hostile.to_html(), over_http=True)
     click(page, 10, 50)

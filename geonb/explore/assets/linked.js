@@ -3,9 +3,9 @@
 const STEP = 0.025, MOST_ZOOM = 64, LISTED = 100;
 const PAD = 8, REACH = 14, TOUCH_REACH = 24; // pixels
 const TOOLS = {
-  explore: ["Explore", "Move the picture; on a touch screen one finger scrolls the page and two move the picture"],
-  box: ["Box", "Drag a box to select"],
-  lasso: ["Lasso", "Draw around what to select"],
+  explore: ["Explore", "Drag to move, Ctrl and wheel to zoom. On a touch screen one finger scrolls the page, two move a picture."],
+  box: ["Box", "Drag a box over either picture to select."],
+  lasso: ["Lasso", "Draw around places in either picture to select them."],
 };
 const HELP = "Arrow keys move the cursor, Space inspects the place under it. Enter starts a box, or with Lasso an outline that " +
   "follows the cursor; Enter again ends it; Shift and Enter adds one more. Plus and minus zoom, 0 shows everything, " +
@@ -48,10 +48,12 @@ function mount(root, D) {
   for (const [value, [words, title]] of Object.entries(TOOLS)) {
     const radio = element("input", { type: "radio", name: id + "tool", value });
     radio.checked = value === tool;
-    radio.onchange = () => use(value);
+    radio.onchange = () => { // until a tool is chosen by hand, a finger scrolls the page
+      use(value);
+      root.classList.toggle("gl-brushing", value !== "explore");
+    };
     tools.append(element("label", { title }, radio, element("span", {}, words)));
   }
-  const clearButton = button({}, "Clear", clear);
   const resetButton = button({ title: "Everything as it was: selection, classes, zoom" }, "Reset", reset);
   const list = element("div", { class: "gl-list", tabindex: "0", role: "region", "aria-label": "List of the selection" });
   const details = element("details", {}, element("summary", {}, "Selection as a list"), list);
@@ -60,10 +62,9 @@ function mount(root, D) {
   card.hidden = true;
   views.forEach((view, i) => {
     const name = D.titles[i], canvas = (kind, more) => element("canvas", { class: "gl-" + kind, ...more });
-    view.ground = canvas("ground", { "aria-hidden": "true" });
     view.base = canvas("base", { "aria-hidden": "true" });
     view.top = canvas("top", { tabindex: "0", role: "application", "aria-label": D.alt[i] || name, "aria-describedby": id });
-    view.plot = element("div", { class: "gl-plot" }, view.ground, view.base, view.top);
+    view.plot = element("div", { class: "gl-plot" }, view.base, view.top);
     Object.assign(view, { k: 1, cx: 0.5, cy: 0.5 });
     const zoom = element("div", { class: "gl-zoom" },
       button({ "aria-label": "Zoom in: " + name }, "+", () => zoomBy(view, 2)),
@@ -73,27 +74,16 @@ function mount(root, D) {
       element("figcaption", {}, element("span", {}, name), zoom), view.plot));
     listen(view, i);
   });
-  const head = element("div", { class: "gl-head" }, tools, element("div", { class: "gl-row" }, status, clearButton, resetButton));
+  const head = element("div", { class: "gl-head" }, tools, element("div", { class: "gl-row" }, status, button({}, "Clear", clear), resetButton));
   if (columns.length) head.prepend(element("label", {}, "Colour by ", choice));
   root.classList.toggle("gl-touch", coarse || navigator.maxTouchPoints > 0);
-  root.dataset.tool = tool;
   root.replaceChildren(head, plots, readout, legend, card, details, element("p", { class: "gl-hidden", id }, HELP));
-  hint();
+  use(tool);
 
-  function use(value) { // until a tool is chosen by hand, a finger scrolls the page
+  function use(value) {
     tool = root.dataset.tool = value;
     tracing = false;
-    root.classList.toggle("gl-brushing", tool !== "explore");
-    hint();
-  }
-
-  function hint() {
-    const inspect = coarse ? " Tap a place to inspect it." : " Point at a place to read it, click to inspect it.";
-    readout.dataset.hint = {
-      explore: coarse ? "Two fingers zoom and move a picture; Box and Lasso select." : "Drag to move, Ctrl and wheel to zoom; Box and Lasso select.",
-      box: "Drag a box over either picture to select.",
-      lasso: "Draw around places in either picture to select them.",
-    }[tool] + inspect + (coarse && tool !== "explore" ? " Explore lets the page scroll again." : "");
+    readout.dataset.hint = TOOLS[tool][1] + (coarse ? " Tap a place to inspect it." : " Point at a place to read it, click to inspect it.");
   }
 
   // ---- from places to pixels
@@ -112,7 +102,7 @@ function mount(root, D) {
       Object.assign(view, { w, h, r, sx: s * view.aspect, sy: s });
       if (!W || !H || (view.base.width === W && view.base.height === H)) continue;
       changed = true;
-      for (const c of [view.ground, view.base, view.top]) { c.width = W; c.height = H; }
+      for (const c of [view.base, view.top]) { c.width = W; c.height = H; }
       look(view, view.k, view.cx, view.cy);
     }
     return changed;
@@ -126,8 +116,7 @@ function mount(root, D) {
       view[axis] = half >= 0.5 ? 0.5 : clamp(c, half, 1 - half);
     }
     view.plot.dataset.zoom = +view.k.toFixed(3);
-    buttons();
-    redraw([view]);
+    redraw();
   }
 
   function zoomAt(view, k, [ux, uy], [x, y]) { // so that the place (ux, uy) is then at the pixel (x, y)
@@ -145,8 +134,7 @@ function mount(root, D) {
   const css = (name) => style.getPropertyValue(name).trim();
   const paint = (c) => typeof c === "number" ? cividis(c, css("--gl-lift")) : c.startsWith("--") ? css(c) : c;
 
-  function redraw(which = views) {
-    for (const view of which) view.stale = true;
+  function redraw() {
     if (!waiting) requestAnimationFrame(draw);
     waiting = true;
   }
@@ -155,28 +143,20 @@ function mount(root, D) {
     waiting = false;
     style = getComputedStyle(root);
     paintRamp(legend, css("--gl-lift"));
-    for (const view of views) {
-      if (!view.w || !view.stale) continue;
-      view.stale = false;
-      if (view.world) drawGround(view);
-      drawPlaces(view);
-    }
+    for (const view of views) if (view.w) drawPlaces(view);
     if (details.open && !listed) fillList();
     overlay();
   }
 
-  function drawGround(view) {
-    const f = frame(view), key = [view.base.width, view.base.height, f.ax, f.bx, f.by, css("--gl-sea")].join();
-    if (view.drawn === key) return;
-    view.drawn = key;
-    const g = clean(view.ground, view), { rings, lines, edge } = view.world;
+  function drawGround(g, f, { rings, lines, edge }) {
     g.fillStyle = css("--gl-sea"); g.beginPath(); trace(g, f, edge, true); g.fill();
     g.strokeStyle = css("--gl-grid"); g.beginPath(); lines.forEach((line) => trace(g, f, line)); g.stroke();
     g.fillStyle = css("--gl-land"); g.beginPath(); rings.forEach((ring) => trace(g, f, ring, true)); g.fill("evenodd");
   }
 
   function drawPlaces(view) { // discs; squares where they are so small that nobody sees the difference
-    const g = clean(view.base, view), { ax, ay, bx, by } = frame(view);
+    const g = clean(view.base, view), f = frame(view), { ax, ay, bx, by } = f;
+    if (view.world) drawGround(g, f, view.world);
     const seen = rows.filter((k) => {
       const x = bx + view.x[k] * ax, y = by + view.y[k] * ay;
       return mark[k] && x > -4 && y > -4 && x < view.w + 4 && y < view.h + 4;
@@ -262,14 +242,7 @@ function mount(root, D) {
     status.textContent = shapes.length ? whole(count) + " of " + whole(n) + " selected"
       : shown < n ? whole(shown) + " of " + whole(n) + " shown" : whole(n) + " places";
     listed = false;
-    buttons();
     redraw();
-  }
-
-  function buttons() {
-    const idle = (node, value) => node.setAttribute("aria-disabled", String(value));
-    idle(clearButton, !shapes.length);
-    idle(resetButton, !shapes.length && !hidden.size && chosen < 0 && views.every((v) => v.k === 1));
   }
 
   function clear() {
@@ -370,8 +343,8 @@ function mount(root, D) {
     if (!tiles.has(k)) return [element("p", { class: "gl-thumb gl-soft" }, "This page has no image of this place.")];
     const { tile, across } = D.thumbs, at = tiles.get(k), label = "Image of " + nameOf(k) + " from above, true colour";
     const canvas = element("canvas", { width: tile, height: tile, role: "img", "aria-label": label });
-    sprite.decode().then(() => canvas.getContext("2d").drawImage(sprite, at % across * tile, Math.floor(at / across) * tile, tile, tile, 0, 0, tile, tile),
-      () => canvas.replaceWith("This picture cannot be read."));
+    const from = [at % across * tile, Math.floor(at / across) * tile];
+    sprite.decode().then(() => canvas.getContext("2d").drawImage(sprite, ...from, tile, tile, 0, 0, tile, tile));
     return [element("figure", { class: "gl-thumb" }, canvas, element("figcaption", {}, "Image ", ...simulated("image")))];
   }
 
@@ -385,7 +358,6 @@ function mount(root, D) {
     const title = [element("p", { class: "gl-name" }, nameOf(k)), element("p", { class: "gl-soft" }, where(k), ...simulated("location"))];
     card.replaceChildren(element("div", { class: "gl-title" }, ...title, shut), ...picture(k), body, element("dl", {}, ...facts));
     card.hidden = false;
-    buttons();
     overlay();
     if (focus) shut.focus();
     if (!D.about) return;
@@ -408,7 +380,6 @@ function mount(root, D) {
     card.hidden = true;
     card.replaceChildren();
     if (held) (back && back.isConnected ? back : views[0].top).focus();
-    buttons();
     overlay();
   }
 
@@ -505,7 +476,7 @@ function mount(root, D) {
 
   // ---- surroundings
   new ResizeObserver(() => { if (size()) draw(); }).observe(plots);
-  onTheme(() => { redraw(); draw(); });
+  onTheme(draw);
   size();
   if (columns.length) showColumn(0); else select();
   draw();

@@ -8,11 +8,10 @@ const RADIUS = 6371.0088, FAR = 2000, PAD = 6, STEP = 2, FAST = 10; // km, km, p
 const PARTS = { like: "Like this place", ask: "Ask the planet" };
 const HELP = "Arrow keys move the pointer by two degrees, with Shift by ten; Enter chooses the place below it.";
 const LEADS = {
-  like: "Click anywhere: each cell of land takes the colour of its similarity to that place. Relative values count standard " +
-    "deviations (\u03c3) from the mean over land; they compare models whose similarities lie in different ranges.",
-  ask: "Each cell takes the colour of its similarity to the words. Relative values count standard deviations (\u03c3) from the " +
-    "mean over land, so that words can be compared; the picture stays the same.",
+  like: "Click anywhere: each cell of land takes the colour of its similarity to that place. ",
+  ask: "Each cell takes the colour of its similarity to the words. ",
 };
+const RELATIVE = "Relative values count standard deviations (\u03c3) from the mean over land; they compare models and words.";
 
 const fixed = (v, digits) => (v < 0 ? "\u2212" : "") + Math.abs(v).toFixed(digits);
 const signed = (v, digits) => (v < 0 ? "" : "+") + fixed(v, digits);
@@ -41,12 +40,7 @@ function readCells(D) {
     lat[i] = Math.asin((edges[band] + edges[band + 1]) / 2) * 180 / Math.PI;
     xyz.push(vector(lon[i], lat[i]));
   }
-  function bandOf(lat_) {
-    const s = Math.sin(radians(lat_));
-    let low = 0, high = columns.length - 1;
-    while (low < high) { const m = (low + high + 1) >> 1; if (edges[m] <= s) low = m; else high = m - 1; }
-    return low;
-  }
+  const bandOf = (lat_) => clamp(edges.findLastIndex((e) => e <= Math.sin(radians(lat_))), 0, columns.length - 1);
   const inBand = (band, lon_) => rowOf[first[band] + Math.floor((lon_ + 180) / 360 * columns[band]) % columns[band]]; // -1: sea
   const cosine = (i, v) => v[0] * xyz[i][0] + v[1] * xyz[i][1] + v[2] * xyz[i][2];
   return { n, lon, lat, xyz, bandOf, inBand, cosine, at: (a, b) => inBand(bandOf(b), a),
@@ -85,9 +79,9 @@ function relative(values) { // in standard deviations from the mean
 async function mount(root, D) {
   const id = root.id = freshId("gp"), touch = matchMedia("(any-pointer: coarse)").matches || navigator.maxTouchPoints > 0;
   const cells = readCells(D), { n, lon, lat } = cells, world = worldMap(D.land);
-  const town = unpack(D.town, Uint16Array), townKm = unpack(D.townKm, Uint16Array), country = unpack(D.country, Uint16Array);
-  const nameOf = (i) => (!D.towns[town[i]] ? "" : (townKm[i] > Math.max(60, D.km / 2) ? whole(townKm[i]) + " km from " : "near ") +
-    D.towns[town[i]] + ", ") + D.countries[country[i]];
+  const label = unpack(D.label, Uint16Array), townKm = unpack(D.townKm, Uint16Array); // 65535: no town, only a country
+  const distance = (i) => townKm[i] > Math.max(60, D.km / 2) ? whole(townKm[i]) + " km from " : "near ";
+  const nameOf = (i) => (townKm[i] === 65535 ? "" : distance(i)) + D.labels[label[i]];
 
   // ---- the models
   const models = await Promise.all(D.models.map(async (m) => ({
@@ -174,8 +168,8 @@ async function mount(root, D) {
   function towns() { // name -> the nearest cell
     const best = new Map();
     for (let i = 0; i < n; i++) {
-      const name = D.towns[town[i]] && D.towns[town[i]] + ", " + D.countries[country[i]];
-      if (name && (!best.has(name) || townKm[i] < townKm[best.get(name)])) best.set(name, i);
+      const name = D.labels[label[i]];
+      if (!best.has(name) || townKm[i] < townKm[best.get(name)]) best.set(name, i);
     }
     return new Map([...best].sort((a, b) => a[0] < b[0] ? -1 : 1));
   }
@@ -328,16 +322,10 @@ async function mount(root, D) {
   function inform() {
     const rel = measure[part] === "relative", unit_ = rel ? " \u03c3" : "", shown = two() ? [0, 1] : [0];
     const show = (i) => { pointer = [lon[i], lat[i]]; overlay(); describe(); }, text = (i) => capital(nameOf(i));
-    const value = (v) => fixed(v, 2) + unit_, difference = (v) => signed(v, 2) + unit_, lists = [];
+    const value = (v) => fixed(v, 2) + unit_, lists = [];
     for (const s of shown) {
       const f = maps[s].field, title = name(s) + (part === "like" ? ": most similar, over 2,000 km away" : ": brightest places");
       lists.push(ranking(title, part === "like" ? extremes(f, 5, 1500, FAR) : extremes(f, 5, 700), f, value, text, show));
-    }
-    if (part === "like" && two()) {
-      for (const [a, b, sign] of [[0, 1, 1], [1, 0, -1]]) {
-        const d = maps[2].field, most = extremes(d.map((v) => sign * v), 4, 1500).filter((i) => sign * d[i] > 0);
-        lists.push(ranking(name(a) + " higher than " + name(b), most, d, difference, text, show));
-      }
     }
     if (part === "ask") for (const s of shown) {
       const m = models[pair[s]], raw = wordsAt(m, place), usual = (v, q) => (v - m.wordMean[q]) / Math.max(m.wordSd[q], 1e-9);
@@ -395,7 +383,7 @@ async function mount(root, D) {
     unit.value = measure[part];
     top.replaceChildren((part === "ask" ? ask : goTo).box, ...sides.map((s) => s.label), unitField,
       ...(touch ? [readButton] : []), ...(part === "ask" ? [chips] : []));
-    lead.textContent = LEADS[part];
+    lead.textContent = LEADS[part] + RELATIVE;
     maps[1].figure.hidden = maps[2].figure.hidden = !two();
     root.dataset.part = part;
     grid.classList.toggle("gp-single", !two());
