@@ -1,18 +1,15 @@
 """The place store against its peers: seconds, memory and disk of writing, checking and reading it.
 
-    python benchmarks/data.py [--out geonb/results/scale.json] [--articles N] [--chips N] [--scratch FOLDER]
+    python benchmarks/data.py [--out geonb/results/scale.json] [--articles N] [--chips N]
 
-*Texts.* Articles of about 3 kB (sentences of made-up words) through :func:`geonb.data.store.write_store`; then opened,
-checked, and read from first to last and in random batches. The peer is a pandas frame that holds all texts.
+*Texts*: articles of about 3 kB of made-up words; the peer is a pandas frame of all of them. *Chips*:
+random batches from the store, from shards of zarr-python (one chip per inner chunk, LZ4), and from
+a GeoTIFF per chip, as SatCLIP's loader reads them (github.com/microsoft/satclip, ``S2Geo``), in turns
+in one thread, from the page cache, then ``cold``. They are cut from those in ``$GEONB_REAL_DATA``, else
+from the Atlas sample, turned and lightened.
 
-*Chips.* Written and checked; then random batches read from the store, from the same chips in shards of zarr-python
-(one chip per inner chunk, LZ4), and from one GeoTIFF per chip, opened and read by rasterio as SatCLIP's loader does
-(github.com/microsoft/satclip, ``S2Geo``), in turns in one process with one thread. Files are in the page cache; then,
-as ``cold``, dropped from it before each batch. Chips are cut from the real ones in ``$GEONB_REAL_DATA``, else from the
-Atlas sample; each is turned and lightened, so that hardly two are the same.
-
-Every case runs in a process of its own. ``peak_mb`` is the most it ever held, Python, libraries and mapped pages
-included. The input lies in a file, which both sides read. The default sizes take 3 minutes and 3 GB of disk at most.
+Every case runs in a process of its own; ``peak_mb`` is the most it held. The default sizes take
+3 minutes and 3 GB of disk at most.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
     python benchmarks/location.py [--out FILE.json] [--quick]
 
-``GEONB_SATCLIP`` may name a checkout of SatCLIP. Its own table of harmonics is then timed too, as it is evaluated
-there: feature by feature in float64, stacked, and the network in float64. Every case runs in a process of its own.
+Cases: one write of the output ("write"), our harmonics, the recurrence degree by degree, and each before SIREN.
+``GEONB_SATCLIP`` may name a checkout of SatCLIP, whose own table is then timed too, in float64 as
+it is evaluated there. Every case runs in a process of its own.
 """
 
 from __future__ import annotations
@@ -15,30 +16,15 @@ import math
 import os
 from pathlib import Path
 
-import numpy as np
 import torch
 from measuring import in_fresh_process, timed, write
 
+from geonb.data.sampling import random_points
 from geonb.encoders.harmonics import SphericalHarmonics
 from geonb.encoders.location import LocationEncoder, network
 
 DEGREES, HIDDEN, DIM = 40, 512, 256  # of SatCLIP's larger published encoder
-CASES = {
-    "write": "one write of the output",
-    "ours": "geonb",
-    "recurrence": "recurrence, degree by degree",
-    "satclip": "SatCLIP's table, float64",
-    "encoder": "geonb, harmonics and SIREN",
-    "encoder_recurrence": "recurrence, then SIREN, at once",
-    "encoder_satclip": "SatCLIP's table, then SIREN, float64",
-}
-
-
-def points(n: int, dtype: torch.dtype) -> torch.Tensor:
-    """Draw positions uniformly over the sphere."""
-    rng = np.random.default_rng(0)
-    lonlat = np.stack([rng.uniform(-180, 180, n), np.degrees(np.arcsin(rng.uniform(-1, 1, n)))], 1)
-    return torch.tensor(lonlat, dtype=dtype)
+CASES = ("write", "ours", "recurrence", "satclip", "encoder", "encoder_recurrence", "encoder_satclip")
 
 
 def recurrence(lonlat: torch.Tensor) -> torch.Tensor:
@@ -78,7 +64,7 @@ def satclip(lonlat: torch.Tensor) -> torch.Tensor:
 def case(name: str, n: int) -> dict:
     """Measure one case in this process."""
     dtype = torch.float64 if "satclip" in name else torch.float32
-    lonlat, encoding = points(n, dtype), SphericalHarmonics(DEGREES)
+    lonlat, encoding = torch.tensor(random_points(n), dtype=dtype), SphericalHarmonics(DEGREES)
     net = network("siren", encoding.dim, DIM, hidden=HIDDEN).eval().to(dtype)
     encoder = LocationEncoder(encoding, net)
     run = {
@@ -109,15 +95,12 @@ def main() -> None:
         return
     results = []
     for threads, n in ((1, 10_000),) if options.quick else ((1, 10_000), (1, 100_000), (2, 100_000)):
-        print(f"\n{n:,} points, {DEGREES} degrees, {threads} thread(s)")
-        print(f"{'':42}{'median s':>9} {'(min-max)':>15} {'beyond output MB':>17}")
-        for name, label in CASES.items():
+        for name in CASES:
             if "satclip" in name and "GEONB_SATCLIP" not in os.environ:
                 continue
             row = in_fresh_process(__file__, "--case", name, "--points", n, threads=threads)
             results.append({"case": name, "points": n, "threads": threads} | row)
-            spread = f"({row['min_s']:.3f}-{row['max_s']:.3f})"
-            print(f"{label:42}{row['s']:9.3f} {spread:>15} {row['beyond_output_mb']:17.0f}", flush=True)
+            print(json.dumps(results[-1]), flush=True)
     write(options.out, results)
 
 

@@ -1,10 +1,9 @@
-"""Compare symmetric InfoNCE all at once and in chunks, and NT-Xent with pytorch-metric-learning on small batches.
+"""Compare InfoNCE at once and in chunks, and NT-Xent with pytorch-metric-learning.
 
     python benchmarks/losses.py --out benchmarks/results/losses.json
 
-Each case runs in a process of its own: one forward and backward pass, float32, with a learned temperature. Memory is
-the peak beyond that of the process with its inputs (on a GPU: of allocations), so gradients count and embeddings do
-not.
+Each case runs in a process of its own: a forward and a backward pass, float32. Memory is the peak
+beyond that of the process with its inputs (on a GPU: of allocations).
 """
 
 from __future__ import annotations
@@ -13,16 +12,13 @@ import argparse
 import json
 import math
 import statistics
-import sys
 import time
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from measuring import in_fresh_process, peak_mb, write
-from tqdm import tqdm
 
-from geonb._util import provenance
+from geonb.data.sampling import random_points
 from geonb.losses import Space, info_nce, nt_xent_fused
 
 DIM = 256
@@ -42,14 +38,7 @@ def unit(n: int, device: str) -> torch.Tensor:
 
 
 def positions(n: int, device: str) -> torch.Tensor:
-    u, v = torch.rand(2, n, dtype=torch.float64, device=device)
-    return torch.stack([360 * u - 180, torch.rad2deg(torch.asin(2 * v - 1))], 1)
-
-
-def held_mb() -> float:
-    """Return the memory of this process, in MB (Linux)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+    return torch.tensor(random_points(n), device=device)
 
 
 def step(n: int, chunk: int, km: float, device: str) -> dict:
@@ -63,7 +52,7 @@ def step(n: int, chunk: int, km: float, device: str) -> dict:
     if cuda:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated() / 2**20 if cuda else held_mb()
+    before = torch.cuda.memory_allocated() / 2**20 if cuda else peak_mb("VmRSS")
     started = time.perf_counter()
     loss = info_nce(a, b, log_scale.exp(), space, chunk=chunk)
     loss.backward()
@@ -120,24 +109,13 @@ def main() -> None:
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     cases = [(d, *case) for d in devices for case in CASES if case[0] <= arguments.largest]
     results = []
-    print(f"{'device':8}{'places':>8}{'chunk':>8}{'km':>8}{'seconds':>10}{'peak MB':>10}{'loss':>10}")
-    for device, n, chunk, km in tqdm(cases, file=sys.stderr):
+    for device, n, chunk, km in cases:
         found = {"device": device, "places": n, "chunk": chunk, "exclude_km": km}
-        found |= measure("step", n, chunk, km, device)
-        results.append(found)
-        tqdm.write(
-            f"{device:8}{n:8d}{chunk:8d}{km:8.0f}{found['s']:10.2f}{found['peak_mb']:10.0f}{found['loss']:10.4f}",
-            file=sys.stdout,
-        )
-    print(f"\n{'places':>8}{'ours ms':>10}{'pml ms':>10}{'ratio':>8}{'difference':>12}")
+        results.append(found | measure("step", n, chunk, km, device))
+        print(json.dumps(results[-1]), flush=True)
     for n in SMALL:
-        found = {"places": n} | measure("against", n)
-        results.append(found)
-        print(
-            f"{n:8d}{1e3 * found['ours_s']:10.2f}{1e3 * found['theirs_s']:10.2f}{found['ratio']:8.1f}"
-            f"{found['difference']:12.1e}"
-        )
-    print(json.dumps(provenance()))
+        results.append({"places": n} | measure("against", n))
+        print(json.dumps(results[-1]), flush=True)
     write(arguments.out, results)
 
 

@@ -1,10 +1,9 @@
-"""Speed of training from cached features: places per second, and what the loop costs over bare PyTorch.
+"""Speed of training from cached features: places per second, and the cost over bare PyTorch.
 
     python benchmarks/training.py [--out FILE.json] [--steps N]
 
-The default configuration of each architecture trains on generated features of the usual widths. A step of ``fit`` is
-compared with the same step written in bare PyTorch; validations and checkpoints come on top. Every case runs in a
-process of its own.
+Each architecture's default trains on generated features. A step of ``fit`` is compared with the
+same step in bare PyTorch. Every case runs in a process of its own.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ from measuring import in_fresh_process, peak_mb, write
 from geonb import training
 from geonb.architectures import ARCHITECTURES
 from geonb.config import ENCODERS, TrainConfig, build
+from geonb.data.sampling import random_points
 from geonb.training import PlaceDataset, batch_rows, fit, parameter_groups, step_seed
 
 PLACES, WIDTHS = 8000, {"text": 384, "image": 512}
@@ -36,8 +36,8 @@ WARM_UP = 3  # steps that are not counted
 def generated(places: int, modalities: tuple[str, ...]) -> PlaceDataset:
     """Random positions and features: nothing to learn, the same work."""
     rng = np.random.default_rng(0)
-    lonlat = np.stack([rng.uniform(-180, 180, places), np.degrees(np.arcsin(rng.uniform(-1, 1, places)))], 1)
-    store = SimpleNamespace(lonlat=lonlat, place_id=np.arange(places).astype(str), path=Path("generated"))
+    names = np.arange(places).astype(str)
+    store = SimpleNamespace(lonlat=random_points(places), place_id=names, path=Path("generated"))
     features = {m: rng.normal(size=(places, WIDTHS[m])).astype(np.float32) for m in modalities}
     return PlaceDataset(store, {}, features)
 
@@ -99,12 +99,10 @@ def main() -> None:
         print(json.dumps(case(options.case, options.steps)))
         return
     results, threads = [], len(os.sched_getaffinity(0))
-    print(f"{'':12}{'batch':>6}{'places/s':>10}{'over bare':>11}{'peak MB':>9}")
     for name in ARCHITECTURES:
         row = in_fresh_process(__file__, "--case", name, "--steps", options.steps, threads=threads)
         results.append({"case": name, "threads": threads} | row)
-        print(f"{name:12}{row['batch_size']:6}{row['places_per_s']:10,.0f}{row['over_bare_pytorch']:+11.1%}"
-              f"{row['peak_mb']:9,.0f}", flush=True)  # fmt: skip
+        print(json.dumps(results[-1]), flush=True)
     write(options.out, results)
 
 

@@ -1,9 +1,8 @@
-"""Which distant places an embedding finds similar, bound to texts, to images or to both: writes
-geonb/results/alike.json.
+"""Which distant places an embedding finds similar, by binding: writes geonb/results/alike.json.
 
     python research/alike.py [--seeds 5] [--out runs/alike]
 
-Finished runs are kept, so the script can be stopped and started again.
+Finished runs stay, so the script can be stopped and started again.
 """
 
 from __future__ import annotations

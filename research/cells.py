@@ -1,7 +1,4 @@
-"""The cells of a grid: one trained run or reference row each, evaluated with the functions of geonb.evaluation.
-
-The module knows how a cell is made and measured. Which cells there are is decided in grid.py.
-"""
+"""The cells of a grid: one trained run or reference row each, evaluated by geonb.evaluation."""
 
 from __future__ import annotations
 
@@ -18,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from geonb._util import tqdm, write_atomically
 from geonb.config import TrainConfig, split_of
@@ -51,8 +49,7 @@ class Cell:
 
     Attributes:
         architecture: of the run, the name of a reference row, or of an array of ``Settings.extra``.
-        bound: the modalities that position is bound to; () for a reference.
-        encoder: a key of LOCATION_ENCODERS; "own" is the architecture's default. "" for a reference.
+        bound: the modalities that position is bound to. ``encoder``: of LOCATION_ENCODERS.
         variant: a name for ``changes``, fields of geonb.config.TrainConfig.
     """
 
@@ -75,7 +72,6 @@ class Settings:
     """What all cells of a grid share.
 
     Attributes:
-        data: folder of the place store. ``out``: where runs, rows and predictions go.
         size_km: edge of the held-out blocks; no smaller than the targets' correlation ranges.
         extra: a .npz with features of further modalities by name (places, d), or None.
     """
@@ -95,13 +91,10 @@ class Settings:
 
 
 def run_cells(cells: list[Cell], settings: Settings, workers: int | None = None, progress: bool = True) -> None:
-    """Train and evaluate every cell that is not done yet; a grid that was killed goes on where it stopped.
-
-    Args:
-        workers: processes of one thread each; by default one per core.
+    """Train and evaluate every cell that is not done yet; a killed grid goes on where it stopped.
 
     Raises:
-        ValueError: ``out`` holds a grid of other settings.
+        ValueError: ``out`` has a grid of other settings.
         RuntimeError: some cells failed; the others are done, and the next call tries those again.
     """
     out, store = Path(settings.out), PlaceStore.open(settings.data)
@@ -119,7 +112,7 @@ def run_cells(cells: list[Cell], settings: Settings, workers: int | None = None,
     todo, failed = [cell for cell in cells if not _row_file(out, cell).exists()], {}
     context = multiprocessing.get_context("spawn")  # a fork would inherit the threads of torch, and hang
     bar = tqdm(total=len(cells), initial=len(cells) - len(todo), desc=out.name, unit="cell", disable=not progress)
-    with bar, ProcessPoolExecutor(workers or os.cpu_count(), context, initializer=_one_thread) as pool:
+    with bar, ProcessPoolExecutor(workers or os.cpu_count(), context, torch.set_num_threads, (1,)) as pool:
         waiting = {pool.submit(run_cell, cell, settings): cell for cell in todo}
         try:
             for job in as_completed(waiting):
@@ -139,14 +132,8 @@ def _row_file(out: str | Path, cell: Cell) -> Path:
 
 
 def read_rows(cells: list[Cell], out: str | Path) -> list[dict]:
-    """The results of the cells that are done, one dict each, in the order of the cells."""
+    """The results of the cells that are done, in the order of the cells."""
     return [json.loads(_row_file(out, cell).read_text()) for cell in cells if _row_file(out, cell).exists()]
-
-
-def _one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
 
 
 def run_cell(cell: Cell, settings: Settings) -> None:
@@ -187,14 +174,7 @@ def evaluate_cell(
     tasks = {name: task for name, task in TASKS.items() if task.column in store.columns}
     folds = task_folds(store.column, tasks, protocols, skipped)
     line = {**asdict(cell), "name": cell.name, "data_hash": store.data_hash, "skipped": skipped}
-    if run is None:
-        vectors = extra.get(cell.architecture)
-        views = {} if vectors is None else {cell.architecture: vectors}
-        line["probes"], predictions = [], {}
-        if vectors is None or np.isfinite(vectors).all():
-            runner = ProbeRunner(cell.architecture, store.lonlat, vectors)
-            line["probes"], predictions = probe_rows(runner, folds, cell.seed)
-    else:
+    if run is not None:
         model = load(run)
         views = embed_all(model, store, extra)
         vectors, test = views["location"], split == "test"
@@ -206,13 +186,17 @@ def evaluate_cell(
         line["retrieval"], arrays = _retrieved(rows["retrieval"], predictions, views, model, store, test, extra)
         predictions |= arrays
         line["zero_shot"] = _zero_shot(model, vectors, store, test)
-    line["few_labels"] = []
-    if vectors is None or np.isfinite(vectors).all():
-        limited = [few_labels(p, n, cell.seed) for p in protocols if p.name in ("random", "blocked") for n in FEW]
-        chosen = {name: task for name, task in tasks.items() if name in FEW_TASKS}
-        runner = ProbeRunner(cell.architecture, store.lonlat, vectors)
-        few = task_folds(store.column, chosen, limited, few=True)
-        line["few_labels"] = [_row(fold, runner.predict(fold)[0]) for fold in few]
+    else:
+        vectors = extra.get(cell.architecture)
+        views = {} if vectors is None else {cell.architecture: vectors}
+    runner = ProbeRunner(cell.architecture, store.lonlat, vectors)
+    usable = vectors is None or np.isfinite(vectors).all()  # texts and images are not at all places
+    if run is None:
+        line["probes"], predictions = probe_rows(runner, folds if usable else [], cell.seed)
+    limited = [few_labels(p, n, cell.seed) for p in protocols if p.name in ("random", "blocked") for n in FEW]
+    chosen = {name: task for name, task in tasks.items() if name in FEW_TASKS and usable}
+    few = task_folds(store.column, chosen, limited, few=True)
+    line["few_labels"] = [_row(fold, runner.predict(fold)[0]) for fold in few]
     line["facts"] = _facts(views, protocols[0], store)
     of_task = {f"{fold.name}|{fold.protocol}": fold for fold in folds}
     return line, {k: _compact(of_task[k], v) if k in of_task else v for k, v in predictions.items()}
@@ -307,8 +291,7 @@ def _retrieved(
 
 
 def through_positions(queries: np.ndarray, positions: np.ndarray, scale: float) -> np.ndarray:
-    """Translate queries (q, d) into positions: the mean of location embeddings (p, d), weighted by the softmax of
-    ``scale`` times the cosine similarity, as unit vectors (q, d)."""
+    """Translate queries (q, d) into positions: the mean of location embeddings (p, d), weighted by softmax."""
     logits = scale * (queries @ positions.T)
     weights = np.exp(logits - logits.max(1, keepdims=True))
     mean = (weights / weights.sum(1, keepdims=True)) @ positions
@@ -350,14 +333,10 @@ def _information(z: dict[str, np.ndarray], model: Model, test: np.ndarray) -> di
 
 
 def info_nce_bound(a: np.ndarray, b: np.ndarray) -> float:
-    """Measure a lower bound in nats on the mutual information of paired unit vectors (n, d): log N - InfoNCE, N = 256
-    (van den Oord et al., 2018, eq. 10), with a scaled cosine as the critic.
+    """Measure a lower bound in nats on the mutual information of unit vectors (n, d): log N - InfoNCE.
 
-    The scale is the best of 16 on one half of the pairs. The bound is the mean over 20 random batches of the other half
-    and both directions. It cannot exceed log N; a value below 0 says nothing.
-
-    Raises:
-        ValueError: fewer than 4 pairs.
+    After van den Oord et al. (2018), eq. 10, with N = 256. One half of the pairs chooses the scale
+    of the cosines; the bound is the mean over 20 batches of the other half.
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if len(a) < 4:

@@ -1,9 +1,9 @@
-"""The grid behind the chapter of the six hypotheses: writes geonb/results/grid.json, with its provenance.
+"""The grid behind the chapter of the six hypotheses: writes geonb/results/grid.json.
 
     python research/grid.py [--seeds 5] [--workers 2] [--out runs/grid]
 
-Finished cells are kept, so the script can be stopped and started again. Where the wheel of geoclip 1.3.0 is named by
-GEONB_GEOCLIP or installed, its published location encoder is one of the reference rows.
+Finished cells stay, so the script can be stopped and started again. Where the wheel of geoclip
+1.3.0 is installed or named by GEONB_GEOCLIP, its location encoder is one of the reference rows.
 """
 
 from __future__ import annotations
@@ -55,8 +55,10 @@ def cells(seeds: int, published: bool) -> list[Cell]:
 
 
 def write_features(store, path: Path) -> dict:
-    """Write the features of texts without place names, the backbones' features of each place, and the published
-    encoder's embeddings, where it is installed; returns how well names were masked, and whether it was."""
+    """Write features of masked texts, of the backbones and of the published encoder.
+
+    Returns how well names were masked, and whether the published encoder is there.
+    """
     backbone = text_backbone("auto", fit_on=[])
     rows = np.flatnonzero(store.has("text"))
     names, shared = names_of(store, rows)
@@ -79,15 +81,6 @@ def write_features(store, path: Path) -> dict:
         "after masking": leak_rate(masked, names),
         "published encoder": PUBLISHED in arrays,
     }
-
-
-def rounded(content):
-    """Round all numbers to five decimals; tables show two or three."""
-    if isinstance(content, dict):
-        return {k: rounded(v) for k, v in content.items()}
-    if isinstance(content, list | tuple):
-        return [rounded(v) for v in content]
-    return round(content, 5) if isinstance(content, float) else content
 
 
 def main() -> None:
@@ -128,7 +121,8 @@ def main() -> None:
     }
     content = {"provenance": made} | summarise(scores) | {"hypotheses": hypotheses(scores, ENCODERS)}
     out = ROOT / "geonb" / "results" / "grid.json"
-    out.write_text(json.dumps(rounded(content), indent=0, allow_nan=False) + "\n")
+    rounded = json.loads(json.dumps(content), parse_float=lambda number: round(float(number), 5))  # tables show 2 or 3
+    out.write_text(json.dumps(rounded, indent=0, allow_nan=False) + "\n")
     print(out)
 
 

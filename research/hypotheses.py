@@ -98,8 +98,7 @@ def hypotheses(scores: GridScores, encoders: list[str]) -> list[dict]:
 
 
 def outcome(parts: list[dict]) -> str:
-    """Decide: "supported" if every part is as wanted, "refuted" if any lies wholly on the other side, else
-    "undecided"."""
+    """Decide: "supported" if all parts are as wanted, "refuted" if any is on the other side."""
     verdicts = [_side(p) for p in parts]
     if all(v == "as wanted" for v in verdicts):
         return "supported"

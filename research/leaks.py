@@ -10,8 +10,7 @@ from geonb.data.texts import TOKEN, _Word, _words
 def leak_rate(texts: Sequence[str], names: Sequence[Iterable[str]]) -> float:
     """Compute the share of texts that have any of their own names; 0 for no texts.
 
-    A name counts where its words follow one another with any sign between them, and one of them has
-    a capital, or the name itself has none.
+    The words of a name follow one another, and one has a capital, or the name itself has none.
     """
     leaks = 0
     for text, of_text in zip(texts, names, strict=True):

@@ -1,19 +1,15 @@
-"""The book's experiments on real articles and real Sentinel-2 chips: writes geonb/results/real.json.
+"""The experiments on real articles and Sentinel-2 chips: writes geonb/results/real.json.
 
     python research/real_data.py [--seeds 3] [--steps 400] [--work DIR] [--out FILE]
 
-Needs the real data set (``GEONB_REAL_DATA``, see real_data below) and, for the runs that start from
-the Atlas sample, runs/atlas/imagebind, which is trained when missing.
-
-Texts: location and text are bound on two thirds of the articles, alone and starting from the Atlas run; the last third
-and the descriptions of another source are for retrieval only. Images: tiles of the chips go through the frozen image
-backbone, and each tile's nearest tile from *another* chip tells whether kinds of land fall apart.
+Texts: location and text are bound on two thirds of the articles, from nothing and from the Atlas
+run; retrieval is of the last third and of descriptions of another source. Images: each tile's
+nearest tile of *another* chip, by the frozen backbone, shows whether kinds of land fall apart.
 """
 
 from __future__ import annotations
 
 import argparse
-import fnmatch
 import json
 import os
 from pathlib import Path
@@ -38,16 +34,17 @@ KINDS = {
     "511198": "cloud over forest", "566084": "dry rangeland", "58000": "desert", "70541": "desert", "74721": "water",
     "752389": "water", "766272": "savanna", "8845": "boreal lakes and bog",
 }  # fmt: skip
-# Files of the real data set: pattern of the name, source, licence.
-PROVENANCE = (
-    ("wikipedia_places.csv*",
-     "Wikipedia introductions through YAGO 3 (github.com/boberle/random-items, commit 2b82ced, 2020)",
+# Files of the real data set: start of the name, source, licence.
+SOURCES = {
+    "wikipedia_places":
+    ("Wikipedia introductions through YAGO 3 (github.com/boberle/random-items, commit 2b82ced, 2020)",
      "CC BY-SA 3.0 (Wikipedia contributors)"),
-    ("world_heritage.csv*", "UNESCO World Heritage List, 2019 edition (UNESCO World Heritage Centre)",
-     "CC BY-SA 3.0 IGO"),
-    ("patch_*.tif", "Copernicus Sentinel-2 L2A, example chips of github.com/microsoft/satclip, commit 1ead106",
+    "world_heritage":
+    ("UNESCO World Heritage List, 2019 edition (UNESCO World Heritage Centre)", "CC BY-SA 3.0 IGO"),
+    "patch":
+    ("Copernicus Sentinel-2 L2A, example chips of github.com/microsoft/satclip, commit 1ead106",
      "MIT (repository); contains modified Copernicus Sentinel data"),
-)  # fmt: skip
+}  # fmt: skip
 MEASURES = ("n", "recall@1", "recall@10", "chance@10", "median_km", "chance_median_km", "within_750_km")
 
 
@@ -64,17 +61,16 @@ def main(argv: list[str] | None = None) -> dict:
 
     found = real_data()
     csv = {p.name.split(".")[0]: p for p in found["csv"]}
-    used = [csv[name].name for name in ("wikipedia_places", "world_heritage")]
-    articles = _store(args.work / "articles", tables=[csv["wikipedia_places"]])
-    descriptions = _store(args.work / "descriptions", tables=[csv["world_heritage"]])
-    tiles = _store(args.work / "tiles", chips=found["chips"])
-    tiles_as_found = _store(args.work / "tiles-as-found", chips=found["chips"], harmonise=False)
+    articles = _store(args.work / "articles", "wikipedia_places", [csv["wikipedia_places"]])
+    descriptions = _store(args.work / "descriptions", "world_heritage", [csv["world_heritage"]])
+    tiles = _store(args.work / "tiles", "patch", chips=found["chips"])
+    tiles_as_found = _store(args.work / "tiles-as-found", "patch", chips=found["chips"], harmonise=False)
     os.environ.setdefault("GEONB_HOME", str(ROOT))
     atlas_run = args.atlas_run or workspace.run("imagebind")
 
     made = {
         "made_by": "research/real_data.py",
-        "sources": {name: "; ".join(_source(name)) for name in (*used, "patch_*.tif")},
+        "sources": {name: "; ".join(source) for name, source in SOURCES.items()},
         "articles": len(articles),
         "descriptions": len(descriptions),
         "tiles": len(tiles),
@@ -102,10 +98,8 @@ def text_experiment(articles: PlaceStore, descriptions: PlaceStore, atlas_run: P
         if kind == "blocked":
             split |= {"size_km": 500.0, "buffer_km": 50.0}
         held_out = np.flatnonzero(split_of(articles, {"split": split}) == "test")
-        queries = [
-            _queries("held-out articles", articles, held_out),
-            _queries("descriptions", descriptions, np.arange(len(descriptions))),
-        ]
+        queries = [_queries("held-out articles", articles, held_out)]
+        queries.append(_queries("descriptions", descriptions, np.arange(len(descriptions))))
         rows += _text_rows("Atlas sample only", kind, None, load(atlas_run), queries)
         for seed in range(args.seeds):
             for start, init in (("articles only", None), ("Atlas sample, then articles", atlas_run)):
@@ -164,18 +158,18 @@ def image_experiment(tiles: PlaceStore, as_found: PlaceStore, atlas_run: Path) -
     return result
 
 
-def _store(path: Path, tables=(), chips=(), **options) -> PlaceStore:
+def _store(path: Path, name: str, tables=(), chips=(), **options) -> PlaceStore:
     if path.exists():
         return PlaceStore.open(path)
-    source, licence = _source([*tables, *chips][0].name)
+    source, licence = SOURCES[name]
     return from_files(path, tables, chips, source=source, license=licence, **options)
 
 
 def real_data() -> dict[str, list[Path]]:
-    """Find the real data set, {"csv": [...], "chips": [...]}: in `GEONB_REAL_DATA`, else in ``../shared/data``.
+    """Find the real data: in ``GEONB_REAL_DATA``, else in ``../shared/data``.
 
     Raises:
-        FileNotFoundError: it is absent; the message says where it was looked for.
+        FileNotFoundError: it is absent.
     """
     folder = Path(os.environ.get("GEONB_REAL_DATA") or ROOT.parent / "shared" / "data")
     found = {"csv": sorted(folder.glob("places_text/*.csv*")), "chips": sorted(folder.glob("sentinel2/*.tif"))}
@@ -183,10 +177,6 @@ def real_data() -> dict[str, list[Path]]:
         needs = "places_text/*.csv and sentinel2/*.tif; set GEONB_REAL_DATA to the folder that has them"
         raise FileNotFoundError(f"no real data in {folder}: it needs {needs}")
     return found
-
-
-def _source(name: str) -> tuple[str, str]:
-    return next((source, licence) for pattern, source, licence in PROVENANCE if fnmatch.fnmatch(name, pattern))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Means over seeds, intervals and paired comparisons of a grid.
 
-Every interval resamples seeds, and within each seed whole blocks of its test places. All cells of a seed are tested on
-the same places and share the draws, so that a difference is between scores of the same places.
+Intervals resample seeds, and whole blocks of test places within each. The cells of a seed share
+test places and draws, so that a difference is between scores of the same places.
 """
 
 from __future__ import annotations
@@ -33,12 +33,7 @@ def group_of(row: dict) -> Group:
 class GridScores:
     """Scores of every cell of a grid, each with its bootstrap draws.
 
-    Attributes:
-        rows: of the grid by (group, seed).
-        groups: in the order of the cells. ``seeds``: those for which every group is done.
-
-    Raises:
-        ValueError: no seed has all its cells.
+    ``rows`` are by (group, seed); ``seeds`` are those for which every group is done.
     """
 
     def __init__(self, settings: Settings, cells: list[Cell], draws: int = DRAWS) -> None:
@@ -64,7 +59,7 @@ class GridScores:
         self._predictions: dict[str, dict] = {}
 
     def _draw(self, held: np.ndarray, seed: int) -> np.ndarray:
-        """How often each block is drawn, (1 + draws, blocks); the first row is the sample as it is."""
+        """How often each block is drawn, (1 + draws, blocks); first the sample as it is."""
         weights = np.zeros((self.draws + 1, self._block.max() + 1))
         weights[0, held] = 1
         equal = np.full(len(held), 1 / len(held))
@@ -105,7 +100,7 @@ class GridScores:
         return np.repeat(values[:, None], self.draws + 1, 1)
 
     def interval(self, values: np.ndarray) -> dict[str, float]:
-        """{"value", "low", "high"}: the mean over seeds of (seeds, 1 + draws), its interval over seeds and blocks."""
+        """The mean over seeds of (seeds, 1 + draws), and its interval over seeds and blocks."""
         rng = np.random.default_rng(0)
         seeds = rng.integers(0, len(values), (RESAMPLES, len(values)))
         draw = rng.integers(1, values.shape[1], (RESAMPLES, len(values)))
@@ -124,17 +119,16 @@ class GridScores:
 
 
 def summarise(scores: GridScores) -> dict[str, list[dict]]:
-    """Make the tables of a grid: probes, retrieval, information, facts, zero-shot, few labels; means over seeds.
+    """Make the tables of a grid, with means over seeds.
 
-    A probe row has ``behind_best``, the paired difference to the best row of its task and protocol.
+    A probe row has ``behind_best``, the paired difference to the best of its task and protocol.
     """
     tables: dict[str, list[dict]] = {"probes": _probes(scores)}
     for group in scores.groups:
         lines = [scores.rows[group, s] for s in scores.seeds]
 
         def add(table: str, row: dict, group: Group = group) -> None:
-            named = zip(("architecture", "bound", "encoder", "variant"), group, strict=True)
-            tables.setdefault(table, []).append(dict(named) | row)
+            tables.setdefault(table, []).append(_named(group) | row)
 
         for key, means, _ in _over_lines(lines, "retrieval", ("query", "target", "masked", "route")):
             within = scores.interval(scores.recall(group, *key.values()))
@@ -153,6 +147,10 @@ def summarise(scores: GridScores) -> dict[str, list[dict]]:
     return tables
 
 
+def _named(group: Group) -> dict:
+    return dict(zip(("architecture", "bound", "encoder", "variant"), group, strict=True))
+
+
 def _probes(scores: GridScores) -> list[dict]:
     rows = []
     for task, protocol in dict.fromkeys((t, p) for _, t, p in scores.folds):
@@ -163,14 +161,10 @@ def _probes(scores: GridScores) -> list[dict]:
         values = {g: scores.probe(g, task, protocol) for g in present}
         best = max(present, key=lambda g: values[g][:, 0].mean())
         for group in present:
-            row = dict(zip(("architecture", "bound", "encoder", "variant"), group, strict=True))
-            row |= {"task": task, "protocol": protocol}
-            row |= (
-                {"metric": fold.task.metric} | scores.interval(values[group]) | {"seeds": values[group][:, 0].tolist()}
-            )
+            row = _named(group) | {"task": task, "protocol": protocol, "metric": fold.task.metric}
+            row |= scores.interval(values[group]) | {"seeds": values[group][:, 0].tolist()}
             row |= {"n_test": int(fold.test.sum()), "left_out": fold.left_out}
-            row["behind_best"] = scores.interval(values[best] - values[group])
-            rows.append(row)
+            rows.append(row | {"behind_best": scores.interval(values[best] - values[group])})
     return rows
 
 

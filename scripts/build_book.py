@@ -1,8 +1,7 @@
 """Make what the book shows (data, runs, results), execute the chapters, and build ``_build/html``.
 
-Two workers of one thread each train the runs of the book, then execute the chapters; on two cores that is faster than
-one worker of two threads. Each step keeps what is there. A chapter is executed again when its code has changed, and all
-of them when the package, its versions or the runs have changed. When nothing has changed, nothing is done.
+Each step keeps what is there. A chapter is executed again when its code has changed, and all of
+them when the package, its versions or the runs have changed.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ def build(root: Path, run_chapter: Callable[[Path], tuple]) -> int:
     """Build the pages of a book; return 0, or 1 where a chapter or a page failed.
 
     Args:
-        root: the folder with ``_config.yml``, ``_toc.yml`` and ``book/``. Pages go to its ``_build/html``.
+        root: the folder with ``_config.yml``, ``_toc.yml`` and ``book/``.
         run_chapter: executes one notebook; returns it, and what it took.
     """
     if is_current(root):
@@ -105,7 +104,7 @@ def is_current(root: Path) -> bool:
 
 
 def fingerprint(root: Path) -> dict[str, str]:
-    """Return hashes of all that pages depend on: "outputs" for what chapters compute with, "pages" for their sources.
+    """Return hashes of what chapters compute with ("outputs") and of their sources ("pages").
 
     The results follow from the runs. Runs that chapters train themselves change no other chapter.
     """

@@ -169,12 +169,9 @@ def neighbour_cities(gazetteer: dict, rows: np.ndarray) -> dict[str, np.ndarray]
     a, b = lonlat[near], lonlat[rows]
     km = great_circle_km(a, b)
     lon_a, lat_a, lon_b, lat_b = np.radians([a[:, 0], a[:, 1], b[:, 0], b[:, 1]])
-    bearing = np.degrees(
-        np.arctan2(
-            np.sin(lon_b - lon_a) * np.cos(lat_b),
-            np.cos(lat_a) * np.sin(lat_b) - np.sin(lat_a) * np.cos(lat_b) * np.cos(lon_b - lon_a),
-        )
-    )
+    east = np.sin(lon_b - lon_a) * np.cos(lat_b)
+    north = np.cos(lat_a) * np.sin(lat_b) - np.sin(lat_a) * np.cos(lat_b) * np.cos(lon_b - lon_a)
+    bearing = np.degrees(np.arctan2(east, north))
     has &= (km > 3) & (km < 1500)
     directions = np.array(DIRECTIONS, dtype=object)[np.round(bearing / 45).astype(int) % 8]
     return {
@@ -217,11 +214,10 @@ def empty_land(gazetteer: dict) -> dict[str, np.ndarray]:
 
 
 def altitude(lonlat: np.ndarray, coast_km: np.ndarray, bedrock: np.ndarray) -> dict[str, np.ndarray]:
-    """Altitude (pvlib's 5-arc-minute grid, steps of 28 m) and relief: highest minus lowest of the 3 x 3 cells around.
+    """Altitude (pvlib's grid, steps of 28 m) and relief: highest minus lowest of the 3 x 3 cells around.
 
-    The grid has the sea floor along steep coasts, lake floors, and rock below Greenland's ice. Cells below -30 m
-    outside the dry DEPRESSIONS count as sea level beside the sea and as unknown inland, as do empty cells;
-    altitude is unknown at ``bedrock`` places too.
+    Cells below -30 m outside the dry DEPRESSIONS count as sea level beside the sea and as unknown
+    inland, as do empty cells; altitude is unknown at ``bedrock`` places too.
     """
     with h5py.File(Path(pvlib.__file__).parent / "data" / "Altitude.h5") as file:
         raw = file["Altitude"][:]
@@ -229,16 +225,14 @@ def altitude(lonlat: np.ndarray, coast_km: np.ndarray, bedrock: np.ndarray) -> d
     rows, columns = grid.shape
     dry = np.zeros(grid.shape, bool)
     for west, south, east, north in DEPRESSIONS:
-        dry[
-            round((90 - north) * 12) : round((90 - south) * 12), round((180 + west) * 12) : round((180 + east) * 12)
-        ] = 1
+        lines = slice(round((90 - north) * 12), round((90 - south) * 12))
+        dry[lines, round((180 + west) * 12) : round((180 + east) * 12)] = True
     unknown = (raw == 255) | ((grid < -30) & ~dry)
     grid[unknown] = 0
     row = np.clip(((90 - lonlat[:, 1]) / 180 * rows).astype(int), 0, rows - 1)
     column = ((lonlat[:, 0] + 180) / 360 * columns).astype(int) % columns
-    around = np.stack(
-        [grid[np.clip(row + i, 0, rows - 1), (column + j) % columns] for i in (-1, 0, 1) for j in (-1, 0, 1)], 1
-    )
+    beside = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+    around = np.stack([grid[np.clip(row + i, 0, rows - 1), (column + j) % columns] for i, j in beside], 1)
     lost = bedrock | (unknown[row, column] & (coast_km > 25))
     return {
         "elevation_m": np.where(lost, np.nan, grid[row, column]),
@@ -265,8 +259,7 @@ def climate(lonlat: np.ndarray) -> np.ndarray:
 def coast_distance(lonlat: np.ndarray) -> np.ndarray:
     """Distance in km to the nearest cell of sea, on a grid of 0.05 degrees.
 
-    A cell is sea when most of it is; connected waters of less than 1,000 cells (about 20,000 km2) count as lakes.
-    The mask has the Caspian as land.
+    Connected waters of less than 1,000 cells (about 20,000 km2) and the Caspian count as land.
     """
     sea = globe._mask.reshape(3600, 6, 7200, 6).mean((1, 3), dtype=np.float32) > 0.5
     label, _ = ndimage.label(sea)

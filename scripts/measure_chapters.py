@@ -1,12 +1,10 @@
-"""Execute every chapter as a plain notebook, each in a fresh folder, and write what time and memory it took.
+"""Execute every chapter, each in a fresh folder, and write what time and memory it took.
 
     python scripts/measure_chapters.py --out geonb/results/workshop.json --cores 2 --at-most-gb 4
 
-No chapter finds what another has made, so a time includes all data and runs that the chapter needs; in a workshop,
-where chapters share a folder, it is less. Memory and processor time are those of the kernel and its children; memory
-is the sum of what each holds (RSS), looked at ten times a second, so that a page that two share counts twice. Disk is
-what lies in the folder at the end. No limit of memory is set: a chapter that needs more than ``--at-most-gb`` is named,
-and the exit status is 1.
+A time includes all data and runs that the chapter needs. Memory and processor time are those of
+the kernel and its children; shared pages count twice. Disk is what lies in the folder at the end.
+A chapter that needs more than ``--at-most-gb`` is named, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -39,11 +37,10 @@ def chapters(root: Path = ROOT) -> list[Path]:
 
 
 def execute(path: Path, folder: Path, environment: dict[str, str], timeout: int = 900) -> tuple:
-    """The executed notebook, and what it took: {"s", "cpu_s", "peak_mb"}.
+    """Return the executed notebook, and what it took: {"s", "cpu_s", "peak_mb"}.
 
     Args:
-        path: a notebook. ``folder``: where it runs, its current directory.
-        environment: of the kernel, beside that of this process without GEONB_*.
+        folder: where it runs. ``environment``: of the kernel, beside ours without GEONB_*.
         timeout: seconds that a cell may take.
 
     Raises:
