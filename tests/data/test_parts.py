@@ -119,7 +119,7 @@ def test_of_two_processes_the_second_stops(tmp_path):
     code = f"from geonb.data.sources.parts import Parts; Parts({str(tmp_path / 'store')!r}, {PLAN}).__enter__()"
     with Parts(tmp_path / "store", PLAN):
         second = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
-        assert "another process is making" in second.stderr
+        assert "another process is making it" in second.stderr
 
 
 def test_each_chip_is_stored_at_its_own_position_with_its_columns(tmp_path):

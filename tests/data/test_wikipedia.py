@@ -141,7 +141,6 @@ def test_several_files_duplicates_and_limits(tmp_path):
     assert left_out(store) == {"page listed twice": 10}
     assert store.texts(range(70)) == a["text"].to_pylist() + b["text"].to_pylist()[10:]
     assert store.column("near_duplicate").tolist() == [None] * 50 + ["enwiki-51"] * 20
-    assert "20 texts in 1 groups" in (store.path / "datacard.md").read_text()
     some = from_table(tmp_path / "l", str(tmp_path / "[ab].parquet"), limit=25)
     assert some.place_id.tolist() == store.place_id[:25].tolist()
 
@@ -349,7 +348,7 @@ def test_after_a_lasting_fault_the_same_call_continues(tmp_path, trick, error, m
 
 def test_requests_are_limited_and_a_higher_limit_continues(tmp_path):
     with serve(answer=wiki(made())) as server:
-        with pytest.raises(ValueError, match="as many requests as max_requests"):
+        with pytest.raises(ValueError, match="max_requests"):
             get(tmp_path / "s", server, text="full", max_requests=12)
         assert len(server.seen) == 12
         assert len(get(tmp_path / "s", server, text="full")) == 60

@@ -17,11 +17,11 @@ REMOTE = {
 
 
 def raster_errors() -> tuple[type[Exception], ...]:
-    """List what rasterio raises for a damaged file: also GDAL's errors, and names that are not UTF-8."""
+    """List what rasterio raises for a damaged file."""
     from rasterio._err import CPLE_BaseError
     from rasterio.errors import CRSError, RasterioError
 
-    return RasterioError, CPLE_BaseError, CRSError, UnicodeError
+    return RasterioError, CPLE_BaseError, CRSError, UnicodeError  # names that are not UTF-8
 
 
 def may_pass(error: Exception) -> bool:

@@ -1,9 +1,9 @@
 """Real observations from your files: tables of texts with positions, and Sentinel-2 GeoTIFFs.
 
-Real tables contain errors. A position that is certainly wrong stops the reading with file and row; one that
-is very probably wrong is dropped and counted; one that may be right, such as that of an overseas territory,
-gets a flag. Options of :func:`read_texts` change this. GeoTIFFs are cut into tiles. Those of S2-100K
-(https://huggingface.co/datasets/torchgeo/s2-100k; Klemmer et al., 2025) are read as they are.
+Real tables contain errors. A position that is certainly wrong stops the reading with file and row. One
+that is very probably wrong is dropped and counted. One that may be right, such as that of an overseas
+territory, gets a flag. GeoTIFFs are cut into tiles, those of S2-100K without any preparation
+(https://huggingface.co/datasets/torchgeo/s2-100k; Klemmer et al., 2025).
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def read_texts(
 def suspicious_positions(
     lonlat: np.ndarray, country: ArrayLike, continent: ArrayLike, usable: ArrayLike = True
 ) -> dict[str, np.ndarray]:
-    """Find positions (n, 2), degrees, that are probably wrong: reason -> bool (n,), one reason per row at most.
+    """Find positions (n, 2), degrees, that are probably wrong: a mask (n,) for each reason.
 
     Distances are from the median of the other rows of the country.
 
@@ -128,7 +128,7 @@ def suspicious_positions(
     - "far from its country": above 2,000 km and four times the greatest of at least five others.
     - "mirrored": such a position that is at home when longitude or latitude changes its sign.
 
-    Only ``usable`` rows (n,) are judged and used as evidence; an empty country or continent is unknown.
+    Only ``usable`` rows (n,) are judged and used; an empty country or continent is unknown.
     """
     on_axis, at_zero = (lonlat == 0).any(1), (lonlat == 0).all(1)
     found = {reason: np.zeros(len(lonlat), bool) for reason in (AXIS_FAR, "mirrored", FAR)}
@@ -211,18 +211,17 @@ def _repeated(texts: np.ndarray, usable: np.ndarray) -> np.ndarray:
 def read_tiles(path: str | Path, *, harmonise: bool = True) -> tuple[np.ndarray, dict[str, np.ndarray], Skips]:
     """Cut a Sentinel-2 L2A GeoTIFF into tiles of 64 x 64 pixels, each with the position of its centre.
 
-    Tiles with a pixel without data (the file's own value, or 0 in all bands) are dropped, and so is the rest
-    at the right and the bottom.
+    Tiles with a pixel without data (the file's own value, or 0 in all bands) are dropped.
 
     Args:
-        path: a file with the 12 `BANDS` in that order, uint16 reflectance x 10,000, a projected reference
-            system in metres, square pixels, north up.
-        harmonise: take off the offset of +1000 that processing baseline 04.00 brought, if the pixels show
-            it (:func:`geonb.data.sentinel2.radiometric_offset`).
+        path: a file with the 12 `BANDS` in that order, uint16 reflectance x 10,000, a projected
+            reference system in metres, square pixels, north up.
+        harmonise: take off the offset of +1000 of processing baselines from 04.00, if the pixels show it
+            (:func:`geonb.data.sentinel2.radiometric_offset`).
 
     Returns:
-        ``(images, places, skips)``: uint16 (k, 12, 64, 64); columns of k values "lon", "lat" (degrees),
-        "file", "tile_row", "tile_col", "gsd_m", "radiometric_offset" (taken off, in DN); what was dropped.
+        ``(images, places, skips)``: uint16 (k, 12, 64, 64); columns (k,) "lon", "lat" (degrees), "file",
+        "tile_row", "tile_col", "gsd_m", "radiometric_offset" (taken off, in DN); what was dropped.
 
     Raises:
         ValueError: a file that cannot be used.
@@ -236,7 +235,7 @@ def read_tiles(path: str | Path, *, harmonise: bool = True) -> tuple[np.ndarray,
             _check_file(path, source)
             pixels, grid, crs, nodata = source.read(), source.transform, source.crs, source.nodata
     except raster_errors() as error:
-        raise ValueError(f"{path}: cannot be read as a GeoTIFF ({error}); is the file whole?") from error
+        raise ValueError(f"{path}: cannot be read as a GeoTIFF ({error})") from error
 
     rows, cols = pixels.shape[1] // TILE, pixels.shape[2] // TILE
     tiles = pixels[:, : rows * TILE, : cols * TILE].reshape(len(BANDS), rows, TILE, cols, TILE)
@@ -287,7 +286,7 @@ def from_files(
     source: str | None = None,
     license: str = "unknown",
 ) -> PlaceStore:
-    """Make a place store of real texts (places without an image) and real image tiles (places without a text).
+    """Make a place store of real texts and real image tiles; no place has both.
 
     Counts of what was dropped are printed on stderr and written to the data card.
 
@@ -311,11 +310,10 @@ def from_files(
         n = len(places["lon"])
         places["place_id"] = _objects([f"{_stem(path)}-{row}" for row in places["row"]])
         places |= _credit(n, source or path.name, license) | places
-        text = {name: places[name] for name in ("place_id", "source", "license")}
-        text["text"] = places.pop("text")
-        for name, default in (("lang", "en"), ("revision", None), ("url", None)):
-            text[name] = places.pop(name, _objects([default] * n))
-        texts.append(text)
+        places.setdefault("lang", _objects(["en"] * n))
+        columns = [name for name in ("text", "lang", "revision", "url") if name in places]
+        ids = {name: places[name] for name in ("place_id", "source", "license")}
+        texts.append(ids | {name: places.pop(name) for name in columns})
         parts.append(places)
     first, sizes = sum(len(part["lon"]) for part in parts), []
     for path in tqdm(list(map(Path, chips)), desc="chips", unit="file"):
@@ -326,7 +324,7 @@ def from_files(
         places |= _credit(len(places["lon"]), source or path.name, license)
         sizes += places.pop("gsd_m").tolist()
         if not np.allclose(sizes, sizes[:1]):
-            raise ValueError(f"{path}: pixels of {sizes[-1]:g} m, others have {sizes[0]:g} m; make a store of each")
+            raise ValueError(f"{path}: pixels of {sizes[-1]:g} m, not {sizes[0]:g} m; make a store of each")
         parts.append(places)
     places = _stacked(parts)
     if not len(places["lon"]):
@@ -350,8 +348,8 @@ def _datacard(places: dict[str, np.ndarray], texts: int, skips: Skips) -> str:
     return f"""# Real places
 
 {texts:,} places with a text and {len(places["lon"]) - texts:,} with an image; nothing is simulated.
-No place has both. Rows with a `position_flag` may be in the wrong place. Clouds were not masked. Tiles of one
-file are neighbours: keep them on one side of a split.
+Rows with a `position_flag` may be in the wrong place. Clouds were not masked. Tiles of one file are
+neighbours: keep them on one side of a split.
 
 {credits}
 

@@ -1,7 +1,7 @@
 """One HTTP client for every source, made of requests and urllib3's retries.
 
-A request says who asks, ends after a timeout, waits as long as the server asks, and is repeated when that may
-help. Addresses are https; plain http works on this machine only (127.0.0.1), for practice and tests.
+A request says who asks, ends after a timeout, waits as long as the server asks, and is repeated when
+that may help. Addresses are https, or http on this machine (127.0.0.1) for practice and tests.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Resumable acquisition: what is fetched lies in parts beside the store until the store is complete.
 
 ``<out>.parts/`` contains ``plan.json`` (what was asked for, and the day of the first start) and, for each
-finished step, ``NAME.parquet`` (rows, and counts of what was left out) and perhaps ``NAME.npy``. The table
-is written last, so a table means a finished step. The same plan gives the same bytes, however often it was
-stopped. The module does not know networks: a source of chips is a function from positions to chips.
+finished step, ``NAME.parquet`` and perhaps ``NAME.npy``. The table is written last, so a table means a
+finished step. The same plan gives the same bytes, however often it was stopped.
 """
 
 from __future__ import annotations
@@ -86,7 +85,7 @@ class Parts:
             raise ValueError(f"{self.out}: exists already; remove it (and any {self.folder.name}) or choose another")
         file = self.folder / "plan.json"
         if not file.exists() and any(path.name != "lock" for path in self.folder.glob("*")):
-            raise ValueError(f"{self.folder}: has no plan.json, so it does not contain parts; move or remove it")
+            raise ValueError(f"{self.folder}: contains other files than parts; move or remove it")
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             self._lock.acquire(timeout=0)
@@ -97,12 +96,12 @@ class Parts:
             self.date = known["begun"]
             if known["plan"] != self.plan:
                 before = {key: value for key, value in known["plan"].items() if self.plan.get(key) != value}
-                advice = "give the command as before to continue, or remove the folder"
+                advice = "continue that, or remove the folder"
                 raise ValueError(f"{self.folder}: contains parts of another plan, begun with {before}; {advice}")
             for unfinished in self.out.parent.glob(f"{glob.escape(self.out.name)}.partial-*"):
                 shutil.rmtree(unfinished)  # a store whose writer was killed
         except Timeout:
-            raise ValueError(f"{self.folder}: another process is making {self.out}; wait for it or stop it") from None
+            raise ValueError(f"{self.out}: another process is making it; wait or stop that") from None
         except BaseException:
             self._lock.release()
             raise
@@ -174,8 +173,8 @@ def chip_store(
         out: the store's folder.
         where: positions (n, 2) in degrees; those without a chip are left out. Or a :class:`PlaceStore`
             without images: all its places, facts and texts are kept.
-        fetch: makes a chip of longitude and latitude in degrees, or the reason why there is none; raises
-            ValueError or OSError where another try may help.
+        fetch: makes a chip of longitude and latitude in degrees, or the reason why there is none. It
+            raises ValueError or OSError where another try may help.
         plan: what is asked of the source, as JSON without secrets.
         source, license: of the images, for people.
         size: edge of a chip in pixels.
@@ -243,11 +242,11 @@ def _write(parts: Parts, lonlat: np.ndarray, base: PlaceStore | None, source: st
     made |= {"images": {"source": source, "license": license}, "left_out": skips.counts}
     columns = found.drop_columns(["row", "date"])
     if base is None:
-        stored, heading, more = rows, "# Image chips", {}
+        stored, heading, simulated, more = rows, "# Image chips", {}, {}
         places: dict[str, Any] = {"place_id": [f"point-{row:07d}" for row in rows.tolist()]}
         places |= {"source": [source] * len(rows), "license": [license] * len(rows)}
     else:
-        stored, more = np.arange(len(base)), {"facts": base.facts}
+        stored, simulated, more = np.arange(len(base)), base.manifest["simulated"], {"facts": base.facts}
         places = {name: base.places[name] for name in base.columns}
         if clash := set(columns.column_names) & set(places):
             raise ValueError(f"{base.path}: has a column {min(clash)!r}, as the images have; rename it")
@@ -259,7 +258,6 @@ def _write(parts: Parts, lonlat: np.ndarray, base: PlaceStore | None, source: st
     places |= {"lon": lonlat[stored, 0], "lat": lonlat[stored, 1]}
     of_place = columns.take(pc.index_in(pa.array(stored), pa.array(rows)))
     places |= dict(zip(of_place.column_names, of_place.columns, strict=True))
-    simulated = base.manifest["simulated"] if base is not None else {}
     return write_store(
         parts.out, places=places, images=map(parts.array, rows), dates=dates,
         image_rows=np.flatnonzero(np.isin(stored, rows)), gsd_m=float(GSD_M), made=made,
@@ -275,8 +273,8 @@ def _card(parts: Parts, dates: list[str], skips: Skips, source: str, license: st
     return f"""
 {"**The images are simulated.**" if plan["simulated"] else ""}
 
-- {len(dates):,} chips at {plan["places"]:,} positions, fetched on {parts.date} or later. Acquired: {when}.
-- {plan["size"]} x {plan["size"]} pixels of {GSD_M} m, {len(BANDS)} bands, surface reflectance x {SCALE}.
+- {len(dates):,} chips at {plan["places"]:,} positions, fetched on {parts.date} or later.
+- {plan["size"]} x {plan["size"]} pixels of {GSD_M} m, {len(BANDS)} bands, reflectance x {SCALE}, {when}.
 - Source: {source}. Licence: {license}.
 
 ```

@@ -1,8 +1,8 @@
 """Read Wikipedia's articles with a position into a place store: from a table, or from its Action API.
 
-Both count each article that is left out, with its reason, and keep parts until the store is complete. Texts
-and titles are untrusted: control characters are removed, and addresses are made from page ids. Neither
-source has been tried over the network; tests run on tables and a server in their formats.
+Both count each article that is left out, with its reason. Texts and titles are untrusted: control
+characters are removed, and addresses are made from page ids. Neither source has been tried over the
+network; tests run on tables and a server in their formats.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -64,8 +63,7 @@ def from_table(
         out: the store's folder; parts lie in ``<out>.parts`` until it is complete.
         source: a file, a pattern, a hub path (``hf://datasets/OWNER/NAME/FILES.parquet``), or
             "wikipedia-geotagged" for https://huggingface.co/datasets/yuiseki/wikipedia-geotagged.
-        lang: of the texts; for that table also which one ("en" or "ja").
-        snapshot: day of the dump (YYYYMMDD), likewise.
+        lang, snapshot: of the texts, and the day of the dump (YYYYMMDD); they choose a known table.
         bbox: west, south, east, north in degrees; west > east for a box across the antimeridian.
         min_chars: shorter texts are left out.
         places_only: leave out people, events, organisations and lists, as `why_no_place` finds them.
@@ -74,7 +72,7 @@ def from_table(
 
     Raises:
         ValueError: wrong options, missing columns, no article left, or as in :class:`Parts`.
-        OSError: the table cannot be read, or the hub is not reached.
+        OSError: the table cannot be read.
     """
     name, source = Path(source).name, str(source)
     if source == HUB_TABLE:
@@ -85,21 +83,14 @@ def from_table(
         simulated=simulated, snapshot=snapshot, limit=limit,
     )  # fmt: skip
     inside = _inside(plan["bbox"]) if plan["bbox"] else None
-    with _readable(source):
-        table = _open_table(source)
-        names = table.schema.names
-        if missing := [column for column in NEEDED if column not in names]:
-            raise ValueError(f"no column {', '.join(missing)}; there are {', '.join(names)}")
-        files = table.filesystem.get_file_info(table.files)
-        groups = [group for file in table.get_fragments() for group in file.split_by_row_group(inside)]
-    columns = [column for column in ARTICLES if column in names]
-    with Parts(out, plan | {"bytes": [file.size for file in files]}) as parts:
+    table, sizes, groups = _read(source, _open_table, source, inside)
+    columns = [column for column in ARTICLES if column in table.schema.names]
+    with Parts(out, plan | {"bytes": sizes}) as parts:
         done, rows = [], 0
         for number, group in enumerate(tqdm(groups, desc="articles", unit="row group")):
             done.append(name := f"{number:06d}")
             if name not in parts:
-                with _readable(source):
-                    articles = group.to_table(table.schema, columns, inside)
+                articles = _read(source, group.to_table, table.schema, columns, inside)
                 _save(parts, name, articles, Skips())
             rows += len(parts.table(name, ["place_id"]))
             if limit and rows >= limit:
@@ -114,7 +105,8 @@ def _inside(box: Sequence[float]) -> ds.Expression:
     return between & (lat >= south) & (lat <= north)
 
 
-def _open_table(source: str) -> ds.Dataset:
+def _open_table(source: str, inside: ds.Expression | None) -> tuple[ds.Dataset, list[int], list]:
+    """Open a table; return also the sizes of its files, and the row groups that are needed."""
     import fsspec
 
     if "://" in source and not source.startswith("hf://"):
@@ -122,16 +114,19 @@ def _open_table(source: str) -> ds.Dataset:
     filesystem, pattern = fsspec.url_to_fs(source)
     if not (files := sorted(filesystem.glob(pattern))):
         raise ValueError("there is no such file")
-    return ds.dataset(files, filesystem=filesystem, format="parquet")
+    table = ds.dataset(files, filesystem=filesystem, format="parquet")
+    if missing := [column for column in NEEDED if column not in table.schema.names]:
+        raise ValueError(f"no column {', '.join(missing)}; there are {', '.join(table.schema.names)}")
+    sizes = [file.size for file in table.filesystem.get_file_info(table.files)]
+    return table, sizes, [group for file in table.get_fragments() for group in file.split_by_row_group(inside)]
 
 
-@contextmanager
-def _readable(source: str) -> Iterator[None]:
+def _read(source: str, function: Callable, *args: Any) -> Any:
     """Name the table that cannot be read; the libraries behind it share no class of errors."""
     try:
-        yield
+        return function(*args)
     except Exception as error:
-        advice = "give a complete Parquet file, a pattern or a hub path; without a network, download it elsewhere"
+        advice = "give a complete Parquet file, a pattern or a hub path, or download it elsewhere"
         raise OSError(f"{source}: cannot be read ({error}); {advice}") from error
 
 
@@ -150,15 +145,15 @@ def from_api(
 ) -> PlaceStore:
     """Make a place store of the articles in a box, such as a town, from Wikipedia's Action API.
 
-    Requests follow https://www.mediawiki.org/wiki/API:Etiquette: they name a contact, come one after another
-    with a pause of a second, and wait when the servers are behind (``maxlag``).
+    Requests name a contact, come one after another with a pause of a second, and wait when the servers are
+    behind (https://www.mediawiki.org/wiki/API:Etiquette).
 
     Args:
         out, bbox, min_chars, places_only, simulated: as in :func:`from_table`.
         lang: which Wikipedia.
         contact: your e-mail address or https page, sent and not stored; ``GEONB_CONTACT`` by default.
         text: "intro" (up to the first heading, 20 per request) or "full" (1 per request).
-        max_requests: stop after so many; a call with a higher number continues.
+        max_requests: stop after so many; the same call with a higher number continues.
         endpoint: address of another service with the same interface.
 
     Raises:
@@ -174,10 +169,10 @@ def from_api(
     if text not in ("intro", "full"):
         raise ValueError(f"text {text!r} must be intro or full")
     if not (contact := contact or os.environ.get("GEONB_CONTACT")):
-        raise ValueError("Wikimedia asks for a contact: give an e-mail address or https page, or set GEONB_CONTACT")
+        raise ValueError("Wikimedia asks for a contact, an e-mail address or https page; set GEONB_CONTACT")
     tiles = _tiles(plan["bbox"], TILE_KM)
     if len(tiles) > max_requests:
-        raise ValueError(f"bbox needs {len(tiles):,} requests or more, but max_requests is {max_requests:,}")
+        raise ValueError(f"bbox needs {len(tiles):,} requests; max_requests is {max_requests:,}")
     service = _Service(url, contact, text, max_requests)
     with Parts(out, plan) as parts:
         done = []
@@ -240,9 +235,9 @@ class _Service:
             if not (error := answer.get("error")):
                 return answer
             if error.get("code") not in PASSING:
-                raise ValueError(f"{self.url}: the service says {error.get('code')!r}: {error.get('info')!r}")
+                raise ValueError(f"{self.url}: the service says {error}")
             time.sleep(float(response.headers.get("Retry-After", 5)))
-        raise ValueError("as many requests as max_requests allows were made; the same call with more continues")
+        raise ValueError("max_requests were made; the same call with more continues")
 
 
 def _tiles(box: Sequence[float], km: float) -> list[tuple]:
@@ -278,7 +273,7 @@ def _plan(source: str, lang: str, bbox: Sequence[float] | None, **others: Any) -
         west, south, east, north = bbox = [float(value) for value in bbox]
         degrees = -180 <= west <= 180 and -180 <= east <= 180 and -90 <= south < north <= 90
         if not degrees or west == east:
-            raise ValueError(f"bbox {bbox} must be west, south, east, north in degrees, south below north")
+            raise ValueError(f"bbox {bbox}: give west, south, east, north in degrees, south below north")
     return {"source": source, "lang": lang, "bbox": bbox, **others}
 
 
@@ -345,26 +340,20 @@ def _write(parts: Parts, names: list[str]) -> PlaceStore:
     masks = np.split(chosen, np.cumsum([len(table) for table in tables])[:-1])
     columns = ["place_id", "text", "lang", "revision", "url"]
     made = {"module": __name__, "begun": parts.date, "plan": plan, "left_out": dict(sorted(skips.counts.items()))}
-    return write_store(
-        parts.out, places=places, made=made, simulated={"text": plan["simulated"]},
-        texts=(parts.table(name, columns).filter(pa.array(mask)) for name, mask in zip(names, masks, strict=True)),
-        datacard=_card(parts, places, skips),
-    )  # fmt: skip
-
-
-def _card(parts: Parts, places: dict, skips: Skips) -> str:
-    plan, twin = parts.plan, places["near_duplicate"]
-    return f"""# Wikipedia articles with a position
+    card = f"""# Wikipedia articles with a position
 
 {"**The texts are simulated.**" if plan["simulated"] else ""}
 
-- {len(twin):,} articles of the Wikipedia in `{plan["lang"]}`, fetched on {parts.date} or later.
-- Near-duplicates, which are marked: {len(twin) - twin.null_count:,} texts in {pc.count_distinct(twin)} groups.
+- {len(found):,} articles of the Wikipedia in `{plan["lang"]}`, fetched on {parts.date} or later.
 - Licence: CC BY-SA 4.0; `ATTRIBUTION.md` says how to credit the authors.
-- Not checked: whether positions are right, and whether a text is exactly that of its revision.
+- Near-duplicates are marked. Whether positions are right was not checked.
 
 ```
 {plan["source"]}, snapshot {plan.get("snapshot")}
 {skips}
 ```
 """
+    return write_store(
+        parts.out, places=places, made=made, simulated={"text": plan["simulated"]}, datacard=card,
+        texts=(parts.table(name, columns).filter(pa.array(mask)) for name, mask in zip(names, masks, strict=True)),
+    )  # fmt: skip
