@@ -1,4 +1,4 @@
-"""Helpers that every part uses: atomic files, missing values, progress bars and provenance."""
+"""Atomic files, missing values, progress bars and provenance, for every part."""
 
 from __future__ import annotations
 
@@ -17,12 +17,9 @@ from tqdm.auto import tqdm as _tqdm
 
 
 def write_atomically(path: Path, data: bytes | Callable[[BinaryIO], object]) -> None:
-    """Write a whole file, or leave the previous one in place; no partial file is left behind.
+    """Write bytes, or by a function into an open file, a whole file, or leave the previous one.
 
-    ``data`` are its bytes, or a function that writes them into an open file.
-
-    Raises:
-        OSError: no space, no folder or no permission.
+    Raises OSError without space, folder or permission; no partial file is left behind.
     """
     partial = path.with_name(path.name + ".partial")
     try:
@@ -37,25 +34,24 @@ def write_atomically(path: Path, data: bytes | Callable[[BinaryIO], object]) -> 
             raise
         kept = "the previous file is kept" if path.exists() else "nothing was kept"
         advice = "; free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        message = f"{path} could not be written ({error.strerror}); {kept}{advice}"
-        raise OSError(error.errno, message) from None
+        raise OSError(error.errno, f"{path} could not be written ({error.strerror}); {kept}{advice}") from None
 
 
 def not_utf8(path: Path, error: Exception) -> ValueError:
-    """Make the error for a CSV file that is not UTF-8; another encoding is not guessed."""
+    """Make the error for a CSV file that is not UTF-8; an encoding is not guessed."""
     return ValueError(
-        f"{path}: not UTF-8 ({error}); save it in a spreadsheet as “CSV UTF-8”, or convert it, from "
-        "Western European Windows: iconv -f CP1252 -t UTF-8 OLD.csv > NEW.csv"
+        f"{path}: not UTF-8 ({error}); save it as “CSV UTF-8”, or convert it, for example "
+        "from Windows: iconv -f CP1252 -t UTF-8 OLD.csv > NEW.csv"
     )
 
 
 def is_missing(value: object) -> bool:
-    """Tell whether a value is None, NaN (not equal to itself), or pandas' NaT or NA."""
+    """Tell whether a value is None, NaN, or pandas' NaT or NA."""
     return value is None or str(value == value) in ("False", "<NA>")
 
 
 def is_unknown(value: object) -> bool:
-    """Tell whether a class is unknown: missing, or an empty string. 0 and False are classes."""
+    """Tell whether a class is missing or an empty string; 0 and False are classes."""
     return is_missing(value) or value == ""
 
 
@@ -66,10 +62,11 @@ def row_numbers(rows: ArrayLike) -> np.ndarray:
 
 
 class tqdm(_tqdm):
-    """Show a progress bar, unless ``GEONB_PROGRESS=0``, as in the book, where it would stand still."""
+    """Show a progress bar, unless ``GEONB_PROGRESS=0``, as when the book is built."""
 
     def __init__(self, *args: Any, disable: bool = False, **kwargs: Any) -> None:
-        super().__init__(*args, disable=disable or os.environ.get("GEONB_PROGRESS") == "0", **kwargs)
+        disable = disable or os.environ.get("GEONB_PROGRESS") == "0"
+        super().__init__(*args, disable=disable, **kwargs)
 
 
 def provenance() -> dict[str, Any]:
@@ -103,12 +100,12 @@ def cores() -> int:
 def processor() -> str:
     """Return the name of the processor, or else of its architecture."""
     info = Path("/proc/cpuinfo")
-    named = re.search(r"^model name\s*: (.*)", info.read_text(), re.M) if info.exists() else None
+    named = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
     return named[1] if named else platform.machine()
 
 
 def memory_gb() -> float:
-    """Return the memory of this machine in GB, or of its container where that has less."""
+    """Return the memory in GB, of the container where that has less."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     try:
         total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))

@@ -1,14 +1,15 @@
 """Six ways to bind modalities into one space: three architectures and three binary baselines.
 
-A batch maps a modality to ``(values, present)``: values (n, ...), for location (lon, lat) in degrees,
-and a bool (n,). A new modality is a new head. This module does not know files or optimisers.
+A batch maps a modality to ``(values, present)``: values (n, ...), for location (lon, lat) in
+degrees, and a bool (n,). This module does not know files or optimisers.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -22,7 +23,8 @@ from geonb.losses import Space, csp, geoclip, info_nce, melt, nt_xent_fused
 
 Batch = dict[str, tuple[Tensor, Tensor]]
 Tensors = dict[str, Tensor]
-INITIAL_SCALE, LARGEST_SCALE = 1 / 0.07, 100.0  # of CLIP (Radford et al., 2021, section 2.5)
+Heads = dict[str, nn.Module]
+FIRST_LOG, LARGEST_LOG = math.log(1 / 0.07), math.log(100.0)  # scales of CLIP (Radford et al., 2021)
 
 
 class Architecture(nn.Module, ABC):
@@ -42,23 +44,21 @@ class Architecture(nn.Module, ABC):
     phases = 1
 
     def __init__(
-        self, location: nn.Module, heads: dict[str, nn.Module], *, location_learns: bool = True,
-        exclude_km: float = 0.0, soft_km: float = 0.0, jitter_km: float = 0.0, micro_batch: int = 0, chunk: int = 0,
+        self, location: nn.Module, heads: Heads, *, location_learns: bool = True,
+        exclude_km: float = 0.0, soft_km: float = 0.0, jitter_km: float = 0.0,
+        micro_batch: int = 0, chunk: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
-        if not heads:
-            raise ValueError("nothing to bind: give at least one modality besides location")
         if self.binary and len(heads) != 1:
-            raise ValueError(f"{type(self).__name__} binds location with one modality, not {sorted(heads)}")
-        Space(torch.zeros(1, 2), exclude_km=exclude_km, soft_km=soft_km)  # refuses impossible distances
+            raise ValueError(f"{type(self).__name__} binds location with one modality")
         self.encoders = nn.ModuleDict({"location": location, **heads})
         self.location_learns = location_learns
         location.requires_grad_(location_learns)
         self.exclude_km, self.soft_km, self.jitter_km = exclude_km, soft_km, jitter_km
         self.micro_batch, self.chunk = micro_batch, chunk
-        self.log_scale = nn.ParameterDict({m: torch.tensor(math.log(INITIAL_SCALE)) for m in heads})
+        self.log_scale = nn.ParameterDict({m: torch.tensor(FIRST_LOG) for m in heads})
         self.active = self.heads
-        self.gather: Callable[[Tensor], Tensor] = lambda tensor: tensor  # on several devices an all-gather
+        self.gather: Callable[[Tensor], Tensor] = lambda tensor: tensor  # all devices
         self.generator = torch.Generator()  # of draws that all devices must share
 
     def train(self, mode: bool = True) -> Architecture:
@@ -90,10 +90,10 @@ class Architecture(nn.Module, ABC):
     def clamp_scales(self) -> None:
         """Keep inverse temperatures at most 100, after each step."""
         for log_scale in self.log_scale.values():
-            log_scale.clamp_(max=math.log(LARGEST_SCALE))
+            log_scale.clamp_(max=LARGEST_LOG)
 
     def embed(self, modality: str, values: Tensor) -> Tensor:
-        """Embed inputs of a modality as unit vectors (n, d), in float32 or wider."""
+        """Embed inputs of a modality as unit vectors (n, d)."""
         z = self.encoders[modality](values)
         return F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=-1)
 
@@ -106,14 +106,14 @@ class Architecture(nn.Module, ABC):
         self.generator.manual_seed(seed)
 
     def views(self, batch: Batch) -> dict[str, tuple[str, Tensor, Tensor]]:
-        """Choose the views of a batch: name -> (modality, values (n, ...), present)."""
+        """Choose views of a batch: name -> (modality, values (n, ...), present)."""
         lonlat, present = batch["location"]
         if self.training and self.jitter_km:
             lonlat = _jittered(lonlat, self.jitter_km)
         return {"location": ("location", lonlat, present)} | {m: (m, *batch[m]) for m in self.active}
 
     def shared_views(self, lonlat: Tensor) -> Tensors:
-        """Choose further positions (k, 2), degrees, to embed on every device."""
+        """Choose further positions (k, 2), degrees, to embed."""
         return {}
 
     def forward(self, batch: Batch) -> Tensors:
@@ -124,33 +124,35 @@ class Architecture(nn.Module, ABC):
             shared[name] = self.embed_rows("location", positions, torch.ones_like(positions[:, 0]))
         z, has = {}, {}
         for name, (modality, values, present) in self.views(batch).items():
-            z[name], has[name] = self.gather(self.embed_rows(modality, values, present)), self.gather(present)
+            z[name] = self.gather(self.embed_rows(modality, values, present))
+            has[name] = self.gather(present)
         with torch.autocast(lonlat.device.type, enabled=False):
             return self.loss(z | shared, has, lonlat)
 
     def embed_rows(self, modality: str, values: Tensor, present: Tensor) -> Tensor:
-        """Embed the rows that are present: unit vectors (n, d), else zeros."""
+        """Embed the rows that are present: unit vectors (n, d), else 0."""
         rows = present.nonzero()[:, 0]
         if self.micro_batch and torch.is_grad_enabled():
-            parts = rows.split(self.micro_batch)
-            embedded = torch.cat([checkpoint(self.embed, modality, values[p], use_reentrant=False) for p in parts])
+            embed = partial(checkpoint, self.embed, modality, use_reentrant=False)
+            embedded = torch.cat([embed(values[part]) for part in rows.split(self.micro_batch)])
         else:
             embedded = self.embed(modality, values[rows])
         return embedded.new_zeros(len(values), embedded.shape[1]).index_put((rows,), embedded)
 
     @abstractmethod
     def loss(self, z: Tensors, has: Tensors, lonlat: Tensor) -> Tensors:
-        """Compute terms () of unit vectors (n, d), presence and positions (n, 2), degrees."""
+        """Compute terms () of unit vectors (n, d), and positions (n, 2), degrees."""
 
     def space(self, anchors: Tensor, candidates: Tensor | None = None) -> Space | None:
-        """Describe anchors and candidates (k, 2), degrees; None if they do not matter."""
+        """Describe anchors and candidates (k, 2), degrees, if they matter."""
         matters = self.exclude_km or self.soft_km
         return Space(anchors, candidates, self.exclude_km, self.soft_km) if matters else None
 
     def bind(self, a: str, b: str, z: Tensors, has: Tensors, lonlat: Tensor, pair: str) -> Tensor:
-        """Compute the symmetric InfoNCE, of shape (), of two views where both are present."""
+        """Compute the symmetric InfoNCE, of shape (), of two views."""
         both = has[a] & has[b]
-        return info_nce(z[a][both], z[b][both], self.scale(pair), self.space(lonlat[both]), chunk=self.chunk)
+        space = self.space(lonlat[both])
+        return info_nce(z[a][both], z[b][both], self.scale(pair), space, chunk=self.chunk)
 
 
 class ImageBind(Architecture):
@@ -163,21 +165,21 @@ class ImageBind(Architecture):
 class Cyclic(Architecture):
     """Modalities take turns, phase by phase, against a fixed location encoder.
 
-    Phase k of ``cycles * len(heads)`` binds modality k mod M. A location encoder that learns, as in
-    SALT (Hecht et al., 2026), can forget. ``order`` is that of the modalities in a cycle; ``replay``
-    is the share of the steps that bind another one, drawn at random.
+    Phase k of ``cycles * len(heads)`` binds the modality k mod M of ``order``; ``replay`` is the
+    share of the steps that bind another one. A location encoder that learns, as in SALT (Hecht
+    et al., 2026), can forget.
     """
 
     def __init__(
-        self, location: nn.Module, heads: dict[str, nn.Module], cycles: int = 4, order: tuple[str, ...] | None = None,
+        self, location: nn.Module, heads: Heads, cycles: int = 4, order: Sequence[str] = (),
         replay: float = 0.0, location_learns: bool = False, **options: Any,
     ) -> None:  # fmt: skip
         super().__init__(location, heads, location_learns=location_learns, **options)
-        self.order = self.heads if order is None else tuple(order)
+        self.order = tuple(order) or self.heads
         if sorted(self.order) != sorted(self.heads):
-            raise ValueError(f"order must name each of {', '.join(self.heads)} once, not {self.order}")
+            raise ValueError(f"order must name each of {', '.join(self.heads)} once")
         if cycles < 1 or not 0 <= replay < 1:
-            raise ValueError(f"need cycles >= 1 and replay in [0, 1), not {cycles} and {replay}")
+            raise ValueError("need cycles >= 1 and replay in [0, 1)")
         self.cycles, self.replay, self.phases = cycles, replay, cycles * len(heads)
 
     def begin_step(self, progress: float, seed: int) -> None:
@@ -185,30 +187,30 @@ class Cyclic(Architecture):
         turn = self.order[self.phase(progress) % len(self.order)]
         others = [m for m in self.order if m != turn]
         chance, which = torch.rand(2, generator=self.generator).tolist()
-        self.active = (others[int(which * len(others))],) if others and chance < self.replay else (turn,)
+        replayed = others and chance < self.replay
+        self.active = (others[int(which * len(others))],) if replayed else (turn,)
 
     def loss(self, z: Tensors, has: Tensors, lonlat: Tensor) -> Tensors:
         return {m: self.bind("location", m, z, has, lonlat, m) for m in self.active}
 
 
 class Fused(Architecture):
-    """One softmax over all modalities (Chen et al., 2020, with positives as in Khosla et al., 2020).
+    """One softmax over all modalities (Chen et al., 2020; positives of Khosla et al., 2020).
 
-    ``form`` is "mean" or "logsumexp", see :func:`geonb.losses.nt_xent_fused`, or "melt": one modality,
-    drawn at random, represents each place, see :func:`geonb.losses.melt`.
+    ``form`` is one of :func:`geonb.losses.nt_xent_fused`, or "melt": a modality drawn at random
+    represents each place, see :func:`geonb.losses.melt`.
     """
 
-    def __init__(self, location: nn.Module, heads: dict[str, nn.Module], form: str = "mean", **options: Any) -> None:
-        if form not in ("mean", "logsumexp", "melt"):
-            raise ValueError(f"form must be mean, logsumexp or melt, got {form!r}")
+    def __init__(self, location: nn.Module, heads: Heads, form: str = "mean", **options: Any) -> None:
         super().__init__(location, heads, **options)
         self.form = form
-        self.log_scale = nn.ParameterDict({"shared": torch.tensor(math.log(INITIAL_SCALE))})
+        self.log_scale = nn.ParameterDict({"shared": torch.tensor(FIRST_LOG)})
 
     @property
     def pairs(self) -> set[frozenset[str]]:
-        """All pairs; with "melt" only those with location."""
-        return super().pairs if self.form == "melt" else {frozenset(p) for p in combinations(self.modalities, 2)}
+        if self.form == "melt":
+            return super().pairs
+        return {frozenset(pair) for pair in combinations(self.modalities, 2)}
 
     def scale(self, pair: str) -> Tensor:
         return super().scale("shared")
@@ -217,11 +219,12 @@ class Fused(Architecture):
         embeddings, present = (torch.stack([x[m] for m in self.modalities]) for x in (z, has))
         scale, space = self.scale("shared"), self.space(lonlat)
         if self.form != "melt":
-            return {"fused": nt_xent_fused(embeddings, present, scale, space, self.form, chunk=self.chunk)}
+            fused = nt_xent_fused(embeddings, present, scale, space, self.form, chunk=self.chunk)
+            return {"fused": fused}
         real, others = present[0], present[1:]
-        chance = torch.rand(int(real.sum()), len(others), generator=self.generator).T.to(present.device)
-        drawn = torch.zeros_like(real, dtype=torch.long)  # of each place the modality with the largest number
-        drawn[real] = chance.masked_fill(~others[:, real], -1.0).argmax(0)
+        chance = torch.rand(int(real.sum()), len(others), generator=self.generator).T
+        drawn = torch.zeros_like(real, dtype=torch.long)  # the modality with the largest number
+        drawn[real] = chance.to(real.device).masked_fill(~others[:, real], -1.0).argmax(0)
         drawn = drawn.masked_fill(~(real & others.any(0)), -1)
         return {"melt": melt(embeddings[0], embeddings[1:], drawn, scale, space, chunk=self.chunk)}
 
@@ -229,43 +232,41 @@ class Fused(Architecture):
 class SatCLIP(ImageBind):
     """Location and one modality by symmetric InfoNCE (Klemmer et al., 2023).
 
-    As published: spherical harmonics, a SIREN, a linear head on a frozen backbone, a temperature.
-    Different: it is clamped, negatives are the whole batch (published: 512), images are cached.
+    As published: harmonics, a SIREN, a linear head on a frozen backbone. Different: the learned
+    temperature is clamped, negatives are the whole batch (published: 512), images are cached.
     """
 
     binary = True
 
 
 class GeoCLIP(Architecture):
-    """Modality to location, against the batch and a queue of past positions (Cepeda et al., 2023).
+    """Modality to location, against a batch and a queue of positions (Cepeda et al., 2023).
 
-    As published: Fourier features, an MLP on a frozen backbone, a queue of coordinates. Different: it
-    starts empty, takes any batch size, is not displaced; images have no augmented views.
-
-    ``queue`` is its length, 0 for none; it should be much less than the training places (GeoCLIP:
-    4,096 of 4.7 million), because it can include the positives of the batch.
+    As published: Fourier features, an MLP head, a queue of coordinates, much shorter than the
+    training set (4,096 of 4.7 million). Different: it starts empty and takes any batch size.
     """
 
     binary = True
 
-    def __init__(self, location: nn.Module, heads: dict[str, nn.Module], queue: int = 1024, **options: Any) -> None:
+    def __init__(self, location: nn.Module, heads: Heads, queue: int = 1024, **options: Any) -> None:
         super().__init__(location, heads, **options)
         self.register_buffer("queue", torch.zeros(queue, 2))
         self.register_buffer("queued", torch.zeros((), dtype=torch.long))
 
     def shared_views(self, lonlat: Tensor) -> Tensors:
-        return {"queue": self.queue[: int(self.queued.clamp(max=len(self.queue)))].clone().to(lonlat.dtype)}
+        return {"queue": self.queue[: int(self.queued)].clone().to(lonlat.dtype)}
 
     def loss(self, z: Tensors, has: Tensors, lonlat: Tensor) -> Tensors:
         (m,) = self.heads
         both = has["location"] & has[m]
         queued = self.queue[: len(z["queue"])].to(lonlat.dtype)
         space = self.space(lonlat[both], torch.cat([lonlat[both], queued]))
-        loss = geoclip(z[m][both], z["location"][both], z["queue"], self.scale(m), space, chunk=self.chunk)
+        image, location = z[m][both], z["location"][both]
+        loss = geoclip(image, location, z["queue"], self.scale(m), space, chunk=self.chunk)
         if self.training and len(self.queue):
             newest = lonlat[both][-len(self.queue) :].to(self.queue.dtype)
-            slots = (self.queued + torch.arange(len(newest), device=newest.device)) % len(self.queue)
-            self.queue[slots] = newest
+            slots = self.queued + torch.arange(len(newest), device=newest.device)
+            self.queue[slots % len(self.queue)] = newest
             self.queued += len(newest)
         return {m: loss}
 
@@ -273,19 +274,13 @@ class GeoCLIP(Architecture):
 class CSP(Architecture):
     """Location with images, images with random locations, location with itself (Mai et al., 2023).
 
-    As published: Space2Vec's grid, a feed-forward network, a linear head, equal weights. Different:
-    random locations are uniform over the sphere and shared; batches ignore labels. ``temperatures``
-    are those of the three terms (published: 20, 1, 1); None learns one, clamped.
+    As published: a grid encoding, a linear head; ``temperatures`` of the terms were (20, 1, 1),
+    () learns one. Different: random locations are uniform over the sphere and shared.
     """
 
     binary = True
 
-    def __init__(
-        self, location: nn.Module, heads: dict[str, nn.Module], temperatures: tuple[float, ...] | None = None,
-        **options: Any,
-    ) -> None:  # fmt: skip
-        if temperatures is not None and (len(temperatures) != 3 or min(temperatures) <= 0):
-            raise ValueError(f"temperatures are three positive numbers, not {temperatures}")
+    def __init__(self, location: nn.Module, heads: Heads, temperatures: Sequence = (), **options: Any) -> None:
         super().__init__(location, heads, **options)
         self.temperatures = temperatures
 
@@ -300,28 +295,29 @@ class CSP(Architecture):
     def loss(self, z: Tensors, has: Tensors, lonlat: Tensor) -> Tensors:
         (m,) = self.heads
         both = has["location"] & has[m]
-        scales = (self.scale(m),) * 3 if self.temperatures is None else [1 / t for t in self.temperatures]
+        scales = [1 / t for t in self.temperatures] or [self.scale(m)] * 3
         location, image, second = (z[view][both] for view in ("location", m, "second"))
         space = self.space(lonlat[both], self.drawn)
         return csp(location, image, second, z["random"], scales, space, chunk=self.chunk)
 
 
 def _uniform_on_sphere(n: int, generator: torch.Generator) -> Tensor:
-    """Draw (n, 2) positions uniformly over the sphere, float64 degrees."""
     u, v = torch.rand(2, n, dtype=torch.float64, generator=generator)
     return torch.stack([360 * u - 180, torch.rad2deg(torch.asin(2 * v - 1))], 1)
 
 
 def _jittered(lonlat: Tensor, sd_km: float) -> Tensor:
-    """Displace positions (n, 2), degrees, by normal draws of ``sd_km`` east and north."""
+    """Displace positions (n, 2), degrees, by normal draws of ``sd_km`` each way."""
     up, lon = unit_xyz_tensor(lonlat.double()), torch.deg2rad(lonlat[:, 0].double())
     east = torch.stack([-lon.sin(), lon.cos(), torch.zeros_like(lon)], 1)
     north = torch.linalg.cross(up, east)
-    step = torch.randn(len(lonlat), 2, device=lonlat.device, dtype=torch.float64) * (sd_km / EARTH_RADIUS_KM)
+    step = torch.randn(len(lonlat), 2, device=lonlat.device, dtype=torch.float64)
+    step = step * (sd_km / EARTH_RADIUS_KM)
     angle = step.norm(dim=1, keepdim=True)
     direction = (step[:, :1] * east + step[:, 1:] * north) / angle.clamp(min=1e-300)
     x, y, height = (up * angle.cos() + direction * angle.sin()).unbind(1)
-    return torch.rad2deg(torch.stack([torch.atan2(y, x), torch.asin(height.clamp(-1, 1))], 1)).to(lonlat.dtype)
+    moved = torch.stack([torch.atan2(y, x), torch.asin(height.clamp(-1, 1))], 1)
+    return torch.rad2deg(moved).to(lonlat.dtype)
 
 
 #: The architectures by name.

@@ -1,4 +1,4 @@
-"""The settings of a run, checked field by field, and the untrained architecture that they describe."""
+"""The settings of a run, and the untrained architecture that they describe."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
-from geonb.architectures import ARCHITECTURES, Architecture, Cyclic
+from geonb.architectures import ARCHITECTURES, Architecture
 from geonb.data.splits import blocked_split, random_split
 from geonb.data.store import PlaceStore
 from geonb.encoders.features import BACKBONES
@@ -61,7 +61,6 @@ Named = Annotated[dict[str, Any], BeforeValidator(_named)]
 
 
 def _one_line_errors(cls: type[T]) -> type[T]:
-    """Make a pydantic dataclass report its first faulty field in one line."""
     validate = cls.__init__
 
     @wraps(validate)
@@ -70,9 +69,10 @@ def _one_line_errors(cls: type[T]) -> type[T]:
             validate(self, *args, **kwargs)
         except ValidationError as error:
             first = error.errors()[0]
-            where, message = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+            where = ".".join(map(str, first["loc"]))
             if first["type"] == "unexpected_keyword_argument":
-                raise ValueError(f"{where} is not a field of the config, see TrainConfig") from None
+                raise ValueError(f"{where} is not a field of the config") from None
+            message = first["msg"].removeprefix("Value error, ")
             raise ValueError(f"{where}: {message}; got {first['input']!r}") from None
 
     cls.__init__ = __init__  # type: ignore[method-assign,assignment]
@@ -82,26 +82,23 @@ def _one_line_errors(cls: type[T]) -> type[T]:
 @_one_line_errors
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class TrainConfig:
-    """Settings of a training run. Fields left at None are filled by :func:`resolve`.
+    """Settings of a training run; ValueError if faulty. :func:`resolve` fills fields that are None.
 
     Attributes:
-        modalities: names, with "location"; None takes all of the store (baselines: the last one).
-        dim: dimensions of the shared space; more of them allow finer detail and cost time.
+        modalities: names, with "location"; None takes all (baselines: the last one).
+        dim: dimensions of the space; more of them allow finer detail and cost time.
         encoding, network: of the location encoder, each ``{"name": ..., **options}``.
         head: network on the features of every other modality, ``{"name": ..., **options}``.
         options: of the architecture, see its class in :mod:`geonb.architectures`.
         backbones: frozen encoders of "text" and "image", by name.
-        batch_size: places per step, over all devices; a larger batch has more negatives.
+        batch_size: places per step, over all devices; more of them are more negatives.
         lr, betas, weight_decay: of AdamW; no decay on temperatures, norms and biases.
-        schedule: "cosine" to zero or "constant", after a warm-up over the first 5 % of steps.
-        ema: decay of a moving average of the weights, which then is the result; 0 for none.
-        validate_every: steps between validations. The weights with the lowest loss are the result.
-        patience: stop after this many validations without improvement; None takes all steps.
-        split: ``kind`` "blocked" or "random", with its options in :mod:`geonb.data.splits`.
+        schedule: "cosine" to zero or "constant", after a warm-up over 5 % of the steps.
+        ema: decay of a moving average of the weights, which is the result; 0 for none.
+        validate_every: steps between validations; the weights with the lowest loss are kept.
+        patience: stop after this many validations without improvement; None for never.
+        split: ``kind`` "blocked" or "random", with options of :mod:`geonb.data.splits`.
         devices, nodes: GPUs (or processes) on each machine, and the number of machines.
-
-    Raises:
-        ValueError: an unknown field, or a value of the wrong type or out of range, in one line.
     """
 
     modalities: tuple[str, ...] | None = None
@@ -124,7 +121,7 @@ class TrainConfig:
     split: dict[str, Any] = field(
         default_factory=lambda: {"kind": "blocked", "size_km": 500.0, "buffer_km": 50.0, "seed": 0}
     )
-    precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"  # no 16-bit positions, no gradient scaler
+    precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
     devices: Count = 1
     nodes: Count = 1
 
@@ -138,13 +135,13 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.012
 
 
 def config_from_file(path: str | Path) -> TrainConfig:
-    """Read a config from a YAML file that sets some of its fields. ValueError: it is faulty."""
+    """Read a config from a YAML file of some fields; raises ValueError if faulty."""
     try:
         given = yaml.load(Path(path).read_text(), _Loader)  # a SafeLoader
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
     if not isinstance(given, dict):
-        raise ValueError(f"{path}: write fields of the config, such as steps: 400, not {given!r}")
+        raise ValueError(f"{path}: write fields of the config, such as steps: 400")
     try:
         return TrainConfig(**given)
     except ValueError as error:
@@ -154,10 +151,9 @@ def config_from_file(path: str | Path) -> TrainConfig:
 def resolve(
     architecture: str, store: PlaceStore, config: TrainConfig, extra: dict[str, np.ndarray] | None = None
 ) -> TrainConfig:
-    """Fill the open fields of a config; ``extra`` has further features (places, d), NaN for none.
+    """Fill open fields of a config; ``extra`` has further features (places, d), NaN for none.
 
-    Raises:
-        ValueError: an unknown architecture or modality, or ill-shaped features.
+    Raises ValueError for an unknown architecture or modality, or ill-shaped features.
     """
     if architecture not in ARCHITECTURES:
         raise ValueError(f"unknown architecture {architecture!r}; choose one of {', '.join(ARCHITECTURES)}")
@@ -171,11 +167,9 @@ def resolve(
         raise ValueError(f"no modality {unknown[0]!r}; {has}")
     bound = [m for m in modalities if m != "location"]
     if not bound or len({"location", *bound}) != len(modalities):
-        raise ValueError(f"bind location and at least one other, each once, not {modalities}; {has}")
-    if config.patience and issubclass(kind, Cyclic):
-        raise ValueError("patience would stop cyclic training in the middle of a phase; leave it at None")
+        raise ValueError(f"bind location and at least one other, each once; {has}")
     if strange := config.backbones.keys() - BACKBONES.keys():
-        raise ValueError(f"backbones has {min(strange)!r}, but only {', '.join(BACKBONES)} have backbones")
+        raise ValueError(f"backbones: {min(strange)!r} is none of {', '.join(BACKBONES)}")
     backbones = TrainConfig().backbones | config.backbones
     defaults = ENCODERS[architecture]
     return replace(
@@ -190,10 +184,8 @@ def resolve(
 
 def _check_extra(name: str, values: np.ndarray, store: PlaceStore) -> None:
     if name in BACKBONES or not name.isidentifier() or np.ndim(values) != 2 or len(values) != len(store):
-        raise ValueError(
-            f"extra modality {name!r}: give a new name and an array ({len(store)}, d), a row per place of "
-            f"the store, not one of shape {np.shape(values)}"
-        )
+        wanted = f"a new name and an array ({len(store)}, d), a row per place of the store"
+        raise ValueError(f"extra modality {name!r}: give {wanted}, not {np.shape(values)}")
     infinite = np.isinf(values).any(1)
     if infinite.any():
         place = store.place_id[infinite.argmax()]
@@ -201,7 +193,7 @@ def _check_extra(name: str, values: np.ndarray, store: PlaceStore) -> None:
 
 
 def split_of(store: PlaceStore, config: TrainConfig | dict) -> np.ndarray:
-    """Label each place (places,) "train", "val", "test" or "buffer". ValueError: a faulty split."""
+    """Label places (places,) "train", "val", "test", "buffer"; raises ValueError if faulty."""
     options = dict(config["split"] if isinstance(config, dict) else config.split)
     kind = options.pop("kind", None)
     if kind not in ("blocked", "random"):
@@ -211,31 +203,28 @@ def split_of(store: PlaceStore, config: TrainConfig | dict) -> np.ndarray:
 
 
 def build(architecture: str, config: TrainConfig, feature_dims: dict[str, int]) -> Architecture:
-    """Build an untrained architecture from a resolved config; its seed draws the weights.
+    """Build an untrained architecture from a resolved config, whose seed draws the weights.
 
-    ``feature_dims`` has the number of features of each modality besides location.
-
-    Raises:
-        ValueError: an unknown encoding, network or option, or an option of the wrong type.
+    ``feature_dims`` is by modality. Raises ValueError for an unknown name or option.
     """
     assert config.encoding and config.network and config.head and config.modalities, "a resolved config"
     torch.manual_seed(config.seed)
     with _naming("encoding"):
         encoding = positional_encoding(**config.encoding)
     with _naming("network"):
-        location = LocationEncoder(encoding, network(dim_in=encoding.dim, dim=config.dim, **config.network))
+        learned = network(dim_in=encoding.dim, dim=config.dim, **config.network)
     with _naming("head"):
         options = dict(config.head)
         name = options.pop("name")
         heads = {m: Head(feature_dims[m], config.dim, name, **options) for m in config.modalities[1:]}
     with _naming("options"):
+        location = LocationEncoder(encoding, learned)
         return ARCHITECTURES[architecture](location, heads, **config.options)
 
 
 @contextmanager
 def _naming(field: str) -> Iterator[None]:
-    """Name the field of the config whose options a function did not accept."""
     try:
         yield
     except TypeError as error:
-        raise ValueError(f"{field}: {error}; look for a misspelt option, or one of the wrong type") from error
+        raise ValueError(f"{field}: {error}; a misspelt option, or one of the wrong type?") from error

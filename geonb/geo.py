@@ -19,24 +19,21 @@ EARTH_RADIUS_KM = 6371.0088  # mean radius R1 (Moritz, 2000, Geodetic Reference 
 def check_lonlat(lonlat: ArrayLike, where: str = "") -> np.ndarray:
     """Convert positions (n, 2), degrees, to float64, and refuse impossible ones.
 
-    ``where`` is the source of the rows, for example a file name, which errors name.
-
-    Raises:
-        ValueError: wrong shape, or values not finite or out of range, with the row (from 0).
+    Raises ValueError with the first bad row (from 0) of ``where``, for example a file.
     """
     points = np.asarray(lonlat, dtype=np.float64)
     prefix = f"{where}: " if where else ""
     if points.ndim != 2 or points.shape[1] != 2:
-        raise ValueError(f"{prefix}positions must have shape (n, 2), (lon, lat) in degrees, not {points.shape}")
+        raise ValueError(f"{prefix}positions have shape (n, 2), (lon, lat), not {points.shape}")
     inside = (np.abs(points) <= [180, 90]).all(1)  # False for NaN
     if not inside.all():
         row = int(np.argmin(inside))
-        problem = "is out of range; longitude lies in [-180, 180], latitude in [-90, 90], in degrees"
+        problem = "is out of range; longitude lies in [-180, 180], latitude in [-90, 90]"
         if not np.isfinite(points).all():
             row = int(np.argmin(np.isfinite(points).all(1)))
             problem = "is not finite; drop or fill it"
         elif (np.abs(points) <= [90, 180]).all():
-            problem = "is out of range; the columns look swapped: give (lon, lat), not (lat, lon)"
+            problem = "is out of range; the columns look swapped: give (lon, lat)"
         raise ValueError(f"{prefix}row {row}: position {tuple(points[row].tolist())} {problem}")
     return points
 
@@ -59,18 +56,17 @@ def great_circle_km(a: ArrayLike, b: ArrayLike) -> np.ndarray:
     """Compute great-circle distances in km (haversine) of positions (..., 2), degrees."""
     lon_a, lat_a = np.moveaxis(np.radians(np.asarray(a, dtype=np.float64)), -1, 0)
     lon_b, lat_b = np.moveaxis(np.radians(np.asarray(b, dtype=np.float64)), -1, 0)
-    h = np.sin((lat_b - lat_a) / 2) ** 2 + np.cos(lat_a) * np.cos(lat_b) * np.sin((lon_b - lon_a) / 2) ** 2
+    h = np.cos(lat_a) * np.cos(lat_b) * np.sin((lon_b - lon_a) / 2) ** 2
+    h = np.sin((lat_b - lat_a) / 2) ** 2 + h
     return 2 * EARTH_RADIUS_KM * np.arcsin(np.sqrt(np.clip(h, 0.0, 1.0)))
 
 
 def cell_grid(size_km: float) -> tuple[np.ndarray, np.ndarray]:
-    """Divide the sphere into cells of equal area, about ``size_km`` km wide and high everywhere.
+    """Divide the sphere into cells of equal area, about ``size_km`` km wide and high.
 
-    Bands are cut into equal steps from the antimeridian on; a polar cap is one cell. Returns the
-    number of cells per band, from south to north, and the bands' edges in sin(latitude).
-
-    Raises:
-        ValueError: a size that is not positive.
+    Bands are cut into equal steps from the antimeridian on; a polar cap is one cell. Returns
+    the number of cells per band, from the south, and the bands' edges in sin(latitude).
+    Raises ValueError for a size that is not positive.
     """
     if not size_km > 0:
         raise ValueError(f"size_km must be positive, not {size_km}")
@@ -99,7 +95,7 @@ def blocks(lonlat: ArrayLike, size_km: float) -> np.ndarray:
 
 
 def cell_bounds(cells: ArrayLike, size_km: float) -> np.ndarray:
-    """Compute west, south, east, north (n, 4), degrees, of cells as numbered by :func:`blocks`."""
+    """Compute west, south, east, north (n, 4), degrees, of cells of :func:`blocks`."""
     columns, edges = cell_grid(size_km)
     cells, first = np.asarray(cells, dtype=np.int64), np.concatenate([[0], np.cumsum(columns)])
     band = np.searchsorted(first, cells, side="right") - 1

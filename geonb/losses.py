@@ -44,10 +44,8 @@ class Space:
     soft_km: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (self.exclude_km >= 0 and self.soft_km >= 0):
-            raise ValueError(f"exclude_km and soft_km must be at least 0, not {self.exclude_km} and {self.soft_km}")
-        if self.exclude_km and self.soft_km:
-            raise ValueError("nearby places are excluded or soft positives: set one of exclude_km and soft_km")
+        if min(self.exclude_km, self.soft_km) < 0 or self.exclude_km and self.soft_km:
+            raise ValueError("set one of exclude_km and soft_km, to at least 0")
         if self.candidates is None:
             object.__setattr__(self, "candidates", self.anchors)
 
@@ -56,8 +54,9 @@ class Space:
         return replace(self, anchors=self.anchors[anchors], candidates=self.candidates[candidates])
 
     def chord(self, rows: slice) -> Tensor:
-        """Compute chord lengths (c, k), float64, on the unit sphere, from a block of anchors."""
-        a, b = (unit_xyz_tensor(lonlat.detach().double()) for lonlat in (self.anchors[rows], self.candidates))
+        """Compute chords (c, k) on the unit sphere, float64, from a block of anchors."""
+        pair = self.anchors[rows], self.candidates
+        a, b = (unit_xyz_tensor(lonlat.detach().double()) for lonlat in pair)
         return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
     def near(self, rows: slice) -> Tensor | None:
@@ -66,7 +65,7 @@ class Space:
         return self.chord(rows) <= 2 * math.sin(angle / 2) if self.exclude_km else None
 
     def kernel(self, rows: slice) -> Tensor | None:
-        """Weigh soft positives, float64 (c, k) in [0, 1], of a block of anchors, or None."""
+        """Weigh soft positives, float64 (c, k), of a block of anchors, or None."""
         if not self.soft_km:
             return None
         km = 2 * EARTH_RADIUS_KM * torch.asin((self.chord(rows) / 2).clamp(max=1.0))
@@ -75,13 +74,14 @@ class Space:
 
 
 def _mean_over_anchors(loss: Callable[[slice], Tensor], n: int, chunk: int) -> Tensor:
-    """Average ``loss(rows)``, a sum over a block of anchors, with ``chunk`` rows in memory."""
+    """Average ``loss(rows)``, a sum over anchors, ``chunk`` rows at a time."""
     if chunk < 0:
         raise ValueError(f"chunk must be a number of rows, or 0 for all, not {chunk}")
     if not 0 < chunk < n:
         return loss(slice(0, n)) / max(n, 1)
     blocks = [slice(start, min(start + chunk, n)) for start in range(0, n, chunk)]
-    sums = [checkpoint(loss, rows, use_reentrant=False, preserve_rng_state=False) for rows in blocks]
+    options = {"use_reentrant": False, "preserve_rng_state": False}
+    sums = [checkpoint(loss, rows, **options) for rows in blocks]
     return torch.stack(sums).sum() / n
 
 
@@ -90,7 +90,6 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def _logits(a: Tensor, b: Tensor, scale: Scale) -> Tensor:
-    """Compute scaled similarities (c, k) of ``a`` (c, d) with ``b`` (k, d)."""
     a, b = _wide(a), _wide(b)
     with torch.autocast(a.device.type, enabled=False):
         return scale * a @ b.T
@@ -102,20 +101,23 @@ def _cross_entropy(
 ) -> Tensor:  # fmt: skip
     r"""Sum over anchors of :math:`\log \sum_{k \in K} e^{l_k} - \sum_k w_k l_k / \sum_k w_k`.
 
-    ``positive``, long (c,) or bool (c, k), has weight 1; ``kernel`` (c, k) weighs the others, else 0.
-    ``near`` are no negatives, ``left_out`` no candidates. ``inside`` puts the weights in the logarithm;
-    ``columns`` adds the same sum with the columns as anchors.
+    ``positive``, long (c,) or bool (c, k), has weight 1; ``kernel`` (c, k) weighs the others.
+    ``near`` are no negatives, ``left_out`` no candidates. ``inside`` puts weights in the
+    logarithm; ``columns`` adds the same sum with the columns as anchors.
     """
     excluded = left_out
     if positive.ndim == 1 and near is None and kernel is None:
         target = of_columns = logits.gather(1, positive[:, None])[:, 0]
     else:
         if positive.ndim == 1:
-            positive = torch.zeros_like(logits, dtype=torch.bool).scatter(1, positive[:, None], True)
+            none = torch.zeros_like(logits, dtype=torch.bool)
+            positive = none.scatter(1, positive[:, None], True)
         if near is not None:
             excluded = near & ~positive if left_out is None else near & ~positive | left_out
         weights = positive if kernel is None else torch.where(positive, 1.0, kernel)
-        weights = (weights if left_out is None else weights.masked_fill(left_out, 0)).to(logits.dtype)
+        if left_out is not None:
+            weights = weights.masked_fill(left_out, 0)
+        weights = weights.to(logits.dtype)
         weighted = weights * logits
         target, of_columns = weighted.sum(1) / weights.sum(1), weighted.sum(0) / weights.sum(0)
         if inside:
@@ -133,13 +135,12 @@ def _near_and_kernel(space: Space | None, rows: slice) -> tuple[Tensor | None, T
 def _check_space(space: Space | None, n: int, k: int) -> None:
     if space and (len(space.anchors), len(space.candidates)) != (n, k):
         given = f"{len(space.anchors)} anchors and {len(space.candidates)} candidates"
-        raise ValueError(f"space has {given}, but the loss has {n} and {k} with those of a queue")
+        raise ValueError(f"space has {given}, but the loss has {n} and {k}, a queue included")
 
 
 def info_nce(
-    a: Tensor, b: Tensor, scale: Scale, space: Space | None = None, symmetric: bool = True,
-    chunk: int = 0,
-) -> Tensor:  # fmt: skip
+    a: Tensor, b: Tensor, scale: Scale, space: Space | None = None, symmetric: bool = True, chunk: int = 0
+) -> Tensor:
     r"""Contrast a target with all others: InfoNCE (van den Oord et al., 2018, arXiv 1807.03748).
 
     .. math:: L(a \to b) = -\frac1n \sum_i \log \frac{e^{s\,a_i\cdot b_i}}{\sum_j e^{s\,a_i\cdot b_j}},
@@ -151,10 +152,8 @@ def info_nce(
     Args:
         a: (n, d) anchors.
         b: (n, d), row i belongs to row i of ``a``. With ``symmetric=False`` more rows may follow,
-            such as a queue: negatives of all anchors, whose positions ``space`` has too.
-
-    Raises:
-        ValueError: numbers of anchors, targets and positions that do not fit.
+            such as a queue: negatives of all anchors, whose positions ``space`` has too; other
+            numbers raise ValueError.
 
     Example:
         Log n where no anchor can tell its target from the others, and nearly 0 where all can:
@@ -165,13 +164,14 @@ def info_nce(
     """
     n, k = len(a), len(b)
     if k < n or (symmetric and k > n):
-        raise ValueError(f"{n} anchors and {k} targets: only one direction takes more targets than anchors")
+        raise ValueError(f"{n} anchors and {k} targets: only one direction takes more targets")
     _check_space(space, n, k)
 
     at_once = symmetric and not 0 < chunk < n  # both directions from one matrix
 
     def loss(rows: slice) -> Tensor:
-        logits, matched = _logits(a[rows], b, scale), torch.arange(rows.start, rows.stop, device=a.device)
+        logits = _logits(a[rows], b, scale)
+        matched = torch.arange(rows.start, rows.stop, device=a.device)
         return _cross_entropy(logits, matched, *_near_and_kernel(space, rows), columns=at_once)
 
     mean = _mean_over_anchors(loss, n, chunk)
@@ -184,15 +184,15 @@ def info_nce(
 def geoclip(
     image: Tensor, location: Tensor, queue: Tensor, scale: Scale, space: Space | None = None, chunk: int = 0
 ) -> Tensor:
-    r"""Contrast images with positions (n, d) and a queue (Cepeda et al., 2023, arXiv 2309.16020).
+    r"""Contrast images (n, d) with positions and a queue (Cepeda et al., 2023, arXiv 2309.16020).
 
     .. math:: -\frac1n \sum_i
               \log \frac{e^{s\,v_i\cdot l_i}}{\sum_j e^{s\,v_i\cdot l_j} + \sum_q e^{s\,v_i\cdot l_q}}
 
-    ``queue`` (q, d) has earlier positions, which get gradients as in the published code. ``space``
-    has candidates of the batch, then of the queue.
+    The queue (q, d) gets gradients, as published; ``space`` has its positions after the batch's.
     """
-    return info_nce(image, torch.cat([location, queue]), scale, space, symmetric=False, chunk=chunk)
+    location = torch.cat([location, queue])
+    return info_nce(image, location, scale, space, symmetric=False, chunk=chunk)
 
 
 def csp(
@@ -208,7 +208,7 @@ def csp(
 
     Args:
         location, image, second: (n, d), ``second`` the locations under other dropout.
-        random: (r, d) random locations, shared by all images: the candidates of ``space``.
+        random: (r, d) random locations for all images, the candidates of ``space``.
         scales: three inverse temperatures, in the order batch, random, dropout.
     """
     n = len(location)
@@ -236,20 +236,18 @@ def melt(
     .. math:: -\frac1n \sum_i \log \frac{e^{s\,p_i\cdot x_i}}{\sum_j e^{s\,p_i\cdot x_j}}, \qquad
               x_i = x_i^{m(i)}
 
-    The source leaves open the direction and the number of temperatures.
-
     Args:
         location, others: (n, d), and (m, n, d), the modalities besides location.
         drawn: long (n,), the modality (0 to m-1) that represents each place; -1 leaves it out.
     """
     rows = (drawn >= 0).nonzero()[:, 0]
-    space = space and space.keep(rows, rows)
-    return info_nce(location[rows], others[drawn[rows], rows], scale, space, symmetric=False, chunk=chunk)
+    space, others = space and space.keep(rows, rows), others[drawn[rows], rows]
+    return info_nce(location[rows], others, scale, space, symmetric=False, chunk=chunk)
 
 
 def nt_xent_fused(
-    embeddings: Tensor, present: Tensor, scale: Scale, space: Space | None = None, form: str = "mean",
-    anchors: str = "all", chunk: int = 0,
+    embeddings: Tensor, present: Tensor, scale: Scale, space: Space | None = None,
+    form: str = "mean", anchors: str = "all", chunk: int = 0,
 ) -> Tensor:  # fmt: skip
     r"""Contrast all modalities of all places: NT-Xent with several positives per anchor.
 
@@ -266,9 +264,7 @@ def nt_xent_fused(
             "logsumexp" (Miech et al., 2020, arXiv 1912.06430), which one modality can satisfy.
         anchors: "all", with all others as candidates K, as in NT-Xent (Chen et al., 2020, arXiv
             2002.05709, eq. 1); or "location", with the other modalities as K: one-way InfoNCE.
-
-    Raises:
-        ValueError: an unknown ``form`` or ``anchors``, or a ``space`` of other places.
+            Another form or anchor raises ValueError.
 
     Example:
         Two positives cannot both have all of the softmax, so their mean stays above log 2:
@@ -303,8 +299,8 @@ def nt_xent_fused(
 
 
 def symile(
-    x: Tensor, y: Tensor, z: Tensor, scale: Scale, space: Space | None = None, negatives: str = "all",
-    generator: torch.Generator | None = None, chunk: int = 0,
+    x: Tensor, y: Tensor, z: Tensor, scale: Scale, space: Space | None = None,
+    negatives: str = "all", generator: torch.Generator | None = None, chunk: int = 0,
 ) -> Tensor:  # fmt: skip
     r"""Contrast triples by their multilinear product (Saporta et al., 2024, arXiv 2411.01053).
 
@@ -312,15 +308,11 @@ def symile(
               \log \frac{e^{s\langle x_i, y_i, z_i\rangle}}{\sum_{jk} e^{s\langle x_i, y_j, z_k\rangle}},
               \qquad \langle x, y, z \rangle = \sum_d x_d y_d z_d, \qquad L = \tfrac13 (L_x + L_y + L_z)
 
-    It sees dependence that only the three together show, but not paired signs.
-
     Args:
         x, y, z: unit vectors (n, d) of places that have all three.
         space: excludes a triple if both others are near; soft weights are products of kernels.
-        negatives: "all" n^2 pairs of the others (time n^3 d), or n "shuffled" ones, as published.
-
-    Raises:
-        ValueError: unknown ``negatives``, or a ``space`` of other places.
+        negatives: "all" n^2 pairs of the others (time n^3 d), or n "shuffled" ones, as published;
+            anything else raises ValueError.
     """
     if negatives not in ("all", "shuffled"):
         raise ValueError(f'negatives must be "all" or "shuffled", got {negatives!r}')
@@ -328,7 +320,7 @@ def symile(
     _check_space(space, n, n)
 
     def anchored(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-        each = torch.arange(n, device=device)  # pair k is b[p[k]] with c[q[k]]; i matches matched[i]
+        each = torch.arange(n, device=device)  # pair k is b[p[k]] with c[q[k]]
         if negatives == "all":
             p, q, matched = each.repeat_interleave(n), each.repeat(n), each * (n + 1)
         else:
@@ -337,11 +329,14 @@ def symile(
 
         def loss(rows: slice) -> Tensor:
             if negatives == "all":
-                logits = _logits((a[rows, None] * b).flatten(0, 1), c, scale).view(rows.stop - rows.start, n * n)
+                logits = _logits((a[rows, None] * b).flatten(0, 1), c, scale)
+                logits = logits.view(len(a[rows]), n * n)
             else:
                 triples = scale * (a[rows] * b[rows] * c[rows]).sum(1, keepdim=True)
-                logits = _logits(a[rows], b[p] * c[q], scale).scatter(1, matched[rows, None], triples)
-            near, kernel = (v if v is None else v[:, p] * v[:, q] for v in _near_and_kernel(space, rows))
+                logits = _logits(a[rows], b[p] * c[q], scale)
+                logits = logits.scatter(1, matched[rows, None], triples)
+            both = _near_and_kernel(space, rows)
+            near, kernel = (v if v is None else v[:, p] * v[:, q] for v in both)
             return _cross_entropy(logits, matched[rows], near, kernel)
 
         return _mean_over_anchors(loss, n, chunk)

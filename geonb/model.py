@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from torch import Tensor
 
 from geonb._util import tqdm
 from geonb.architectures import Architecture
@@ -28,11 +27,10 @@ class Model:
     Attributes:
         architecture: the trained module, in eval mode.
         config, manifest: the run's files, as dicts.
-        modalities: what it can embed, "location" first.
-        dim: dimensions of the shared space.
+        modalities, dim: what it can embed, "location" first, and in how many dimensions.
     """
 
-    def __init__(self, architecture: Architecture, config: dict, manifest: dict, weights: dict[str, Tensor]) -> None:
+    def __init__(self, architecture: Architecture, config: dict, manifest: dict, weights: dict) -> None:
         self.architecture = architecture.eval()
         self.config, self.manifest = config, manifest
         self.modalities, self.dim = architecture.modalities, config["dim"]
@@ -40,83 +38,77 @@ class Model:
         self._backbones: dict[str, Any] = {}
 
     def backbone(self, modality: str) -> Any:
-        """Load the frozen backbone of "text" or "image", once; ValueError if it has none."""
+        """Load the frozen backbone of "text" or "image", once."""
         if modality not in self._backbones:
             self._backbones[modality] = load_backbone(self.manifest, self._weights, modality)
         return self._backbones[modality]
 
     def embed_locations(self, lonlat: ArrayLike, progress: bool = False) -> np.ndarray:
-        """Embed positions (n, 2), lon/lat degrees, as unit vectors float32 (n, dim).
-
-        Raises:
-            ValueError: a position that is not finite or out of range, with its row.
-        """
+        """Embed positions (n, 2), lon/lat degrees, as unit vectors float32 (n, dim)."""
         return self._embed("location", check_lonlat(lonlat).astype(np.float32), progress)
 
     def embed_texts(self, texts: list[str]) -> np.ndarray:
-        """Embed n texts as unit vectors (n, dim); ValueError if one is empty."""
+        """Embed n texts as unit vectors (n, dim); raises ValueError if one is empty."""
         if isinstance(texts, str):
             raise ValueError(f"give a list of texts: [{texts[:40]!r}]")
         return self.embed_features("text", self.backbone("text").encode(list(texts)))
 
     def embed_images(self, images: np.ndarray, harmonised: bool = False) -> np.ndarray:
-        """Embed Sentinel-2 images uint16 (n, 12, H, W), reflectance x 10,000, as unit vectors (n, dim).
+        """Embed Sentinel-2 images uint16 (n, 12, H, W), reflectance x 10,000, as vectors (n, dim).
 
-        Raises:
-            ValueError: wrong bands or scaling, or the offset of 1000; ``harmonised=True`` says that it is
-                removed, see :func:`geonb.data.sentinel2.check_images`.
+        They are refused if they seem to have the offset of 1000, unless ``harmonised``; see
+        :func:`geonb.data.sentinel2.check_images`.
         """
         images = check_images(images, harmonised=harmonised)
         return self.embed_features("image", self.backbone("image").encode(images))
 
     def embed_store(self, store: PlaceStore, modality: str, rows: ArrayLike, progress: bool = False) -> np.ndarray:
-        """Embed places of a store, ``rows`` (n,), by texts or images (cached features), as (n, dim).
+        """Embed places of a store, ``rows`` (n,), by cached features of texts or images, (n, dim).
 
-        Raises:
-            ValueError: a place without this modality.
+        Raises ValueError for a place without this modality.
         """
         present, rows = store.has(modality), np.asarray(rows)
         if not present[rows].all():
             lacking = store.place_id[rows[~present[rows]][0]]
-            raise ValueError(f"place {lacking} has no {modality}; choose rows by store.has({modality!r})")
+            raise ValueError(f"place {lacking} has no {modality}; see store.has({modality!r})")
         cached = features(store, modality, self.backbone(modality), progress)
         return self.embed_features(modality, cached[np.cumsum(present)[rows] - 1])
 
     def embed_features(self, modality: str, features: np.ndarray) -> np.ndarray:
-        """Embed features (n, d) of a backbone, or of an extra modality, as unit vectors (n, dim).
+        """Embed features (n, d) of a backbone or of an extra modality as unit vectors (n, dim).
 
-        Raises:
-            ValueError: an unknown modality, or features of another shape.
+        Raises ValueError for an unknown modality, or another shape.
         """
         described = self.manifest["backbones"]
         if modality not in described:
-            raise ValueError(f"this run takes features of {', '.join(described)}, not of {modality!r}")
+            raise ValueError(f"give features of {', '.join(described)}, not of {modality!r}")
         features, dim = np.asarray(features, dtype=np.float32), described[modality]["dim"]
         if features.ndim != 2 or features.shape[1] != dim:
-            raise ValueError(f"features of {modality!r} have shape (n, {dim}), not {features.shape}")
+            raise ValueError(f"{modality!r} has shape (n, {dim}), not {features.shape}")
         return self._embed(modality, features)
 
     @torch.inference_mode()
     def _embed(self, modality: str, values: np.ndarray, progress: bool = False) -> np.ndarray:
         device = next(self.architecture.parameters()).device
         out = np.empty((len(values), self.dim), dtype=np.float32)
-        for i in tqdm(range(0, len(values), CHUNK), "embedding", unit="chunk", disable=not progress):
+        starts = range(0, len(values), CHUNK)
+        for i in tqdm(starts, "embedding", unit="chunk", disable=not progress):
             chunk = torch.from_numpy(values[i : i + CHUNK]).to(device)
             out[i : i + CHUNK] = self.architecture.embed(modality, chunk).float().cpu().numpy()
         return out
 
 
 def load(run: str | Path, device: str = "cpu") -> Model:
-    """Load a finished run. ValueError: it is unfinished, damaged or of another version."""
+    """Load a finished run; raises ValueError if damaged or of another version."""
     run = Path(run)
     config, manifest, weights = read_config(run), read_manifest(run), read_weights(run)
     trained = {k: v for k, v in weights.items() if not k.startswith("backbone.")}
     dims = {m: described["dim"] for m, described in manifest["backbones"].items()}
-    with torch.random.fork_rng(devices=[]):  # loading does not change the caller's random numbers
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay
         architecture = build(config["architecture"], config_of(config), dims)
     try:
         architecture.load_state_dict(trained)
     except RuntimeError as error:
-        raise ValueError(f"{run}: the weights do not fit config.yaml ({error}); train again") from None
+        raise ValueError(f"{run}: the weights do not fit config.yaml ({error})") from None
     fitted = {k: v for k, v in weights.items() if k not in trained}
     return Model(architecture.to(device), config, manifest, fitted)

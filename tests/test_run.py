@@ -48,18 +48,18 @@ def test_a_folder_that_is_no_run_and_a_run_that_is_not_finished_are_refused(copy
     with pytest.raises(ValueError, match="no config.yaml, so this is not a run"):
         geonb.load(tmp_path)
     (copy / "manifest.json").unlink()
-    with pytest.raises(ValueError, match="did not finish; go on with --resume"):
+    with pytest.raises(ValueError, match="did not finish; use --resume"):
         geonb.load(copy)
 
 
 def test_a_run_of_another_version_is_refused_with_the_way_to_make_it_again(copy):
     manifest = json.loads((copy / "manifest.json").read_text())
     (copy / "manifest.json").write_text(json.dumps(manifest | {"schema": 2}))
-    with pytest.raises(ValueError, match="run schema 2, this version reads 3; .*delete the folder and train again"):
+    with pytest.raises(ValueError, match="run schema 2, not 3, .*delete the folder and train again"):
         geonb.load(copy)
     config = yaml.safe_load((copy / "config.yaml").read_text())
     (copy / "config.yaml").write_text(yaml.safe_dump(config | {"compile": False, "loggers": []}))
-    with pytest.raises(ValueError, match="unknown field compile; .*train again"):
+    with pytest.raises(ValueError, match="unknown field compile, .*train again"):
         geonb.load(copy)
 
 

@@ -112,10 +112,10 @@ for where in sys.argv[2:]:  # each in a process of its own, which starts with ev
 """
 
 
-def run_script(script, *arguments, **environment):
+def run_python(*arguments):
     return subprocess.run(
-        [sys.executable, str(script), *map(str, arguments)], check=True, timeout=300, capture_output=True, text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        [sys.executable, *map(str, arguments)], check=True, timeout=300, capture_output=True, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
 
 
@@ -125,7 +125,7 @@ def run_script(script, *arguments, **environment):
 def test_a_run_killed_at_any_moment_resumes_to_the_same_weights_bit_for_bit(name, moments, world, tmp_path):
     script = tmp_path / "killed.py"
     script.write_text(KILLED.format(tests=str(Path(__file__).parent), name=name, store=str(world.path)))
-    ended = run_script(script, tmp_path, "never", *moments)
+    ended = run_python(script, tmp_path, "never", *moments)
     killed = [f"{where} {-signal.SIGKILL}" for where in moments]
     assert ended.stdout.splitlines() == ["never 0", *killed], ended.stderr
     whole = tmp_path / "never"
@@ -134,10 +134,8 @@ def test_a_run_killed_at_any_moment_resumes_to_the_same_weights_bit_for_bit(name
             geonb.load(tmp_path / where)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # as in the killed process, because rounding depends on it
-        try:
-            resumed = train(name, world, tmp_path / where, resume=True, progress=False)
-        finally:
-            torch.set_num_threads(threads)
+        resumed = train(name, world, tmp_path / where, resume=True, progress=False)
+        torch.set_num_threads(threads)
         assert same(weights(whole), weights(resumed)), where
         assert metrics(whole, "wall_s") == metrics(resumed, "wall_s"), where
         assert not list(resumed.rglob("*.partial")), where
@@ -188,7 +186,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_its_places(ruined, noticed
                 model.encoders["location"].network.linear.weight.fill_(float("nan"))
 
     monkeypatch.setattr(Architecture, "clamp_scales", clamp_scales)
-    with pytest.raises(FloatingPointError, match=f"step {noticed} is not finite; its places: p") as caught:
+    with pytest.raises(FloatingPointError, match=f"step {noticed} is not finite; .*; its places: p") as caught:
         train("imagebind", world, tmp_path / "run", SMALL, progress=False)
     rows = np.flatnonzero((split_of(world, SMALL) == "train") & (world.has("text") | world.has("image")))
     first = batch_rows(torch.from_numpy(rows), noticed - 1, 64, SMALL.seed)[0]
@@ -203,7 +201,7 @@ def test_a_run_that_cannot_go_on_says_why(trained, world, tmp_path):
     config, checkpoint = run / "config.yaml", run / "checkpoints" / "last.safetensors"
     as_it_was = (trained / "config.yaml").read_text()
     config.write_text(as_it_was.replace("init: null", "init: runs/gone"))
-    with pytest.raises(ValueError, match="runs/gone: no model.safetensors, so no run"):
+    with pytest.raises(ValueError, match="runs/gone: no model.safetensors: no run"):
         train("imagebind", world, run, resume=True, progress=False)
     config.write_text(as_it_was)
     with pytest.raises(ValueError, match="of another architecture or other data"):
@@ -270,7 +268,7 @@ def test_two_processes_have_the_loss_and_the_gradients_of_one(tmp_path):
     results = []
     for devices in (1, 2):
         out = tmp_path / f"{devices}.pt"
-        run_script(script, devices, out)
+        run_python(script, devices, out)
         results.append(torch.load(out, weights_only=True))
     one, two = results
     nonzero = {k for k, v in two.items() if v.abs().max() > 0}  # a modality that waits has none, or zeros
@@ -287,21 +285,17 @@ def test_torchrun_starts_the_command_line_on_two_processes(world, tmp_path):
         "network: {name: residual, dropout: 0.0}\nhead: {name: linear}\noptions: {cycles: 3}\n"
         "encoding: {name: spherical_harmonics, degrees: 5}\nsplit: {kind: blocked, size_km: 1500.0, buffer_km: 0.0, seed: 0}\n"
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "geonb.cli",
-               "train", "cyclic", "--data", str(world.path), "--out", str(out), "--devices", "2", "--config", str(small)]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, timeout=300, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = run_python(
+        "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "geonb.cli", "train", "cyclic",
+        "--data", world.path, "--out", out, "--devices", "2", "--config", small,
+    )  # fmt: skip
     assert done.stdout.count(": done") == 1
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["devices"] == 2 and manifest["samples_seen"] == 6 * 31
     train("cyclic", world, tmp_path / "alone", config_from_file(small), progress=False)
-    lines, expected = metrics(out), metrics(tmp_path / "alone")
-    assert [line["step"] for line in lines] == [line["step"] for line in expected]
-    for line, other in zip(lines, expected, strict=True):  # each device took its own rows of the same batches
-        assert line["held_out"] == pytest.approx(other["held_out"], rel=1e-3)
-        assert line["loss"] == pytest.approx(other["loss"], rel=1e-3)
-    geonb.load(out).embed_locations([[0.0, 0.0]])
+    for line, other in zip(metrics(out), metrics(tmp_path / "alone"), strict=True):
+        compared = "step", "held_out", "loss"  # each device took its own rows of the same batches
+        assert [line[k] for k in compared] == pytest.approx([other[k] for k in compared], rel=1e-3)
 
 
 # ---- batches, schedule, selection
@@ -371,8 +365,7 @@ def test_mixed_precision_is_near_and_double_precision_goes_with_everything(world
     [
         ("satclip", {"modalities": ("location", "text", "image")}, "binds location with one modality"),
         ("fused", {"encoding": {"name": "grid", "scale": 3}}, "encoding: .*'scale'.*misspelt option"),
-        ("fused", {"options": {"excude_km": 3}}, "options: .*'excude_km'.*misspelt option"),
-        ("cyclic", {"steps": 8, "options": {"cycles": 8}}, "16 phases need at least that many steps, not 8"),
+        ("cyclic", {"steps": 8, "options": {"cycles": 8}}, "16 phases need as many steps, not 8"),
     ],
 )
 def test_senseless_requests_are_refused_before_anything_is_written(architecture, changes, message, world, tmp_path):
@@ -390,7 +383,7 @@ def rare(world, train_places, val_places):
 
 @pytest.mark.parametrize("places", [(1, 5), (5, 0)])
 def test_a_modality_that_is_too_scarce_to_learn_or_to_judge_is_refused(places, world, tmp_path):
-    message = f"{places[0]} places to train on and {places[1]} to validate on have 'rare', which needs 2 of each"
+    message = f"{places[0]} places to train on and {places[1]} to validate on have 'rare'; it needs 2 of each"
     with pytest.raises(ValueError, match=message):
         train("imagebind", world, tmp_path / "run", SMALL, extra=rare(world, *places), progress=False)
     assert not (tmp_path / "run").exists()
@@ -405,7 +398,7 @@ def test_a_scarce_modality_is_validated_though_few_places_are_drawn(world, tmp_p
 
 @pytest.mark.parametrize("name", ["fused", "satclip"])
 def test_a_further_modality_is_an_array(name, world, tmp_path):
-    climate = np.stack([np.cos(np.radians(world.lonlat[:, 1])), np.sin(np.radians(world.lonlat[:, 1]))], 1)
+    climate = np.radians(world.lonlat)
     climate[::7] = np.nan  # not known everywhere
     binary = {"modalities": ("location", "climate")} if name == "satclip" else {}
     run = train(name, world, tmp_path / "run", replace(SMALL, **binary), extra={"climate": climate}, progress=False)
@@ -416,21 +409,6 @@ def test_a_further_modality_is_an_array(name, world, tmp_path):
         model.backbone("climate")
     with pytest.raises(ValueError, match="of another architecture or other data"):
         train(name, world, run, resume=True, extra={"climate": climate + 1}, progress=False)
-
-
-def test_values_under_an_absent_modality_change_nothing(world, trained, tmp_path, monkeypatch):
-    real_batch = training.PlaceDataset.batch
-
-    def batch(dataset, rows, size=None):
-        found = real_batch(dataset, rows, size)
-        for m, (values, present) in found.items():
-            if m != "location":
-                values[~present] = 1e6
-        return found
-
-    monkeypatch.setattr(training.PlaceDataset, "batch", batch)
-    run = train("imagebind", world, tmp_path / "run", SMALL, progress=False)
-    assert same(weights(run), weights(trained))
 
 
 def test_a_run_can_start_from_another_and_from_its_text_backbone(world, trained, tmp_path):
@@ -444,7 +422,7 @@ def test_a_run_can_start_from_another_and_from_its_text_backbone(world, trained,
     assert 0 < moved < 0.2 * start["encoders.text.network.linear.weight"].abs().mean()
     with pytest.raises(ValueError, match="cannot start from this run"):
         train("imagebind", other, tmp_path / "no", replace(config, dim=16), init=trained, progress=False)
-    with pytest.raises(ValueError, match="its text backbone is lsa, not minilm; write backbones: {text: lsa}"):
+    with pytest.raises(ValueError, match="its text backbone is lsa, not minilm"):
         minilm = replace(config, backbones={"text": "minilm"})
         train("imagebind", other, tmp_path / "no", minilm, init=trained, progress=False)
 
