@@ -1,4 +1,4 @@
-"""What the documents say is so: their examples run, their commands exist, their links lead somewhere."""
+"""The examples of the documents run, their commands exist, their links lead somewhere."""
 
 import json
 import re
@@ -43,16 +43,6 @@ def headings(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-# ---- CONTRIBUTING: each worked example runs, and is short
-
-
-def test_the_worked_examples_are_under_40_lines():
-    lengths = [len(block.splitlines()) for block in blocks("CONTRIBUTING.md", "python")]
-    assert len(lengths) == 5 and max(lengths) < 40
-    sections = re.findall(r"^### (.+)$", (ROOT / "CONTRIBUTING.md").read_text(), re.M)
-    assert sections == ["A modality", "An architecture", "A task", "A chapter"]
-
-
 def test_the_worked_examples_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GEONB_DATA", "data/small")
@@ -73,13 +63,7 @@ def test_the_worked_examples_run(tmp_path, monkeypatch, capsys):
     notebook = nbformat.read(chapter, 4)
     nbformat.validate(notebook)
     assert notebook.cells[0] == nbformat.read(ROOT / "book" / "intro.ipynb", 4).cells[0]
-    code = [cell.source for cell in notebook.cells[1:] if cell.cell_type == "code"]
-    told: dict = {}
-    exec(compile("\n".join(code), chapter.name, "exec"), told)
-    assert 0 <= np.median(told["height"]) < 2000
-
-
-# ---- commands
+    exec(compile("\n".join(cell.source for cell in notebook.cells[1:] if cell.cell_type == "code"), chapter.name, "exec"), {})
 
 
 def test_every_geonb_command_is_one():
@@ -105,12 +89,9 @@ def test_every_target_of_make_and_every_script_is_there():
     assert "exec make test" in (ROOT / ".ci" / "run").read_text()  # the check runs what the README says
 
 
-# ---- README: what stands under "Use it" runs, line by line, with fewer places and steps
-
-
 @pytest.fixture(scope="module")
 def used(tmp_path_factory) -> Path:
-    """The folder in which the commands ran."""
+    """The folder in which the commands under "Use it" ran, with fewer places and steps."""
     home, fewer = tmp_path_factory.mktemp("used"), {"data": ["--places", "300"], "train": ["--steps", "10"]}
     (block,) = (block for block in blocks("README.md", "") if "geonb ask" in block)
     lines = [shlex.split(line, comments=True) for line in block.splitlines()]
@@ -123,12 +104,6 @@ def used(tmp_path_factory) -> Path:
     return home
 
 
-def python_of_the_readme(*left_out: str) -> list[str]:
-    """The Python blocks of the README, without lines that hold certain words."""
-    lines = [block.splitlines() for block in blocks("README.md", "python")]
-    return ["\n".join(line for line in block if not any(word in line for word in left_out)) for block in lines]
-
-
 def test_the_commands_of_the_readme_write_what_they_say(used):
     assert pq.read_table(used / "embedded.parquet")["name"].to_pylist() == ["Berlin", "Santiago"]
     assert len(pq.read_table(used / "theirs.parquet")) == 300
@@ -139,16 +114,13 @@ def test_the_commands_of_the_readme_write_what_they_say(used):
 def test_the_python_of_the_readme_runs_after_its_commands(used, monkeypatch):
     monkeypatch.chdir(used)
     names = {"their_function": lambda lonlat: np.cos(np.radians(lonlat))}
-    for block in python_of_the_readme("geoclip_location()"):
-        exec(compile(block, "README.md", "exec"), names)
+    for block in blocks("README.md", "python"):
+        exec(compile(re.sub(r".*geoclip_location\(\).*", "", block), "README.md", "exec"), names)
     berlin, santiago = names["model"].embed_locations([[13.40, 52.52], [-70.67, -33.45]])
     assert berlin.shape == (256,) and berlin @ berlin == pytest.approx(1, abs=1e-5)
     assert {"ours", "theirs"} <= {row["representation"] for row in names["results"]["probes"]}
     assert "theirs" in Path("results.html").read_text()
     assert names["encoder"](torch.zeros(3, 2)).shape == (3, 256)
-
-
-# ---- links
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("*.md")))
@@ -163,9 +135,6 @@ def test_every_link_of_a_document_leads_to_a_file(name):
         assert target.exists(), f"{name}: no file {url}"
         if parts.fragment:
             assert parts.fragment in headings(target.read_text()), f"{name}: no heading {url}"
-
-
-# ---- the teaching guide
 
 
 def test_the_guide_sorts_every_exercise_of_every_chapter():
