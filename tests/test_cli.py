@@ -28,7 +28,6 @@ def files(world, trained, tmp_path):
     """Fill the names of files into the words of a command."""
     (tmp_path / "points.csv").write_text("name,lon,lat\na,10,50\nb,20,40\n")
     (tmp_path / "swapped.csv").write_text("lon,lat\n10,20\n48.1,151.2\n")
-    (tmp_path / "field.yaml").write_text("learning_rate: 0.1\n")
     (tmp_path / "word.yaml").write_text("steps: five\n")
     return lambda words: [word.format(world=world.path, run=trained, tmp=tmp_path) for word in words.split("|")]
 
@@ -40,9 +39,6 @@ def test_help_names_every_command_and_starts_without_heavy_imports(capsys):
         main(["--help"])
     shown = capsys.readouterr().out
     assert all(verb in shown for verb in ("data", "train", "evaluate", "embed", "ask", "export", "explore", "doctor"))
-
-
-# ---- data
 
 
 def test_a_sample_has_as_many_places_as_asked_for_and_is_the_same_for_the_same_seed(tmp_path, capsys):
@@ -105,9 +101,6 @@ def test_a_damaged_store_is_noticed(tmp_path, capsys):
     assert "texts.parquet" in capsys.readouterr().err
 
 
-# ---- training and use
-
-
 def test_train_resume_evaluate_and_embed(world, tmp_path, capsys):
     out = tmp_path / "run"
     arguments = ["train", "fused", "--data", world.path, "--out", out, "--epochs", "1", "--batch-size", "64"]
@@ -134,7 +127,7 @@ def test_train_resume_evaluate_and_embed(world, tmp_path, capsys):
     assert [r["value"] for r in cka if r["measure"] == "CKA with theirs"] == [pytest.approx(1.0)]
 
 
-def test_embeddings_of_a_file_are_trained_as_a_further_modality(world, tmp_path, capsys):
+def test_embeddings_of_a_file_are_trained_as_a_further_modality(world, tmp_path):
     half = len(world) // 2
     vectors = np.random.default_rng(0).normal(size=(half, 8)).astype(np.float32)
     table = pa.table({"place_id": world.place_id[:half][::-1].tolist(), "embedding": vectors.tolist()})
@@ -142,8 +135,7 @@ def test_embeddings_of_a_file_are_trained_as_a_further_modality(world, tmp_path,
     (tmp_path / "c.yaml").write_text("backbones: {text: lsa, image: random_conv}\ndim: 16\nvalidate_every: 2\n")
     options = ["--config", tmp_path / "c.yaml", "--steps", 2, "--batch-size", 32, "--modalities", "location,text,aef"]
     extra = ["--extra", f"aef={tmp_path}/aef.parquet"]
-    made = run("train", "imagebind", "--data", world.path, "--out", tmp_path / "r", *extra, *options)
-    assert made == 0, capsys.readouterr().err
+    assert run("train", "imagebind", "--data", world.path, "--out", tmp_path / "r", *extra, *options) == 0
     assert "aef" in geonb.load(tmp_path / "r").modalities
 
 
@@ -164,15 +156,12 @@ def test_explore_writes_one_page_with_the_places_in_it(trained, world, tmp_path,
 
 
 @pytest.mark.parametrize("option, bands", [("", 3), ("--like|13.4|52.5", 1), ("--text|northern ice", 1)])
-def test_a_space_is_exported_for_qgis(trained, tmp_path, capsys, option, bands):
+def test_a_space_is_exported_for_qgis(trained, tmp_path, option, bands):
     rasterio = pytest.importorskip("rasterio")
     words = option.split("|") if option else []
-    assert run("export", trained, "--out", tmp_path / "e.tif", "--degrees", 10, *words) == 0, capsys.readouterr().err
+    assert run("export", trained, "--out", tmp_path / "e.tif", "--degrees", 10, *words) == 0
     with rasterio.open(tmp_path / "e.tif") as image:
         assert (image.count, image.width, image.height) == (bands, 36, 18) and image.crs.to_epsg() == 4326
-
-
-# ---- what goes wrong
 
 
 @pytest.mark.parametrize(
@@ -182,13 +171,10 @@ def test_a_space_is_exported_for_qgis(trained, tmp_path, capsys, option, bands):
         ("train|fused|--data|{tmp}/none|--out|{tmp}/x", "none: no such place store"),
         ("train|fused|--data|{run}|--out|{tmp}/x", "this is a trained run, not a place store"),
         ("train|fused|--data|{world}|--out|{tmp}/x|--modalities|location,smell", "no modality 'smell'"),
-        ("train|fused|--data|{world}|--out|{tmp}/x|--config|{tmp}/field.yaml", "learning_rate is not a field"),
         ("train|fused|--data|{world}|--out|{tmp}/x|--config|{tmp}/word.yaml", "word.yaml: steps"),
         ("train|fused|--data|{world}|--out|{tmp}/x|--extra|aef", "give a name and a file"),
-        ("train|fused|--data|{world}|--out|{tmp}/x|--extra|aef=no.parquet", "no.parquet: no such file"),
         ("ask|{tmp}|rice|--data|{world}", "no config.yaml"),
         ("ask|{run}|xyzzy qwrtp|--data|{world}", "no word of 'xyzzy qwrtp' occurs in the training texts"),
-        ("ask|{run}|  |--data|{world}", "the text is empty; write what to look for"),
         ("ask|{run}|ice|--data|{world}|--top|-3", "top must be at least 1, not -3"),
         ("evaluate|{run}|--data|{world}|--out|{tmp}/page.html", "ends in .json"),
         ("embed|{run}|--points|{tmp}/no.csv|--out|{tmp}/e.parquet", "no such file"),
@@ -196,9 +182,7 @@ def test_a_space_is_exported_for_qgis(trained, tmp_path, capsys, option, bands):
         ("data|wikipedia|api|--bbox|7.4|46.9|7.5|47|--out|{tmp}/x", "GEONB_CONTACT"),
         ("data|alphaearth|{world}|--year|2001|--out|{tmp}/a.parquet", "2001"),
         ("data|sentinel2|stac|--land|0|--period|2024-05-01|2024-09-01|--out|{tmp}/x", "--land 0: give a number of points"),
-        ("data|sentinel2|stac|--points|no.csv|--period|2024-05-01|2024-09-01|--out|{tmp}/x", "no such file"),
         ("data|sentinel2|stac|--points|{tmp}/swapped.csv|--period|2024-05-01|2024-09-01|--out|{tmp}/x", "look swapped"),
-        ("data|sentinel2|stac|--store|nowhere|--period|2024-05-01|2024-09-01|--out|{tmp}/x", "no such place store"),
     ],
 )
 def test_bad_requests_end_with_one_line_and_status_2(command, message, files, tmp_path, capsys, monkeypatch):

@@ -1,11 +1,8 @@
 """Published encoders in our modules against the published code.
 
-`golden_published.json` holds 64 positions and six outputs of each layout for the made-up weights below, computed with
-the published code: geoclip 1.3.0 and SatCLIP's table and SIREN as shipped in rshf 0.2.2 (float64); for CSP with a
-transcription of its classes at 7cb1674, whose ``state_dict`` took the weights under strict=True. Positions are
-multiples of 1/64 degree, exact in float32. Weights come from `numpy.random.RandomState`, whose numbers never change.
-
-Where GEONB_GEOCLIP names the wheel of geoclip, its trained weights are compared with the published code too.
+`golden_published.json` holds 64 positions, exact in float32, and six outputs of each layout for the made-up weights
+below, computed with the published code: geoclip 1.3.0, SatCLIP as shipped in rshf 0.2.2 (float64), and a transcription
+of CSP's classes at 7cb1674. Where GEONB_GEOCLIP names the wheel of geoclip, its trained weights are compared too.
 """
 
 import importlib.util
@@ -216,8 +213,6 @@ def test_files_that_are_no_checkpoint_are_refused(layout, tmp_path):
 
 
 class Payload:
-    """Unpickled by Python itself, this makes a file."""
-
     def __init__(self, marker):
         self.marker = marker
 
