@@ -45,9 +45,6 @@ def write_chip(path, pixels=None, descriptions=(), size=10.0, height=None, drive
     return path, pixels
 
 
-# --- tables
-
-
 def test_a_column_with_the_name_of_another_is_kept_under_a_name_of_its_own(tmp_path):
     header = ["longitude", "latitude", "description", "row", "text", "lon", "place_id"]
     path = write_csv(tmp_path / "a.csv", [[1.5, 2.5, "A description.", "R1", "A text.", 99, "007"]], header)
@@ -77,19 +74,12 @@ def test_what_is_dropped_is_reported_with_its_row(tmp_path):
     assert places["position_flag"].tolist() == [None] * 4 + ["at 0, 0", "on an axis, far from its country"]
 
 
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        (["x", "nan", 10, "", "", "", "text"], "row 4.*not finite"),
-        (["x", "12°E", 10, "", "", "", "text"], "row 4.*not finite"),
-    ],
-)
-def test_invalid_positions_raise_with_file_and_row_or_are_dropped(tmp_path, row, message):
-    path = write_csv(tmp_path / "bad.csv", [*GOOD, row])
-    with pytest.raises(ValueError, match=rf"bad\.csv: {message}"):
+def test_invalid_positions_raise_with_file_and_row_or_are_dropped(tmp_path):
+    path = write_csv(tmp_path / "bad.csv", [*GOOD, *(["x", lon, 10, "", "", "", "text"] for lon in ("12°E", "nan", 190))])
+    with pytest.raises(ValueError, match=r"bad\.csv: row 4.*not finite"):
         read_texts(path)
     places, skips = read_texts(path, drop_invalid=True)
-    assert len(places["lon"]) == 4 and skips.counts == {"no valid position": 1}
+    assert len(places["lon"]) == 4 and skips.counts == {"no valid position": 3}
 
 
 HEAD = b"title,longitude,latitude,text"
@@ -102,7 +92,6 @@ HEAD = b"title,longitude,latitude,text"
         (HEAD + b"\n", "the table has no rows"),
         (HEAD + "\nPlzeň,13,49,Größe".encode("cp1250"), "not UTF-8"),
         (HEAD + b"\na,1,2,x\nb,1,2\n", "cannot be read .*Row #3: Expected 4 columns, got 3: b,1,2.*quote missing"),
-        (HEAD + b"\na,1,2,x\nb,1,2,x,y\n", "cannot be read .*quote missing"),
         (HEAD + b",kind, kind\na,1,2,x,b,c\n", "two columns are named 'kind'; rename one"),
         (b"title,text\na,b\n", "no column longitude or lon or lng"),
         (HEAD + b"\nx,0,0,text\n", "no row is left"),
@@ -137,16 +126,6 @@ def test_a_changed_sign_is_told_from_a_far_position_by_enough_witnesses():
         assert not any(mask.any() for mask in few.values())
 
 
-def test_far_rows_are_kept_with_a_flag_and_mirrored_ones_dropped(tmp_path):
-    rows = [[f"M{i}", 14.4 + i / 100, 35.9, "Malta", "Europe", "", f"Village {i}."] for i in range(9)]
-    rows += [[f"F{i}", 2 + i, 46.0, "France", "Europe", "", f"Town {i}."] for i in range(6)]
-    rows.append(["Réunion", 55.5, -20.9, "France", "Africa", "", "An island."])
-    rows[8][1] = -14.5
-    places, skips = read_texts(write_csv(tmp_path / "far.csv", rows))
-    assert skips.counts == {"mirrored": 1} and 8 not in places["row"]
-    assert places["position_flag"].tolist() == [None] * 14 + ["far from its country"]
-
-
 def test_rules_hold_across_the_antimeridian_and_for_countries_in_parts():
     fiji = [[179.9, -17], [-179.9, -17.1], [178.4, -18.1], [-179.5, -16.8], [177.4, -17.6], [179.0, -16.5]]
     france = [[2, 48], [4, 46], [5, 43], [-1, 44], [7, 48], [55.5, -21], [-53, 5]]
@@ -161,9 +140,6 @@ def test_on_an_axis_the_continent_decides_when_the_country_has_no_other_row():
     countries = ["United Kingdom", "France", "Germany", "Fiji", "Australia"]
     for names, row in ((continents, [False, False, False, True, False]), ([""] * 5, [False] * 5)):
         assert suspicious_positions(points, countries, names)["on an axis, far from its country"].tolist() == row
-
-
-# --- chips
 
 
 def test_tiles_are_the_right_pixels_at_the_right_place(tmp_path):
@@ -249,9 +225,6 @@ def test_the_radiometric_offset_is_taken_off_where_a_file_carries_it(tmp_path):
     assert places["radiometric_offset"].tolist() == [0]
 
 
-# --- one store
-
-
 def test_tables_and_chips_make_one_store_that_says_where_it_is_from(tmp_path):
     a = write_csv(tmp_path / "wikipedia_places.csv.gz", GOOD)
     own = [["Berat", 20.13, 40.07, "White houses.", "A register", "CC0", "sq", "https://a.b/berat", "0123"]]
@@ -261,8 +234,7 @@ def test_tables_and_chips_make_one_store_that_says_where_it_is_from(tmp_path):
     out = tmp_path / "store"
     store = from_files(out, [a, b], [chip], harmonise=False, license="CC BY-SA 3.0")
     assert len(store) == 4 + 1 + 4 and "9" in check_store(out)
-    assert store.has("text").tolist() == [True] * 5 + [False] * 4
-    assert store.has("image").tolist() == [False] * 5 + [True] * 4
+    assert (store.has("text") == [True] * 5 + [False] * 4).all() and (store.has("image") != store.has("text")).all()
     assert store.texts([1, 3, 4]) == [GOOD[1][-1], "The capital of Uganda.", "White houses."]
     assert store.column("title")[[2, 4]].tolist() == ["Lake George (Uganda)", "Berat"]
     np.testing.assert_array_equal(store.images([5])[0], pixels[:, :64, :64])
@@ -303,9 +275,6 @@ def test_bad_input_leaves_no_store_behind(tmp_path):
     with pytest.raises(ValueError, match="b.tif: pixels of 20 m"):
         from_files(tmp_path / "store", [], [a, b])
     assert not (tmp_path / "store").exists()
-
-
-# --- the real files
 
 
 def test_known_mistakes_in_the_real_articles_are_found():
