@@ -27,13 +27,13 @@ def public(module):
         if name.startswith("_") or getattr(value, "__module__", None) != module.__name__:
             continue
         yield f"{module.__name__}.{name}", inspect.unwrap(value)
-        for method, member in vars(value).items() if inspect.isclass(value) else ():
+        for method in vars(value) if inspect.isclass(value) else ():
             if not method.startswith("_"):
-                yield f"{module.__name__}.{name}.{method}", getattr(member, "__func__", getattr(member, "fget", member))
+                yield f"{module.__name__}.{name}.{method}", getattr(value, method)
 
 
-PUBLIC = {name: value for module in MODULES for name, value in public(module) if inspect.isclass(value) or inspect.isfunction(value)}
-FUNCTIONS = {name: value for name, value in PUBLIC.items() if inspect.isfunction(value)}
+FUNCTIONS = {name: value for module in MODULES for name, value in public(module) if inspect.isroutine(value)}
+PUBLIC = FUNCTIONS | {name: value for module in MODULES for name, value in public(module) if isinstance(value, type | property)}
 
 
 def test_everything_public_is_documented():

@@ -27,7 +27,7 @@ def random_points(n: int, seed: int = 0) -> np.ndarray:
 def fibonacci_points(n: int) -> np.ndarray:
     """Lay n positions (n, 2), degrees, on a Fibonacci lattice: nearly even spacing, not random.
 
-    Source: Gonzalez (2010), Mathematical Geosciences 42, 49-64.
+    Source: Gonzalez (2010), doi 10.1007/s11004-009-9257-x
     """
     i = np.arange(n) + 0.5
     return np.stack([(360 * i / GOLDEN_RATIO) % 360 - 180, np.degrees(np.arcsin(2 * i / n - 1))], 1)
@@ -114,7 +114,7 @@ def weighted_sample(weights: ArrayLike, k: int, seed: int = 0) -> np.ndarray:
 
     Fewer than k weights above 0 are a ValueError.
 
-    Source: Efraimidis and Spirakis (2006), Information Processing Letters 97, 181-185.
+    Source: Efraimidis and Spirakis (2006), doi 10.1016/j.ipl.2005.11.003
     """
     weights = np.asarray(weights, dtype=np.float64)
     if k > np.count_nonzero(weights):

@@ -40,7 +40,7 @@ def themed(fig: MatplotlibFigure, alt: str) -> Figure:
 
     Args:
         fig: closed after it is drawn.
-        alt: what the figure says, for those who do not see it; not empty.
+        alt: what the figure says, for those who do not see it; ValueError where it is empty.
     """
     import matplotlib.pyplot as plt
 

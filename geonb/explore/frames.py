@@ -49,7 +49,7 @@ def projection_view(
     lie on the PCA, because the direction of its axes is arbitrary.
 
     Args:
-        embeddings, lonlat: (n, d), and positions (n, 2) in degrees.
+        embeddings, lonlat: (n, d), and positions (n, 2) in degrees; other lengths are a ValueError.
         color: name -> n numbers or n labels; the ten most frequent labels get a colour.
         hover: n strings, the names of places under the lens.
         units: name of a column -> its units.

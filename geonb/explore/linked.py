@@ -94,7 +94,7 @@ def linked_view(
 def colour_column(
     name: str, values: Sequence | np.ndarray, n: int, units: Any = "", rows: np.ndarray | slice = slice(None)
 ) -> dict:
-    """Encode some ``rows`` of a column of numbers or labels (n,) for a page, with the colours of all."""
+    """Encode ``rows`` of a column of numbers or labels (n,) for a page; ValueError for another shape."""
     values = values if isinstance(values, np.ndarray) else np.array(list(values), object)
     if values.shape != (n,):
         raise ValueError(f"color {name!r} has shape {values.shape} for {n} places")

@@ -99,7 +99,7 @@ def layer_of(model: Model, *, place: Sequence[float] | None = None, text: str | 
 
     Args:
         place: (lon, lat) in degrees.
-        text: words. Without both, the layer is the first three principal components over land.
+        text: words; both are a ValueError. Without either, the first three principal components.
     """
     if place is not None and text is not None:
         raise ValueError("give a place, (lon, lat) in degrees, or a text, not both")

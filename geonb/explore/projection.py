@@ -225,7 +225,7 @@ class Colours:
 
 
 def subsample(n: int, most: int, seed: int = 0) -> np.ndarray:
-    """Return the rows below ``n`` in order, or ``most`` of them, drawn at random."""
+    """Return the rows (n,) below ``n`` in order, or ``most`` of them, drawn at random."""
     return np.arange(n) if n <= most else np.sort(np.random.default_rng(seed).choice(n, most, replace=False))
 
 
