@@ -21,7 +21,7 @@ REFERENCES = ("majority or mean", "raw coordinates", "untrained harmonics", "nea
 
 
 def published_embeddings(lonlat: ArrayLike) -> dict[str, np.ndarray]:
-    """Embed positions (n, 2), degrees, by published GeoCLIP (n, 512), where its wheel is."""
+    """Embed positions (n, 2), degrees, by published GeoCLIP (n, 512) if it is installed."""
     import torch
 
     from geonb.encoders.published import geoclip_location
@@ -37,7 +37,7 @@ def published_embeddings(lonlat: ArrayLike) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class TaskFold:
-    """A task under a protocol: scaled targets y (n,), and masks (n,) of usable labels.
+    """A task under a protocol: its scaled targets y (n,), and masks (n,) of usable labels.
 
     ``left_out`` counts labelled test places of classes too rare to train on.
     """
@@ -138,7 +138,7 @@ class ProbeRunner:
         return found, float(np.mean(penalties))
 
     def _probe(self, train: np.ndarray, fold_km: float) -> Any:
-        """The probe of these training places, which tasks share."""
+        """The probe of these training places; tasks share it."""
         key, lonlat = (train.tobytes(), fold_km), self.lonlat[train]
         if key not in self._fitted:
             if self._reference == "majority or mean":

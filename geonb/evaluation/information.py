@@ -19,7 +19,7 @@ def effective_rank(embeddings: ArrayLike) -> float:
 
 
 def alignment(a: ArrayLike, b: ArrayLike) -> float:
-    """Average the squared distance of pairs (n, d), 2 by chance (Wang and Isola, 2020)."""
+    """Average the squared distance of pairs (n, d); 2 is chance (Wang and Isola, 2020)."""
     difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
     return float((difference**2).sum(1).mean())
 
@@ -42,7 +42,7 @@ def modality_gap(a: ArrayLike, b: ArrayLike) -> float:
 
 
 def linear_cka(a: np.ndarray, b: np.ndarray) -> float:
-    """Compute linear CKA of (n, d1) and (n, d2), same places (Kornblith et al., 2019).
+    """Compute the linear CKA of two spaces (n, d1), (n, d2) (Kornblith et al., 2019).
 
     0 unrelated, 1 equal up to rotation and scale; NaN where one is constant.
     """

@@ -100,7 +100,7 @@ class ConstantProbe:
     """The mean or the most frequent class of the training labels."""
 
     def predict(self, y: np.ndarray, x: np.ndarray, kind: str) -> Prediction:
-        """Predict as many places as ``x`` (t, any) has from labels (n,), penalty 0."""
+        """Predict the same for all of ``x`` (t, any) from labels (n,), with penalty 0."""
         classes, y = _encoded(y, kind)
         return _decoded(np.repeat(y.mean(0)[None], len(x), 0), classes), 0.0
 
@@ -167,7 +167,7 @@ def _matern(chord: np.ndarray, range_km: float) -> np.ndarray:
 
 
 def untrained_encoding(lonlat: np.ndarray, degrees: int = 20) -> np.ndarray:
-    """Encode positions (n, 2), degrees, by harmonics (n, degrees**2); more are finer."""
+    """Encode positions (n, 2), degrees, by spherical harmonics (n, degrees**2)."""
     import torch
 
     from geonb.encoders.location import positional_encoding

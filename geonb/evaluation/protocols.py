@@ -25,7 +25,7 @@ MAX_BLOCK_KM = 1500.0  # larger blocks are continents, for which there is a prot
 
 @dataclass(frozen=True)
 class Protocol:
-    """Folds of places: (train, test) masks (n,) of places with labels and to test.
+    """Folds of places: masks (n,) of those to train on and of those to test.
 
     Attributes:
         buffer_km: least distance of a test place from the training places of its fold.
@@ -58,7 +58,7 @@ class Protocol:
             tested = tested | test
 
     def nearest_label_km(self, lonlat: np.ndarray) -> float:
-        """Compute the median distance from test to training places, at (n, 2), degrees."""
+        """Compute the median distance from test to training places, (n, 2) degrees."""
         xyz = unit_xyz(lonlat)
         usable = [(train, test) for train, test in self.folds if train.any() and test.any()]
         chords = [cKDTree(xyz[train]).query(xyz[test])[0] for train, test in usable]
@@ -76,7 +76,7 @@ def random_protocol(split: np.ndarray, seed: int = 0) -> Protocol:
 def blocked_protocol(
     split: np.ndarray, buffer_km: float = 50.0, size_km: float = 500.0, name: str = "blocked"
 ) -> Protocol:
-    """Train on "train" and test on "test" of ``split`` (n,), blocks of ``size_km``."""
+    """Train on the "train" places of ``split`` (n,), and test on its "test" places."""
     return Protocol(name, ((split == "train", split == "test"),), buffer_km, size_km)
 
 
@@ -92,7 +92,7 @@ def continents_protocol(split: np.ndarray, lonlat: np.ndarray, continents: np.nd
 
 
 def bands_protocol(split: np.ndarray, lonlat: np.ndarray) -> Protocol:
-    """Leave each of six bands of longitude out, of ``split`` (n,) at (n, 2), degrees."""
+    """Leave out each of six bands of longitude, of ``split`` (n,) at (n, 2), degrees."""
     band = np.floor((lonlat[:, 0] + 180) % 360 / BAND_DEGREES).astype(int)
     seen = split == "train"
     return _regions("bands", seen, [band == b for b in np.unique(band[seen])], lonlat)
@@ -113,8 +113,8 @@ def protocols_of(
     """Make the protocols that a store allows, and check them.
 
     Args:
-        split: labels (n,). ``config``: of the split; of another kind, "blocked" is called
-            "held-out". ``seed``: of the random protocol.
+        split: labels (n,). ``config``: of the split; "blocked" is called "held-out" where its
+            kind is another. ``seed``: of the random protocol.
         skipped: gets the other protocols, each with the reason.
     """
     name = "blocked" if config["kind"] == "blocked" else "held-out"
@@ -137,7 +137,7 @@ def protocols_of(
 
 
 def block_km(store: PlaceStore, tasks: dict[str, Task]) -> tuple[float, dict[str, float]]:
-    """Measure correlation ranges by task, and a block size no smaller than those to 1,500."""
+    """Measure correlation ranges in km by task, and a block size that none below 1,500 exceeds."""
     ranges = {}
     for name, task in tasks.items():
         with contextlib.suppress(ValueError):

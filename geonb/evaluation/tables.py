@@ -167,7 +167,7 @@ def _intervals(rows: pd.DataFrame, prefix: str, digits: int) -> pd.Series:
 
 
 def _marks(rows: pd.DataFrame, value: str, prefix: str, by: str | None = None) -> np.ndarray:
-    """A star for the largest value of a group, "≈" where an interval overlaps its own."""
+    """A star for the largest value of a group, "≈" where an interval overlaps the star's."""
     rows = rows.reset_index()
     best = rows.groupby(by or np.zeros(len(rows)))[value].transform("idxmax")
     low, high = rows[f"{prefix}low"], rows[f"{prefix}high"]

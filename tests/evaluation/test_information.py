@@ -3,16 +3,8 @@
 import numpy as np
 import pytest
 
-from geonb.evaluation.information import (
-    alignment,
-    effective_rank,
-    levina_bickel,
-    linear_cka,
-    local_dimension,
-    modality_gap,
-    two_nn,
-    uniformity,
-)
+from geonb.evaluation import information
+from geonb.evaluation.information import effective_rank, levina_bickel, linear_cka, local_dimension, two_nn
 
 
 def turned(x, wide=24, seed=0):
@@ -61,6 +53,7 @@ def test_effective_rank_runs_from_one_to_the_dimension():
 
 
 def test_alignment_uniformity_and_gap_at_their_ends():
+    alignment, uniformity, modality_gap = information.alignment, information.uniformity, information.modality_gap
     z = unit(np.random.default_rng(0).normal(size=(1500, 3)))
     assert alignment(z, z) == 0 and alignment(z, -z) == pytest.approx(4.0)
     assert uniformity(np.tile(z[:1], (20, 1))) == pytest.approx(0.0)

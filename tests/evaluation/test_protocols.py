@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -5,15 +7,9 @@ from hypothesis import strategies as st
 
 from geonb.data.sampling import random_points
 from geonb.data.splits import blocked_split
+from geonb.evaluation import protocols as kinds
 from geonb.evaluation.folds import ProbeRunner, task_folds
-from geonb.evaluation.protocols import (
-    Protocol,
-    bands_protocol,
-    block_km,
-    blocked_protocol,
-    continents_protocol,
-    random_protocol,
-)
+from geonb.evaluation.protocols import Protocol, block_km, blocked_protocol, random_protocol
 from geonb.evaluation.tasks import Task
 from geonb.geo import great_circle_km
 
@@ -24,7 +20,7 @@ def everything(lonlat, seed=0, buffer_km=300.0):
     continents[::7] = None
     return split, [
         random_protocol(split, seed), blocked_protocol(split, buffer_km),
-        continents_protocol(split, lonlat, continents), bands_protocol(split, lonlat),
+        kinds.continents_protocol(split, lonlat, continents), kinds.bands_protocol(split, lonlat),
     ]  # fmt: skip
 
 
@@ -76,22 +72,15 @@ def test_regions_are_whole_and_all_are_tested():
         assert len(np.unique(band[test])) == 1 and band[test][0] not in band[train]
 
 
-class Store:
-    """As much of a place store as protocols look at."""
-
-    def __init__(self, lonlat, **columns):
-        self.lonlat, self.columns, self.facts = lonlat, list(columns), {}
-        self.column = columns.__getitem__
-
-
 def test_blocks_are_no_smaller_than_what_is_correlated():
     lonlat = random_points(3000, 6)
     rng = np.random.default_rng(0)
     centres = random_points(400, 7)
     near = great_circle_km(lonlat[:, None], centres[None])
     smooth = {km: np.exp(-((near / km) ** 2)) @ rng.normal(size=400) for km in (400.0, 900.0)}
-    store = Store(lonlat, a=smooth[400.0], b=smooth[900.0], noise=rng.normal(size=3000), flat=np.ones(3000))
-    tasks = {c: Task(c, "regression") for c in store.columns}
+    columns = {"a": smooth[400.0], "b": smooth[900.0], "noise": rng.normal(size=3000), "flat": np.ones(3000)}
+    store = SimpleNamespace(lonlat=lonlat, column=columns.__getitem__)
+    tasks = {c: Task(c, "regression") for c in columns}
     size, ranges = block_km(store, tasks)
     assert "flat" not in ranges and ranges["noise"] < 150 and ranges["a"] < ranges["b"] <= size <= ranges["b"] + 100
     assert block_km(store, {"noise": tasks["noise"]}) == (100, {"noise": 0})  # not blocks of no size

@@ -4,14 +4,7 @@ import numpy as np
 import pytest
 
 from geonb.data.sampling import random_points
-from geonb.evaluation.spatial import (
-    _nearest,
-    block_bootstrap,
-    morans_i,
-    similar_beyond,
-    variogram,
-    weighted_median,
-)
+from geonb.evaluation.spatial import _nearest, block_bootstrap, morans_i, similar_beyond, variogram, weighted_median
 from geonb.geo import great_circle_km, unit_xyz
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cells import MASKED, Cell, Settings, few_labels, info_nce_bound, read_rows, run_cells, through_positions
-from hypotheses import bound_to, hypotheses, outcome
+from hypotheses import bound_to, hypotheses
 from scores import GridScores, summarise
 
 from geonb.data.sampling import random_points
 from geonb.data.store import write_store
 from geonb.evaluation.protocols import random_protocol
-from geonb.evaluation.tables import grid_table, label_of
+from geonb.evaluation.tables import grid_table
 from geonb.evaluation.tasks import TASKS
 
 RESEARCH = Path(__file__).resolve().parents[2] / "research"
@@ -205,28 +205,3 @@ def test_hypotheses_are_decided_by_what_was_planted():
     assert "supported" not in [nothing[n] for n in ("H1", "H2", "H3", "H4")]
     opposite = Known(lambda group, _, protocol: 0.3 if group[1] == BOTH and protocol == "continents" else 0.5)
     assert hypotheses(opposite, ["degree 10", "degree 40"])[0]["outcome"] == "refuted"
-
-
-def test_outcomes_follow_the_intervals():
-    def part(low, high, wanted, within=0.0):
-        return {"low": low, "high": high, "wanted": wanted, "within": within}
-
-    assert outcome([part(0.1, 0.2, "above"), part(-0.2, -0.1, "below")]) == "supported"
-    assert outcome([part(0.1, 0.2, "above"), part(-0.1, 0.1, "below")]) == "undecided"
-    assert outcome([part(0.1, 0.2, "above"), part(0.1, 0.2, "below")]) == "refuted"
-    assert outcome([part(-0.005, 0.009, "equal", 0.01)]) == "supported"
-    assert outcome([part(-0.005, 0.02, "equal", 0.01)]) == "undecided"
-    assert outcome([part(0.02, 0.03, "equal", 0.01)]) == "refuted"
-
-
-def test_a_column_without_a_star_is_explained_and_rows_are_named_in_words():
-    best, other = ({"value": v, "low": v, "high": v} for v in (0.0, 0.1))
-    row = {"protocol": "random", "architecture": "imagebind", "bound": ["text"], "variant": "", "task": "climate",
-           "metric": "accuracy", "value": 0.5, "low": 0.4, "high": 0.6}  # fmt: skip
-    rows = [row | {"encoder": "degree 10", "behind_best": best}, row | {"encoder": "degree 20", "behind_best": other}]
-    grid = {"probes": rows, "provenance": MADE}
-    assert "★" in grid_table(grid, "random", "degree 10").frame.iloc[0, 0]
-    table = grid_table(grid, "random", "degree 20")
-    assert list(table.frame["climate (accuracy)"]) == ["0.50 [0.40, 0.60]"]
-    assert "★ the best of the whole grid, all encoders" in table.caption
-    assert label_of({"architecture": "csp", "bound": ["image"], "encoder": "own", "variant": ""}) == "csp, image, own encoder"
