@@ -37,14 +37,6 @@ def write_atomically(path: Path, data: bytes | Callable[[BinaryIO], object]) -> 
         raise OSError(error.errno, f"{path} could not be written ({error.strerror}); {kept}{advice}") from None
 
 
-def not_utf8(path: Path, error: Exception) -> ValueError:
-    """Make the error for a CSV file that is not UTF-8; an encoding is not guessed."""
-    return ValueError(
-        f"{path}: not UTF-8 ({error}); save it as “CSV UTF-8”, or convert it, for example "
-        "from Windows: iconv -f CP1252 -t UTF-8 OLD.csv > NEW.csv"
-    )
-
-
 def is_missing(value: object) -> bool:
     """Tell whether a value is None, NaN, or pandas' NaT or NA."""
     return value is None or str(value == value) in ("False", "<NA>")

@@ -287,7 +287,7 @@ def _places(options: dict[str, Any]) -> Any:
     """Take from the options where chips are wanted: positions (n, 2), degrees, or a store."""
     from geonb.data.sampling import land_points
     from geonb.data.store import PlaceStore
-    from geonb.inference import read_positions
+    from geonb.data.tables import read_positions
 
     store, points, land = (options.pop(name, None) for name in ("store", "points", "land"))
     seed = options.pop("seed", 0)

@@ -23,12 +23,10 @@ from geonb.evaluation.protocols import block_km, protocols_of
 from geonb.evaluation.retrieval import RANKS, retrieval
 from geonb.evaluation.spatial import block_bootstrap, morans_i, weighted_median
 from geonb.evaluation.tasks import TASKS
-from geonb.geo import EARTH_RADIUS_KM, check_lonlat, unit_xyz
-from geonb.inference import positions, read_embedding_table, rows_of_places
+from geonb.inference import MATCH_KM, read_embeddings
 from geonb.model import Model, load
 
 SCHEMA = 3
-MATCH_KM = 1.0  # an embedding from another source belongs to a place that is no farther than this
 MIN_QUERIES = 10  # places with both modalities; retrieval needs as many
 Views = Mapping[str, np.ndarray]  # vectors (places, d) by modality
 
@@ -295,18 +293,11 @@ def _load_all(
 
 
 def _read_embeddings(path: Path, store: PlaceStore) -> np.ndarray:
-    from scipy.spatial import cKDTree
-
-    table, vectors = read_embedding_table(path)
-    if "place_id" in table.column_names:
-        found = rows_of_places(table, path, store)
-    else:
-        lonlat = check_lonlat(positions(table, path), str(path))
-        chord, found = cKDTree(unit_xyz(lonlat)).query(unit_xyz(store.lonlat))
-        found = np.where(chord * EARTH_RADIUS_KM <= MATCH_KM, found, -1)
-    if missing := int((found < 0).sum()):
+    vectors = read_embeddings(path, store)
+    missing = np.isnan(vectors).any(1)
+    if missing.any():
         raise ValueError(
-            f"{path}: no embedding for {missing:,} of {len(store):,} places, {store.place_id[found.argmin()]} among "
-            f"them; give one for each place of the store (by place_id, or within {MATCH_KM:g} km)"
+            f"{path}: no embedding for {missing.sum():,} of {len(store):,} places, {store.place_id[missing.argmax()]} "
+            f"among them; give one for each place of the store (by place_id, or within {MATCH_KM:g} km)"
         )
-    return vectors[found]
+    return vectors

@@ -12,25 +12,22 @@ import hashlib
 import re
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike
-from pyarrow import csv
 
-from geonb._util import not_utf8, tqdm
+from geonb._util import tqdm
 from geonb.data.sentinel2 import BANDS, radiometric_offset
 from geonb.data.sources._raster import raster_errors
 from geonb.data.sources.parts import Skips
 from geonb.data.store import PlaceStore, write_store
-from geonb.geo import check_lonlat, great_circle_km, unit_xyz
+from geonb.data.tables import columns_of_positions, positions, read_table
+from geonb.geo import great_circle_km, unit_xyz
 
 COLUMN_NAMES = {
-    "lon": ("longitude", "lon", "lng"),
-    "lat": ("latitude", "lat"),
     "text": ("text",),
     "title": ("title", "article", "name_en", "name"),
     "country": ("country", "states_name_en"),
@@ -48,13 +45,15 @@ AXIS_FAR, FAR = "on an axis, far from its country", "far from its country"
 
 TILE = 64  # pixels, the edge of a tile
 
+# Numbers that a float64 holds exactly as they are written: no leading zeros, no more than 15 digits.
+_EXACT = re.compile(r"-?(?=(\D*\d){1,15}$)(0|[1-9]\d*)(\.\d+)?", re.ASCII)
 _MARKUP = re.compile(r"</?[A-Za-z][A-Za-z0-9]{0,9}\s*/?>")
 
 
 def read_texts(
     path: str | Path, *, drop_invalid: bool = False, keep_suspicious: bool = False
 ) -> tuple[dict[str, np.ndarray], Skips]:
-    """Read a CSV or CSV.GZ table (UTF-8, with a header) of texts with positions; columns are those of `COLUMN_NAMES`.
+    """Read a table of texts with positions (:mod:`geonb.data.tables`); other columns are those of `COLUMN_NAMES`.
 
     Rows with an empty text, with the text of an earlier row, and with a suspicious position are dropped. A position
     that is only "far from its country" is flagged and never dropped: a lone overseas territory looks just like an
@@ -75,20 +74,17 @@ def read_texts(
         ValueError: a table that cannot be used; names the file, and the row where a row is wrong.
     """
     path = Path(path)
-    table = _read_table(path)
-    role = {name: next((c for c in known if c in table), None) for name, known in COLUMN_NAMES.items()}
-    if missing := [name for name in ("lon", "lat", "text") if role[name] is None]:
-        wanted = " or ".join(COLUMN_NAMES[missing[0]])
-        raise ValueError(f"{path}: no column {wanted} for {missing[0]}; the columns are {', '.join(table)}")
-    unknown = _objects([""] * len(next(iter(table.values()))))
-    columns = {name: table[column] if column else unknown for name, column in role.items()}
-    lonlat = np.stack([[_number(value) for value in columns[name]] for name in ("lon", "lat")], 1)
+    table = read_table(path)
+    lonlat = positions(table, str(path), keep_invalid=drop_invalid)
+    lower = {name.lower(): name for name in reversed(table.column_names)}
+    role = {name: next((lower[c] for c in known if c in lower), None) for name, known in COLUMN_NAMES.items()}
+    if role["text"] is None:
+        raise ValueError(f"{path}: no column text; the columns are {', '.join(table.column_names)}")
+    columns = {name: _words(table, column) for name, column in role.items()}
     texts = _objects([_clean(text) for text in columns["text"]])
     titles = _objects([_clean(title.replace("_", " ")) for title in columns["title"]])
 
-    if not drop_invalid:
-        check_lonlat(lonlat, where=str(path))
-    invalid = ~np.isfinite(lonlat).all(1) | (np.abs(lonlat) > [180, 90]).any(1)
+    invalid = np.isnan(lonlat).any(1)
     empty = ~invalid & (texts == "")
     repeated = _repeated(texts, ~invalid & ~empty)
     dropped = {"no valid position": invalid, "empty text": empty, "same text as a row before": repeated}
@@ -109,10 +105,13 @@ def read_texts(
         raise ValueError(f"{path}: no row is left to use\n{skips}")
     places = {"lon": lonlat[kept, 0], "lat": lonlat[kept, 1], "title": titles[kept], "text": texts[kept], "row": kept}
     places["position_flag"] = flag[kept]
-    others = {name: values for name, values in table.items() if name and name not in role.values()}
-    named = {name: columns[name] for name in ("country", "continent") if role[name]}
-    named |= {f"file_{name}" if name in RESERVED | places.keys() else name: others[name] for name in others}
-    return places | {name: _objects([v or None for v in values[kept]]) for name, values in named.items()}, skips
+    used = {*role.values(), *columns_of_positions(table, str(path))}
+    named = {name: role[name] for name in ("country", "continent") if role[name]}
+    for name in table.column_names:
+        if name and name not in used:
+            named[f"file_{name}" if name in RESERVED | places.keys() else name] = name
+    others = {name: table[column].take(pa.array(kept)).to_pylist() for name, column in named.items()}
+    return places | {name: _objects([None if v == "" else v for v in values]) for name, values in others.items()}, skips
 
 
 def suspicious_positions(
@@ -158,37 +157,8 @@ def _distance_and_spread(point: np.ndarray, others: np.ndarray) -> tuple[float, 
     return float(great_circle_km(point, middle)), float(great_circle_km(others, middle).max())
 
 
-def _read_table(path: Path) -> dict[str, np.ndarray]:
-    """Read the columns of a table as stripped text, without any guess about types."""
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    reading = {
-        "read_options": csv.ReadOptions(block_size=1 << 24),  # a row must fit in
-        "parse_options": csv.ParseOptions(newlines_in_values=True),
-    }
-    try:
-        with csv.open_csv(path, **reading) as file:
-            names = file.schema.names
-        text = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
-        table = csv.read_csv(path, convert_options=text, **reading)
-    except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
-        if isinstance(error, UnicodeDecodeError) or "UTF8" in str(error):
-            raise not_utf8(path, error) from error
-        raise ValueError(f"{path}: cannot be read ({error}); is the file whole, and no quote missing?") from error
-    if not len(table):
-        raise ValueError(f"{path}: the table has no rows; it needs a header and at least one row")
-    names = [name.strip() for name in names]
-    if twice := [name for name in names if name and names.count(name) > 1]:
-        raise ValueError(f"{path}: two columns are named {twice[0]!r}; rename one of them")
-    columns = (_objects([value.strip() for value in column.to_pylist()]) for column in table.columns)
-    return dict(zip(names, columns, strict=True))
-
-
-def _number(value: str) -> float:
-    try:
-        return float(value)
-    except ValueError:
-        return np.nan
+def _words(table: pa.Table, name: str | None) -> list[str]:
+    return [str(value or "") for value in table[name].to_pylist()] if name else [""] * len(table)
 
 
 def _objects(values: list) -> np.ndarray:
@@ -303,12 +273,13 @@ def from_files(
     """
     if not tables and not chips:
         raise ValueError("no file given; give CSV tables, GeoTIFF chips, or both")
+    stems = _stems([*tables, *chips])
     parts, texts, skips = [], [], Skips()
     for path in map(Path, tables):
         places, dropped = read_texts(path, drop_invalid=drop_invalid, keep_suspicious=keep_suspicious)
         skips.update(dropped)
         n = len(places["lon"])
-        places["place_id"] = _objects([f"{_stem(path)}-{row}" for row in places["row"]])
+        places["place_id"] = _objects([f"{stems[path]}-{row}" for row in places["row"]])
         places |= _credit(n, source or path.name, license) | places
         places.setdefault("lang", _objects(["en"] * n))
         columns = [name for name in ("text", "lang", "revision", "url") if name in places]
@@ -320,7 +291,7 @@ def from_files(
         _, places, dropped = read_tiles(path, harmonise=harmonise)
         skips.update(dropped)
         named = zip(places["tile_row"], places["tile_col"], strict=True)
-        places["place_id"] = _objects([f"{_stem(path)}-{row}-{col}" for row, col in named])
+        places["place_id"] = _objects([f"{stems[path]}-{row}-{col}" for row, col in named])
         places |= _credit(len(places["lon"]), source or path.name, license)
         sizes += places.pop("gsd_m").tolist()
         if not np.allclose(sizes, sizes[:1]):
@@ -360,20 +331,27 @@ neighbours: keep them on one side of a split.
 
 
 def _stacked(tables: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Stack tables; where a table lacks a column there is NaN. Text that is a number in all rows becomes float64."""
+    """Stack tables; where a table lacks a column there is None. Text that is a number in all rows becomes float64."""
     out = {}
     for name in dict.fromkeys(name for table in tables for name in table):
-        parts = [table.get(name, np.full(len(table["place_id"]), np.nan)) for table in tables]
+        parts = [table.get(name, np.full(len(table["place_id"]), None)) for table in tables]
         out[name] = np.concatenate(parts)
         if out[name].dtype == object and name.removeprefix("file_") not in TEXT_COLUMNS:
-            with suppress(ValueError):
-                out[name] = np.array([np.nan if value is None else float(value) for value in out[name]])
+            values = out[name].tolist()
+            if all(v is None or (isinstance(v, str) and _EXACT.fullmatch(v)) for v in values) and any(values):
+                out[name] = np.array([np.nan if v is None else float(v) for v in values])
     return out
 
 
-def _stem(path: Path) -> str:
-    """Return "wikipedia_places" of "wikipedia_places.csv.gz"."""
-    return path.name.split(".")[0]
+def _stems(paths: Sequence[str | Path]) -> dict[Path, str]:
+    """Return what places of each file are called after: "places" for "places.csv.gz"."""
+    stems: dict[str, Path] = {}
+    for path in map(Path, paths):
+        stem = re.sub(r"(?i)(\.gz)?$", "", path.name).rpartition(".")[0] or path.name
+        if stem in stems:
+            raise ValueError(f"{stems[stem]} and {path} are both called {stem!r}, as their places would be; rename one")
+        stems[stem] = path
+    return {path: stem for stem, path in stems.items()}
 
 
 def _credit(n: int, source: str, license: str) -> dict[str, np.ndarray]:
