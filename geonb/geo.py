@@ -90,7 +90,7 @@ def _values(lonlat: Any, where: str) -> Any:
 
 
 def _range_hint(points: np.ndarray, outside: np.ndarray) -> str:
-    if (np.abs(points) <= [90, 180]).all() and outside.mean() > 0.5:
+    if (np.abs(points) <= [90, 180]).all() and outside.mean() >= 0.5:
         return "the columns look swapped: give (lon, lat), not (lat, lon)"
     if ((points[:, 0] >= 0) & (points[:, 0] <= 360) & (np.abs(points[:, 1]) <= 90)).all():
         return "longitudes run from 0 to 360: take 360 off those above 180"

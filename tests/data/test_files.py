@@ -76,43 +76,39 @@ def test_what_is_dropped_is_reported_with_its_row(tmp_path):
 
 def test_invalid_positions_raise_with_file_and_row_or_are_dropped(tmp_path):
     path = write_csv(tmp_path / "bad.csv", [*GOOD, *(["x", lon, 10, "", "", "", "text"] for lon in ("12°E", "nan", 190))])
-    with pytest.raises(ValueError, match=r"bad\.csv: row 4.*not finite"):
+    with pytest.raises(ValueError, match=r"bad\.csv: row 4: longitude is '12°E', not a number"):
         read_texts(path)
     places, skips = read_texts(path, drop_invalid=True)
     assert len(places["lon"]) == 4 and skips.counts == {"no valid position": 3}
 
 
-HEAD = b"title,longitude,latitude,text"
+def test_tables_without_texts_or_without_rows_to_use_raise_with_the_file(tmp_path):
+    for content, message in (("lon,lat,words\n1,2,x\n", "no column text; the columns are lon, lat, words"),
+                             ("title,lon,lat,text\nx,0,0,a\n", "no row is left")):  # fmt: skip
+        (tmp_path / "bad.csv").write_text(content)
+        with pytest.raises(ValueError, match=f"bad.csv: {message}"):
+            read_texts(tmp_path / "bad.csv")
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "cannot be read .*Empty CSV"),
-        (HEAD + b"\n", "the table has no rows"),
-        (HEAD + "\nPlzeň,13,49,Größe".encode("cp1250"), "not UTF-8"),
-        (HEAD + b"\na,1,2,x\nb,1,2\n", "cannot be read .*Row #3: Expected 4 columns, got 3: b,1,2.*quote missing"),
-        (HEAD + b",kind, kind\na,1,2,x,b,c\n", "two columns are named 'kind'; rename one"),
-        (b"title,text\na,b\n", "no column longitude or lon or lng"),
-        (HEAD + b"\nx,0,0,text\n", "no row is left"),
-    ],
-)
-def test_tables_that_are_no_tables_raise_with_the_file(tmp_path, content, message):
-    (tmp_path / "bad.csv").write_bytes(content)
-    with pytest.raises(ValueError, match=f"bad.csv: {message}"):
-        read_texts(tmp_path / "bad.csv")
+def test_codes_stay_text_and_numbers_become_numbers(tmp_path):
+    header = ["longitude", "latitude", "text", "fips", "under", "long", "height", "half"]
+    rows = [[1, 2, "a", "01001", "10_2", "12345678901234567890", "12.5", ""], [3, 4, "b", "06037", "3_1", "1", "-3", "2"]]
+    store = from_files(tmp_path / "s", tables=[write_csv(tmp_path / "codes.csv", rows, header)])
+    assert [store.column(name).tolist() for name in ("fips", "under", "long")] == [
+        ["01001", "06037"], ["10_2", "3_1"], ["12345678901234567890", "1"],
+    ]  # fmt: skip
+    assert store.column("height").tolist() == [12.5, -3] and np.isnan(store.column("half")[0])
 
 
-def test_absent_and_damaged_archives_raise_with_the_file(tmp_path):
-    with pytest.raises(ValueError, match="absent.csv: no such file"):
-        read_texts(tmp_path / "absent.csv")
-    whole = write_csv(tmp_path / "whole.csv.gz", GOOD).read_bytes()
-    broken = bytearray(gzip.compress(HEAD))
-    broken[10] |= 6  # a block of a kind that deflate does not have
-    for content in (whole[: len(whole) // 2], broken):
-        (tmp_path / "cut.csv.gz").write_bytes(content)
-        with pytest.raises(ValueError, match="cut.csv.gz: cannot be read .*is the file whole"):
-            read_texts(tmp_path / "cut.csv.gz")
+def test_two_files_whose_places_would_share_their_names_are_named(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        write_csv(tmp_path / folder / "places.csv", GOOD)
+    with pytest.raises(ValueError, match="a/places.csv and .*b/places.csv are both called 'places'.*rename one"):
+        from_files(tmp_path / "s", tables=[tmp_path / "a" / "places.csv", tmp_path / "b" / "places.csv"])
+    rows = [[*row[:-1], row[-1] + " Another."] for row in GOOD]
+    store = from_files(tmp_path / "s", tables=[write_csv(tmp_path / "en.towns.csv", GOOD), write_csv(tmp_path / "en.more.csv", rows)])
+    assert {"en.towns-0", "en.more-0"} <= set(store.place_id)
 
 
 def test_a_changed_sign_is_told_from_a_far_position_by_enough_witnesses():
@@ -269,7 +265,7 @@ def test_bad_input_leaves_no_store_behind(tmp_path):
     with pytest.raises(ValueError, match="no file given"):
         from_files(tmp_path / "store")
     good = write_csv(tmp_path / "good.csv", GOOD)
-    with pytest.raises(ValueError, match="good-0"):
+    with pytest.raises(ValueError, match="both called 'good'"):
         from_files(tmp_path / "store", [good, good])
     a, b = write_chip(tmp_path / "a.tif")[0], write_chip(tmp_path / "b.tif", size=20.0)[0]
     with pytest.raises(ValueError, match="b.tif: pixels of 20 m"):
