@@ -5,6 +5,8 @@ The module knows nothing of files, catalogues or stores.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +19,11 @@ if TYPE_CHECKING:
 
 #: The bands of Sentinel-2 L2A, in the order of all chips.
 BANDS = ["B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B11", "B12"]
+#: The bands by the common names of STAC (https://github.com/stac-extensions/eo).
+COMMON_NAMES = {
+    "coastal": "B1", "blue": "B2", "green": "B3", "red": "B4", "rededge1": "B5", "rededge2": "B6", "rededge3": "B7",
+    "nir": "B8", "nir08": "B8A", "nir09": "B9", "swir16": "B11", "swir22": "B12",
+}  # fmt: skip
 SCALE = 10_000  # digital numbers of a reflectance of 1
 MIN_SIZE = 16
 GSD_M = 10  # of a pixel of a chip
@@ -24,6 +31,25 @@ OFFSET = 1000  # added to L2A digital numbers since processing baseline 04.00
 COVERED = (0, 1, 3, 8, 9, 10)  # classes of SCL: no data, defective, cloud shadow, clouds, cirrus
 DARK = (2, 4, 6)  # topographic shadow, vegetation, water
 GAMMA = 2.2  # of common screens: equal steps of reflectance are shown as equal steps of light
+
+
+def band_order(names: Sequence[str]) -> list[int]:
+    """Find where each of :data:`BANDS` is among bands with names such as "B02", "S2_B2_10m" or "blue".
+
+    Raises:
+        ValueError: a band that is missing or there twice, or B10, which only Level-1C has.
+    """
+    found: dict[str, list[int]] = {}
+    for i, name in enumerate(names):
+        code = re.search(r"(?:^|[^A-Z0-9])B0?(\d{1,2}A?)(?:$|[^A-Z0-9])", name.upper())
+        band = f"B{code[1]}" if code else COMMON_NAMES.get(name.lower().strip(), "")
+        found.setdefault(band, []).append(i)
+    if "B10" in found:
+        raise ValueError("B10 is among the bands, so they are Level-1C; take Level-2A")
+    if wrong := [band for band in BANDS if len(found.get(band, [])) != 1]:
+        times = len(found.get(wrong[0], []))
+        raise ValueError(f"{wrong[0]} is there {times} times among the bands {', '.join(names)}; give each band once")
+    return [found[band][0] for band in BANDS]
 
 
 def check_shape(images: np.ndarray) -> np.ndarray:

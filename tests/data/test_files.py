@@ -13,7 +13,8 @@ from rasterio.transform import from_origin
 from real_files import real_data
 
 from geonb.data.sources.files import from_files, read_texts, read_tiles, suspicious_positions
-from geonb.data.store import BANDS, check_store
+from geonb.data.sentinel2 import BANDS, COMMON_NAMES
+from geonb.data.store import check_store
 
 HEADER = ["title", "longitude", "latitude", "country", "continent", "population", "text"]
 GOOD = [
@@ -169,20 +170,37 @@ def test_tiles_without_data_are_dropped_and_reported(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"pixels": np.ones((11, 64, 64), np.uint16)}, "11 bands, not 12"),
+        ({"pixels": np.ones((11, 64, 64), np.uint16)}, "11 bands without names, not the 12 of B1, B2"),
         ({"pixels": np.ones((12, 64, 64), np.float32)}, "float32; give .* as uint16"),
         ({"pixels": np.ones((12, 63, 64), np.uint16)}, "64 x 63 pixels, smaller than a tile of 64"),
         ({"crs": None}, "no coordinate reference system"),
         ({"crs": "EPSG:4326", "size": 0.0001}, "in degrees"),
         ({"height": 20.0}, "not square"),
         ({"transform": (10.0, 0.0, 5e5, 0.0, 10.0, 0.0)}, "north up; resample it with gdalwarp"),  # south to north
-        ({"descriptions": BANDS[::-1]}, "bands are B12 B11"),
+        ({"descriptions": [*BANDS[:11], "B10"]}, "B10 is among the bands"),
+        ({"descriptions": [*BANDS[:11], "B2"]}, "B2 is there 2 times"),
     ],
 )
 def test_wrong_chips_raise_with_the_file_and_the_remedy(tmp_path, change, message):
     path, _ = write_chip(tmp_path / "wrong.tif", **change)
     with pytest.raises(ValueError, match=rf"wrong\.tif: .*{message}"):
         read_tiles(path)
+
+
+@pytest.mark.parametrize("names", [BANDS, [f"S2_{b}_10m" for b in BANDS], list(COMMON_NAMES)])
+def test_bands_are_found_by_name_in_any_order(tmp_path, names):
+    order = np.random.default_rng(0).permutation(12)
+    path, pixels = write_chip(tmp_path / "a.tif", descriptions=[names[i] for i in order])
+    assert (read_tiles(path)[0][0] == pixels[np.argsort(order), :64, :64]).all()
+
+
+@pytest.mark.parametrize(("crs", "size", "metres"), [("EPSG:2263", 10, 3.048), ("EPSG:3857", 10, 10), ("EPSG:32631", 20, 20)])
+def test_pixels_are_measured_in_metres_in_any_unit(tmp_path, crs, size, metres):
+    path, _ = write_chip(tmp_path / "a.tif", crs=crs, size=float(size))
+    assert read_tiles(path)[1]["gsd_m"][0] == pytest.approx(metres, rel=0.01)
+    if crs == "EPSG:3857":
+        far, _ = write_chip(tmp_path / "b.tif", crs=crs, transform=from_origin(1.49e6, 6.9e6, 10, 10))  # Berlin
+        assert read_tiles(far)[1]["gsd_m"][0] == pytest.approx(10 * np.cos(np.radians(52.6)), rel=0.01)
 
 
 def test_another_format_under_the_name_of_a_geotiff_is_not_followed(tmp_path):

@@ -20,7 +20,7 @@ import pyarrow as pa
 from numpy.typing import ArrayLike
 
 from geonb._util import tqdm
-from geonb.data.sentinel2 import BANDS, radiometric_offset
+from geonb.data.sentinel2 import BANDS, band_order, radiometric_offset
 from geonb.data.sources._raster import raster_errors
 from geonb.data.sources.parts import Skips
 from geonb.data.store import PlaceStore, write_store
@@ -184,8 +184,8 @@ def read_tiles(path: str | Path, *, harmonise: bool = True) -> tuple[np.ndarray,
     Tiles with a pixel without data (the file's own value, or 0 in all bands) are dropped.
 
     Args:
-        path: a file with the 12 `BANDS` in that order, uint16 reflectance x 10,000, a projected
-            reference system in metres, square pixels, north up.
+        path: a file with the 12 `BANDS`, uint16 reflectance x 10,000, a projected reference system, square pixels,
+            north up. Bands are found by name, in any order; without names they must be in the order of `BANDS`.
         harmonise: take off the offset of +1000 of processing baselines from 04.00, if the pixels show it
             (:func:`geonb.data.sentinel2.radiometric_offset`).
 
@@ -202,8 +202,8 @@ def read_tiles(path: str | Path, *, harmonise: bool = True) -> tuple[np.ndarray,
     path = Path(path)
     try:
         with rasterio.open(path, driver="GTiff") as source:  # other formats may refer to other files
-            _check_file(path, source)
-            pixels, grid, crs, nodata = source.read(), source.transform, source.crs, source.nodata
+            order = _check_file(path, source)
+            pixels, grid, crs, nodata = source.read(order), source.transform, source.crs, source.nodata
     except raster_errors() as error:
         raise ValueError(f"{path}: cannot be read as a GeoTIFF ({error})") from error
 
@@ -221,28 +221,46 @@ def read_tiles(path: str | Path, *, harmonise: bool = True) -> tuple[np.ndarray,
     x, y = grid * ((col + 0.5) * TILE, (row + 0.5) * TILE)
     lon, lat = transform(crs, "EPSG:4326", x.tolist(), y.tolist()) if len(whole) else ([], [])
     places = {"lon": np.array(lon), "lat": np.array(lat), "tile_row": row, "tile_col": col}
-    places |= {"file": _objects([path.name] * len(whole)), "gsd_m": np.full(len(whole), grid.a)}
+    places |= {"file": _objects([path.name] * len(whole))}
+    places["gsd_m"] = np.full(len(whole), _pixel_m(grid, pixels.shape, crs))
     places["radiometric_offset"] = np.full(len(whole), offset)
     return tiles[whole] - np.minimum(tiles[whole], np.uint16(offset)), places, skips
 
 
-def _check_file(path: Path, source: Any) -> None:
-    """Refuse an open GeoTIFF that is not as `read_tiles` needs it."""
-    named = [re.sub(r"^B0+", "B", (name or "").strip().upper()) for name in source.descriptions]
+def _check_file(path: Path, source: Any) -> list[int]:
+    """Refuse an open GeoTIFF that `read_tiles` cannot use; return its bands, from 1, in the order of `BANDS`."""
+    names = [(name or "").strip() for name in source.descriptions]
     a, b, _, d, e, _ = source.transform[:6]
     square = not b and not d and a > 0 > e and np.isclose(a, -e)
-    size, bands = f"{source.width} x {source.height} pixels", " ".join(BANDS)
+    size = f"{source.width} x {source.height} pixels"
     for good, wrong in (
-        (source.count == len(BANDS), f"{source.count} bands, not {len(BANDS)}; export {bands}"),
+        (any(names) or source.count == 12, f"{source.count} bands without names, not the 12 of {', '.join(BANDS)}"),
         (set(source.dtypes) == {"uint16"}, f"{source.dtypes[0]}; give reflectance x 10,000 as uint16"),
         (source.crs, "no coordinate reference system; export it with one"),
         (source.crs and source.crs.is_projected, f"{source.crs} is in degrees; reproject it to UTM"),
         (square, "pixels are not square and north up; resample it with gdalwarp"),
         (min(source.shape) >= TILE, f"{size}, smaller than a tile of {TILE}"),
-        (named == BANDS or not set(named) & set(BANDS), f"bands are {' '.join(named)}; export {bands}"),
     ):
         if not good:
             raise ValueError(f"{path}: {wrong}")
+    try:
+        return [1 + i for i in band_order(names)] if any(names) else list(range(1, len(BANDS) + 1))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _pixel_m(grid: Any, shape: tuple, crs: Any) -> float:
+    """Measure the edge in metres of the pixel in the middle of a grid, in any unit and any projection.
+
+    That of its reference system counts where the ground agrees to 1 %, as in UTM.
+    """
+    from rasterio.warp import transform
+
+    row, column = shape[1] // 2, shape[2] // 2
+    x, y = zip(*(grid * (column + step, row) for step in (0, 1)), strict=True)
+    a, b = np.stack(transform(crs, "EPSG:4326", x, y), 1)
+    ground, stated = 1000 * float(great_circle_km(a, b)), grid.a * crs.linear_units_factor[1]
+    return stated if abs(ground / stated - 1) < 0.01 else round(ground, 3)
 
 
 def from_files(

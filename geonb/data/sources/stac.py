@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike
 
 from geonb.data.sentinel2 import (
     BANDS,
+    COMMON_NAMES,
     COVERED,
     OFFSET,
     SCALE,
@@ -42,10 +43,7 @@ if TYPE_CHECKING:
 EARTH_SEARCH = "https://earth-search.aws.element84.com/v1"
 COLLECTION = "sentinel-2-c1-l2a"
 #: The asset of each band, and of the scene classification (SCL).
-ASSETS = {
-    "B1": "coastal", "B2": "blue", "B3": "green", "B4": "red", "B5": "rededge1", "B6": "rededge2", "B7": "rededge3",
-    "B8": "nir", "B8A": "nir08", "B9": "nir09", "B11": "swir16", "B12": "swir22", "SCL": "scl",
-}  # fmt: skip
+ASSETS = {band: name for name, band in COMMON_NAMES.items()} | {"SCL": "scl"}
 SOURCE = "Copernicus Sentinel-2 Collection 1 L2A through Earth Search (Element 84, AWS Open Data)"
 LICENSE = "free and open (Copernicus Sentinel data terms); contains modified Copernicus Sentinel data"
 COARSE = ("B1", "B5", "B6", "B7", "B8A", "B9", "B11", "B12")  # 20 and 60 m
