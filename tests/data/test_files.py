@@ -12,8 +12,8 @@ import rasterio
 from rasterio.transform import from_origin
 from real_files import real_data
 
-from geonb.data.sources.files import from_files, read_texts, read_tiles, suspicious_positions
 from geonb.data.sentinel2 import BANDS, COMMON_NAMES
+from geonb.data.sources.files import from_files, read_texts, read_tiles, suspicious_positions
 from geonb.data.store import check_store
 
 HEADER = ["title", "longitude", "latitude", "country", "continent", "population", "text"]
