@@ -174,7 +174,8 @@ def test_half_precision_and_missing_numbers_are_refused():
 
 def test_swapped_positions_in_range_are_told_by_the_land_and_right_ones_are_not():
     towns = np.array([[13.4, 52.52], [9.99, 53.55], [10.13, 54.32], [12.14, 54.09], [10.69, 53.87], [9.43, 54.78]])
-    as_table = lambda points: pa.table({"lon": points[:, 0], "lat": points[:, 1]})
+    def as_table(points):
+        return pa.table({"lon": points[:, 0], "lat": points[:, 1]})
     with pytest.warns(UserWarning, match="t: 100% of the positions lie at sea, but 100% on land with longitude and latitude swapped"):
         positions(as_table(towns[:, ::-1]), "t")
     with warnings.catch_warnings():
