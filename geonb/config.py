@@ -186,9 +186,8 @@ def _check_extra(name: str, values: np.ndarray, store: PlaceStore) -> None:
     if name in BACKBONES or not name.isidentifier() or np.ndim(values) != 2 or len(values) != len(store):
         wanted = f"a new name and an array ({len(store)}, d), a row per place of the store"
         raise ValueError(f"extra modality {name!r}: give {wanted}, not {np.shape(values)}")
-    infinite = np.isinf(values).any(1)
-    if infinite.any():
-        place = store.place_id[infinite.argmax()]
+    if np.isinf(values).any():
+        place = store.place_id[np.isinf(values).any(1).argmax()]
         raise ValueError(f"extra modality {name!r}: place {place} is infinite; NaN means none")
 
 

@@ -15,8 +15,6 @@ from urllib.parse import parse_qsl, urlsplit
 
 @dataclass
 class Request:
-    """What a client asked; ``path`` is without the query."""
-
     path: str
     query: dict[str, str]
     headers: dict[str, str]
@@ -101,7 +99,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 def serve(
     files: dict[str, bytes] | None = None, answer: Callable[[Request], Response] | None = None
 ) -> Iterator[Server]:
-    """A server for as long as the ``with`` block lasts; see :class:`Server`. Set ``no_proxy`` for 127.0.0.1."""
+    """A server for as long as the ``with`` block lasts; see :class:`Server`."""
     server = Server(files, answer)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     try:

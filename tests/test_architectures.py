@@ -267,21 +267,6 @@ def test_random_locations_are_uniform_over_the_area_of_the_sphere():
     assert np.abs(counts - 1000).max() < 150
 
 
-@every_architecture
-def test_places_within_the_radius_are_no_negatives_and_soft_ones_are_positives(name):
-    batch = make_batch(missing=False)
-
-    def terms(**km):
-        model = make(name, **km)
-        model.begin_step(0.0, 1)
-        return model(batch)
-
-    plain, excluded, soft = terms(), terms(exclude_km=4000.0), terms(soft_km=4000.0)
-    assert all(excluded[m] < plain[m] and soft[m] != plain[m] for m in plain)
-    if name != "fused":  # which has two positives per anchor
-        assert all(v.abs() < 1e-6 for v in terms(exclude_km=30000.0).values())
-
-
 def test_senseless_bindings_are_refused():
     for name, options, message in (
         ("cyclic", {"order": ("text",)}, "name each of text, image"),

@@ -335,13 +335,10 @@ def test_the_moving_average_is_what_is_kept(world, tmp_path, monkeypatch):
 def test_training_stops_when_held_out_places_no_longer_gain(world, tmp_path):
     config = replace(SMALL, steps=400, lr=0.03, schedule="constant", patience=3)
     run = train("imagebind", world, tmp_path / "run", config, progress=False)
-    manifest, lines, found = json.loads((run / "manifest.json").read_text()), metrics(run), weights(run)
+    manifest, lines = json.loads((run / "manifest.json").read_text()), metrics(run)
     assert manifest["steps"] == lines[-1]["step"] < 400
     assert manifest["steps"] - manifest["selected_step"] == 3 * SMALL.validate_every
     assert min(lines, key=lambda line: line["held_out"])["step"] == manifest["selected_step"]
-    (run / "manifest.json").unlink()
-    train("imagebind", world, run, resume=True, progress=False)  # takes no further step
-    assert metrics(run) == lines and same(weights(run), found)
 
 
 def test_mixed_precision_is_near_and_double_precision_goes_with_everything(world, tmp_path):
