@@ -147,10 +147,7 @@ def read_weights(run: Path) -> dict[str, Tensor]:
 
 
 def load_backbone(manifest: dict, weights: dict[str, Tensor], modality: str) -> Any:
-    """Load the frozen backbone of a run with these weights, tensors of any shape.
-
-    Raises ValueError if it has none for this modality, or another is installed.
-    """
+    """Load the backbone of a run with these weights, of any shape; ValueError if it is another."""
     described = manifest["backbones"].get(modality, {})
     if "fingerprint" not in described:
         raise ValueError(f"no frozen backbone for {modality!r}; give its features to embed_features")

@@ -34,9 +34,8 @@ class Server(http.server.ThreadingHTTPServer):
     Attributes:
         url: ``http://127.0.0.1:PORT``.
         files: path, such as ``/a.gz`` -> bytes; ranges of them are served.
-        tricks: one for each of the next requests, ``{}`` for none; or path -> such a list. A trick may have:
-            ``delay``: seconds before the answer; ``status``, with ``headers`` and ``body``: this instead;
-            ``cut``: all bytes are declared, this many are sent.
+        tricks: for each of the next requests, or path -> such a list: ``delay`` in seconds, an answer's ``status``,
+            ``headers`` and ``body``, or ``cut``, how many of the declared bytes are sent.
         seen: the requests, in the order of arrival.
     """
 
