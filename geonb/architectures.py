@@ -208,6 +208,7 @@ class Fused(Architecture):
 
     @property
     def pairs(self) -> set[frozenset[str]]:
+        """All pairs; with "melt" those with location."""
         if self.form == "melt":
             return super().pairs
         return {frozenset(pair) for pair in combinations(self.modalities, 2)}
