@@ -34,7 +34,8 @@ def write_atomically(path: Path, data: bytes | Callable[[BinaryIO], object]) -> 
             raise
         kept = "the previous file is kept" if path.exists() else "nothing was kept"
         advice = "; free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        raise OSError(error.errno, f"{path} could not be written ({error.strerror}); {kept}{advice}") from None
+        message = f"{path} could not be written ({error.strerror}); {kept}{advice}"
+        raise OSError(error.errno, message) from None
 
 
 def is_missing(value: object) -> bool:

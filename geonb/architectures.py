@@ -58,7 +58,7 @@ class Architecture(nn.Module, ABC):
         self.micro_batch, self.chunk = micro_batch, chunk
         self.log_scale = nn.ParameterDict({m: torch.tensor(FIRST_LOG) for m in heads})
         self.active = self.heads
-        self.gather: Callable[[Tensor], Tensor] = lambda tensor: tensor  # all devices
+        self.gather: Callable[[Tensor], Tensor] = lambda x: x  # on several devices, an all-gather
         self.generator = torch.Generator()  # of draws that all devices must share
 
     def train(self, mode: bool = True) -> Architecture:
@@ -130,7 +130,7 @@ class Architecture(nn.Module, ABC):
             return self.loss(z | shared, has, lonlat)
 
     def embed_rows(self, modality: str, values: Tensor, present: Tensor) -> Tensor:
-        """Embed the rows that are present: unit vectors (n, d), else 0."""
+        """Embed the present rows as unit vectors; the others of (n, d) are 0."""
         rows = present.nonzero()[:, 0]
         if self.micro_batch and torch.is_grad_enabled():
             embed = partial(checkpoint, self.embed, modality, use_reentrant=False)
@@ -144,7 +144,7 @@ class Architecture(nn.Module, ABC):
         """Compute terms () of unit vectors (n, d), and positions (n, 2), degrees."""
 
     def space(self, anchors: Tensor, candidates: Tensor | None = None) -> Space | None:
-        """Describe anchors and candidates (k, 2), degrees, if they matter."""
+        """Describe anchors and candidates (k, 2), degrees; None if distances do not matter."""
         matters = self.exclude_km or self.soft_km
         return Space(anchors, candidates, self.exclude_km, self.soft_km) if matters else None
 
@@ -156,7 +156,7 @@ class Architecture(nn.Module, ABC):
 
 
 class ImageBind(Architecture):
-    """Bind location with every modality (Girdhar et al., 2023: the image)."""
+    """Bind location with every other modality (after Girdhar et al., 2023)."""
 
     def loss(self, z: Tensors, has: Tensors, lonlat: Tensor) -> Tensors:
         return {m: self.bind("location", m, z, has, lonlat, m) for m in self.heads}
@@ -208,6 +208,7 @@ class Fused(Architecture):
 
     @property
     def pairs(self) -> set[frozenset[str]]:
+        """All pairs; with "melt" those with location."""
         if self.form == "melt":
             return super().pairs
         return {frozenset(pair) for pair in combinations(self.modalities, 2)}

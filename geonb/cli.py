@@ -24,20 +24,19 @@ def main(argv: list[str] | None = None) -> int:
     given = vars(parser().parse_args(argv))
     options = {name: value for name, value in given.items() if value is not None}
     verb = options.pop("verb")
+    status, message = 2, ""
     try:
         return verb(**options) or 0
     except (ValueError, OSError, FloatingPointError) as error:
-        print(f"geonb: {error}", file=sys.stderr)
-        return 2
+        message = str(error)
     except ModuleNotFoundError as error:
         from geonb.doctor import extra_with
 
-        advice = f"{error.name} is not installed; {extra_with(error.name)}" if error.name else error
-        print(f"geonb: {advice}", file=sys.stderr)
-        return 2
+        message = f"{error.name} is not installed; {extra_with(str(error.name))}"
     except KeyboardInterrupt:
-        print("geonb: stopped", file=sys.stderr)
-        return 130
+        status, message = 130, "stopped"
+    print(f"geonb: {message}", file=sys.stderr)
+    return status
 
 
 def parser() -> argparse.ArgumentParser:

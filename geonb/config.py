@@ -186,9 +186,8 @@ def _check_extra(name: str, values: np.ndarray, store: PlaceStore) -> None:
     if name in BACKBONES or not name.isidentifier() or np.ndim(values) != 2 or len(values) != len(store):
         wanted = f"a new name and an array ({len(store)}, d), a row per place of the store"
         raise ValueError(f"extra modality {name!r}: give {wanted}, not {np.shape(values)}")
-    infinite = np.isinf(values).any(1)
-    if infinite.any():
-        place = store.place_id[infinite.argmax()]
+    if np.isinf(values).any():
+        place = store.place_id[np.isinf(values).any(1).argmax()]
         raise ValueError(f"extra modality {name!r}: place {place} is infinite; NaN means none")
 
 
@@ -199,14 +198,13 @@ def split_of(store: PlaceStore, config: TrainConfig | dict) -> np.ndarray:
     if kind not in ("blocked", "random"):
         raise ValueError(f"split: its kind is blocked or random, not {kind!r}")
     with _naming("split"):
-        return blocked_split(store.lonlat, **options) if kind == "blocked" else random_split(len(store), **options)
+        if kind == "random":
+            return random_split(len(store), **options)
+        return blocked_split(store.lonlat, **options)
 
 
 def build(architecture: str, config: TrainConfig, feature_dims: dict[str, int]) -> Architecture:
-    """Build an untrained architecture from a resolved config, whose seed draws the weights.
-
-    ``feature_dims`` is by modality. Raises ValueError for an unknown name or option.
-    """
+    """Build an untrained architecture from a resolved config and the features of each modality."""
     assert config.encoding and config.network and config.head and config.modalities, "a resolved config"
     torch.manual_seed(config.seed)
     with _naming("encoding"):

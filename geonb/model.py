@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from geonb._util import tqdm
 from geonb.architectures import Architecture
 from geonb.config import build
 from geonb.data.sentinel2 import check_images
@@ -43,9 +42,9 @@ class Model:
             self._backbones[modality] = load_backbone(self.manifest, self._weights, modality)
         return self._backbones[modality]
 
-    def embed_locations(self, lonlat: ArrayLike, progress: bool = False) -> np.ndarray:
+    def embed_locations(self, lonlat: ArrayLike) -> np.ndarray:
         """Embed positions (n, 2), lon/lat degrees, as unit vectors float32 (n, dim)."""
-        return self._embed("location", check_lonlat(lonlat).astype(np.float32), progress)
+        return self._embed("location", check_lonlat(lonlat).astype(np.float32))
 
     def embed_texts(self, texts: list[str]) -> np.ndarray:
         """Embed n texts as unit vectors (n, dim); raises ValueError if one is empty."""
@@ -62,7 +61,9 @@ class Model:
         images = check_images(images, harmonised=harmonised)
         return self.embed_features("image", self.backbone("image").encode(images))
 
-    def embed_store(self, store: PlaceStore, modality: str, rows: ArrayLike, progress: bool = False) -> np.ndarray:
+    def embed_store(
+        self, store: PlaceStore, modality: str, rows: ArrayLike, progress: bool = False
+    ) -> np.ndarray:  # fmt: skip
         """Embed places of a store, ``rows`` (n,), by cached features of texts or images, (n, dim).
 
         Raises ValueError for a place without this modality.
@@ -88,11 +89,10 @@ class Model:
         return self._embed(modality, features)
 
     @torch.inference_mode()
-    def _embed(self, modality: str, values: np.ndarray, progress: bool = False) -> np.ndarray:
+    def _embed(self, modality: str, values: np.ndarray) -> np.ndarray:
         device = next(self.architecture.parameters()).device
         out = np.empty((len(values), self.dim), dtype=np.float32)
-        starts = range(0, len(values), CHUNK)
-        for i in tqdm(starts, "embedding", unit="chunk", disable=not progress):
+        for i in range(0, len(values), CHUNK):
             chunk = torch.from_numpy(values[i : i + CHUNK]).to(device)
             out[i : i + CHUNK] = self.architecture.embed(modality, chunk).float().cpu().numpy()
         return out

@@ -20,8 +20,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from geonb.geo import great_circle_km
-
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
 
@@ -57,14 +55,6 @@ def wikipedia_table(store: PlaceStore, path: str | Path) -> Path:
     """Write a table in the form of ``yuiseki/wikipedia-geotagged``."""
     pq.write_table(pa.Table.from_pylist(_articles(store)), path, row_group_size=200)
     return Path(path)
-
-
-def crowded_box(store: PlaceStore) -> tuple[float, float, float, float]:
-    """Return west, south, east, north: ± 0.1 degrees around the article with most others nearby."""
-    lonlat = store.lonlat[store.has("text")]
-    near = [(great_circle_km(lonlat, point) < 11.1).sum() for point in lonlat]
-    lon, lat = lonlat[int(np.argmax(near))].tolist()
-    return round(lon - 0.1, 3), round(lat - 0.1, 3), round(lon + 0.1, 3), round(lat + 0.1, 3)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -74,10 +75,8 @@ def read_lines(path: Path) -> list[dict]:
     """Read JSON lines, without one that was cut short by a kill; [] without a file."""
     lines = []
     for line in path.read_text().splitlines() if path.exists() else []:
-        try:
+        with suppress(json.JSONDecodeError):
             lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
     return lines
 
 
@@ -148,10 +147,7 @@ def read_weights(run: Path) -> dict[str, Tensor]:
 
 
 def load_backbone(manifest: dict, weights: dict[str, Tensor], modality: str) -> Any:
-    """Load the frozen backbone of a run with these weights, tensors of any shape.
-
-    Raises ValueError if it has none for this modality, or another is installed.
-    """
+    """Load the backbone of a run with these weights, of any shape; ValueError if it is another."""
     described = manifest["backbones"].get(modality, {})
     if "fingerprint" not in described:
         raise ValueError(f"no frozen backbone for {modality!r}; give its features to embed_features")

@@ -58,7 +58,8 @@ def train(
     """
     store = data if isinstance(data, PlaceStore) else PlaceStore.open(data)
     out, extra = Path(out), {m: np.asarray(v, np.float32) for m, v in (extra or {}).items()}
-    record: dict[str, Any] = {"architecture": architecture, "data_hash": store.data_hash, "extra": hashes_of(extra)}
+    record: dict[str, Any] = {"architecture": architecture, "data_hash": store.data_hash}
+    record["extra"] = hashes_of(extra)
     if resume and (out / "config.yaml").exists():
         stored = files.read_config(out)
         if {k: stored.get(k) for k in record} != record:

@@ -1,10 +1,10 @@
-"""The made-up world and a run on it, shared by every test of training and use."""
+"""The made-up world and a run on it, shared by every test of training and use.
+
+Imports of torch wait for the first fixture: the process that only deals the tests out stays small.
+"""
 
 import pytest
 from hypothesis import settings
-from world import SMALL, make_world
-
-from geonb.training import train
 
 settings.register_profile("untimed", deadline=None, max_examples=25)  # a busy machine is no fault of what is tested
 settings.load_profile("untimed")
@@ -33,18 +33,24 @@ def pytest_xdist_make_scheduler(config, log):
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
+    from world import make_world
+
     return make_world(tmp_path_factory.mktemp("world") / "store")
 
 
 @pytest.fixture(scope="session")
 def trained(world, tmp_path_factory):
     """A finished ``imagebind`` run on the world."""
+    from world import SMALL
+
+    from geonb.training import train
+
     return train("imagebind", world, tmp_path_factory.mktemp("runs") / "imagebind", SMALL, progress=False)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
-    """A headless Chromium; one a process, because Playwright allows no second."""
+    """A headless Chromium, closed after each file, because it takes 400 MB."""
     check_book = pytest.importorskip("check_book", reason="playwright is not installed")
     if check_book.CHROMIUM is None:
         pytest.skip("no Chromium here: scripts/install_chromium.sh says how to get one")

@@ -15,8 +15,6 @@ from urllib.parse import parse_qsl, urlsplit
 
 @dataclass
 class Request:
-    """What a client asked; ``path`` is without the query."""
-
     path: str
     query: dict[str, str]
     headers: dict[str, str]
@@ -36,9 +34,8 @@ class Server(http.server.ThreadingHTTPServer):
     Attributes:
         url: ``http://127.0.0.1:PORT``.
         files: path, such as ``/a.gz`` -> bytes; ranges of them are served.
-        tricks: one for each of the next requests, ``{}`` for none; or path -> such a list. A trick may have:
-            ``delay``: seconds before the answer; ``status``, with ``headers`` and ``body``: this instead;
-            ``cut``: all bytes are declared, this many are sent.
+        tricks: for each of the next requests, or path -> such a list: ``delay`` in seconds, an answer's ``status``,
+            ``headers`` and ``body``, or ``cut``, how many of the declared bytes are sent.
         seen: the requests, in the order of arrival.
     """
 
@@ -101,7 +98,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 def serve(
     files: dict[str, bytes] | None = None, answer: Callable[[Request], Response] | None = None
 ) -> Iterator[Server]:
-    """A server for as long as the ``with`` block lasts; see :class:`Server`. Set ``no_proxy`` for 127.0.0.1."""
+    """A server for as long as the ``with`` block lasts; see :class:`Server`."""
     server = Server(files, answer)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     try:

@@ -32,21 +32,15 @@ def files(world, trained, tmp_path):
     return lambda words: [word.format(world=world.path, run=trained, tmp=tmp_path) for word in words.split("|")]
 
 
-def test_help_names_every_command_and_starts_without_heavy_imports(capsys):
+def test_the_command_starts_without_heavy_imports():
     code = "import sys, geonb.cli; geonb.cli.parser(); print([m for m in ('torch', 'numpy', 'pyarrow') if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
-    with pytest.raises(SystemExit):
-        main(["--help"])
+
+
+def test_a_sample_has_as_many_places_as_asked_for_and_is_called_simulated(tmp_path, capsys):
+    assert run("data", "sample", "--out", tmp_path / "a", "--places", 20, "--seed", 1) == 0
     shown = capsys.readouterr().out
-    assert all(verb in shown for verb in ("data", "train", "evaluate", "embed", "ask", "export", "explore", "doctor"))
-
-
-def test_a_sample_has_as_many_places_as_asked_for_and_is_the_same_for_the_same_seed(tmp_path, capsys):
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        assert run("data", "sample", "--out", tmp_path / name, "--places", 20, "--seed", seed) == 0
-        assert "20 places, " in capsys.readouterr().out
-    a, b, c = (PlaceStore.open(tmp_path / name).data_hash for name in "abc")
-    assert a == b != c
+    assert "20 places, " in shown and "texts and images are simulated" in shown
 
 
 def test_wikipedia_from_a_table_is_a_store_that_passes_the_check(world, tmp_path, capsys):
@@ -144,15 +138,6 @@ def test_ask_lists_places_best_first(trained, world, capsys):
     lines = capsys.readouterr().out.splitlines()
     scores = [float(line.split()[0]) for line in lines[1:]]
     assert len(scores) == 5 and scores == sorted(scores, reverse=True)
-
-
-def test_explore_writes_one_page_with_the_places_in_it(trained, world, tmp_path, capsys):
-    page = tmp_path / "page.html"
-    assert run("explore", trained, "--data", world.path, "--out", page) == 0
-    assert capsys.readouterr().out.strip() == str(page)
-    shown = page.read_text()
-    assert shown.startswith("<!doctype html>") and world.column("title")[0] in shown
-    assert list(tmp_path.iterdir()) == [page]
 
 
 @pytest.mark.parametrize("option, bands", [("", 3), ("--like|13.4|52.5", 1), ("--text|northern ice", 1)])

@@ -5,7 +5,6 @@ import pytest
 from world import SMALL
 
 from geonb.config import TrainConfig, config_from_file, resolve, split_of
-from geonb.data.store import write_store
 
 
 @pytest.mark.parametrize(
@@ -33,18 +32,15 @@ def test_numbers_in_a_file_may_have_an_exponent_at_any_depth(tmp_path):
     assert config.options == {"exclude_km": 10.0, "queue": 1000} and TrainConfig(**asdict(config)) == config
 
 
-@pytest.mark.parametrize(
-    "text, message",
-    [
+def test_a_faulty_file_is_named(tmp_path):
+    for text, message in (
         ("steps: 2.5\n", "steps: .*2.5"),
         ("", "write fields of the config"),
         ("options: !!python/object/apply:os.system [echo]\n", "not YAML"),
-    ],
-)
-def test_a_faulty_file_is_named(text, message, tmp_path):
-    (tmp_path / "c.yaml").write_text(text)
-    with pytest.raises(ValueError, match=f"c.yaml: {message}"):
-        config_from_file(tmp_path / "c.yaml")
+    ):
+        (tmp_path / "c.yaml").write_text(text)
+        with pytest.raises(ValueError, match=f"c.yaml: {message}"):
+            config_from_file(tmp_path / "c.yaml")
 
 
 @pytest.mark.parametrize(
@@ -59,13 +55,6 @@ def test_a_faulty_file_is_named(text, message, tmp_path):
 def test_a_config_that_does_not_fit_is_refused(architecture, changes, message, world):
     with pytest.raises(ValueError, match=message):
         resolve(architecture, world, replace(SMALL, **changes))
-
-
-def test_a_store_of_positions_alone_is_refused(tmp_path):
-    bare = write_store(tmp_path / "bare", places={"place_id": ["a", "b"], "lon": [0.0, 1.0], "lat": [0.0, 1.0]})
-    for architecture in ("fused", "satclip"):
-        with pytest.raises(ValueError, match="at least one other, .*bare has location"):
-            resolve(architecture, bare, SMALL)
 
 
 def test_open_fields_are_filled_and_given_ones_stay(world):
@@ -87,14 +76,10 @@ def test_an_extra_modality_is_checked(world):
             resolve("fused", world, SMALL, extra)
 
 
-@pytest.mark.parametrize(
-    "split, message",
-    [
+def test_a_faulty_split_is_refused(world):
+    for split, message in (
         ({"kind": "blocks"}, "its kind is blocked or random, not 'blocks'"),
-        ({"kind": "blocked", "size_km": "far"}, "split: .*wrong type"),
         ({"kind": "blocked", "size": 30}, "split: .*'size'.*misspelt option"),
-    ],
-)
-def test_a_faulty_split_is_refused(split, message, world):
-    with pytest.raises(ValueError, match=message):
-        split_of(world, {"split": split})
+    ):
+        with pytest.raises(ValueError, match=message):
+            split_of(world, {"split": split})

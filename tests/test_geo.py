@@ -30,11 +30,6 @@ def test_distance_is_the_angle_between_unit_vectors(a, b):
     np.testing.assert_allclose(unit_xyz_tensor(torch.tensor([a, b], dtype=torch.float64)), [u, v], atol=1e-15)
     angle = 2 * np.arcsin(min(1.0, np.linalg.norm(u - v) / 2))
     assert great_circle_km(a, b) == pytest.approx(EARTH_RADIUS_KM * angle, abs=0.2)
-    assert great_circle_km(a, b) == pytest.approx(great_circle_km(b, a))
-
-
-def test_paris_to_new_york():
-    assert great_circle_km((2.3522, 48.8566), (-74.0060, 40.7128)) == pytest.approx(5837, rel=0.002)
 
 
 def test_a_polar_cap_is_one_cell_and_all_cells_are_of_one_area():

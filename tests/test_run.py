@@ -1,7 +1,6 @@
 import json
 import pickle
 
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -9,7 +8,6 @@ from safetensors.torch import save_file
 
 import geonb
 from geonb import run
-from geonb._util import write_atomically
 
 
 @pytest.fixture
@@ -61,27 +59,3 @@ def test_a_run_of_another_version_is_refused_with_the_way_to_make_it_again(copy)
     (copy / "config.yaml").write_text(yaml.safe_dump(config | {"compile": False, "loggers": []}))
     with pytest.raises(ValueError, match="unknown field compile, .*train again"):
         geonb.load(copy)
-
-
-def test_a_line_that_was_cut_is_left_out_and_metrics_end_at_a_step(copy):
-    metrics = copy / "metrics.jsonl"
-    with metrics.open("a") as file:
-        file.write('{"step": 25, "lo')
-    assert [line["step"] for line in run.read_lines(metrics)] == [5, 10, 15, 20]
-    run.cut_metrics(copy, 10)
-    run.append_metrics(copy, {"step": 15})
-    assert [json.loads(line)["step"] for line in metrics.open()] == [5, 10, 15]
-    assert run.read_lines(copy / "nothing.jsonl") == []
-
-
-def test_a_file_that_cannot_be_written_for_want_of_a_folder_is_not_blamed_on_the_disk(tmp_path):
-    with pytest.raises(OSError, match="could not be written .No such file.*nothing was kept$"):
-        write_atomically(tmp_path / "nowhere" / "x", b"1")
-
-
-def test_loading_leaves_the_random_numbers_of_the_caller(trained):
-    torch.manual_seed(3)
-    expected = torch.rand(2)
-    torch.manual_seed(3)
-    geonb.load(trained)
-    np.testing.assert_array_equal(torch.rand(2), expected)

@@ -1,5 +1,6 @@
 import json
 import os
+from unittest.mock import MagicMock
 
 import build_book
 import nbformat
@@ -95,10 +96,10 @@ def test_on_a_gpu_the_full_size_is_trained_and_a_line_says_so(home, monkeypatch,
     assert capsys.readouterr().out.strip() == "fused: full-size configuration"
 
 
-@pytest.mark.parametrize("value, live", [("1", True), ("0", False), ("", False)])
-def test_the_network_is_asked_only_on_request(monkeypatch, value, live):
-    monkeypatch.setenv("GEONB_LIVE", value)
-    assert workspace.live() is live
+def test_the_network_is_asked_only_on_request(monkeypatch):
+    for value, live in (("1", True), ("0", False), ("", False)):
+        monkeypatch.setenv("GEONB_LIVE", value)
+        assert workspace.live() is live
 
 
 def test_results_are_made_again_when_a_run_or_the_schema_changed(home, monkeypatch):
@@ -144,23 +145,9 @@ def book(home, monkeypatch):
         notebook.cells[0].execution_count = 1
         return notebook, {"s": 1.0, "peak_mb": 1}
 
-    class Workers:
-        def __init__(self, *_, **options):
-            """Takes what a pool of processes takes."""
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            """Ends nothing."""
-
-        def submit(self, function, *_):
-            class Done:
-                result = staticmethod(lambda: None)
-
-            return Done()
-
-    monkeypatch.setattr(build_book, "ProcessPoolExecutor", Workers)
+    workers = MagicMock()
+    workers.return_value.__enter__.return_value.submit.return_value.result.return_value = None
+    monkeypatch.setattr(build_book, "ProcessPoolExecutor", workers)
     monkeypatch.setattr(build_book, "build_pages", lambda root, progress: pages[-1])
 
     def build():

@@ -1,7 +1,6 @@
-"""The learned half of an encoder: networks from features (n, dim_in) to embeddings (n, dim).
+"""Networks from features (n, dim_in) to embeddings (n, dim), the learned half of an encoder.
 
-They do not know where the features come from. Larger ``hidden`` and ``layers`` fit more detail and
-overfit sooner.
+Larger ``hidden`` and ``layers`` fit more detail and overfit sooner.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ class Siren(nn.Module):
 
     def __init__(self, dim_in: int, dim: int, hidden: int = 512, layers: int = 2, dropout: float = 0.5) -> None:
         super().__init__()
-        widths = [dim_in, *[hidden] * layers]
-        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        widths = pairwise([dim_in, *[hidden] * layers])
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in widths)
         self.last, self.dropout = nn.Linear(hidden, dim), nn.Dropout(dropout)
         for i, layer in enumerate([*self.hidden, self.last]):
             bound = 1 / layer.in_features if i == 0 else math.sqrt(6 / layer.in_features)

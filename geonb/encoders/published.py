@@ -68,10 +68,8 @@ def geoclip_location(path: str | Path | None = None) -> LocationEncoder:
 def satclip_location(checkpoint: str | Path) -> LocationEncoder:
     """Load the harmonics and the SIREN of a SatCLIP checkpoint (Klemmer et al., 2025).
 
-    At L = 10 the output is the published one within rounding. At L = 40 it differs towards the
-    poles, where SatCLIP's table of harmonics is wrong by up to 0.6.
-
-    The checkpoint is that of Lightning, or the state of the model or of its location encoder.
+    The checkpoint is that of Lightning, or the state of the model or of its location encoder. At
+    L = 40 outputs differ from the published ones towards the poles, where SatCLIP's table is wrong.
 
     Raises:
         ValueError: damaged, unsafe, not this layout, or another encoding, table or network.
@@ -149,7 +147,7 @@ def _require(settings: dict[str, Any], **wanted: str) -> None:
 def _part(state: dict[str, Any], module: str, first: str) -> dict[str, Any]:
     """Select the weights of a module, of which ``first`` is one; the longest name of several."""
     found = [key for key in state if key.endswith(module + first)]
-    prefix = max(found, key=len).removesuffix(first)
+    prefix = max(found, key=len, default=first).removesuffix(first)
     return {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
 
 

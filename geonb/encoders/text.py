@@ -20,7 +20,7 @@ from torch.nn.functional import normalize
 MINILM_REPOSITORY = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MAX_TOKENS = 128  # about 500 characters of English prose, the first paragraph of an article
-LSA_DIM, LSA_FEATURES = 256, 16_384  # the components take 8 MB in float16
+LSA_DIM, LSA_FEATURES = 256, 16_384  # 8 MB in float16
 
 _log = logging.getLogger(__name__)
 
@@ -28,9 +28,8 @@ _log = logging.getLogger(__name__)
 class MiniLM:
     """Encode texts by all-MiniLM-L6-v2: unit vectors of their first 128 word pieces.
 
-    Weights are checked by their SHA-256. Without ``state`` the precision is bfloat16 where the
-    CPU has it: three times as fast, with a cosine to float32 above .9999. Sources: arXiv 1908.10084
-    and arXiv 2002.10957.
+    Without ``state`` the precision is bfloat16 where the CPU has it: three times as fast, with a
+    cosine to float32 above .9999. Sources: arXiv 1908.10084 and arXiv 2002.10957.
     """
 
     name, dim = "minilm", 384
@@ -48,8 +47,8 @@ class MiniLM:
         self._model = SentenceTransformer(str(folder), device="cpu", local_files_only=True).eval()
         transformers_logging.enable_progress_bar()
         self._model.max_seq_length = MAX_TOKENS
-        self._bfloat16 = bool(state["minilm.bfloat16"]) if state else torch.cpu._is_avx512_bf16_supported()
-        # Another tokenizer gives other vectors.
+        fast = torch.cpu._is_avx512_bf16_supported
+        self._bfloat16 = bool(state["minilm.bfloat16"]) if state else fast()
         vocabulary = sorted(self._model.tokenizer.get_vocab().items())
         probe = self._model.tokenizer("Çà et LÀ: São Tomé's 3,085 km² — 北京")["input_ids"]
         tokenizer = hashlib.sha256(repr((vocabulary, probe)).encode()).hexdigest()[:8]

@@ -36,7 +36,7 @@ def uniformity(embeddings: ArrayLike) -> float:
     return float(np.log(np.exp(-4 + 4 * (z @ z.T)[upper]).mean()))
 
 
-def modality_gap(a: ArrayLike, b: ArrayLike) -> float:
+def modality_gap(a: np.ndarray, b: np.ndarray) -> float:
     """Measure the distance of the means of two modalities (n, d) (Liang et al., 2022)."""
     return float(np.linalg.norm(np.mean(a, 0, np.float64) - np.mean(b, 0, np.float64)))
 

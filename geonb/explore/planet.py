@@ -128,19 +128,20 @@ def _compress(z: np.ndarray, words: np.ndarray | None) -> dict:
     tried = rng.choice(n, min(200, n), replace=False)
     some = rng.choice(len(asked), min(200, len(asked)), replace=False)
     exact = np.concatenate([z[tried], queries[some]]) @ z.T
+    ranks = _ranks(exact)
 
-    def accuracy(k: int) -> tuple[float, float]:
+    def similarities(k: int) -> np.ndarray:
         small = cells[:, :k] * step
-        near = np.concatenate([small[tried], asked[some, :k] * word_step]) @ small.T
-        return float(_spearman(exact, near).min()), float(np.abs(near - exact).max())
+        return np.concatenate([small[tried], asked[some, :k] * word_step]) @ small.T
 
     for k in [*range(16, d, 16), d]:
-        rank, error = accuracy(k)
-        if error <= CLOSE and rank > RANKS:
+        near = similarities(k)
+        if np.abs(near - exact).max() <= CLOSE and (ranks * _ranks(near)).sum(1).min() > RANKS:
             break
     while len(vectors := _deflate(cells[:, :k])) + 4 * len(asked) * k / 3 > BUDGET and k > 16:
         k = 16 * ((k - 1) // 16)
-        rank, error = accuracy(k)
+    near = similarities(k)
+    rank, error = float((ranks * _ranks(near)).sum(1).min()), float(np.abs(near - exact).max())
     sent = {"vectors": vectors, "words": None, "k": k, "of": d, "step": step, "rank": rank, "error": error}
     if words is not None:
         every = (asked[:, :k] * word_step) @ (cells[:, :k] * step).T
@@ -160,9 +161,9 @@ def _deflate(q: np.ndarray) -> str:
     return pack(np.frombuffer(zlib.compress(steps.T.tobytes(), 6), np.uint8), "u1")
 
 
-def _spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return the rank correlation of each row (m, n) with the same row of the other."""
+def _ranks(x: np.ndarray) -> np.ndarray:
+    """Return centred ranks in each row (m, n), of length 1. Their dot products are rank correlations."""
     from scipy.stats import rankdata
 
-    a, b = (rankdata(x, axis=1) - (x.shape[1] + 1) / 2 for x in (a, b))
-    return (a * b).sum(1) / np.sqrt((a * a).sum(1) * (b * b).sum(1))
+    ranks = rankdata(x, axis=1) - (x.shape[1] + 1) / 2
+    return ranks / np.linalg.norm(ranks, axis=1, keepdims=True)

@@ -112,18 +112,18 @@ def test_rare_classes_are_left_out_of_training_and_testing_and_counted():
     label[rng.choice(400, 6, replace=False)] = "rare"
     train = rng.random(400) < 0.5
     train[label == "rare"] = [True, False, False, False, False, False]
-    (fold,) = task_folds({"label": label}.__getitem__, {"label": Task("label", "classification")},
-                         [Protocol("random", ((train, ~train),))])  # fmt: skip
+    task, protocol = Task("label", "classification"), Protocol("random", ((train, ~train),))
+    arguments = {"label": label}.__getitem__, {"label": task}, [protocol]
+    (fold,) = task_folds(*arguments)
     assert fold.left_out == 5 and set(fold.truth()) == {"a", "b"} and "rare" not in fold.y[fold.folds[0][0]]
-    few = task_folds({"label": label}.__getitem__, {"label": Task("label", "classification")},
-                     [Protocol("random", ((train, ~train),))], few=True)  # fmt: skip
-    assert few[0].left_out == 0 and "rare" in few[0].truth()
+    (few,) = task_folds(*arguments, few=True)
+    assert few.left_out == 0 and "rare" in few.truth()
 
 
 def test_the_decomposition_of_training_places_is_shared_by_tasks_and_not_by_others():
     lonlat = random_points(300, 10)
     train = np.arange(300) < 200
-    columns = {"north": lonlat[:, 1], "east": lonlat[:, 0], "gaps": np.where(np.arange(300) % 9, lonlat[:, 1], np.nan)}
+    columns = {"north": lonlat[:, 1], "gaps": np.where(np.arange(300) % 9, lonlat[:, 1], np.nan), "east": lonlat[:, 0]}
     tasks = {name: Task(name, "regression") for name in columns}
     folds = task_folds(columns.__getitem__, tasks, [Protocol("random", ((train, ~train),))])
     for name in ("kriging", "nearest neighbours", "raw coordinates"):

@@ -35,7 +35,7 @@ def settings(tmp_path_factory):
     cold, west = np.abs(lonlat[:, 1]) > 40, lonlat[:, 0] < 0
     names = [f"p{i}" for i in range(n)]
     images = rng.normal(np.where(cold, 6000, 1500)[:, None, None, None], 200, (n, 12, 16, 16)).clip(1, 12000)
-    words = np.where(cold, "cold", "warm"), np.where(west, "west", "east")
+    texts = [f"A {'cold' if cold[i] else 'warm'} place in the {'west' if west[i] else 'east'}, number {i}." for i in range(n)]
     store = write_store(
         tmp_path_factory.mktemp("earth") / "store",
         places={
@@ -43,7 +43,7 @@ def settings(tmp_path_factory):
             "climate": np.where(cold, "ET", "Af").tolist(), "elevation_m": 3000 - 30 * np.abs(lonlat[:, 1]),
             "continent": np.where(west, "West", "East").tolist(),
         },
-        texts={"place_id": names, "text": [f"A {a} place in the {b}, number {i}." for i, (a, b) in enumerate(zip(*words, strict=True))]},
+        texts={"place_id": names, "text": texts},
         images=iter([images.astype(np.uint16)]), image_rows=np.arange(n),
         facts={
             "climate": {"kind": "classification", "units": None, "modalities": ["text", "image"], "source": "made up"},
@@ -158,8 +158,6 @@ def test_the_bound_is_not_measured_on_the_pairs_that_choose_its_scale():
     rng = np.random.default_rng(5)
     a, b = unit(rng.normal(size=(40, 64))), unit(rng.normal(size=(40, 64)))
     assert info_nce_bound(a, b) < 0.05
-    with pytest.raises(ValueError, match="at least 4 pairs"):
-        info_nce_bound(a[:3], b[:3])
 
 
 class Known:

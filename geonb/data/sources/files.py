@@ -298,8 +298,8 @@ def from_files(
         skips.update(dropped)
         n = len(places["lon"])
         places["place_id"] = _objects([f"{stems[path]}-{row}" for row in places["row"]])
-        places |= _credit(n, source or path.name, license) | places
-        places.setdefault("lang", _objects(["en"] * n))
+        for name, value in (("source", source or path.name), ("license", license), ("lang", "en")):
+            places.setdefault(name, _objects([value] * n))
         columns = [name for name in ("text", "lang", "revision", "url") if name in places]
         ids = {name: places[name] for name in ("place_id", "source", "license")}
         texts.append(ids | {name: places.pop(name) for name in columns})
@@ -310,7 +310,8 @@ def from_files(
         skips.update(dropped)
         named = zip(places["tile_row"], places["tile_col"], strict=True)
         places["place_id"] = _objects([f"{stems[path]}-{row}-{col}" for row, col in named])
-        places |= _credit(len(places["lon"]), source or path.name, license)
+        for name, value in (("source", source or path.name), ("license", license)):
+            places[name] = _objects([value] * len(places["lon"]))
         sizes += places.pop("gsd_m").tolist()
         if not np.allclose(sizes, sizes[:1]):
             raise ValueError(f"{path}: pixels of {sizes[-1]:g} m, not {sizes[0]:g} m; make a store of each")
@@ -370,7 +371,3 @@ def _stems(paths: Sequence[str | Path]) -> dict[Path, str]:
             raise ValueError(f"{stems[stem]} and {path} are both called {stem!r}, as their places would be; rename one")
         stems[stem] = path
     return {path: stem for stem, path in stems.items()}
-
-
-def _credit(n: int, source: str, license: str) -> dict[str, np.ndarray]:
-    return {"source": _objects([source] * n), "license": _objects([license] * n)}

@@ -125,7 +125,7 @@ class Parts:
 
     def table(self, name: str | int, columns: list[str] | None = None) -> pa.Table:
         """Read the rows of a part, or some columns of them."""
-        return pq.read_table(self.folder / f"{name}.parquet", columns=columns).replace_schema_metadata()
+        return pq.ParquetFile(self.folder / f"{name}.parquet").read(columns).replace_schema_metadata()
 
     def array(self, name: str | int) -> np.ndarray:
         """Map the array of a part into memory, in the shape in which it was saved."""

@@ -154,7 +154,7 @@ function mount(root, D) {
     g.fillStyle = css("--gl-land"); g.beginPath(); rings.forEach((ring) => trace(g, f, ring, true)); g.fill("evenodd");
   }
 
-  function drawPlaces(view) { // discs; squares where they are so small that nobody sees the difference
+  function drawPlaces(view) {
     const g = clean(view.base, view), f = frame(view), { ax, ay, bx, by } = f;
     if (view.world) drawGround(g, f, view.world);
     const seen = rows.filter((k) => {
@@ -170,7 +170,7 @@ function mount(root, D) {
         if (mark[k] !== layer) continue;
         const x = bx + view.x[k] * ax, y = by + view.y[k] * ay;
         g.fillStyle = layer === 1 ? dim : colors[column.bin[k]];
-        if (size < 2) g.fillRect(x - 0.9 * size, y - 0.9 * size, 1.8 * size, 1.8 * size);
+        if (size < 2) g.fillRect(x - 0.9 * size, y - 0.9 * size, 1.8 * size, 1.8 * size); // faster
         else { g.beginPath(); g.arc(x, y, size, 0, 7); g.fill(); }
       }
     }

@@ -103,13 +103,9 @@ async function mount(root, D) {
   // ---- structure
   const field = (label, control) => element("label", { class: "gp-field" }, element("span", {}, label), control);
   const option = (value, text) => element("option", { value }, text);
-  const tabs = D.show.map((p) => {
+  const tabs = D.show.map((p, i) => {
     const tab = button({ role: "tab", id: id + p, "aria-controls": id + "panel" }, PARTS[p], () => open(p));
-    tab.onkeydown = (e) => {
-      if (e.key !== "ArrowRight" && e.key !== "ArrowLeft") return;
-      open(D.show[1 - D.show.indexOf(p)]);
-      tabs[D.show.indexOf(part)].focus();
-    };
+    tab.onkeydown = (e) => { if (e.key === "ArrowRight" || e.key === "ArrowLeft") { open(D.show[1 - i]); tabs[1 - i].focus(); } };
     return tab;
   });
   const sides = [0, 1].map((side) => {
@@ -158,9 +154,8 @@ async function mount(root, D) {
   }
 
   function notes() {
-    const rows = models.map((m) => element("li", {}, element("b", {}, m.name), ": " + m.k + " of " + m.of +
-      " directions as whole numbers of 8 bits; ranks of similarities agree with exact ones to " + m.rank.toFixed(3) +
-      " or better, values to " + m.error.toFixed(3) + "."));
+    const rows = models.map((m) => element("li", {}, element("b", {}, m.name), ": " + m.k + " of " + m.of + " directions, as 8-bit " +
+      "integers; rank correlation at least " + m.rank.toFixed(3) + ", error at most " + m.error.toFixed(3)));
     return [element("p", {}, whole(n) + " cells of equal area, about " + D.km + " km wide, each at least half land, embedded at " +
       "their centres. A cell is named after its largest town, or the nearest one. Equal Earth projection."), element("ul", {}, ...rows)];
   }

@@ -10,7 +10,7 @@ function mount(root, D) {
   const frames = D.frames.map((frame) => ({ ...frame, xy: pairs(frame.xy) })), pca = pairs(D.pca.xy);
   const lonlat = pairs(D.lonlat), map = lonlat.slice();
   for (let i = 0; i < 2 * n; i += 2) map.set(project(lonlat[i] * 360 - 180, lonlat[i + 1] * 180 - 90), i);
-  let shown = 0, chosen = null, pinned = false, asked = false;
+  let shown = 0, chosen = null, pinned = false;
 
   const columns = D.columns.map((c) => readColumn(c, MISSING, MISSING));
   let column = columns[0] || { bin: new Uint8Array(n), colors: [D.color] };
@@ -51,7 +51,7 @@ function mount(root, D) {
       shown = shown * values.length + Number(input.value);
     }
     say(panels[0], [frames[shown].scores, frames[shown].stable].filter(Boolean).join("\n"));
-    ask();
+    draw();
   }
 
   // ---- drawing
@@ -59,16 +59,10 @@ function mount(root, D) {
     const bins = new Set(column.bin);
     const chips = (column.names || []).map((name, b) => [b, element("span", {}, element("i", { style: "background:" + column.colors[b] }), name)]);
     legend.replaceChildren(...(column.low === undefined ? chips.filter(([b]) => bins.has(b)).map(([, chip]) => chip) : rampLegend(column)));
-    ask();
-  }
-
-  function ask() {
-    if (!asked) requestAnimationFrame(draw);
-    asked = true;
+    draw();
   }
 
   function draw() {
-    asked = false;
     const style = getComputedStyle(root), lift = style.getPropertyValue("--gv-lift");
     const colors = column.colors.map((c) => typeof c === "number" ? cividis(c, lift) : c);
     paintRamp(legend, lift);
@@ -119,14 +113,14 @@ function mount(root, D) {
     const names = !D.hover ? "" : ": " + near.slice(0, 6).map((i) => D.hover[i]).join(" \u00b7 ") + (near.length > 6 ? " \u2026" : "");
     if (near.length) readout.replaceChildren(element("b", {}, near.length + " of " + n + " places"), names);
     else readout.textContent = "Nothing lies there.";
-    ask();
+    draw();
   }
 
   function clear() {
     chosen = null; pinned = false;
     for (const p of panels) p.at = null;
     readout.textContent = HINT;
-    ask();
+    draw();
   }
 
   for (const panel of panels) {
@@ -153,7 +147,7 @@ function mount(root, D) {
 
   // ---- surroundings
   say(panels[1], D.pca.scores);
-  new ResizeObserver(ask).observe(plots);
+  new ResizeObserver(draw).observe(plots);
   onTheme(draw);
   paint();
   clear();
