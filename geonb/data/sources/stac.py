@@ -255,7 +255,7 @@ def from_stac(
     simulated: bool = False,
     workers: int = 4,
 ) -> PlaceStore:
-    """Make a place store with a Sentinel-2 chip at each position that has one; the same call continues a stopped one.
+    """Make a place store with a Sentinel-2 chip at each position that has one.
 
     Args:
         out: the store's folder.
