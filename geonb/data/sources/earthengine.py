@@ -172,7 +172,7 @@ def from_earthengine(
 
     if project or not ee.data.is_initialized():
         connect(project)
-    options = {"period": (start, end), "method": method}
+    options: dict[str, Any] = {"period": (start, end), "method": method}
     return chip_store(
         out, where, lambda lon, lat: _read_chip(ee, lon, lat, size, **options),
         plan={"source": "earthengine", "collections": [IMAGES, CLOUDS], **options},
