@@ -22,7 +22,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from playwright.sync_api import Browser, Error, Page, sync_playwright
+from playwright.sync_api import Browser, Error, Page, TimeoutError, sync_playwright
 from pypdf import PdfReader
 
 AXE = Path(__file__).parent / "assets" / "axe.min.js"
@@ -138,6 +138,7 @@ def opened(browser: Browser, base: str, name: str):
     page.on("response", lambda r: troubles.append(f"status {r.status}: {r.url}") if r.status >= 400 else None)
     page.on("requestfailed", lambda r: troubles.append(f"not loaded: {r.url}") if r.url.startswith(base) else None)
     page.goto(f"{base}/{name}", wait_until="load")
+    page.add_style_tag(content="*, *::before, *::after { transition: none !important }")  # themes change at once
     page.evaluate(SCROLL)
     page.wait_for_function(READY, timeout=20_000)
     yield page, troubles
@@ -147,7 +148,7 @@ def opened(browser: Browser, base: str, name: str):
 SCROLL = """async () => { // frames that load lazily must come into view once
   for (let y = 0; y < document.body.scrollHeight; y += 700) {
     scrollTo(0, y);
-    await new Promise((done) => setTimeout(done, 30));
+    await new Promise(requestAnimationFrame);
   }
   scrollTo(0, 0);
 }"""
@@ -161,7 +162,7 @@ READY = """async () => {
 
 def set_theme(page: Page, theme: str) -> None:
     page.evaluate("(t) => { document.documentElement.dataset.theme = document.documentElement.dataset.mode = t }", theme)
-    page.wait_for_timeout(150)
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
 # ---- checks of an open page
@@ -319,16 +320,21 @@ CONTRAST = """() => {
 def too_wide_for_a_phone(page: Page) -> list[str]:
     """Sideways scrolling at 390 px, with the widest culprits."""
     page.set_viewport_size(PHONE)
-    page.wait_for_timeout(300)
-    found = page.evaluate("""() => {
-      const width = document.documentElement.clientWidth, excess = document.documentElement.scrollWidth - width;
-      if (excess <= 1) return [];
-      const wide = [...document.querySelectorAll("main *")].filter((e) => e.getBoundingClientRect().right > width + 1)
-        .map((e) => e.tagName.toLowerCase() + "." + String(e.className.baseVal ?? e.className));
-      return [excess + " px too wide: " + wide.slice(0, 3).join(", ")];
-    }""")
-    page.set_viewport_size(DESKTOP)
-    return found
+    try:
+        page.wait_for_function(f"() => !({TOO_WIDE})()", timeout=2000)  # views are drawn anew
+        return []
+    except TimeoutError:
+        return [page.evaluate(TOO_WIDE)]
+    finally:
+        page.set_viewport_size(DESKTOP)
+
+
+TOO_WIDE = """() => {
+  const width = document.documentElement.clientWidth, excess = document.documentElement.scrollWidth - width;
+  const wide = [...document.querySelectorAll("main *")].filter((e) => e.getBoundingClientRect().right > width + 1)
+    .map((e) => e.tagName.toLowerCase() + "." + String(e.className.baseVal ?? e.className));
+  return excess > 1 && excess + " px too wide: " + wide.slice(0, 3).join(", ");
+}"""
 
 
 def barriers(page: Page, colours: bool = True) -> list[str]:
@@ -337,7 +343,8 @@ def barriers(page: Page, colours: bool = True) -> list[str]:
     found = []
     rules_of_colour = (("light", COLOUR), ("dark", COLOUR)) if colours else ()
     for theme, rules in (("light", NO_COLOUR), *rules_of_colour):
-        set_theme(page, theme)
+        if colours:
+            set_theme(page, theme)
         for rule, target, html in page.evaluate(VIOLATIONS, rules):
             if not any(part in target + html for part in THEME_OWNS.get(rule, ())):
                 found.append(f"{theme}: {rule} at {target}: {html}")
