@@ -48,11 +48,11 @@ def parser() -> argparse.ArgumentParser:
     _data_verbs(data.add_subparsers(required=True, metavar="WHAT"))
 
     p = _verb(verbs, "train", _train, "train an architecture")
-    p.add_argument("architecture", metavar="ARCH", help="imagebind, cyclic, fused, satclip, ...")
+    p.add_argument("architecture", metavar="ARCH", help="imagebind, cyclic, fused, satclip, geoclip or csp")
     _paths(p, data="DIR", out="RUN")
     p.add_argument("--modalities", type=lambda s: tuple(s.split(",")), metavar="LOCATION,TEXT,...")
     length = p.add_mutually_exclusive_group()
-    _numbers(length, epochs="passes over the training places", steps="or batches")
+    _numbers(length, epochs="passes over the training places", steps="batches, instead")
     _numbers(p, batch_size="places in a batch", seed="of all that is random")
     _numbers(p, devices="on this machine", nodes="machines, each started by torchrun or srun")
     p.add_argument("--precision", help="32-true, bf16-mixed, ...")

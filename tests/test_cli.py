@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from world import make_world
 
 import geonb
 from geonb import practice
@@ -82,17 +81,6 @@ def test_earth_engine_without_credentials_names_the_command_that_gets_them(world
     monkeypatch.setattr(ee, "Initialize", refuse)
     assert run("data", "sentinel2", "ee", "--store", world.path, *PERIOD, "--out", tmp_path / "s") == 2
     assert "earthengine authenticate" in capsys.readouterr().err and not (tmp_path / "s").exists()
-
-
-def test_a_damaged_store_is_noticed(tmp_path, capsys):
-    store = make_world(tmp_path / "store", n=60)
-    target = store.path / "texts.parquet"
-    target.write_bytes(target.read_bytes()[:-50])
-    assert run("train", "fused", "--data", store.path, "--out", tmp_path / "run") == 2
-    assert "texts.parquet" in capsys.readouterr().err
-    target.unlink()
-    assert run("data", "check", store.path) == 2
-    assert "texts.parquet" in capsys.readouterr().err
 
 
 def test_train_resume_evaluate_and_embed(world, tmp_path, capsys):

@@ -185,7 +185,7 @@ def names_of(store: PlaceStore, rows: ArrayLike | None = None) -> tuple[list[lis
         for column, values in columns.items():
             value = str(values[i] or "")
             own += _pieces(value, common) if column in APART else [value]
-        if country := by_code.get(codes[i]):
+        if country := by_code.get(str(codes[i])):
             own += [country["name"], country["capital"], *country["neighbours"]]
         shared.update(own)
         if "title" in columns:

@@ -73,7 +73,6 @@ def projection_view(
         for seed, xy in zip(seeds, planes, strict=True):
             frame = {"n_neighbors": count, "min_dist": spread, "seed": seed, "xy": xy, "stable": stable}
             frames.append(frame | {"scores": projection_scores(z, xy)})
-    sliders = [("n_neighbors", neighbors, 15), ("min_dist", min_dist, 0.1), ("seed", seeds, seeds[0])]
     shown = f"{len(z):,} places" if len(z) == n else f"{len(z):,} of {n:,} places, drawn at random"
     data = {
         "n": len(z),
@@ -82,7 +81,7 @@ def projection_view(
         "axes, the sizes of groups and the gaps between them mean nothing.",
         "sliders": [
             {"name": name, "values": [f"{v:g}" for v in values], "at": int(np.abs(np.subtract(values, usual)).argmin())}
-            for name, values, usual in sliders
+            for name, values, usual in [("n_neighbors", neighbors, 15), ("min_dist", min_dist, 0.1), ("seed", seeds, 0)]
         ],
         "frames": [{"xy": _plane(f["xy"]), "scores": str(f["scores"]), "stable": f["stable"]} for f in frames],
         "pca": {"xy": _plane(flat), "scores": str(pca)},

@@ -25,7 +25,6 @@ TEXT_CHARACTERS = 400  # of a text in a page
 URL_CHARACTERS = 2000
 THUMBNAIL = 48  # pixels of a picture in a page; a multiple of 16, so that neighbours in a JPEG do not mix
 MOST_IMAGES = 400
-LOG_RATIO = 100  # positive values spread over more than this ratio get a logarithmic colour scale
 
 
 def linked_view(
@@ -111,7 +110,7 @@ def _numbers(name: str, values: np.ndarray) -> dict:
     column: dict[str, Any] = {"kind": "numbers", "low": None, "high": None, "data": pack(values, "<f4")}
     if len(known := values[~np.isnan(values)]):
         low, high = column["low"], column["high"] = np.percentile(known, [1, 99]).tolist()
-        column["log"] = bool(known.min() > 0 and high / low > LOG_RATIO)
+        column["log"] = bool(known.min() > 0 and high / low > 100)
         column["below"], column["above"] = bool(known.min() < low), bool(known.max() > high)
     return column
 

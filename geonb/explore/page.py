@@ -16,7 +16,6 @@ from geonb.explore.projection import project
 from geonb.explore.views import PLURALS, write_page
 
 ALL_TEXT = 20_000_000  # characters in a page; with more texts each is cut shorter
-CLUSTERS = 8
 FIRST = ("climate", "continent", "country", "elevation_m")  # the first of these that the store has colours the page
 
 
@@ -90,7 +89,7 @@ def _about(store: PlaceStore) -> dict[str, np.ndarray] | None:
     return about
 
 
-def clusters(embeddings: np.ndarray, count: int = CLUSTERS) -> np.ndarray:
+def clusters(embeddings: np.ndarray, count: int = 8) -> np.ndarray:
     """Name clusters of unit vectors (n, d), found by k-means: "cluster 1" is the largest."""
     from sklearn.cluster import KMeans
 

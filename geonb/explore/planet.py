@@ -16,7 +16,6 @@ from geonb.geo import EARTH_RADIUS_KM, cell_grid, unit_xyz
 if TYPE_CHECKING:
     from geonb.model import Model
 
-CELLS_KM = 110.0  # 12,165 cells that are at least half land
 BUDGET = 1_500_000  # bytes of one model in the page, base64 included
 CLOSE = 0.05  # the largest error of a similarity, where the budget allows
 RANKS = 0.99  # the least rank correlation with exact similarities, where the budget allows
@@ -36,7 +35,7 @@ def planet_view(
     show: Sequence[str] = ("like", "ask"),
     queries: Sequence[str] | None = None,
     query: str | None = None,
-    cells_km: float = CELLS_KM,
+    cells_km: float = 110.0,
 ) -> View:
     """Draw world maps of the similarity to a place or to words, computed in the page.
 

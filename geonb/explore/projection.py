@@ -1,7 +1,4 @@
-"""Embedding spaces in two dimensions, and how far to trust what is seen there.
-
-UMAP is given the exact nearest neighbours by the cosine, not the points, so it needs no approximate index.
-"""
+"""Embedding spaces in two dimensions, and how far to trust what is seen there."""
 
 from __future__ import annotations
 
@@ -118,7 +115,7 @@ def _umap(z: np.ndarray, seed: int, neighbors: int, min_dist: float, init: str, 
     from umap import UMAP
 
     n, rng = len(z), np.random.default_rng(seed)
-    distances, rows = _nearest(z, neighbors - 1, "cosine")
+    distances, rows = _nearest(z, neighbors - 1, "cosine")  # exact, so UMAP needs no approximate index
     known = np.insert(rows, 0, np.arange(n), axis=1), np.insert(distances, 0, 0, axis=1).astype(np.float32)
     start = _pca(z)(z) if init == "pca" else rng.uniform(-1, 1, (n, 2))
     start = (start / max(np.abs(start).max(), 1e-12) * 10).astype(np.float32)
@@ -183,14 +180,13 @@ def stability(planes: Sequence) -> Stability:
     from scipy.spatial import procrustes
 
     planes = [np.asarray(p, np.float64) for p in planes]
-    n = len(planes[0])
     near = [_nearest(p, K)[1] for p in planes]
     laid = np.stack([align(p, planes[0]) for p in planes])
     laid /= np.linalg.norm(laid, axis=(1, 2), keepdims=True)
     return Stability(
         overlap=float(np.mean([_shared(a, b) for a, b in combinations(near, 2)])),
         disparity=float(np.mean([procrustes(a, b)[2] for a, b in combinations(planes, 2)])),
-        spread=np.sqrt(np.square(laid - laid.mean(0)).sum(2).mean(0) * n),
+        spread=np.sqrt(np.square(laid - laid.mean(0)).sum(2).mean(0) * len(laid[0])),
     )
 
 

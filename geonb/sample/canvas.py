@@ -26,7 +26,7 @@ ENDMEMBERS = {name: np.array(percent, np.float32) / 100 for name, *percent in _R
 
 @lru_cache(maxsize=64)
 def _spline(size: int, wavelength: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first knot of each pixel and its B-spline weights (4, size, 1)."""
+    """Return the first knot of each pixel and its B-spline weights."""
     position = (np.arange(size) + 0.5) / wavelength
     first = np.floor(position).astype(int)
     t = position - first
@@ -50,7 +50,7 @@ def _smooth_noise(size: int, wavelength: float, rng: np.random.Generator) -> np.
 
 
 def blur(image: np.ndarray, share: float) -> np.ndarray:
-    """Give each pixel a share of both neighbours, along rows and columns."""
+    """Give each pixel a share of its neighbours in rows and columns."""
     for _ in range(2):
         out = np.float32(1 - 2 * share) * image
         out[..., 1:] += np.float32(share) * image[..., :-1]
@@ -94,10 +94,10 @@ class Canvas:
     def __init__(self, size: int, rng: np.random.Generator) -> None:
         self.size, self.rng, self.pattern = size, rng, "none"  # how fields lie
         axis = np.arange(size, dtype=np.float32) - (size - 1) / 2
-        self.x, self.y = np.meshgrid(axis, axis)  # pixels east and south of the centre
+        self.x, self.y = np.meshgrid(axis, axis)  # east and south of the centre
         self.image = np.zeros((len(BANDS), size, size), np.float32)
         self.water, self.sea, self.built = (np.zeros((size, size), np.float32) for _ in range(3))
-        self.canopy: np.ndarray = np.zeros((size, size), np.float32)  # share of snow that trees hide
+        self.canopy: np.ndarray = np.zeros((size, size), np.float32)  # hides snow
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
         """Draw a number between two."""
@@ -112,7 +112,7 @@ class Canvas:
         return self.uniform(0, np.pi)
 
     def spectrum(self, name: str) -> np.ndarray:
-        """Vary an endmember (12,): a little brighter or darker, redder or bluer."""
+        """Vary the brightness and the colour of an endmember (12,)."""
         brightness, tilt = self.rng.normal(0, (0.08, 0.05))
         return ENDMEMBERS[name] * np.float32(1 + brightness) * (1 + np.float32(tilt) * _TILT)
 
@@ -143,7 +143,7 @@ class Canvas:
         return smoothstep(field, threshold - softness, threshold + softness)
 
     def rotated(self, angle: float, warp: float = 0.0, wavelength: float = 32) -> Fields:
-        """Turn the coordinates by radians and bend them by up to about 2 x `warp`."""
+        """Turn the coordinates by radians and bend them by about `warp`."""
         u = np.cos(angle) * self.x + np.sin(angle) * self.y
         v = -np.sin(angle) * self.x + np.cos(angle) * self.y
         if warp:
@@ -151,12 +151,12 @@ class Canvas:
         return u, v
 
     def fill(self, first: str, second: str, mix: np.ndarray | float) -> None:
-        """Cover everything with two endmembers; `mix` is the share of the second."""
+        """Cover everything with two endmembers by the share of the second."""
         a, b = self.spectrum(first)[:, None, None], self.spectrum(second)[:, None, None]
         self.image = (a + (b - a) * np.clip(mix, 0, 1)).astype(np.float32) + np.zeros_like(self.image)
 
     def paint(self, mask: np.ndarray, colour: str | np.ndarray) -> None:
-        """Cover by a mask with an endmember or a spectrum, (12,) or (12, size, size)."""
+        """Cover by a mask with an endmember or a spectrum, (12,) or of each pixel."""
         spectrum = self.spectrum(colour) if isinstance(colour, str) else colour
         if spectrum.ndim == 1:
             spectrum = spectrum[:, None, None]
@@ -168,7 +168,7 @@ class Canvas:
         self.water = np.maximum(self.water, mask)
 
     def shade(self, field: np.ndarray, strength: float) -> None:
-        """Add texture: multiply by 1 + strength x field, limited to 0.35..1.8."""
+        """Multiply by 1 + strength x field, limited to 0.35..1.8."""
         self.image *= np.clip(1 + np.float32(strength) * field, 0.35, 1.8)
 
     def shade_parcels(self, number: np.ndarray, sd: float, mask: np.ndarray | float = 1) -> None:
@@ -176,7 +176,7 @@ class Canvas:
         self.shade(self.rng.normal(0, sd, PARCELS).astype(np.float32)[number] * mask, 1)
 
     def parcels(self, width: float, length: float, angle: float, warp: float = 0.0) -> Fields:
-        """Lay out parcels in strips: numbers below PARCELS, and distances to the edge."""
+        """Lay out parcels in strips: numbers, and distances to the edge."""
         u, v = self.rotated(angle, warp)
         reach = self.size + 4 * warp
         widths = width * self.rng.uniform(0.6, 1.4, int(2 * reach / (0.6 * width)) + 2)
@@ -203,7 +203,7 @@ class Canvas:
         return np.ascontiguousarray(table.T[:, number])
 
     def cells(self, spacing: float) -> Fields:
-        """Lay out irregular cells: numbers below PARCELS, and distances to the edge."""
+        """Lay out irregular cells: numbers, and distances to the edge."""
         x, y = (self.x + self.size / 2) / spacing, (self.y + self.size / 2) / spacing
         knots = int(self.size / spacing) + 4
         centres = self.rng.random((knots, knots, 2), dtype=np.float32)

@@ -96,7 +96,7 @@ def _chip(p: Place, size: int, rng: np.random.Generator) -> tuple[np.ndarray, di
 
 
 def _sense(c: Canvas) -> np.ndarray:
-    """Average and digitise the canvas as the sensor does: uint16 (12, size, size)."""
+    """Average and digitise the canvas as the sensor does."""
     image = blur(c.image, 0.12)  # leaves half the contrast at the Nyquist frequency
     for footprint in (2, 6):
         bands = FOOTPRINT_M == footprint * GSD_M
@@ -110,7 +110,7 @@ def _sense(c: Canvas) -> np.ndarray:
 
 
 def _sun(lat: float, day: float) -> tuple[float, float]:
-    """Return the sine of the sun's elevation and its azimuth (radians) at 10:30."""
+    """Return the sine of the sun's elevation and its azimuth at 10:30."""
     declination = np.radians(-23.44 * np.cos(2 * np.pi * (day + 10) / 365))
     phi, hour = np.radians(lat), np.radians(-22.5)
     sine = np.sin(phi) * np.sin(declination) + np.cos(phi) * np.cos(declination) * np.cos(hour)
@@ -120,7 +120,7 @@ def _sun(lat: float, day: float) -> tuple[float, float]:
 
 
 def _acquisition_day(lat: float, rng: np.random.Generator) -> int:
-    """Draw a day; where the sun is below 15 degrees at 10:30, draw one around midsummer."""
+    """Draw a day; where the sun is too low, draw one around midsummer."""
     day = int(rng.integers(1, 366))
     if _sun(lat, day)[0] < np.sin(np.radians(15)):
         midsummer = 172 if lat > 0 else 355
@@ -168,7 +168,7 @@ def _sea(c: Canvas, p: Place) -> None:
 
 
 def _roads(c: Canvas, p: Place) -> np.ndarray:
-    """Paint roads near the centre; return the distance to the nearest in pixels."""
+    """Paint roads; return the distance to the nearest in pixels."""
     nearest = np.full_like(c.water, c.size)
     for _ in range(c.rng.integers(1, 4) if p.settled else int(c.chance(0.12 * (p.climate != "EF")))):
         bend = c.uniform(0.3, 2) + min(p.relief / 200, 4)
@@ -261,7 +261,7 @@ def _blocks(c: Canvas, p: Place, number: np.ndarray, street: np.ndarray) -> None
 
 
 def _terrain(c: Canvas, p: Place) -> np.ndarray:
-    """Draw the height in m about the chip's mean, as steep as the local relief."""
+    """Draw heights in m, as steep as the local relief."""
     if p.relief > 500:  # ridges
         height = 0.5 * c.noise(64, 2) - np.abs(c.noise(40, 5, 0.5))
     else:
@@ -272,7 +272,7 @@ def _terrain(c: Canvas, p: Place) -> np.ndarray:
 
 
 def _snow(c: Canvas, p: Place, landscape: str, height: np.ndarray, season: float, late_season: float) -> np.ndarray:
-    """Paint snow where it is cold or high enough; return its share of each pixel."""
+    """Paint snow where it is cold or high; return its share of pixels."""
     if landscape == "ice":
         return np.ones_like(c.water)
     patchy = c.noise(16, 4)
@@ -299,7 +299,7 @@ def _illuminate(c: Canvas, height: np.ndarray, sine: float, azimuth: float) -> N
 
 
 def _clouds(c: Canvas, p: Place, sine: float, azimuth: float) -> np.ndarray:
-    """Paint haze, and on some chips clouds with shadows; return the clouds' opacity."""
+    """Paint haze and some clouds with shadows; return their opacity."""
     haze = abs(c.rng.normal(0, 0.007)) * (ENDMEMBERS["clear_water"] / ENDMEMBERS["clear_water"].max())
     c.image += haze.astype(np.float32)[:, None, None]
     if not c.chance(CLIMATES["clouds"][p.zone]):

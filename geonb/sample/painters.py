@@ -11,7 +11,7 @@ import numpy as np
 
 from geonb.sample.canvas import PARCELS, Canvas, smoothstep, within
 
-# Height of the permanent snow line (m) by absolute latitude, rounded; highest in the dry subtropics.
+# Height of the permanent snow line (m) by absolute latitude, rounded.
 SNOW_LINE = ([0, 20, 30, 40, 50, 60, 70, 80, 90], [4900, 5700, 5300, 4000, 2800, 1600, 800, 100, 0])
 
 
@@ -39,7 +39,7 @@ class Place:
 
 
 def landscape_weights(p: Place) -> dict[str, float]:
-    """Weigh the landscapes of a place: flat land near people is farmed, other land not."""
+    """Weigh the landscapes of a place: flat land near people is farmed."""
     k = p.climate
     flat = float(np.exp(-p.relief / 250))
     farm = flat * (2.0 if p.settled else 0.35)
@@ -79,7 +79,7 @@ def landscape_weights(p: Place) -> dict[str, float]:
 
 
 def ice(c: Canvas, p: Place, green: float) -> None:
-    """Snow with drifts, some of it swept to blue ice or crevassed."""
+    """Snow with drifts, blue ice and crevasses."""
     angle = c.angle()
     u, _ = c.rotated(angle, 2)
     c.fill("fresh_snow", "old_snow", 0.35 + 0.3 * c.noise(48, 4))

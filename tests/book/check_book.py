@@ -22,13 +22,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from playwright.sync_api import Browser, Error, Page, sync_playwright
+from playwright.sync_api import Browser, Error, Page, TimeoutError, sync_playwright
 from pypdf import PdfReader
 
 AXE = Path(__file__).parent / "assets" / "axe.min.js"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-             "--disable-component-update", "--disable-sync"]  # fmt: skip
+             "--disable-component-update", "--disable-sync",
+             "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]  # fmt: skip
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 PAPER = {"width": 718, "height": 1047}  # A4 less margins, at 96 dots an inch
 THEME_OWNS = {  # rule of axe -> parts of selectors that the theme writes, not the book
@@ -120,24 +121,21 @@ def opened(browser: Browser, base: str, name: str):
     context = browser.new_context(viewport=DESKTOP, reduced_motion="reduce")
     page, troubles = context.new_page(), []
 
-    def gate(route):
-        url = route.request.url
-        if url.startswith((base, "data:", "blob:", "about:")):
-            route.continue_()
-        else:
-            troubles.append(f"asks the outside: {url}")
-            route.abort()
+    def ask(request):
+        if not request.url.startswith((base, "data:", "blob:", "about:")):
+            troubles.append(f"asks the outside: {request.url}")
 
     def complain(message):
         if message.type == "error":
             troubles.append(f"console: {message.text}")
 
-    context.route("**/*", gate)
+    page.on("request", ask)
     page.on("console", complain)
     page.on("pageerror", lambda error: troubles.append(f"script error: {error}"))
     page.on("response", lambda r: troubles.append(f"status {r.status}: {r.url}") if r.status >= 400 else None)
     page.on("requestfailed", lambda r: troubles.append(f"not loaded: {r.url}") if r.url.startswith(base) else None)
     page.goto(f"{base}/{name}", wait_until="load")
+    page.add_style_tag(content="*, *::before, *::after { transition: none !important }")  # themes change at once
     page.evaluate(SCROLL)
     page.wait_for_function(READY, timeout=20_000)
     yield page, troubles
@@ -147,7 +145,7 @@ def opened(browser: Browser, base: str, name: str):
 SCROLL = """async () => { // frames that load lazily must come into view once
   for (let y = 0; y < document.body.scrollHeight; y += 700) {
     scrollTo(0, y);
-    await new Promise((done) => setTimeout(done, 30));
+    await new Promise(requestAnimationFrame);
   }
   scrollTo(0, 0);
 }"""
@@ -161,7 +159,7 @@ READY = """async () => {
 
 def set_theme(page: Page, theme: str) -> None:
     page.evaluate("(t) => { document.documentElement.dataset.theme = document.documentElement.dataset.mode = t }", theme)
-    page.wait_for_timeout(150)
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
 # ---- checks of an open page
@@ -319,16 +317,21 @@ CONTRAST = """() => {
 def too_wide_for_a_phone(page: Page) -> list[str]:
     """Sideways scrolling at 390 px, with the widest culprits."""
     page.set_viewport_size(PHONE)
-    page.wait_for_timeout(300)
-    found = page.evaluate("""() => {
-      const width = document.documentElement.clientWidth, excess = document.documentElement.scrollWidth - width;
-      if (excess <= 1) return [];
-      const wide = [...document.querySelectorAll("main *")].filter((e) => e.getBoundingClientRect().right > width + 1)
-        .map((e) => e.tagName.toLowerCase() + "." + String(e.className.baseVal ?? e.className));
-      return [excess + " px too wide: " + wide.slice(0, 3).join(", ")];
-    }""")
-    page.set_viewport_size(DESKTOP)
-    return found
+    try:
+        page.wait_for_function(f"() => !({TOO_WIDE})()", timeout=2000)  # views are drawn anew
+        return []
+    except TimeoutError:
+        return [page.evaluate(TOO_WIDE)]
+    finally:
+        page.set_viewport_size(DESKTOP)
+
+
+TOO_WIDE = """() => {
+  const width = document.documentElement.clientWidth, excess = document.documentElement.scrollWidth - width;
+  const wide = [...document.querySelectorAll("main *")].filter((e) => e.getBoundingClientRect().right > width + 1)
+    .map((e) => e.tagName.toLowerCase() + "." + String(e.className.baseVal ?? e.className));
+  return excess > 1 && excess + " px too wide: " + wide.slice(0, 3).join(", ");
+}"""
 
 
 def barriers(page: Page, colours: bool = True) -> list[str]:
@@ -337,7 +340,8 @@ def barriers(page: Page, colours: bool = True) -> list[str]:
     found = []
     rules_of_colour = (("light", COLOUR), ("dark", COLOUR)) if colours else ()
     for theme, rules in (("light", NO_COLOUR), *rules_of_colour):
-        set_theme(page, theme)
+        if colours:
+            set_theme(page, theme)
         for rule, target, html in page.evaluate(VIOLATIONS, rules):
             if not any(part in target + html for part in THEME_OWNS.get(rule, ())):
                 found.append(f"{theme}: {rule} at {target}: {html}")

@@ -13,8 +13,7 @@ from rasterio.enums import Resampling
 from rasterio.transform import from_origin
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform
-from shapely.affinity import translate
-from shapely.geometry import MultiPolygon, Polygon, box, mapping, shape
+from shapely.geometry import shape
 
 from geonb import practice
 from geonb.data.sentinel2 import BANDS, chip_grid, utm_epsg
@@ -56,11 +55,12 @@ class Sky:
                 pixels = (spectrum[BANDS.index(band)] + rng.integers(0, 100, (n, n))).astype(np.uint16) + np.uint16(offset)
             self.truth[name][band] = pixels, west, north
             self.files[f"/{name}/{band}.tif"] = practice._geotiff(pixels, GeoBox((n, n), from_origin(west, north, metres, metres), epsg))
-        lon, lat = transform(f"EPSG:{epsg}", "EPSG:4326", [west, west + EDGE, west + EDGE, west], [north, north, north - EDGE, north - EDGE])
+        whole = GeoBox((1, 1), from_origin(west, north, EDGE, EDGE), epsg)
+        outline = whole.extent.to_crs("EPSG:4326", wrapdateline=True)
         bands = [] if raster is None else [{"nodata": 0, "scale": raster[0], "offset": raster[1]}]
         item = {
             "type": "Feature", "stac_version": "1.0.0", "id": name, "collection": stac.COLLECTION, "links": [],
-            "stac_extensions": [], "geometry": footprint(lon, lat), "bbox": [min(lon), min(lat), max(lon), max(lat)],
+            "stac_extensions": [], "geometry": outline.json, "bbox": list(outline.boundingbox),
             "properties": {
                 "datetime": f"{day}T10:30:00.123000Z", "platform": "sentinel-2a", "eo:cloud_cover": cloud,
                 "s2:processing_baseline": "05.10", "proj:epsg": epsg, **(properties or {}),
@@ -93,14 +93,6 @@ class Sky:
         more = {"rel": "next", "href": f"{self.url}/v1/search", "method": "POST", "merge": True, "body": {"token": str(first + 2)}}
         return answered({"type": "FeatureCollection", "features": found[first : first + 2],
                          "links": [more] if first + 2 < len(found) else []})  # fmt: skip
-
-
-def footprint(lon, lat):
-    """The square of four corners as GeoJSON; in two parts where it lies on both sides of the antimeridian."""
-    if max(lon) - min(lon) < 180:
-        return mapping(Polygon(zip(lon, lat, strict=True)))
-    whole = Polygon([(x % 360, y) for x, y in zip(lon, lat, strict=True)])
-    return mapping(MultiPolygon([whole & box(0, -90, 180, 90), translate(whole & box(180, -90, 360, 90), -360)]))
 
 
 def answered(content):

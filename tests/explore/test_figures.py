@@ -25,9 +25,6 @@ def test_a_figure_is_inline_svg_in_the_colours_of_the_page_and_needs_words():
     assert not plt.get_fignums() and "geonb-wide" not in html
     wide = themed(plt.figure(figsize=(9, 2)).add_axes((0, 0, 1, 1)).figure, "Three <panels>").html  # scrolls on a phone
     assert 'class="geonb-figure geonb-wide" role="region" tabindex="0" aria-label="Three &lt;panels&gt;"' in wide
-    with pytest.raises(ValueError, match="needs alt text"):
-        themed(plt.figure(), " ")
-    plt.close("all")
 
 
 def test_land_covers_the_right_share_of_an_equal_area_map():
@@ -66,9 +63,6 @@ def test_places_of_unknown_class_are_drawn_grey_and_called_unknown(missing, monk
     monkeypatch.setattr(Axes, "scatter", spy)
     html = scatter_map(random_points(30), np.array(["a"] * 20 + [missing] * 10, object), "t", "", "x").html
     assert drawn == {"a": 20, "unknown": 10} and ">unknown<" in html and ">None<" not in html
-    drawn.clear()
-    scatter_map(random_points(30), np.arange(30) < 12, "t", "", "x")
-    assert drawn == {"False": 18, "True": 12}
 
 
 def test_chips_carry_their_caption_as_alt_text():

@@ -108,7 +108,8 @@ def composite(ee: Any, grid: GeoBox, period: tuple[str, str], method: str = "cle
     zeros = ee.Image.constant([0] * len(names)).rename(names).toUint16()
     nothing = ee.ImageCollection([zeros.updateMask(0).set("clear", -1)])  # if there are no scenes
     if method == "median":
-        seen = scenes.map(tidy).map(lambda image: image.updateMask(image.select("score").gte(clear))).merge(nothing)
+        seen = scenes.map(tidy).map(lambda one: one.updateMask(one.select("score").gte(clear)))
+        seen = seen.merge(nothing)
         image, views = seen.median(), seen.select("score").count()
     else:
         ranked = scenes.map(judged).merge(nothing).sort("clear", False)
@@ -119,7 +120,7 @@ def composite(ee: Any, grid: GeoBox, period: tuple[str, str], method: str = "cle
 
 
 def estimate(n: int, size: int, period: tuple[str, str], *, method: str = "clearest", workers: int = 16) -> str:
-    """Describe what n chips ask of the network and of Earth Engine; the options are those of the chips."""
+    """Describe what n chips ask of the network and of Earth Engine."""
     days = date.fromisoformat(period[1]) - date.fromisoformat(period[0])
     scenes = -(-days.days // REVISIT_DAYS)
     bands = (len(BANDS) + 1) * scenes if method == "median" else scenes + len(BANDS)
@@ -143,9 +144,9 @@ def from_earthengine(
     workers: int = 16,
     max_requests: int = 1000,
 ) -> PlaceStore:
-    """Make a place store with a Sentinel-2 chip at each position that has a clear one; the same call continues.
+    """Make a place store with a Sentinel-2 chip at each position that has a clear one.
 
-    0 is nodata. Columns are ``scenes``, ``clear_share``, the means ``clear_views`` and ``cloud_score``, and ``epsg``.
+    The same call continues a stopped one. Columns of the places describe each chip.
 
     Args:
         out, where: as for :func:`geonb.data.sources.parts.chip_store`.
@@ -156,7 +157,7 @@ def from_earthengine(
         max_requests: more positions than this are refused, because of the quota.
 
     Raises:
-        ValueError: a wrong option, too many requests, no access, or Earth Engine refused; what is finished is kept.
+        ValueError: a wrong option, too many requests, no access, or Earth Engine refused.
     """
     start, end = (date.fromisoformat(day).isoformat() for day in period)
     if start >= end or method not in METHODS:
@@ -171,7 +172,7 @@ def from_earthengine(
 
     if project or not ee.data.is_initialized():
         connect(project)
-    options = {"period": (start, end), "method": method}
+    options: dict[str, Any] = {"period": (start, end), "method": method}
     return chip_store(
         out, where, lambda lon, lat: _read_chip(ee, lon, lat, size, **options),
         plan={"source": "earthengine", "collections": [IMAGES, CLOUDS], **options},

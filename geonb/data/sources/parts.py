@@ -186,7 +186,7 @@ def chip_store(
             in :class:`Parts`.
     """
     base = where if isinstance(where, PlaceStore) else None
-    lonlat = base.lonlat if base is not None else check_lonlat(where, "positions")
+    lonlat = where.lonlat if isinstance(where, PlaceStore) else check_lonlat(where, "positions")
     if base is not None and base.has("image").any():
         raise ValueError(f"{base.path}: has images already; give a store without images")
     if not len(lonlat):
@@ -240,13 +240,14 @@ def _write(parts: Parts, lonlat: np.ndarray, base: PlaceStore | None, source: st
     rows, dates = found["row"].to_numpy(), found["date"].to_pylist()
     made = {"function": "geonb.data.sources.parts.chip_store", "begun": parts.date, "plan": parts.plan}
     made |= {"images": {"source": source, "license": license}, "left_out": skips.counts}
-    columns = found.drop_columns(["row", "date"])
+    columns, more = found.drop_columns(["row", "date"]), dict[str, Any]()
     if base is None:
-        stored, heading, simulated, more = rows, "# Image chips", {}, {}
+        stored, heading, simulated = rows, "# Image chips", {}
         places: dict[str, Any] = {"place_id": [f"point-{row:07d}" for row in rows.tolist()]}
         places |= {"source": [source] * len(rows), "license": [license] * len(rows)}
     else:
-        stored, simulated, more = np.arange(len(base)), base.manifest["simulated"], {"facts": base.facts}
+        stored, simulated = np.arange(len(base)), base.manifest["simulated"]
+        more["facts"] = base.facts
         places = {name: base.places[name] for name in base.columns}
         if clash := set(columns.column_names) & set(places):
             raise ValueError(f"{base.path}: has a column {min(clash)!r}, as the images have; rename it")

@@ -125,9 +125,11 @@ def _read(lazy: list[xr.Dataset]) -> list[xr.Dataset | None]:
     """Read datasets, all at once; None in place of one whose files are gone or damaged."""
     import dask
 
+    # odc-geo asserts that a file has a reference system
+    unreadable: tuple[type[Exception], ...] = (*raster_errors(), AssertionError)
     try:
         return list(dask.compute(*lazy))
-    except (*raster_errors(), AssertionError) as error:  # odc-geo asserts that a file has a reference system
+    except unreadable as error:
         if may_pass(error):
             raise OSError(f"a scene could not be read ({error}); try again later") from error
         return [None] if len(lazy) == 1 else [_read([dataset])[0] for dataset in lazy]
@@ -144,7 +146,8 @@ def declared_offset(item: Item) -> tuple[int, str]:
     """
     if item.properties.get("earthsearch:boa_offset_applied") is True:
         return 0, "boa_offset_applied"
-    stated = {_scale_and_offset(item.assets[ASSETS[band]].to_dict()) for band in BANDS} - {None}
+    pairs = [_scale_and_offset(item.assets[ASSETS[band]].to_dict()) for band in BANDS]
+    stated = {pair for pair in pairs if pair}
     for offset in (0, OFFSET) if stated else ():
         if np.allclose(list(stated), (1 / SCALE, -offset / SCALE), rtol=1e-6, atol=0):
             return offset, "raster:bands"
@@ -253,7 +256,7 @@ def from_stac(
     simulated: bool = False,
     workers: int = 4,
 ) -> PlaceStore:
-    """Make a place store with a Sentinel-2 chip at each position that has one; the same call continues a stopped one.
+    """Make a place store with a Sentinel-2 chip at each position that has one.
 
     Args:
         out: the store's folder.
