@@ -226,7 +226,7 @@ def _evaluate(runs: list[Path], data: Path, out: Path) -> None:
     from geonb.evaluation.suite import evaluate
     from geonb.explore import report_page
 
-    if out.suffix != ".json":
+    if out.suffix.lower() != ".json":
         raise ValueError(f"--out {out}: give a name that ends in .json; the page is .html")
     results = evaluate(runs, data, out=out)
     print(f"{out}\n{report_page(results, out.with_suffix('.html'))}")

@@ -162,14 +162,24 @@ def _vectors(table: pa.Table, path: str | Path) -> np.ndarray:
         row = vectors.is_null().to_pylist().index(True) if vectors.null_count else 0
         raise ValueError(f"{path}: row {row} has no embedding; give one for every row, or leave the row out")
     found = vectors.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
-    length = np.linalg.norm(found.astype(np.float64), axis=1)
+    warn_of_lengths(found, str(path))
+    return found
+
+
+def warn_of_lengths(vectors: np.ndarray, where: str) -> None:
+    """Warn of embeddings (n, d) that are all zeros, or far longer than the others."""
+    length = np.linalg.norm(vectors.astype(np.float64), axis=1)
     usual = float(np.nanmedian(length)) if np.isfinite(length).any() else 0.0
+    if (zero := np.flatnonzero(length == 0)).size:
+        warnings.warn(
+            f"{where}: row {zero[0]}: the embedding is all zeros ({len(zero):,} such rows); leave out what is missing",
+            stacklevel=3,
+        )
     if usual and (far := np.flatnonzero(length > OUTLYING * usual)).size:
         warnings.warn(
-            f"{path}: row {far[0]}: the embedding has length {length[far[0]]:.3g}, the median is {usual:.3g} "
+            f"{where}: row {far[0]}: the embedding has length {length[far[0]]:.3g}, the median is {usual:.3g} "
             f"({len(far):,} such rows); is it in other units?", stacklevel=3,
         )  # fmt: skip
-    return found
 
 
 def _nearest_rows(lonlat: np.ndarray, vectors: np.ndarray, path: str | Path, store: PlaceStore) -> np.ndarray:

@@ -56,7 +56,7 @@ def add_alphaearth(store: PlaceStore | str | Path, out: str | Path, year: int) -
         OSError: the network failed; what is finished is kept.
     """
     store = store if isinstance(store, PlaceStore) else PlaceStore.open(store)
-    if Path(out).suffix != ".parquet" or year not in YEARS:
+    if Path(out).suffix.lower() != ".parquet" or year not in YEARS:
         years = f"{YEARS[0]} to {YEARS[-1]}"
         raise ValueError(f"{out}, {year}: give a .parquet file and a year from {years}")
     plan = {"source": "alphaearth", "base_url": BASE, "year": year, "data_hash": store.data_hash}
