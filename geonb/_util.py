@@ -93,7 +93,7 @@ def cores() -> int:
 def processor() -> str:
     """Return the name of the processor, or else of its architecture."""
     info = Path("/proc/cpuinfo")
-    named = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
+    named = re.search(r"model name\s*: (.*)", info.read_text(encoding="utf-8")) if info.exists() else None
     return named[1] if named else platform.machine()
 
 
@@ -101,7 +101,7 @@ def memory_gb() -> float:
     """Return the memory in GB, of the container where that has less."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     try:
-        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8")))
     except (OSError, ValueError):  # no container, or one without a limit
         pass
     return total / 1e9

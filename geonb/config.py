@@ -135,9 +135,15 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.012
 
 
 def config_from_file(path: str | Path) -> TrainConfig:
-    """Read a config from a YAML file of some fields; raises ValueError if faulty."""
+    """Read a config from a YAML file (UTF-8) of some fields; raises ValueError if faulty."""
+    content = Path(path).read_bytes()
     try:
-        given = yaml.load(Path(path).read_text(), _Loader)  # a SafeLoader
+        given = yaml.load(content.decode("utf-8-sig"), _Loader)  # a SafeLoader
+    except UnicodeDecodeError as error:
+        encoding = "UTF-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "CP1252"
+        raise ValueError(
+            f"{path}: not UTF-8 ({error}); save it as UTF-8, for example: iconv -f {encoding} -t UTF-8 OLD > NEW"
+        ) from None
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
     if not isinstance(given, dict):

@@ -46,7 +46,7 @@ def read_config(run: Path) -> dict:
     if not path.exists():
         raise ValueError(f"{run}: no config.yaml, so this is not a run")
     try:
-        config = yaml.safe_load(path.read_text())
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: damaged ({' '.join(str(error).split())}); train again") from None
     if unknown := config.keys() - {*RECORDED, *(f.name for f in fields(TrainConfig))}:
@@ -61,7 +61,7 @@ def config_of(stored: dict) -> TrainConfig:
 
 def append_metrics(run: Path, line: dict) -> None:
     """Append the metrics of a validation to ``metrics.jsonl``."""
-    with (run / METRICS).open("a") as file:
+    with (run / METRICS).open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
 
@@ -74,7 +74,7 @@ def cut_metrics(run: Path, step: int) -> None:
 def read_lines(path: Path) -> list[dict]:
     """Read JSON lines, without one that was cut short by a kill; [] without a file."""
     lines = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         with suppress(json.JSONDecodeError):
             lines.append(json.loads(line))
     return lines
@@ -132,7 +132,7 @@ def read_manifest(run: Path) -> dict:
     for name in ("model.safetensors", "manifest.json"):
         if not (run / name).exists():
             raise ValueError(f"{run}: no {name}: no run, or one that did not finish; use --resume")
-    manifest = json.loads((run / "manifest.json").read_text())
+    manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
     if manifest["schema"] != RUN_SCHEMA:
         raise ValueError(f"{run}: run schema {manifest['schema']}, not {RUN_SCHEMA}, {OTHER_VERSION}")
     return manifest

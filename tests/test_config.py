@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -41,6 +44,21 @@ def test_a_faulty_file_is_named(tmp_path):
         (tmp_path / "c.yaml").write_text(text)
         with pytest.raises(ValueError, match=f"c.yaml: {message}"):
             config_from_file(tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize("encoding, remedy", [("utf-16", "iconv -f UTF-16"), ("cp1252", "iconv -f CP1252")])
+def test_a_file_in_another_encoding_is_named_with_the_remedy(encoding, remedy, tmp_path):
+    (tmp_path / "c.yaml").write_text("# für später\nsteps: 7\n", encoding=encoding)
+    with pytest.raises(ValueError, match=f"c.yaml: not UTF-8 .*{remedy} -t UTF-8"):
+        config_from_file(tmp_path / "c.yaml")
+
+
+def test_a_file_in_utf_8_is_read_under_any_locale(tmp_path):
+    (tmp_path / "c.yaml").write_text("# für später\nsteps: 7\n", encoding="utf-8-sig")
+    code = f"from geonb.config import config_from_file; print(config_from_file({str(tmp_path / 'c.yaml')!r}).steps)"
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | locale, capture_output=True, text=True)
+    assert done.stdout.strip() == "7", done.stderr
 
 
 @pytest.mark.parametrize(
