@@ -31,7 +31,7 @@ STORES = {"book": ("atlas", 8000), "workshop": ("workshop", 2000), "smoke": ("sm
 BOOK: dict[str, Any] = {"patience": 4}
 WORKSHOP: dict[str, Any] = {"steps": 200, "batch_size": 256}
 SMOKE: dict[str, Any] = {
-    "steps": 30, "batch_size": 128, "validate_every": 10,
+    "steps": 30, "batch_size": 128, "validate_every": 10, "dim": 64,
     "backbones": {"text": "lsa", "image": "random_conv"},
 }  # fmt: skip
 FULL: dict[str, Any] = {

@@ -16,13 +16,12 @@ import re
 import shutil
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from playwright.sync_api import Browser, Error, Page, TimeoutError, sync_playwright
+from playwright.sync_api import Browser, Page, TimeoutError, sync_playwright
 from pypdf import PdfReader
 
 AXE = Path(__file__).parent / "assets" / "axe.min.js"
@@ -338,10 +337,8 @@ def barriers(page: Page, colours: bool = True) -> list[str]:
     """Serious and critical violations that axe-core finds; ``colours``: contrast, too, in light and in dark."""
     page.evaluate(AXE.read_text())
     found = []
-    rules_of_colour = (("light", COLOUR), ("dark", COLOUR)) if colours else ()
-    for theme, rules in (("light", NO_COLOUR), *rules_of_colour):
-        if colours:
-            set_theme(page, theme)
+    for theme, rules in (("light", NO_COLOUR), ("light", COLOUR), ("dark", COLOUR))[: 3 if colours else 1]:
+        set_theme(page, theme)
         for rule, target, html in page.evaluate(VIOLATIONS, rules):
             if not any(part in target + html for part in THEME_OWNS.get(rule, ())):
                 found.append(f"{theme}: {rule} at {target}: {html}")
@@ -416,13 +413,7 @@ CHECKS = [
 def check_page(
     browser: Browser, root: Path, base: str, name: str, from_disk: bool = True, colours: bool = True, on_paper: bool = False
 ) -> dict[str, list[str]]:
-    """Run every check on one page; return problems by the name of the check.
-
-    Args:
-        from_disk: open it from the disk, too.
-        colours: ask axe about contrast in both themes, too, which takes longer than all else.
-        on_paper: print it, too.
-    """
+    """Run every check on one page, also from the disk, with colours in both themes, and on paper; return the problems."""
     report = {"broken_links": broken_links(root, name)}
     with opened(browser, base, name) as (page, troubles):
         for check in CHECKS:
@@ -435,25 +426,6 @@ def check_page(
         with opened(browser, root.as_uri(), name) as (page, troubles):
             report["from_disk"] = troubles + blank_maps(page) + raw_maths(page)
     return report
-
-
-def check_pages(root: Path, names: list[str], then=lambda browser, base, name, report: None) -> dict[str, dict]:
-    """The report of each page, by name; two browsers share the pages, and ``then`` is called after each page."""
-    todo, reports = iter(names), {}
-
-    def work():
-        with chromium() as browser, served(root) as base:
-            for name in todo:
-                try:
-                    reports[name] = check_page(browser, root, base, name)
-                except Error as error:
-                    reports[name] = {"stopped": [str(error)]}
-                then(browser, base, name, reports[name])
-
-    with ThreadPoolExecutor(2) as pool:
-        for worker in [pool.submit(work) for _ in range(2)]:
-            worker.result()
-    return reports
 
 
 def screenshots(browser: Browser, base: str, name: str, out: Path) -> None:
@@ -476,17 +448,16 @@ def main() -> int:
     parser.add_argument("--pages", nargs="*", help="only these, as paths below the folder")
     parser.add_argument("--shots", type=Path, help="write screenshots of every page to this folder")
     options = parser.parse_args()
-    root = options.html.resolve()
-
-    def say(browser: Browser, base: str, name: str, report: dict) -> None:
-        lines = [f"       {check}: {problem}" for check, problems in report.items() for problem in problems]
-        print("\n".join([f"{'FAIL' if lines else 'ok  '} {name}", *lines]), flush=True)
-        if options.shots:
-            screenshots(browser, base, name, options.shots)
-
-    reports = check_pages(root, options.pages or pages_of(root), then=say)
-    bad = any(problems for report in reports.values() for problems in report.values())
-    return 1 if bad else 0
+    root, bad = options.html.resolve(), False
+    with chromium() as browser, served(root) as base:
+        for name in options.pages or pages_of(root):
+            report = check_page(browser, root, base, name)
+            lines = [f"       {check}: {problem}" for check, problems in report.items() for problem in problems]
+            print("\n".join([f"{'FAIL' if lines else 'ok  '} {name}", *lines]), flush=True)
+            bad = bad or bool(lines)
+            if options.shots:
+                screenshots(browser, base, name, options.shots)
+    return int(bad)
 
 
 if __name__ == "__main__":

@@ -28,16 +28,11 @@ def cited() -> dict[str, str]:
     return links
 
 
-def test_every_paper_of_a_page_is_in_the_bibliography():
-    listed = set(PAPER.findall(BIBLIOGRAPHY.read_text("utf-8")))
-    assert len(listed) > 20
+def test_papers_of_the_pages_and_of_the_bibliography_are_the_same_and_listed_once():
+    listed = PAPER.findall(BIBLIOGRAPHY.read_text("utf-8"))
+    assert len(listed) == len(set(listed)) > 20
     missing = {link: page for link, page in cited().items() if link not in listed}
     assert not missing, f"add to book/bibliography.md: {missing}"
-
-
-def test_every_entry_is_linked_from_a_page_and_there_once():
-    listed = PAPER.findall(BIBLIOGRAPHY.read_text("utf-8"))
-    assert len(listed) == len(set(listed))
     unused = set(listed) - cited().keys()
     assert not unused, f"no page and no docstring refers to {unused}"
 

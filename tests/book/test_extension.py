@@ -84,17 +84,16 @@ def test_the_time_is_the_measured_one(pages):
     assert "Not measured on a GPU." in text(pages["09_nine"]) and "measured when" not in pages["09_nine"]
 
 
-def test_the_time_from_nothing_is_the_one_of_the_workshop(tmp_path, monkeypatch):
+@pytest.mark.parametrize("metadata, said", [
+    ({"geonb": {"seconds": 130, "device": "2 CPU cores"}},
+     "From nothing, with the smaller data and runs of a workshop: 41 s on 2 CPU cores. Not measured"),
+    ({}, "Time to run: not measured in this build."),
+])  # fmt: skip
+def test_the_time_from_nothing_is_the_one_of_the_workshop(tmp_path, monkeypatch, metadata, said):
     monkeypatch.syspath_prepend(str(EXTENSIONS))
     measured = {"cores": 2, "chapters": {"09_nine": {"s": 41.2}}}
     monkeypatch.setattr("geonb.workspace.committed", {"workshop": measured}.__getitem__)
-    said = text(build(tmp_path, {"geonb": {"seconds": 130, "device": "2 CPU cores"}})["09_nine"])
-    assert "From nothing, with the smaller data and runs of a workshop: 41 s on 2 CPU cores. Not measured" in said
-
-
-def test_a_build_without_a_time_says_so(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(EXTENSIONS))
-    assert "Time to run: not measured in this build." in text(build(tmp_path, {})["09_nine"])
+    assert said in text(build(tmp_path, metadata)["09_nine"])
 
 
 def test_the_first_use_of_a_term_is_linked_and_no_other(pages):
