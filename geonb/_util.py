@@ -39,8 +39,13 @@ def write_atomically(path: Path, data: bytes | Callable[[BinaryIO], object]) -> 
 
 
 def is_missing(value: object) -> bool:
-    """Tell whether a value is None, NaN, or pandas' NaT or NA."""
-    return value is None or str(value == value) in ("False", "<NA>")
+    """Tell whether a value is None, NaN, masked, or pandas' NaT or NA."""
+    return value is None or value is np.ma.masked or str(value == value) in ("False", "<NA>")
+
+
+def as_text(value: object) -> str:
+    """Return a value as text, a missing one as an empty text."""
+    return "" if is_missing(value) else str(value)
 
 
 def is_unknown(value: object) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -52,9 +52,13 @@ def band_order(names: Sequence[str]) -> list[int]:
     return [found[band][0] for band in BANDS]
 
 
-def check_shape(images: np.ndarray) -> np.ndarray:
-    """Refuse chips that are not integers (n, 12, H, W), H and W at least 16, by a ValueError."""
-    images = np.asarray(images)
+def check_shape(images: Any, least: int = MIN_SIZE) -> np.ndarray:
+    """Refuse chips that are not integers (n, 12, H, W), H and W at ``least`` so large, by a ValueError.
+
+    The axes and bands of an xarray are put into order by their names. Of other arrays the order of the
+    bands cannot be known: it must be that of :data:`BANDS`.
+    """
+    images = _by_name(images)
     if images.ndim != 4:
         raise ValueError(f"images have shape {images.shape}, not (n, 12, H, W): one chip is images[None]")
     if images.shape[1] != len(BANDS):
@@ -64,14 +68,26 @@ def check_shape(images: np.ndarray) -> np.ndarray:
         elif 13 in (images.shape[1], images.shape[-1]):
             hint = "; 13 bands are Level-1C: take Level-2A, which has no B10"
         raise ValueError(f"images have {images.shape[1]} bands (shape {images.shape}), not 12{hint}")
-    if min(images.shape[2:]) < MIN_SIZE:
-        raise ValueError(f"images are {images.shape[2]} x {images.shape[3]} pixels, not at least 16 x 16")
+    if min(images.shape[2:]) < least:
+        raise ValueError(f"images are {images.shape[2]} x {images.shape[3]} pixels, not at least {least} x {least}")
     if images.dtype.kind not in "ui":
         raise ValueError(
             f"images are {images.dtype}; needed is uint16: multiply reflectance from 0 to 1 by 10_000 "
             "and use np.rint(images).clip(0, 65_535).astype(np.uint16)"
         )
     return images
+
+
+def _by_name(images: Any) -> np.ndarray:
+    if "band" not in getattr(images, "dims", ()):
+        return np.asarray(images)
+    rest = [axis for axis in images.dims if axis != "band"]
+    edges = ["y", "x"] if {"y", "x"} <= set(rest) else rest[-2:]
+    images = images.transpose(*(axis for axis in rest if axis not in edges), "band", *edges)
+    names = images["band"].values.tolist()
+    if not isinstance(names[0], str):  # bands by number; rioxarray has their names elsewhere
+        names = images.attrs.get("long_name")
+    return np.asarray(images.isel(band=band_order(names)) if isinstance(names, (list, tuple)) else images)
 
 
 def check_images(images: np.ndarray, *, harmonised: bool = False) -> np.ndarray:
@@ -111,6 +127,12 @@ def check_images(images: np.ndarray, *, harmonised: bool = False) -> np.ndarray:
                 "images.clip(1000) - 1000, or harmonised=True if you know that it is gone"
             )
     return images.astype(np.uint16)
+
+
+def baseline_offset(baseline: object) -> int | None:
+    """Return the offset of a processing baseline such as "05.10": 0 or 1000, or None for what is none."""
+    stated = re.fullmatch(r"\d{1,2}\.\d{1,2}", str(baseline))
+    return (OFFSET if float(stated[0]) >= 4 else 0) if stated else None
 
 
 def radiometric_offset(images: np.ndarray) -> np.ndarray:

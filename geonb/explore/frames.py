@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geonb._util import tqdm
+from geonb._util import as_text, tqdm
 from geonb.explore.linked import colour_column
 from geonb.explore.projection import Scores, align, project, projection_scores, stability, subsample
 from geonb.explore.views import PALETTE, View, land, pack
@@ -89,7 +89,7 @@ def projection_view(
         "land": land(),
         "color": PALETTE[0],
         "columns": [colour_column(str(k), v, n, units.get(k), chosen) for k, v in (color or {}).items()],
-        "hover": None if hover is None else [str(hover[i] or "") for i in chosen],
+        "hover": None if hover is None else [as_text(name) for name in np.asarray(hover, object)[chosen]],
     }
     return ProjectionView(data, frames, pca, chosen)
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geonb._util import is_unknown
+from geonb._util import as_text, is_missing, is_unknown
 from geonb.explore.views import PALETTE, View, land, pack
 from geonb.geo import check_lonlat
 
@@ -82,7 +82,7 @@ def linked_view(
         "land": land(),
         "color": PALETTE[0],
         "columns": [colour_column(str(k), v, n, units.get(k)) for k, v in (color or {}).items()],
-        "hover": None if hover is None else [str(h or "") for h in hover],
+        "hover": None if hover is None else [as_text(name) for name in hover],
         "about": None if about is None else _about(about),
         "thumbs": _sprite(images, np.asarray(image_rows)) if images and len(image_rows) else None,
         "simulated": list(simulated),
@@ -98,13 +98,14 @@ def colour_column(
     if values.shape != (n,):
         raise ValueError(f"color {name!r} has shape {values.shape} for {n} places")
     head = {"name": name, "units": "" if units in (None, "1") else str(units)}  # "1" is a number without units
-    known = [v for v in values.tolist() if v is not None]
-    numeric = bool(known) and all(isinstance(v, numbers.Real) and not isinstance(v, bool) for v in known)
+    known = [v for v in values.tolist() if not is_missing(v)]
+    numeric = values.dtype.kind in "iuf" or bool(known)
+    numeric &= all(isinstance(v, numbers.Real) and not isinstance(v, bool) for v in known)
     return head | (_numbers(name, values[rows]) if numeric else _categories(name, values, rows))
 
 
 def _numbers(name: str, values: np.ndarray) -> dict:
-    values = values.astype(np.float64)  # None becomes NaN
+    values = np.array([np.nan if is_missing(v) else v for v in values.tolist()], np.float64)
     if np.isinf(values).any():
         raise ValueError(f"color {name!r}, row {np.argmax(np.isinf(values))}: infinite")
     column: dict[str, Any] = {"kind": "numbers", "low": None, "high": None, "data": pack(values, "<f4")}
@@ -130,7 +131,7 @@ def _about(about: dict) -> str:
     columns = {}
     for name, values in about.items():
         most = URL_CHARACTERS if "url" in name else TEXT_CHARACTERS
-        columns[name] = [shorten(str(v), most) if v else None for v in values]
+        columns[name] = [None if is_unknown(v) else shorten(str(v), most) for v in values]
     return base64.b64encode(zlib.compress(json.dumps(columns, separators=(",", ":")).encode(), 9)).decode()
 
 

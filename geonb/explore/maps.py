@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from geonb._util import as_text
 from geonb.explore.views import asset, land_rings, safe_json
 from geonb.geo import check_lonlat
 
@@ -75,7 +76,8 @@ def add_points(world: folium.Map, lonlat: ArrayLike, labels: Sequence[str]) -> f
     from folium.elements import MacroElement
     from folium.template import Template
 
-    points = [[lat, lon, str(label)] for (lon, lat), label in zip(check_lonlat(lonlat).tolist(), labels, strict=True)]
+    lonlat = check_lonlat(lonlat).tolist()
+    points = [[lat, lon, as_text(label)] for (lon, lat), label in zip(lonlat, labels, strict=True)]
     # what folium renders are templates, so no label may hold a brace
     text = safe_json(points).replace("{", "\\u007b").replace("}", "\\u007d")
     circles = MacroElement()  # folium's own popups would need jQuery, and take HTML

@@ -247,7 +247,7 @@ FAULTS = {
     "8-bit picture": ({"images": [IMAGE // 10]}, "image 0 has nothing above 255"),
     "too bright": ({"images": [IMAGE * 20]}, "mean above 20000"),
     "no data": ({"images": [BLANK]}, "image 9 is all"),
-    "floats": ({"images": [IMAGE / 1e4]}, "float64.*give uint16"),
+    "floats": ({"images": [IMAGE / 1e4]}, "float64; needed is uint16"),
     "two sizes": ({"images": [IMAGE[:60], IMAGE[60:, :, :4]]}, "those before"),
     "too few images": ({"images": [IMAGE[:60]]}, "60 images, but 66 rows"),
     "images without rows": ({"image_rows": None}, "image_rows is missing"),

@@ -84,7 +84,7 @@ def test_every_row_becomes_a_place_or_is_counted(tmp_path):
         "no page id": 2, "no position, or one out of range": 3, "position at 0, 0": 1, "not on Earth": 1,
         "not the article's own position": 1, "text of less than 50 characters": 3, "not a place, but an event": 2,
     }  # fmt: skip
-    assert "1 left out: position at 0, 0 (e.g. page 7, 'Title 7')" in (store.path / "datacard.md").read_text()
+    assert "1 left out: position at 0, 0 (e.g. page 7, 'Title 7', at (0, 0))" in (store.path / "datacard.md").read_text()
     assert len(from_table(tmp_path / "de", file, places_only=True, lang="de")) == 4  # only the type is read
     assert len(from_table(tmp_path / "all", file)) == 5
     with pytest.raises(ValueError, match="(?s)no article is left.*8 left out: .*Ask for something else"):

@@ -57,12 +57,11 @@ def connect(project: str | None = None) -> Any:
         ValueError: no credentials, project or permission, with the steps to set them up.
     """
     import ee
-    from google.auth.exceptions import GoogleAuthError
 
     project = project or os.environ.get("GEONB_EE_PROJECT") or None
     try:
         ee.Initialize(project=project, url=HIGH_VOLUME)
-    except (ee.EEException, GoogleAuthError) as error:
+    except Exception as error:  # a damaged file of credentials raises whatever the client stumbles over
         raise ValueError(f"Earth Engine could not be initialised: {error}\n{STEPS}") from None
     ee.data.setDeadline(300_000)  # ms, of one request
     ee.data.setMaxRetries(5)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike
 
-from geonb._util import tqdm
-from geonb.data.sentinel2 import BANDS, band_order, radiometric_offset
+from geonb._util import as_text, tqdm
+from geonb.data.sentinel2 import (
+    BANDS,
+    OFFSET,
+    SCALE,
+    band_order,
+    baseline_offset,
+    radiometric_offset,
+    seen_offset,
+)
 from geonb.data.sources._raster import raster_errors
 from geonb.data.sources.parts import Skips
 from geonb.data.store import PlaceStore, write_store
@@ -158,7 +165,7 @@ def _distance_and_spread(point: np.ndarray, others: np.ndarray) -> tuple[float, 
 
 
 def _words(table: pa.Table, name: str | None) -> list[str]:
-    return [str(value or "") for value in table[name].to_pylist()] if name else [""] * len(table)
+    return [as_text(value) for value in table[name].to_pylist()] if name else [""] * len(table)
 
 
 def _objects(values: list) -> np.ndarray:
@@ -186,8 +193,8 @@ def read_tiles(path: str | Path, *, harmonise: bool = True) -> tuple[np.ndarray,
     Args:
         path: a file with the 12 `BANDS`, uint16 reflectance x 10,000, a projected reference system, square pixels,
             north up. Bands are found by name, in any order; without names they must be in the order of `BANDS`.
-        harmonise: take off the offset of +1000 of processing baselines from 04.00, if the pixels show it
-            (:func:`geonb.data.sentinel2.radiometric_offset`).
+        harmonise: take off the offset of +1000 of processing baselines from 04.00. The pixels decide, and where they
+            leave a doubt what the file states (its scale and offset, or its tag PROCESSING_BASELINE), if it does.
 
     Returns:
         ``(images, places, skips)``: uint16 (k, 12, 64, 64); columns (k,) "lon", "lat" (degrees), "file",
@@ -204,7 +211,8 @@ def read_tiles(path: str | Path, *, harmonise: bool = True) -> tuple[np.ndarray,
         with rasterio.open(path, driver="GTiff") as source:  # other formats may refer to other files
             order = _check_file(path, source)
             pixels, grid, crs, nodata = source.read(order), source.transform, source.crs, source.nodata
-    except raster_errors() as error:
+            stated = _stated_offset(path, source)
+    except (*raster_errors(), MemoryError) as error:
         raise ValueError(f"{path}: cannot be read as a GeoTIFF ({error})") from error
 
     rows, cols = pixels.shape[1] // TILE, pixels.shape[2] // TILE
@@ -217,7 +225,7 @@ def read_tiles(path: str | Path, *, harmonise: bool = True) -> tuple[np.ndarray,
     row, col = np.divmod(whole, cols)
     skips = Skips()
     skips.add("tiles with pixels without data", path.name, n=len(tiles) - len(whole))
-    offset = int(radiometric_offset(pixels)) if harmonise else 0
+    offset = _offset(pixels, stated) if harmonise else 0
     x, y = grid * ((col + 0.5) * TILE, (row + 0.5) * TILE)
     lon, lat = transform(crs, "EPSG:4326", x.tolist(), y.tolist()) if len(whole) else ([], [])
     places = {"lon": np.array(lon), "lat": np.array(lat), "tile_row": row, "tile_col": col}
@@ -249,6 +257,24 @@ def _check_file(path: Path, source: Any) -> list[int]:
         raise ValueError(f"{path}: {error}") from None
 
 
+def _stated_offset(path: Path, source: Any) -> int | None:
+    """Read the offset in the numbers of a GeoTIFF from its scale and offset, or from its processing baseline."""
+    scales = {*zip(source.scales, source.offsets, strict=True)}
+    if scales == {(1.0, 0.0)}:
+        return baseline_offset(source.tags().get("PROCESSING_BASELINE"))
+    for offset in (0, OFFSET):
+        if np.allclose(list(scales), (1 / SCALE, -offset / SCALE), rtol=1e-6, atol=0):
+            return offset
+    raise ValueError(f"{path}: scale and offset are {min(scales)}; give reflectance x 10,000")
+
+
+def _offset(pixels: np.ndarray, stated: int | None) -> int:
+    seen = seen_offset(pixels)
+    if seen is None:
+        seen = int(radiometric_offset(pixels)) if stated is None else stated
+    return seen
+
+
 def _pixel_m(grid: Any, shape: tuple, crs: Any) -> float:
     """Measure the edge in metres of the pixel in the middle of a grid, in any unit and any projection.
 
@@ -276,7 +302,7 @@ def from_files(
 ) -> PlaceStore:
     """Make a place store of real texts and real image tiles; no place has both.
 
-    Counts of what was dropped are printed on stderr and written to the data card.
+    What was dropped is told on stderr and in the data card.
 
     Args:
         out: folder to write; it must not exist.
@@ -319,8 +345,7 @@ def from_files(
     places = _stacked(parts)
     if not len(places["lon"]):
         raise ValueError(f"no tile is left to use\n{skips}")
-    if skips.counts:
-        print(skips, file=sys.stderr)
+    skips.tell()
     options = {"harmonise": harmonise, "drop_invalid": drop_invalid, "keep_suspicious": keep_suspicious}
     inputs = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in map(Path, (*tables, *chips))}
     made = {"function": "geonb.data.sources.files.from_files", "options": options, "inputs": inputs}

@@ -8,7 +8,6 @@ doubt, the scene is passed over. The live catalogue was not tried.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable
 from datetime import date, timedelta
@@ -25,13 +24,14 @@ from geonb.data.sentinel2 import (
     COVERED,
     OFFSET,
     SCALE,
+    baseline_offset,
     chip_grid,
     radiometric_offset,
     seen_offset,
     utm_epsg,
 )
 from geonb.data.sources._raster import REMOTE, may_pass, raster_errors
-from geonb.data.sources.http import allowed, session
+from geonb.data.sources.http import allowed, session, usable
 from geonb.data.sources.parts import Chip, chip_store
 from geonb.data.store import PlaceStore
 
@@ -64,13 +64,15 @@ def _search(grid: GeoBox, period: tuple[str, str], url: str) -> list[Item]:
     from pystac_client.exceptions import APIError
 
     start, last = period[0], date.fromisoformat(period[1]) - timedelta(days=1)
+    area = grid.extent.to_crs("EPSG:4326", wrapdateline=True)
     try:
-        found = _client(url).search(
-            collections=[COLLECTION], intersects=grid.extent.to_crs("EPSG:4326", wrapdateline=True),
-            datetime=f"{start}T00:00:00Z/{last}T23:59:59Z", query={"eo:cloud_cover": {"lte": MAX_SCENE_CLOUD}},
-            sortby=[{"field": "properties.eo:cloud_cover", "direction": "asc"}], max_items=200,
-        )  # fmt: skip
-        return [item for item in found.items() if _usable(item)]
+        with usable(url):
+            found = _client(url).search(
+                collections=[COLLECTION], intersects=area, datetime=f"{start}T00:00:00Z/{last}T23:59:59Z",
+                query={"eo:cloud_cover": {"lte": MAX_SCENE_CLOUD}},
+                sortby=[{"field": "properties.eo:cloud_cover", "direction": "asc"}], max_items=200,
+            )  # fmt: skip
+            return [item for item in found.items() if _has_all(item)]
     except APIError as error:
         raise OSError(f"{url}: the catalogue failed ({error}); try again later") from error
 
@@ -85,7 +87,7 @@ def _client(url: str) -> Any:
     return Client.open(url, stac_io=stac_io)
 
 
-def _usable(item: Item) -> bool:
+def _has_all(item: Item) -> bool:
     """Tell whether an item has a time and all bands, at https addresses."""
     assets = [item.assets.get(name) for name in ASSETS.values()]
     return item.datetime is not None and all(asset is not None and allowed(asset.href) for asset in assets)
@@ -139,7 +141,8 @@ def declared_offset(item: Item) -> tuple[int, str]:
     """Return the offset in the numbers of an item, 0 or 1000, and the metadata that say so.
 
     In this order: ``earthsearch:boa_offset_applied``, where true (``raster:bands`` is then out of
-    date); the offset in ``raster:bands`` or ``bands``; the processing baseline, from 04.00.
+    date); the offset in ``raster:bands`` or ``bands``; the processing baseline, from 04.00. The date
+    never counts: old scenes are processed again.
 
     Raises:
         ValueError: another offset or scale than 0 or 1000 and 1/10000, several, or none.
@@ -151,9 +154,10 @@ def declared_offset(item: Item) -> tuple[int, str]:
     for offset in (0, OFFSET) if stated else ():
         if np.allclose(list(stated), (1 / SCALE, -offset / SCALE), rtol=1e-6, atol=0):
             return offset, "raster:bands"
-    if stated or not (baseline := _baseline(item)):
+    offset = baseline_offset(_baseline(item))
+    if stated or offset is None:
         raise ValueError(f"{item.id}: scales and offsets of {stated or 'no known kind'}")
-    return (OFFSET if float(baseline) >= 4 else 0), "processing_baseline"
+    return offset, "processing_baseline"
 
 
 def _scale_and_offset(asset: dict) -> tuple[float, float] | None:
@@ -168,7 +172,7 @@ def _scale_and_offset(asset: dict) -> tuple[float, float] | None:
 def _baseline(item: Item) -> str:
     """Return the processing baseline, such as "05.10"; ``""`` where it is not stated."""
     stated = item.properties.get("s2:processing_baseline") or item.properties.get("processing:version")
-    return stated if re.fullmatch(r"\d{1,2}\.\d{1,2}", str(stated)) else ""
+    return str(stated) if baseline_offset(stated) is not None else ""
 
 
 def _reflectance(items: list[Item], grid: GeoBox, scl: np.ndarray) -> tuple[np.ndarray, int, str] | str:
@@ -180,7 +184,7 @@ def _reflectance(items: list[Item], grid: GeoBox, scl: np.ndarray) -> tuple[np.n
     dn[:, ~(dn > 0).all(0)] = 0  # a pixel that lacks a band lacks all
     try:
         declared = [declared_offset(item) for item in items]
-    except ValueError:
+    except (ValueError, TypeError, LookupError, AttributeError):  # metadata of any shape
         return UNCLEAR
     offset, rule = declared[0]
     seen = seen_offset(dn, scl)
