@@ -76,6 +76,8 @@ def _rows_as_parquet(table: pa.Table, lonlat: np.ndarray, vectors: np.ndarray) -
 
 def _rows_as_csv(table: pa.Table, lonlat: np.ndarray, vectors: np.ndarray) -> pa.Table:
     plain = [c for c in table.schema if not (pa.types.is_nested(c.type) or pa.types.is_binary(c.type))]
+    if lost := {*table.column_names} - {c.name for c in plain} - {"geometry", "embedding"}:
+        warnings.warn(f"columns that CSV cannot hold are left out: {', '.join(sorted(lost))}", stacklevel=3)
     columns = {c.name: table[c.name] for c in plain} | {"lon": lonlat[:, 0], "lat": lonlat[:, 1]}
     return pa.table(columns | {f"embedding_{i}": column for i, column in enumerate(vectors.T)})
 

@@ -96,7 +96,7 @@ def test_vectors_are_those_of_the_pixels_under_the_places(bucket, epsg, west, no
     assert np.isnan(_read_tile(url, lonlat + [0.1, 0])).all()  # outside
 
 
-def test_a_file_of_embeddings_has_places_credits_and_what_was_left_out(bucket, tmp_path):
+def test_a_file_of_embeddings_has_places_credits_and_what_was_left_out(bucket, tmp_path, capsys):
     """Two tiles overlap: where the first has no data, the second one counts."""
     half = np.zeros((SIDE, SIDE), bool)
     half[:, :64] = True
@@ -106,6 +106,8 @@ def test_a_file_of_embeddings_has_places_credits_and_what_was_left_out(bucket, t
     lonlat = np.concatenate([points(32633, 391000, 5820000), [[0.0, 0.0], [179.0, -85.0]]])
     store = places(tmp_path / "store", lonlat)
     counts = add_alphaearth(store, tmp_path / "aef.parquet", 2024)
+    lost = counts[module.NO_TILE]
+    assert f"{lost} left out: {module.NO_TILE} (e.g. row " in capsys.readouterr().err
     table = pq.read_table(tmp_path / "aef.parquet")
     vectors = read_embeddings(tmp_path / "aef.parquet", store)
     x = np.array(transform("EPSG:4326", "EPSG:32633", *lonlat[:6].T.tolist())[0]) - 391000

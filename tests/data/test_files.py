@@ -7,6 +7,8 @@ import gzip
 import hashlib
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import rasterio
 from rasterio.transform import from_origin
@@ -237,6 +239,38 @@ def test_the_radiometric_offset_is_taken_off_where_a_file_carries_it(tmp_path):
     raw, places, _ = read_tiles(file, harmonise=False)
     np.testing.assert_array_equal(raw[0], plain + 1000)
     assert places["radiometric_offset"].tolist() == [0]
+
+
+SAND = np.array([1200, 1500, 2300, 3200, 3500, 3700, 3800, 3900, 4000, 4000, 5000, 4500])  # bright in every band
+
+
+@pytest.mark.parametrize(
+    ("tags", "offset"),
+    [({"PROCESSING_BASELINE": "05.00", "DATE": "2021-07-01"}, 1000), ({"PROCESSING_BASELINE": "03.01", "DATE": "2024-07-01"}, 0),
+     ({"scales": [1e-4] * 12, "offsets": [-0.1] * 12}, 1000), ({"scales": [1e-4] * 12, "offsets": [0.0] * 12}, 0)],
+)  # fmt: skip
+def test_where_bright_pixels_leave_a_doubt_the_file_tells_its_offset_and_the_date_does_not(tmp_path, tags, offset):
+    pixels = (SAND[:, None, None] + np.random.default_rng(0).integers(0, 100, (12, 64, 64))).astype(np.uint16)
+    path, _ = write_chip(tmp_path / "a.tif", pixels + np.uint16(1000))
+    with rasterio.open(path, "r+") as file:
+        file.update_tags(**{name: value for name, value in tags.items() if name.isupper()})
+        file.scales, file.offsets = tags.get("scales", file.scales), tags.get("offsets", file.offsets)
+    assert read_tiles(path)[1]["radiometric_offset"].tolist() == [offset]
+
+
+def test_text_of_a_typed_table_stays_text_and_what_is_no_value_is_told(tmp_path):
+    columns = {"lon": [1.0, 2.0], "lat": [1.0, 2.0], "text": ["a", "b"], "id": ["7", "8"], "cell": [2**60 + 1, None]}
+    pq.write_table(pa.table(columns | {"box": [[1.0], [2.0]], "title": [float("nan")] * 2}), tmp_path / "a.parquet")
+    with pytest.warns(UserWarning, match="a.parquet: columns without text or numbers are left out: box"):
+        store = from_files(tmp_path / "s", [tmp_path / "a.parquet"])
+    assert store.column("id").tolist() == ["7", "8"] and store.column("cell").tolist() == [str(2**60 + 1), None]
+    assert store.column("title").tolist() == ["", ""]
+
+
+@pytest.mark.parametrize("grid", [(10, 0, 1e300, 0, -10, 0), (10, 0, 5e9, 0, -10, 0), (10, 0, float("inf"), 0, -10, 0)])
+def test_a_grid_that_lies_nowhere_is_refused_in_one_line(tmp_path, grid):
+    with pytest.raises(ValueError, match=r"a\.tif: (cannot be read as a GeoTIFF|pixels are not square)"):
+        read_tiles(write_chip(tmp_path / "a.tif", transform=grid)[0])
 
 
 def test_tables_and_chips_make_one_store_that_says_where_it_is_from(tmp_path):

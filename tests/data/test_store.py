@@ -189,6 +189,56 @@ def test_what_pandas_lacks_is_missing_and_not_a_word(tmp_path):
     assert store.text_column("lang", [0, 1]) == ["en", None]
 
 
+def test_every_type_is_kept_exactly_or_as_text(tmp_path):
+    pd = pytest.importorskip("pandas")
+    big = 2**60 + 1
+    columns = {  # given, as read
+        "height": ([1.5, None, 2.0], [1.5, None, 2.0]),
+        "whole": (pd.Series([1, None, 3], dtype="Int64"), [1, None, 3]),
+        "cell": ([big, big + 2, None], [str(big), str(big + 2), None]),
+        "arrow": (pd.Series([big, None, 1], dtype="int64[pyarrow]"), [str(big), None, "1"]),
+        "longer": ([10**30, 1, None], [str(10**30), "1", None]),
+        "mixed": ([5, "many", pd.NA], ["5", "many", None]),
+        "day": (np.array(["2024-02-29", "NaT", "1970-01-01"], "M8[D]"), ["2024-02-29", None, "1970-01-01"]),
+        "month": (pd.PeriodIndex(["2024-01", None, "2024-03"], freq="M"), ["2024-01", None, "2024-03"]),
+        "masked": (np.ma.array([1, 2, 3], mask=[0, 1, 0]), [1, None, 3]),
+        "code": (["01001", "1e5", "nan"], ["01001", "1e5", "nan"]),
+    }
+    base = {"place_id": ["a", "b", "c"], "lon": [0, 1, 2], "lat": [0, 1, 2]}
+    store = write_store(tmp_path / "s", places=base | {name: values for name, (values, _) in columns.items()})
+    for name, (_, read) in columns.items():
+        assert [None if v != v else v for v in store.column(name).tolist()] == read, name
+    assert store.places["cell"].to_pylist() == [big, big + 2, None]  # the file has the numbers
+
+
+@pytest.mark.parametrize(
+    "lon", [np.ma.array([1.0, 2.0], mask=[0, 1]), np.array([1, 2], np.float16), ["1", "1_3"], [1, None]]
+)
+def test_positions_that_are_masked_coarse_or_no_numbers_are_refused(tmp_path, lon):
+    with pytest.raises(ValueError, match="lon|row 1"):
+        write_store(tmp_path / "s", places={"place_id": ["a", "b"], "lon": lon, "lat": [1.0, 2.0]})
+
+
+def test_bands_of_an_xarray_are_found_by_name_and_bands_that_are_last_are_refused(written, tmp_path):
+    pytest.importorskip("xarray")
+    data = written.to_xarray().sentinel2
+    order = np.random.default_rng(0).permutation(12)
+    esa = [f"B{name[1:]:0>2}" for name in np.array(BANDS)[order]]
+    shuffled = data.isel(band=order).assign_coords(band=esa).transpose("place", "y", "band", "x")
+    numbered = (
+        data.isel(band=order).assign_coords(band=range(1, 13)).assign_attrs(long_name=esa)
+    )  # as rioxarray has them
+    for k, images in enumerate((shuffled, numbered, data.values)):
+        store = write_store(tmp_path / f"s{k}", **(content() | {"images": images}))
+        np.testing.assert_array_equal(store.images([30]), written.images([30]))
+    for images, message in (
+        (shuffled.isel(band=slice(11)), "is there 0 times"),
+        (data.values.transpose(0, 2, 3, 1), "bands are last"),
+    ):
+        with pytest.raises(StoreError, match=message):
+            write_store(tmp_path / "no", **(content() | {"images": [images]}))
+
+
 @pytest.mark.parametrize("name", [*FILES, "manifest.json"])
 def test_a_changed_truncated_or_missing_file_is_named(copy, name):
     data = bytearray((copy / name).read_bytes())

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,8 @@ RESERVED = {"place_id", "geometry", "file"}  # columns that a store adds
 TEXT_COLUMNS = RESERVED | {  # even if all their values look like numbers
     "title", "text", "country", "continent", "position_flag", "source", "license", "lang", "revision", "url"
 }  # fmt: skip
+
+TYPED = (".parquet", ".geoparquet", ".geojson", ".json")  # in which text is meant as text, even "1"
 
 AXIS_FAR_KM, COUNTRY_FAR_KM, MIRROR_HOME_KM = 500, 2000, 500
 AXIS_FAR_RATIO, COUNTRY_FAR_RATIO = 2, 4
@@ -114,8 +118,11 @@ def read_texts(
     places["position_flag"] = flag[kept]
     used = {*role.values(), *columns_of_positions(table, str(path))}
     named = {name: role[name] for name in ("country", "continent") if role[name]}
+    nested = [c.name for c in table.schema if pa.types.is_nested(c.type) or pa.types.is_binary(c.type)]
+    if lost := [name for name in nested if name not in used]:
+        warnings.warn(f"{path}: columns without text or numbers are left out: {', '.join(lost)}", stacklevel=2)
     for name in table.column_names:
-        if name and name not in used:
+        if name and name not in {*used, *lost}:
             named[f"file_{name}" if name in RESERVED | places.keys() else name] = name
     others = {name: table[column].take(pa.array(kept)).to_pylist() for name, column in named.items()}
     return places | {name: _objects([None if v == "" else v for v in values]) for name, values in others.items()}, skips
@@ -207,13 +214,10 @@ def read_tiles(path: str | Path, *, harmonise: bool = True) -> tuple[np.ndarray,
     from rasterio.warp import transform
 
     path = Path(path)
-    try:
-        with rasterio.open(path, driver="GTiff") as source:  # other formats may refer to other files
-            order = _check_file(path, source)
-            pixels, grid, crs, nodata = source.read(order), source.transform, source.crs, source.nodata
-            stated = _stated_offset(path, source)
-    except (*raster_errors(), MemoryError) as error:
-        raise ValueError(f"{path}: cannot be read as a GeoTIFF ({error})") from error
+    with _readable(path), rasterio.open(path, driver="GTiff") as source:  # other formats may refer to other files
+        order = _check_file(path, source)
+        pixels, grid, crs, nodata = source.read(order), source.transform, source.crs, source.nodata
+        stated = _stated_offset(path, source)
 
     rows, cols = pixels.shape[1] // TILE, pixels.shape[2] // TILE
     tiles = pixels[:, : rows * TILE, : cols * TILE].reshape(len(BANDS), rows, TILE, cols, TILE)
@@ -227,25 +231,35 @@ def read_tiles(path: str | Path, *, harmonise: bool = True) -> tuple[np.ndarray,
     skips.add("tiles with pixels without data", path.name, n=len(tiles) - len(whole))
     offset = _offset(pixels, stated) if harmonise else 0
     x, y = grid * ((col + 0.5) * TILE, (row + 0.5) * TILE)
-    lon, lat = transform(crs, "EPSG:4326", x.tolist(), y.tolist()) if len(whole) else ([], [])
+    with _readable(path):
+        lon, lat = transform(crs, "EPSG:4326", x.tolist(), y.tolist()) if len(whole) else ([], [])
+        metres = _pixel_m(grid, pixels.shape, crs)
     places = {"lon": np.array(lon), "lat": np.array(lat), "tile_row": row, "tile_col": col}
     places |= {"file": _objects([path.name] * len(whole))}
-    places["gsd_m"] = np.full(len(whole), _pixel_m(grid, pixels.shape, crs))
+    places["gsd_m"] = np.full(len(whole), metres)
     places["radiometric_offset"] = np.full(len(whole), offset)
     return tiles[whole] - np.minimum(tiles[whole], np.uint16(offset)), places, skips
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (*raster_errors(), MemoryError) as error:
+        raise ValueError(f"{path}: cannot be read as a GeoTIFF ({error})") from error
 
 
 def _check_file(path: Path, source: Any) -> list[int]:
     """Refuse an open GeoTIFF that `read_tiles` cannot use; return its bands, from 1, in the order of `BANDS`."""
     names = [(name or "").strip() for name in source.descriptions]
     a, b, _, d, e, _ = source.transform[:6]
-    square = not b and not d and a > 0 > e and np.isclose(a, -e)
+    square = not b and not d and a > 0 > e and np.isclose(a, -e) and np.isfinite(source.bounds).all()
     size = f"{source.width} x {source.height} pixels"
     for good, wrong in (
         (any(names) or source.count == 12, f"{source.count} bands without names, not the 12 of {', '.join(BANDS)}"),
         (set(source.dtypes) == {"uint16"}, f"{source.dtypes[0]}; give reflectance x 10,000 as uint16"),
         (source.crs, "no coordinate reference system; export it with one"),
-        (source.crs and source.crs.is_projected, f"{source.crs} is in degrees; reproject it to UTM"),
+        (source.crs and source.crs.is_projected, f"{source.crs} is in degrees, or no projection; reproject it to UTM"),
         (square, "pixels are not square and north up; resample it with gdalwarp"),
         (min(source.shape) >= TILE, f"{size}, smaller than a tile of {TILE}"),
     ):
@@ -318,10 +332,12 @@ def from_files(
     if not tables and not chips:
         raise ValueError("no file given; give CSV tables, GeoTIFF chips, or both")
     stems = _stems([*tables, *chips])
-    parts, texts, skips = [], [], Skips()
+    parts, texts, words, skips = [], [], set(TEXT_COLUMNS), Skips()
     for path in map(Path, tables):
         places, dropped = read_texts(path, drop_invalid=drop_invalid, keep_suspicious=keep_suspicious)
         skips.update(dropped)
+        if path.suffix.lower() in TYPED:
+            words |= {name for name, values in places.items() if any(isinstance(value, str) for value in values)}
         n = len(places["lon"])
         places["place_id"] = _objects([f"{stems[path]}-{row}" for row in places["row"]])
         for name, value in (("source", source or path.name), ("license", license), ("lang", "en")):
@@ -342,7 +358,7 @@ def from_files(
         if not np.allclose(sizes, sizes[:1]):
             raise ValueError(f"{path}: pixels of {sizes[-1]:g} m, not {sizes[0]:g} m; make a store of each")
         parts.append(places)
-    places = _stacked(parts)
+    places = _stacked(parts, words)
     if not len(places["lon"]):
         raise ValueError(f"no tile is left to use\n{skips}")
     skips.tell()
@@ -350,7 +366,7 @@ def from_files(
     inputs = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in map(Path, (*tables, *chips))}
     made = {"function": "geonb.data.sources.files.from_files", "options": options, "inputs": inputs}
     return write_store(
-        out, places=places, texts=_stacked(texts) if texts else None,
+        out, places=places, texts=_stacked(texts, words) if texts else None,
         images=(read_tiles(path, harmonise=harmonise)[0] for path in chips) if sizes else None,
         image_rows=np.arange(first, len(places["lon"])), gsd_m=sizes[0] if sizes else 10.0,
         made=made | {"left_out": skips.counts}, datacard=_datacard(places, first, skips),
@@ -374,13 +390,15 @@ neighbours: keep them on one side of a split.
 """
 
 
-def _stacked(tables: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Stack tables; where a table lacks a column there is None. Text that is a number in all rows becomes float64."""
+def _stacked(tables: list[dict[str, np.ndarray]], words: set[str]) -> dict[str, np.ndarray]:
+    """Stack tables; where a table lacks a column there is None. Text that is a number in all rows becomes float64,
+    except in the columns ``words``.
+    """
     out = {}
     for name in dict.fromkeys(name for table in tables for name in table):
         parts = [table.get(name, np.full(len(table["place_id"]), None)) for table in tables]
         out[name] = np.concatenate(parts)
-        if out[name].dtype == object and name.removeprefix("file_") not in TEXT_COLUMNS:
+        if out[name].dtype == object and not {name, name.removeprefix("file_")} & words:
             values = out[name].tolist()
             if all(v is None or (isinstance(v, str) and _EXACT.fullmatch(v)) for v in values) and any(values):
                 out[name] = np.array([np.nan if v is None else float(v) for v in values])

@@ -79,7 +79,7 @@ def session(contact: str | None = None) -> requests.Session:
 
 @contextmanager
 def usable(url: str) -> Iterator[None]:
-    """Name the address of an answer that is unlike what was asked for; failures of the network pass."""
+    """Raise ValueError with the address of an answer that is unlike what was asked for; errors of the network pass."""
     try:
         yield
     except Exception as error:  # whatever was stumbled over

@@ -52,6 +52,8 @@ MAX_CLOUD = 0.05  # share of a chip that may be covered or lack data
 MAX_PASSES = 12  # read the scene classification of at most this many for one chip
 VIEWS, MIN_VIEWS = 8, 3  # of a median: passes at most, and clear views of a pixel at least
 
+ODD = (ValueError, TypeError, LookupError, AttributeError, AssertionError)  # of metadata of any shape
+
 OUTSIDE = "outside UTM (beyond 80 S or 84 N)"
 NO_SCENE = "no scene in the period"
 CLOUDY = "no scene is clear over the chip"
@@ -106,24 +108,27 @@ def _passes(items: list[Item], grid: GeoBox) -> list[list[Item]]:
     return [sorted(tiles, key=order) for tiles in passes.values()]
 
 
-def _open(items: list[Item], grid: GeoBox, bands: list[str]) -> xr.Dataset:
+def _open(items: list[Item], grid: GeoBox, bands: list[str]) -> xr.Dataset | None:
     """Open bands of a pass on the grid of a chip, lazily: digital numbers (1, y, x); 0 is nodata.
 
-    Where several scenes have data, the first one counts.
+    Where several scenes have data, the first one counts. None if their metadata cannot be used.
     """
     import odc.stac
     import rasterio
 
     kinds = {"*": {"data_type": "uint16", "nodata": 0}, ASSETS["SCL"]: {"data_type": "uint8", "nodata": 0}}
-    with rasterio.Env(**REMOTE):  # odc-stac hands these settings on to its workers
-        return odc.stac.load(
-            items, [ASSETS[band] for band in bands], geobox=grid, chunks={}, groupby=lambda *_: 0,
-            preserve_original_order=True, stac_cfg={COLLECTION: {"assets": kinds}},
-            resampling={"*": "nearest"} | {ASSETS[band]: "bilinear" for band in COARSE},
-        )  # fmt: skip
+    try:
+        with rasterio.Env(**REMOTE):  # odc-stac hands these settings on to its workers
+            return odc.stac.load(
+                items, [ASSETS[band] for band in bands], geobox=grid, chunks={}, groupby=lambda *_: 0,
+                preserve_original_order=True, stac_cfg={COLLECTION: {"assets": kinds}},
+                resampling={"*": "nearest"} | {ASSETS[band]: "bilinear" for band in COARSE},
+            )  # fmt: skip
+    except ODD:
+        return None
 
 
-def _read(lazy: list[xr.Dataset]) -> list[xr.Dataset | None]:
+def _read(lazy: list[xr.Dataset | None]) -> list[xr.Dataset | None]:
     """Read datasets, all at once; None in place of one whose files are gone or damaged."""
     import dask
 
@@ -184,7 +189,7 @@ def _reflectance(items: list[Item], grid: GeoBox, scl: np.ndarray) -> tuple[np.n
     dn[:, ~(dn > 0).all(0)] = 0  # a pixel that lacks a band lacks all
     try:
         declared = [declared_offset(item) for item in items]
-    except (ValueError, TypeError, LookupError, AttributeError):  # metadata of any shape
+    except ODD:
         return UNCLEAR
     offset, rule = declared[0]
     seen = seen_offset(dn, scl)

@@ -344,7 +344,7 @@ def _write(parts: Parts, names: list[str]) -> PlaceStore:
     """Write the store from its parts; only one part's texts are in memory at a time."""
     plan, skips = parts.plan, parts.skips()
     tables = [parts.table(name, list(FACTS)) for name in names]
-    found = pa.concat_tables(tables)
+    found = pa.concat_tables(tables or [pa.table({name: [] for name in FACTS})])
     first = np.unique(found["place_id"].to_numpy(), return_index=True)[1]
     chosen = np.isin(np.arange(len(found)), first)
     again = found["place_id"].to_numpy()[~chosen]
