@@ -74,7 +74,7 @@ def position_columns(names: Iterable[Any], where: str = "") -> tuple | None:
 
 def _values(lonlat: Any, where: str) -> Any:
     """Take positions out of a frame by the names of its columns, or by its geometry."""
-    geometry = getattr(lonlat, "geometry", None)
+    geometry: Any = getattr(lonlat, "geometry", None)
     if hasattr(geometry, "geom_type"):  # GeoPandas
         if (geometry.geom_type != "Point").any():
             raise ValueError(f"{where or 'positions'}: not all geometries are points; give points")

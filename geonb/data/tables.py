@@ -187,6 +187,8 @@ def positions(table: pa.Table, where: str, first: int = 0, keep_invalid: bool = 
     if len(found) == 1:
         lonlat, problems = _points(table, found[0], where)
     else:
+        if half := [name for name in found if pa.types.is_float16(table[name].type)]:
+            raise ValueError(f"{where}: {half[0]} is in half precision, which is off by kilometres; give float64")
         columns = [_numbers(table[name], name) for name in found]
         lonlat = np.stack([values for values, _ in columns], 1)
         problems = columns[1][1] | columns[0][1]
@@ -226,7 +228,8 @@ def swapped_hint(lonlat: np.ndarray) -> str:
 def columns_of_positions(table: pa.Table, where: str) -> tuple[str, ...]:
     """Choose the column of the geometry, or the two of longitude and latitude; see the head of this module."""
     names = table.column_names
-    if (primary := _geo(table).get("primary_column")) in names:
+    primary = str(_geo(table).get("primary_column"))
+    if primary in names:
         return (primary,)
     for field in table.schema:
         if b"geoarrow." in (field.metadata or {}).get(b"ARROW:extension:name", b""):
@@ -252,12 +255,9 @@ def _geo(table: pa.Table) -> dict:
 
 def _numbers(column: pa.ChunkedArray, name: str) -> tuple[np.ndarray, dict[int, str]]:
     """Turn a column into numbers (n,), NaN where there is none; and why there is none, by row."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
     kind = column.type
-    if pa.types.is_float16(kind):
-        raise ValueError(f"{name} is in half precision, which is off by kilometres; write float64")
-    if pa.types.is_dictionary(kind):
-        column = column.cast(kind.value_type)
-        kind = column.type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         values = column.to_pylist()
         numbers = np.array([float(v) if v and _NUMBER.fullmatch(v) else np.nan for v in values])
@@ -277,37 +277,45 @@ def _points(table: pa.Table, name: str, where: str) -> tuple[np.ndarray, dict[in
     crs = about.get("crs", _geoarrow_crs(table.field(name)))
     if pa.types.is_struct(column.type):  # GeoArrow
         lonlat = np.stack([column.field(axis).to_numpy(zero_copy_only=False) for axis in ("x", "y")], 1)
-        problems = dict.fromkeys(np.flatnonzero(np.isnan(lonlat).any(1)).tolist(), f"{name} is empty")
+        problems = dict.fromkeys(np.flatnonzero(np.isnan(lonlat).any(1)).tolist(), f"no {name}")
     else:
-        lonlat, problems, srid = _decoded(column.to_pylist(), name)
+        try:
+            shapes, srid = _shapes(column.to_pylist())
+        except (TypeError, AttributeError):
+            raise ValueError(f"{where}: {name} is {column.type}; give points as WKB, WKT or GeoArrow") from None
+        lonlat, problems = _coordinates(shapes, column, name)
         crs = f"EPSG:{srid}" if srid and crs in (None, "") else crs
     return _to_degrees(lonlat, crs, where), problems
 
 
-def _decoded(values: list, name: str) -> tuple[np.ndarray, dict[int, str], int]:
-    """Decode WKB, hexadecimal WKB or WKT: x and y (n, 2), why there is none by row, and the SRID, 0 where not said."""
-    known = [value for value in values if value]
-    if known and isinstance(known[0], str) and not known[0].strip().startswith("0"):
-        shapes = shapely.from_wkt(values, on_invalid="ignore")
-    elif not known or isinstance(known[0], (str, bytes)):
+def _shapes(values: list) -> tuple[np.ndarray, int]:
+    """Decode WKB, hexadecimal WKB, WKT or pairs of numbers: shapes (n,) or None, and the SRID or 0."""
+    first = next((value for value in values if value), b"")
+    if isinstance(first, list):  # interleaved GeoArrow
+        shapes = np.array([shapely.Point(value[:2]) if value else None for value in values])
+    elif isinstance(first, bytes) or first.strip().startswith("0"):
         shapes = shapely.from_wkb(values, on_invalid="ignore")
     else:
-        raise ValueError(f"{name} holds {type(known[0]).__name__}; give points as WKB, WKT or GeoArrow")
-    kinds = shapely.get_type_id(shapes)
-    single = (kinds == shapely.GeometryType.MULTIPOINT) & (shapely.get_num_geometries(shapes) == 1)
+        head = re.match(r"SRID=(\d+);", first, re.IGNORECASE)
+        plain = [value and re.sub(r"(?i)^SRID=\d+;", "", value) for value in values]
+        shapes = shapely.set_srid(shapely.from_wkt(plain, on_invalid="ignore"), int(head[1]) if head else 0)
+    single = (shapely.get_type_id(shapes) == 4) & (shapely.get_num_geometries(shapes) == 1)  # MultiPoint
     shapes = np.where(single, shapely.get_geometry(shapes, 0), shapes)
-    point = (shapely.get_type_id(shapes) == shapely.GeometryType.POINT) & ~shapely.is_empty(shapes)
+    return shapes, int(shapely.get_srid(shapes).max(initial=0))
+
+
+def _coordinates(shapes: np.ndarray, column: pa.Array, name: str) -> tuple[np.ndarray, dict[int, str]]:
+    """Return x and y (n, 2) of points, NaN where there is none; and why there is none, by row."""
+    point = (shapely.get_type_id(shapes) == 0) & ~shapely.is_empty(shapes)
     problems = {}
     for row in np.flatnonzero(~point).tolist():
-        kind = shapes[row].geom_type if shapes[row] is not None else None
-        problems[row] = (
-            f"no {name}" if not values[row]
-            else f"{name} is no WKB or WKT" if kind is None
-            else f"{name} is {'an empty' if shapely.is_empty(shapes[row]) else 'a'} {kind}, not a point"
-        )  # fmt: skip
-    xy = np.full((len(values), 2), np.nan)
+        shape = shapes[row]
+        problems[row] = f"{name} is no WKB or WKT" if column[row].as_py() else f"no {name}"
+        if shape is not None:
+            problems[row] = f"{name} is {'an empty' if shape.is_empty else 'a'} {shape.geom_type}, not a point"
+    xy = np.full((len(shapes), 2), np.nan)
     xy[point] = shapely.get_coordinates(shapes[point])
-    return xy, problems, int(shapely.get_srid(shapes[point]).max(initial=0))
+    return xy, problems
 
 
 def _geoarrow_crs(field: pa.Field) -> Any:

@@ -244,7 +244,8 @@ def _split(store: PlaceStore, configs: list[dict], size_km: float) -> tuple[dict
     if any(config != configs[0] for config in configs):
         raise ValueError("the runs have different splits; evaluate them one by one")
     blocked = {"kind": "blocked", "size_km": size_km, "buffer_km": 50.0, "seed": 0}
-    choices, skipped = [*configs[:1], blocked, {"kind": "random", "seed": 0}], []
+    choices = [*configs[:1], blocked, {"kind": "random", "seed": 0}]
+    skipped: list[dict] = []
     for config, instead in pairwise(choices):
         try:
             return config, split_of(store, {"split": config}), skipped

@@ -67,6 +67,7 @@ def test_what_pandas_geopandas_and_duckdb_write_comes_back(tmp_path_factory, poi
         shapely.to_wkb(shapely.multipoints(LONLAT[:, None])),
         shapely.to_wkb(shapely.points(LONLAT), hex=True),
         shapely.to_wkt(shapely.points(LONLAT), rounding_precision=3),
+        np.array([f"SRID=4326;POINT ({lon} {lat})" for lon, lat in LONLAT]),
     ],
 )
 def test_everyday_geometries_are_read(tmp_path, column):
@@ -76,7 +77,12 @@ def test_everyday_geometries_are_read(tmp_path, column):
 
 def test_geoarrow_points_are_read(tmp_path):
     points = pa.StructArray.from_arrays([pa.array(LONLAT[:, 0]), pa.array(LONLAT[:, 1])], ["x", "y"])
-    assert read_positions(geoparquet(tmp_path / "t.parquet", points, {"encoding": "point"})).tolist() == LONLAT.tolist()
+    pairs = pa.array(LONLAT.tolist(), pa.list_(pa.float64(), 2))
+    for column in (points, pairs):
+        found = read_positions(geoparquet(tmp_path / "t.parquet", column, {"encoding": "point"}))
+        assert found.tolist() == LONLAT.tolist()
+    with pytest.raises(ValueError, match="t.parquet: geometry is int64; give points as WKB, WKT or GeoArrow"):
+        read_positions(geoparquet(tmp_path / "t.parquet", pa.array([1, 2])))
 
 
 def test_other_reference_systems_are_reprojected_and_refused_by_name_without_pyproj(tmp_path, monkeypatch):
@@ -163,7 +169,7 @@ def test_damaged_files_and_other_formats_are_named(tmp_path):
 
 
 def test_half_precision_and_missing_numbers_are_refused():
-    with pytest.raises(ValueError, match="lon is in half precision"):
+    with pytest.raises(ValueError, match="t: lon is in half precision"):
         positions(pa.table({"lon": pa.array(np.array([113.27], np.float16)), "lat": [1.0]}), "t")
     with pytest.raises(ValueError, match="t: row 8: no lat"):
         positions(pa.table({"lon": [1, 2], "lat": [3, None]}), "t", first=7)
