@@ -51,6 +51,8 @@ class Architecture(nn.Module, ABC):
         super().__init__()
         if self.binary and len(heads) != 1:
             raise ValueError(f"{type(self).__name__} binds location with one modality")
+        if min(exclude_km, soft_km, jitter_km, micro_batch, chunk) < 0 or exclude_km and soft_km:
+            raise ValueError("set one of exclude_km and soft_km; these and the others are at least 0")
         self.encoders = nn.ModuleDict({"location": location, **heads})
         self.location_learns = location_learns
         location.requires_grad_(location_learns)
@@ -203,6 +205,8 @@ class Fused(Architecture):
 
     def __init__(self, location: nn.Module, heads: Heads, form: str = "mean", **options: Any) -> None:
         super().__init__(location, heads, **options)
+        if form not in ("mean", "logsumexp", "melt"):
+            raise ValueError(f"form must be mean, logsumexp or melt, not {form!r}")
         self.form = form
         self.log_scale = nn.ParameterDict({"shared": torch.tensor(FIRST_LOG)})
 

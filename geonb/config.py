@@ -134,8 +134,8 @@ _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
 
 
-def config_from_file(path: str | Path) -> TrainConfig:
-    """Read a config from a YAML file (UTF-8) of some fields; raises ValueError if faulty."""
+def config_from_file(path: str | Path, base: TrainConfig | None = None) -> TrainConfig:
+    """Read fields from YAML in UTF-8, others are those of ``base``; raises ValueError if faulty."""
     content = Path(path).read_bytes()
     try:
         given = yaml.load(content.decode("utf-8-sig"), _Loader)  # a SafeLoader
@@ -149,8 +149,8 @@ def config_from_file(path: str | Path) -> TrainConfig:
     if not isinstance(given, dict):
         raise ValueError(f"{path}: write fields of the config, such as steps: 400")
     try:
-        return TrainConfig(**given)
-    except ValueError as error:
+        return replace(base or TrainConfig(), **given)
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None
 
 
@@ -163,6 +163,8 @@ def resolve(
     """
     if architecture not in ARCHITECTURES:
         raise ValueError(f"unknown architecture {architecture!r}; choose one of {', '.join(ARCHITECTURES)}")
+    if config.patience and architecture == "cyclic":
+        raise ValueError("patience: it would stop in the middle of a phase of cyclic; leave it out")
     kind, extra = ARCHITECTURES[architecture], extra or {}
     for name, values in extra.items():
         _check_extra(name, values, store)

@@ -67,6 +67,7 @@ def test_a_file_in_utf_8_is_read_under_any_locale(tmp_path):
         ("imagebnd", {}, "unknown architecture 'imagebnd'; choose one of imagebind"),
         ("fused", {"modalities": ("location", "sound")}, "no modality 'sound'; .* has location, text, image"),
         ("fused", {"modalities": ("text", "image")}, "bind location and at least one other, each once"),
+        ("cyclic", {"patience": 2}, "in the middle of a phase"),
         ("fused", {"backbones": {"images": "random_conv"}}, "backbones: 'images' is none of text, image"),
     ],
 )
