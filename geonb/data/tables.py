@@ -228,7 +228,7 @@ def swapped_hint(lonlat: np.ndarray) -> str:
 def columns_of_positions(table: pa.Table, where: str) -> tuple[str, ...]:
     """Choose the column of the geometry, or the two of longitude and latitude; see the head of this module."""
     names = table.column_names
-    primary = str(_geo(table).get("primary_column"))
+    primary: Any = _geo(table).get("primary_column")
     if primary in names:
         return (primary,)
     for field in table.schema:
