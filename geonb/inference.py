@@ -122,11 +122,12 @@ def embed_question(model: Model, text: str) -> np.ndarray:
     return model.embed_features("text", encoded)[0]
 
 
-def read_embeddings(path: str | Path, store: PlaceStore) -> np.ndarray:
-    """Read embeddings float32 (places, d) of the places of a store; NaN where the file has none.
+def read_embeddings(path: str | Path, store: PlaceStore, every: bool = False) -> np.ndarray:
+    """Read embeddings float32 (places, d) of the places of a store; NaN, with a warning, where the file has none.
 
     The file has a column ``embedding`` (lists of numbers), and ``place_id`` or positions within 1 km of the places
     (:mod:`geonb.data.tables`). ``geonb embed`` and ``geonb data alphaearth`` write such files.
+    With ``every``, a place without an embedding is an error.
 
     Raises:
         ValueError: no such columns, vectors that are missing, of unequal length or of no length, two vectors for one
@@ -145,6 +146,12 @@ def read_embeddings(path: str | Path, store: PlaceStore) -> np.ndarray:
         rows = _nearest_rows(positions(table, str(path)), vectors, path, store)
     if (rows < 0).all():
         raise ValueError(f"{path}: none of its places is in {store.path}")
+    if (lacking := np.flatnonzero(rows < 0)).size:
+        first = f"row {lacking[0]}, {store.place_id[lacking[0]]}"
+        said = f"{path}: no embedding for {lacking.size:,} of {len(store):,} places of the store (first: {first})"
+        if every:
+            raise ValueError(f"{said}; give one for each, by place_id or within {MATCH_KM:g} km")
+        warnings.warn(said, stacklevel=2)
     out = vectors[rows]
     out[rows < 0] = np.nan
     return out

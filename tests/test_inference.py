@@ -1,8 +1,10 @@
+import geopandas
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+from geoparquet import check_geoparquet
 
 import geonb
 from geonb import inference
@@ -27,11 +29,14 @@ def test_a_table_becomes_geoparquet_with_its_own_columns(trained, points, tmp_pa
     vectors = np.array(table["embedding"].to_pylist(), np.float32)
     np.testing.assert_allclose(vectors, geonb.load(trained).embed_locations(LONLAT), atol=1e-6)
 
-    geopandas = pytest.importorskip("geopandas")
-    frame = geopandas.read_parquet(tmp_path / "e.parquet")
-    assert frame.crs.equals("EPSG:4326") or frame.crs.to_authority() == ("OGC", "CRS84")
-    assert frame.geometry.x.tolist() == [13.4, -70.7, 180.0] and frame["name"][1] == "<b>Santiago</b>"
-    assert frame.total_bounds.tolist() == [-70.7, -33.4, 180.0, 52.5]
+    assert table["name"][1].as_py() == "<b>Santiago</b>"
+    check_geoparquet(tmp_path / "e.parquet", LONLAT)
+    projected = geopandas.read_parquet(tmp_path / "e.parquet").to_crs(3857)
+    projected.to_parquet(tmp_path / "projected.parquet")
+    inference.embed_table(trained, tmp_path / "projected.parquet", tmp_path / "again.parquet", progress=False)
+    found = geopandas.read_parquet(tmp_path / "again.parquet").get_coordinates()
+    np.testing.assert_allclose(found, LONLAT, atol=1e-9)
+    check_geoparquet(tmp_path / "again.parquet", found)
 
 
 def test_its_output_is_read_again_by_its_geometry_in_several_parts(trained, points, tmp_path, monkeypatch):
@@ -132,3 +137,12 @@ def test_a_vector_far_outside_the_rest_is_remarked_on(world, tmp_path):
     pq.write_table(pa.table({"place_id": [f"p{i}" for i in range(10)], "embedding": vectors}), tmp_path / "e.parquet")
     with pytest.warns(UserWarning, match="e.parquet: row 9: the embedding has length 1e.06, the median is 1 .1 such rows"):
         inference.read_embeddings(tmp_path / "e.parquet", world)
+
+
+def test_what_is_left_out_is_told(trained, world, tmp_path):
+    columns = {"place_id": ["p1", "p2"], "embedding": [[1.0], [2.0]], "box": [{"west": 1.0}] * 2}
+    pq.write_table(pa.table(columns | {"lon": [1.0, 2.0], "lat": [1.0, 2.0]}), tmp_path / "e.parquet")
+    with pytest.warns(UserWarning, match=r"e.parquet: no embedding for 298 of 300 places .*first: row 0, p0"):
+        inference.read_embeddings(tmp_path / "e.parquet", world)
+    with pytest.warns(UserWarning, match="columns that CSV cannot hold are left out: box"):
+        inference.embed_table(trained, tmp_path / "e.parquet", tmp_path / "e.csv", progress=False)

@@ -130,9 +130,11 @@ def _parquet_batches(path: Path) -> Iterator[pa.Table]:
     try:
         file = pq.ParquetFile(path)
         _check_names(path, file.schema_arrow.names)
+        geo = (file.metadata.metadata or {}).get(b"geo")  # of the file: it need not be in Arrow's schema
+        about = None if geo is None else {b"geo": geo}
         for batch in file.iter_batches(BATCH):
             if batch.num_rows:
-                yield pa.Table.from_batches([batch]).replace_schema_metadata(file.schema_arrow.metadata)
+                yield pa.Table.from_batches([batch]).replace_schema_metadata(about)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path}: cannot be read as Parquet ({error}); is the file whole?") from None
 
@@ -226,7 +228,10 @@ def swapped_hint(lonlat: np.ndarray) -> str:
 
 
 def columns_of_positions(table: pa.Table, where: str) -> tuple[str, ...]:
-    """Choose the column of the geometry, or the two of longitude and latitude; see the head of this module."""
+    """Choose the column of the geometry, or the two of longitude and latitude; see the head of this module.
+
+    Raises ValueError with the columns that there are, if none fit.
+    """
     names = table.column_names
     primary: Any = _geo(table).get("primary_column")
     if primary in names:

@@ -24,7 +24,7 @@ from geonb.evaluation.protocols import block_km, protocols_of
 from geonb.evaluation.retrieval import RANKS, retrieval
 from geonb.evaluation.spatial import block_bootstrap, morans_i, weighted_median
 from geonb.evaluation.tasks import TASKS
-from geonb.inference import MATCH_KM, read_embeddings, warn_of_lengths
+from geonb.inference import read_embeddings, warn_of_lengths
 from geonb.model import Model, load
 
 SCHEMA = 3
@@ -287,7 +287,7 @@ def _load_all(
             others[name] = _checked_embeddings(name, vectors, store)
             warn_of_lengths(others[name], name)
         elif _is_table(Path(subject)):
-            others[name] = _checked_embeddings(name, _read_embeddings(Path(subject), store), store)
+            others[name] = _checked_embeddings(name, read_embeddings(subject, store, every=True), store)
         else:
             models[name] = load(subject)
     return models, others
@@ -309,15 +309,4 @@ def _checked_embeddings(name: str, vectors: Any, store: PlaceStore) -> np.ndarra
     if len(bad):
         place = f"place {store.place_id[bad[0]]} (row {bad[0]})"
         raise ValueError(f"{name}: the embedding of {place} is not finite")
-    return vectors
-
-
-def _read_embeddings(path: Path, store: PlaceStore) -> np.ndarray:
-    vectors = read_embeddings(path, store)
-    missing = np.isnan(vectors).any(1)
-    if missing.any():
-        raise ValueError(
-            f"{path}: no embedding for {missing.sum():,} of {len(store):,} places, {store.place_id[missing.argmax()]} "
-            f"among them; give one for each place of the store (by place_id, or within {MATCH_KM:g} km)"
-        )
     return vectors

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from faulty import serve
+from geoparquet import check_geoparquet
 from rasterio.io import MemoryFile
 from rasterio.transform import Affine
 from rasterio.warp import transform, transform_bounds
@@ -109,6 +110,7 @@ def test_a_file_of_embeddings_has_places_credits_and_what_was_left_out(bucket, t
     lost = counts[module.NO_TILE]
     assert f"{lost} left out: {module.NO_TILE} (e.g. row " in capsys.readouterr().err
     table = pq.read_table(tmp_path / "aef.parquet")
+    check_geoparquet(tmp_path / "aef.parquet", lonlat[[name in table["place_id"].to_pylist() for name in store.place_id]])
     vectors = read_embeddings(tmp_path / "aef.parquet", store)
     x = np.array(transform("EPSG:4326", "EPSG:32633", *lonlat[:6].T.tolist())[0]) - 391000
     reached = (x >= 640) | (x < 920)

@@ -88,6 +88,11 @@ def test_geoarrow_points_are_read(tmp_path):
 def test_other_reference_systems_are_reprojected_and_refused_by_name_without_pyproj(tmp_path, monkeypatch):
     frame = geopandas.GeoSeries.from_xy(*LONLAT.T, crs=4326)
     frame.to_crs(3857).to_frame("geometry").to_parquet(tmp_path / "t.parquet")
+    table = pq.read_table(tmp_path / "t.parquet")
+    with pq.ParquetWriter(tmp_path / "streamed.parquet", table.schema.with_metadata(None)) as writer:
+        writer.write_table(table.replace_schema_metadata())
+        writer.add_key_value_metadata({"geo": table.schema.metadata[b"geo"]})  # of the file, not of Arrow's schema
+    np.testing.assert_allclose(read_positions(tmp_path / "streamed.parquet"), LONLAT, atol=1e-9)
     np.testing.assert_allclose(read_positions(tmp_path / "t.parquet"), LONLAT, atol=1e-9)
     nad27 = geoparquet(tmp_path / "n.parquet", pa.array(shapely.to_wkb(shapely.points([[-100.0, 40.0]]))), {"crs": "EPSG:4267"})
     assert 0 < abs(read_positions(nad27) - [-100, 40]).max() < 1e-2
