@@ -232,5 +232,5 @@ def build(architecture: str, config: TrainConfig, feature_dims: dict[str, int]) 
 def _naming(field: str) -> Iterator[None]:
     try:
         yield
-    except TypeError as error:
-        raise ValueError(f"{field}: {error}; a misspelt option, or one of the wrong type?") from error
+    except (TypeError, RuntimeError, ArithmeticError) as error:
+        raise ValueError(f"{field}: {error}; a misspelt option, or one of the wrong type or size?") from error

@@ -267,6 +267,8 @@ def test_senseless_bindings_are_refused():
         ("fused", {"form": "max"}, "form must be"),
         ("imagebind", {"exclude_km": 10.0, "soft_km": 10.0}, "set one of"),
         ("imagebind", {"soft_km": -1.0}, "at least 0"),
+        ("imagebind", {"jitter_km": float("nan")}, "at least 0"),
+        ("csp", {"temperatures": (1.0, 0.0, 1.0)}, "three positive numbers"),
     ):
         with pytest.raises(ValueError, match=message):
             make(name, **options)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from world import SMALL
 
-from geonb.config import TrainConfig, config_from_file, resolve, split_of
+from geonb.config import TrainConfig, build, config_from_file, resolve, split_of
 
 
 @pytest.mark.parametrize(
@@ -74,6 +74,19 @@ def test_a_file_in_utf_8_is_read_under_any_locale(tmp_path):
 def test_a_config_that_does_not_fit_is_refused(architecture, changes, message, world):
     with pytest.raises(ValueError, match=message):
         resolve(architecture, world, replace(SMALL, **changes))
+
+
+@pytest.mark.parametrize(
+    "architecture, changes",
+    [
+        ("geoclip", {"options": {"queue": -1}}), ("imagebind", {"options": {"micro_batch": 2.5}}),
+        ("imagebind", {"network": {"name": "siren", "hidden": 0}}), ("fused", {"head": {"name": "residual", "hidden": -1}}),
+    ],
+)  # fmt: skip
+def test_an_option_of_no_use_is_named_by_its_field_when_the_model_is_made(architecture, changes, world):
+    config = resolve(architecture, world, replace(SMALL, **changes))
+    with pytest.raises(ValueError, match=f"^{min(changes)}: "):
+        build(architecture, config, {"text": 4, "image": 4})
 
 
 def test_open_fields_are_filled_and_given_ones_stay(world):
