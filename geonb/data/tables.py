@@ -199,16 +199,17 @@ def positions(table: pa.Table, where: str, first: int = 0, keep_invalid: bool = 
         raise ValueError(f"{where}: row {first + row}: {problems[row]}; give every row a position, or leave it out")
     if keep_invalid:
         wrong = ~(np.abs(lonlat) <= [180, 90]).all(1)
-        return np.where(wrong[:, None], np.nan, lonlat)
+        lonlat = np.where(wrong[:, None], np.nan, lonlat)
     if [name.lower() for name in found] == ["x", "y"]:
-        if not (np.abs(lonlat) <= [180, 90]).all():
+        if (np.abs(lonlat) > [180, 90]).any():
             raise ValueError(
                 f"{where}: columns x and y are no degrees, for example {tuple(lonlat[0].tolist())} in row {first}; "
                 "reproject them to EPSG:4326 and call them lon and lat"
             )
         warnings.warn(f"{where}: x and y are taken for longitude and latitude in degrees", stacklevel=2)
-    lonlat = check_lonlat(lonlat, where, first)
-    if hint := swapped_hint(lonlat):
+    if not keep_invalid:
+        lonlat = check_lonlat(lonlat, where, first)
+    if hint := swapped_hint(lonlat[~np.isnan(lonlat).any(1)]):
         warnings.warn(f"{where}: {hint}", stacklevel=2)
     return lonlat
 

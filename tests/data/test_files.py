@@ -83,6 +83,10 @@ def test_invalid_positions_raise_with_file_and_row_or_are_dropped(tmp_path):
         read_texts(path)
     places, skips = read_texts(path, drop_invalid=True)
     assert len(places["lon"]) == 4 and skips.counts == {"no valid position": 3}
+    cities = [[52.5, 13.4], [48.1, 11.6], [53.6, 10.0], [51.0, 7.0], [51.3, 12.4], [49.5, 11.1]]
+    rows = [*([f"City {lon}", lon, lat, "", "", "", f"At {lon}."] for lon, lat in cities), ["x", "", 1, "", "", "", "a"]]
+    with pytest.warns(UserWarning, match="swapped.csv: .*on land with longitude and latitude swapped"):
+        read_texts(write_csv(tmp_path / "swapped.csv", rows), drop_invalid=True)
 
 
 def test_tables_without_texts_or_without_rows_to_use_raise_with_the_file(tmp_path):

@@ -107,7 +107,7 @@ def read_texts(
         flag[mask] = reason
     for reason, mask in (dropped if keep_suspicious else dropped | suspicious).items():
         row = int(np.argmax(mask))
-        at = f"{titles[row]!r} at ({lonlat[row, 0]:g}, {lonlat[row, 1]:g}), {columns['country'][row]}"
+        at = f"{titles[row]!r} at ({lonlat[row, 0]:g}, {lonlat[row, 1]:g}), {columns['country'][row]}".rstrip(", ")
         skips.add(reason, f"{path.name}: row {row}: {at}", n=int(mask.sum()))
         gone = gone | mask
 

@@ -67,16 +67,16 @@ def _search(grid: GeoBox, period: tuple[str, str], url: str) -> list[Item]:
 
     start, last = period[0], date.fromisoformat(period[1]) - timedelta(days=1)
     area = grid.extent.to_crs("EPSG:4326", wrapdateline=True)
-    try:
-        with usable(url):
+    with usable(url):
+        try:
             found = _client(url).search(
                 collections=[COLLECTION], intersects=area, datetime=f"{start}T00:00:00Z/{last}T23:59:59Z",
                 query={"eo:cloud_cover": {"lte": MAX_SCENE_CLOUD}},
                 sortby=[{"field": "properties.eo:cloud_cover", "direction": "asc"}], max_items=200,
             )  # fmt: skip
             return [item for item in found.items() if _has_all(item)]
-    except APIError as error:
-        raise OSError(f"{url}: the catalogue failed ({error}); try again later") from error
+        except APIError as error:
+            raise OSError(f"{url}: the catalogue failed ({error}); try again later") from error
 
 
 @lru_cache(maxsize=4)
