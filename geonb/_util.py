@@ -44,8 +44,9 @@ def is_missing(value: object) -> bool:
 
 
 def as_text(value: object) -> str:
-    """Return a value as text, a missing one as an empty text."""
-    return "" if is_missing(value) else str(value)
+    """Return a value as text: nothing where it is missing, no time where a date is at midnight."""
+    text = "" if is_missing(value) else str(value)
+    return text if isinstance(value, str) else re.sub(r"[ T]00:00:00(\.0*)?(\+00:00)?$", "", text)
 
 
 def is_unknown(value: object) -> bool:

@@ -5,12 +5,11 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 
 from geonb.data.sampling import random_points
-from geonb.explore.figures import equal_earth_xy, image_grid, scatter_map, themed
+from geonb.explore.figures import equal_earth_xy, scatter_map, themed
 from geonb.explore.projection import Colours, project
 from geonb.explore.training import binding_diagram, learning_curves
 from geonb.explore.views import land_rings
@@ -50,24 +49,6 @@ def test_signed_numbers_have_two_hues_that_meet_at_zero(monkeypatch, limits):
     low, high = given[-1]["vmin"], given[-1]["vmax"]
     assert (low, high) == (limits or (-high, high)) and (limits or 90 < high < 100)
     assert given[-1]["cmap"] == "coolwarm"
-
-
-@pytest.mark.parametrize("missing", [None, np.nan, pd.NA])
-def test_places_of_unknown_class_are_drawn_grey_and_called_unknown(missing, monkeypatch):
-    drawn, scatter = {}, Axes.scatter
-
-    def spy(ax, x, y, label, **options):
-        drawn[label] = len(x)
-        return scatter(ax, x, y, label=label, **options)
-
-    monkeypatch.setattr(Axes, "scatter", spy)
-    html = scatter_map(random_points(30), np.array(["a"] * 20 + [missing] * 10, object), "t", "", "x").html
-    assert drawn == {"a": 20, "unknown": 10} and ">unknown<" in html and ">None<" not in html
-
-
-def test_chips_carry_their_caption_as_alt_text():
-    html = image_grid(np.zeros((2, 8, 8, 3), np.uint8), ["rice", '<b>"'], alt="two chips").html
-    assert re.findall(r'alt="([^"]*)"', html) == ["rice", "&lt;b&gt;&quot;"] and "<b>" not in html
 
 
 def test_curves_and_diagram_say_what_they_show(trained):

@@ -6,11 +6,9 @@ import base64
 import functools
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from geonb.explore.frames import projection_view
-from geonb.explore.linked import colour_column
 from geonb.explore.projection import projection_scores, stability
 
 pytest.importorskip("umap")
@@ -65,13 +63,6 @@ def test_every_setting_is_a_frame_with_its_own_scores():
     assert few.data["hover"] == [f"Place {i}" for i in few.rows] and few.data["frames"][0]["stable"] == ""
     with pytest.raises(ValueError, match="do not match"):
         made(hover=["x"] * 119)
-
-
-def test_views_of_some_rows_have_the_colours_of_all():
-    values = np.array(["moss"] * 9 + ["sand"] * 5 + [pd.NA] * 2, object)
-    column = colour_column("ground", values, 16, rows=np.arange(8, 16))
-    assert column["labels"] == ["moss", "sand"]
-    assert np.frombuffer(base64.b64decode(column["data"]), "<u2").tolist() == [0] + [1] * 5 + [65535] * 2
 
 
 def test_sliders_move_the_umap_alone_by_pointer_and_by_keys(open_page):
