@@ -441,9 +441,11 @@ def test_a_planted_hole_is_found(open_page, old, new):
         check_hostile(page)
 
 
-def test_hostile_strings_in_maps_are_text_and_the_first_view_is_the_world(open_page):
+@pytest.mark.parametrize("lon, seen", [([0], 0), ([-179.5, 179], 179.75), ([0, 120, -120], None)])
+def test_hostile_strings_in_maps_are_text_and_a_map_opens_on_its_points(open_page, lon, seen):
     world = offline_map(alt='"><img src=x onerror=parent.hacked=1>')
-    add_points(world, [[0, 20]], [HOSTILE[0] + HOSTILE[3]])
+    for x in lon:
+        add_points(world, [[x, 20]], [HOSTILE[0] + HOSTILE[3]])
     page = open_page(f"<div style='width:740px'>{world._repr_html_()}</div>")
     frame = page.frame_locator("iframe")
     page.locator("iframe").scroll_into_view_if_needed()
@@ -452,9 +454,13 @@ def test_hostile_strings_in_maps_are_text_and_the_first_view_is_the_world(open_p
       const bounds = Object.values(window).find((v) => v instanceof L.Map).getBounds();
       return [bounds.getWest(), bounds.getEast()];
     }""")
-    assert west <= -180 and east >= 180
-    frame.locator(".leaflet-container").click()
-    assert frame.locator(".leaflet-popup-content").inner_text().strip() == HOSTILE[0] + HOSTILE[3]
+    if seen is None:
+        assert west <= -180 and east >= 180
+    else:
+        assert (west + east) / 2 == pytest.approx(seen, abs=0.5) and east - west < 90
+    if seen in lon:
+        frame.locator(".leaflet-container").click()
+        assert frame.locator(".leaflet-popup-content").inner_text().strip() == HOSTILE[0] + HOSTILE[3]
     assert page.evaluate("window.hacked ?? document.querySelector('iframe').contentWindow.hacked ?? null") is None
 
 
