@@ -69,6 +69,7 @@ def test_numbers_are_those_of_the_model_whatever_the_rows_written_at_a_time(mode
 def test_what_cannot_be_exported_is_refused_and_leaves_nothing(model, tmp_path, monkeypatch):
     for wrong, message in (
         ({"degrees": 0.7}, "no whole number of pixels"),
+        ({"degrees": 1e-9}, "360,000,000,000 by 180,000,000,000 pixels"),
         ({"place": (1, 2), "text": "sea"}, "not both"),
         ({"text": " "}, "empty"),
     ):
