@@ -105,3 +105,14 @@ def test_clusters_are_found_and_named_by_size():
     names = clusters(z, count=3)
     assert [set(names[truth == t]) for t in range(3)] == [{"cluster 3"}, {"cluster 1"}, {"cluster 2"}]
     assert set(clusters(np.tile(z[:1], (6, 1)), count=4)) == {"cluster 1"}  # doubles: no empty cluster is named
+
+
+def test_the_page_of_a_collapsed_run_says_so_and_its_making_shows_progress(
+    world, trained, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("geonb.model.Model.embed_locations", lambda self, lonlat: np.ones((len(lonlat), 4), np.float32))
+    monkeypatch.delenv("GEONB_PROGRESS", raising=False)
+    with pytest.warns(UserWarning, match="all equal"):
+        path = explore_page(trained, world.path, tmp_path / "page.html")
+    assert "<strong>Collapsed:" in path.read_text() and "3/3" in capsys.readouterr().err
+    assert data_of(path)["columns"][-1]["labels"] == ["cluster 1"]
