@@ -123,8 +123,8 @@ def scatter_map(
             limits as far below 0 as above.
     """
     lonlat, colours = check_lonlat(lonlat), np.ndim(values) == 2
-    values = np.asarray(values) if colours else listed(values)
-    numbers = None if colours else as_numbers(values)
+    column = listed(values)
+    numbers = None if colours else as_numbers(column)
     fig, ax = world_axes()
     x, y = equal_earth_xy(lonlat).T
 
@@ -132,7 +132,7 @@ def scatter_map(
         return ax.scatter(x[rows], y[rows], c=colour, s=size, lw=0, rasterized=True, **options)
 
     if colours:
-        dots(slice(None), values)
+        dots(slice(None), np.asarray(values))
     elif numbers is not None:
         known = np.isfinite(numbers)
         dots(~known, MISSING)
@@ -145,7 +145,7 @@ def scatter_map(
             bar = fig.colorbar(drawn, ax=ax, extend="both", label=units, **shape)
             bar.outline.set_visible(False)
     else:
-        classes = np.array([as_text(v) for v in values], object)
+        classes = np.array([as_text(v) for v in column], object)
         known = classes != ""
         names, counts = np.unique(classes[known], return_counts=True)
         shown = names[np.argsort(-counts, kind="stable")][: len(PALETTE) - 1]

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import geonb
-from geonb._util import tqdm
+from geonb._util import as_text, tqdm
 from geonb.data.attribution import attribution
 from geonb.data.sentinel2 import true_color
 from geonb.data.store import PlaceStore
 from geonb.explore.linked import ABOUT, MODALITIES, TEXT_CHARACTERS, linked_view, shorten
 from geonb.explore.projection import EQUAL, all_equal, project
-from geonb.explore.views import PLURALS, as_text, write_page
+from geonb.explore.views import PLURALS, write_page
 
 if TYPE_CHECKING:
     from geonb.model import Model
