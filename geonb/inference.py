@@ -34,11 +34,13 @@ def embed_table(run: str | Path, points: str | Path, out: str | Path, progress: 
         out: a .parquet, .geoparquet or .csv file.
 
     Raises:
-        ValueError: another suffix, or a table that cannot be read or lacks a position, with file and row.
+        ValueError: another suffix, no folder, or a table that cannot be read or lacks a position, with file and row.
     """
     out, kind = Path(out), Path(out).suffix.lower()
     if kind not in (".parquet", ".geoparquet", ".csv"):
         raise ValueError(f"{out}: give a name that ends in .parquet, .geoparquet or .csv")
+    if not out.parent.is_dir():
+        raise ValueError(f"{out}: there is no folder {out.parent}; make it first")
     model, write = load(run), _rows_as_csv if kind == ".csv" else _rows_as_parquet
     partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
     writer: Any = None

@@ -160,6 +160,7 @@ def test_a_space_is_exported_for_qgis(trained, tmp_path, option, bands):
         ("data|sentinel2|ee|--land|5|--size|64|--size|32|--estimate", "--size is given twice"),
         ("evaluate|{run}|--data|{world}|--out|{tmp}/page.html", "ends in .json"),
         ("embed|{run}|--points|{tmp}/no.csv|--out|{tmp}/e.parquet", "no such file"),
+        ("embed|{run}|--points|{tmp}/points.csv|--out|{tmp}/none/e.parquet", "there is no folder"),
         ("data|check|{tmp}", "manifest.json"),
         ("data|wikipedia|api|--bbox|7.4|46.9|7.5|47|--out|{tmp}/x", "GEONB_CONTACT"),
         ("data|alphaearth|{world}|--year|2001|--out|{tmp}/a.parquet", "2001"),
