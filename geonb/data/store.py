@@ -96,29 +96,26 @@ class PlaceStore:
         self.bands, self.gsd_m = described.get("bands"), described.get("gsd_m")
         self._images = np.empty((0, len(BANDS), 0, 0), np.uint16)
         self._dates = np.empty(0, object)
-        try:
-            self.places = pq.read_table(path / "places.parquet")
-            self.lonlat = points_from_wkb(self.places["geometry"])
-            self.place_id = np.array(self.places["place_id"].to_pylist(), dtype=str)
-            self._rows = {modality: np.full(len(self), -1) for modality in ("text", "image")}
-            if manifest["counts"]["texts"]:
-                meta = self._texts = pq.read_metadata(path / "texts.parquet")
-                rows = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
-                self._starts = np.cumsum([0, *rows])
-                self._locate("text", pq.read_table(path / "texts.parquet", columns=["place_id"]))
-            if described:
-                file = path / "images" / f"{ARRAY}.npy"
-                array = np.load(file, mmap_mode="r", allow_pickle=False)
-                self._images = np.asarray(array)  # an ndarray, so that batches are too
-                table = pq.read_table(file.with_suffix(".parquet"))
-                self._dates = np.array(table["date"].to_pylist(), dtype=object)
-                self._locate("image", table)
-        except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-            raise StoreError(f"{path}: cannot be read ({error}); {REMEDY}") from error
+        self.places = pq.read_table(path / "places.parquet")
+        self.lonlat = points_from_wkb(self.places["geometry"])
+        self.place_id = np.array(self.places["place_id"].to_pylist(), dtype=str)
+        self._rows = {modality: np.full(len(self), -1) for modality in ("text", "image")}
+        if manifest["counts"]["texts"]:
+            meta = self._texts = pq.read_metadata(path / "texts.parquet")
+            rows = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
+            self._starts = np.cumsum([0, *rows])
+            self._locate("text", pq.read_table(path / "texts.parquet", columns=["place_id"]))
+        if described:
+            file = path / "images" / f"{ARRAY}.npy"
+            array = np.load(file, mmap_mode="r", allow_pickle=False)
+            self._images = np.asarray(array)  # an ndarray, so that batches are too
+            table = pq.read_table(file.with_suffix(".parquet"))
+            self._dates = np.array(table["date"].to_pylist(), dtype=object)
+            self._locate("image", table)
 
     @classmethod
     def open(cls, path: str | Path, verify: bool | str = True) -> PlaceStore:
-        """Open a place store.
+        """Open a place store; StoreError if it is damaged or of another version.
 
         Args:
             path: the folder.
@@ -127,9 +124,14 @@ class PlaceStore:
         """
         path = Path(path)
         manifest = _read_manifest(path)
-        if verify:
-            _check_files(path, manifest, full=verify == "full")
-        return cls(path, manifest)
+        try:
+            if verify:
+                _check_files(path, manifest, full=verify == "full")
+            return cls(path, manifest)
+        except StoreError:
+            raise
+        except (OSError, LookupError, ValueError, TypeError, AttributeError, pa.ArrowException) as error:
+            raise StoreError(f"{path}: cannot be read ({error}); {REMEDY}") from error
 
     def __reduce__(self) -> tuple:
         return PlaceStore.open, (self.path, False)  # else a memory map would be pickled with all its pixels

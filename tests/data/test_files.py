@@ -164,7 +164,8 @@ def test_tiles_without_data_are_dropped_and_reported(tmp_path):
     pixels = np.random.default_rng(0).integers(200, 4000, (12, 128, 128)).astype(np.uint16)
     pixels[:, 5, 5] = 0  # no data: zero in every band
     pixels[3, 100, 100] = 0  # one dark band is data
-    images, places, skips = read_tiles(write_chip(tmp_path / "a.tif", pixels)[0])
+    with pytest.warns(UserWarning, match="bands without names are taken to be B1, B2, .*, in this order"):
+        images, places, skips = read_tiles(write_chip(tmp_path / "a.tif", pixels)[0])
     assert places["tile_row"].tolist() == [0, 1, 1] and skips.counts == {"tiles with pixels without data": 1}
     pixels[3, 100, 100] = 65_535
     images, places, _ = read_tiles(write_chip(tmp_path / "b.tif", pixels, nodata=65_535)[0])

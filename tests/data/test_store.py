@@ -266,6 +266,10 @@ def test_what_is_no_store_of_this_version_is_refused(copy):
     file.write_text(json.dumps(old))
     with pytest.raises(StoreError, match="version 1, but this GeoNB reads 2; remove .* made so: .*make_atlas.*8000"):
         PlaceStore.open(copy)
+    for odd in ({"images": None}, {"files": [1]}, {"counts": 3}, {"files": {"places.parquet": 1}}):
+        file.write_text(json.dumps(old | {"schema_version": 2} | odd))
+        with pytest.raises(StoreError, match="s: cannot be read .*remove the store"):
+            PlaceStore.open(copy)
     (copy / "config.yaml").touch()
     with pytest.raises(StoreError, match="a trained run, not a place store"):
         PlaceStore.open(copy)

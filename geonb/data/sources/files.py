@@ -245,7 +245,7 @@ def read_tiles(path: str | Path, *, harmonise: bool = True) -> tuple[np.ndarray,
 def _readable(path: Path) -> Iterator[None]:
     try:
         yield
-    except (*raster_errors(), MemoryError) as error:
+    except raster_errors() as error:
         raise ValueError(f"{path}: cannot be read as a GeoTIFF ({error})") from error
 
 
@@ -265,8 +265,11 @@ def _check_file(path: Path, source: Any) -> list[int]:
     ):
         if not good:
             raise ValueError(f"{path}: {wrong}")
+    if not any(names):  # a constant text, so that it is shown once
+        warnings.warn(f"bands without names are taken to be {', '.join(BANDS)}, in this order", stacklevel=3)
+        names = BANDS
     try:
-        return [1 + i for i in band_order(names)] if any(names) else list(range(1, len(BANDS) + 1))
+        return [1 + i for i in band_order(names)]
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 

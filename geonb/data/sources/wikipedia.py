@@ -198,7 +198,7 @@ def _search(service: _Service, parts: Parts, name: str, tile: tuple, km: float) 
     with usable(service.url):
         others = [repr(page["title"]) for page in pages if _lists_others(page)]
         articles = pa.Table.from_pylist([_article(page) for page in pages if not _lists_others(page)])
-    skips.add("disambiguation page", *others[:1], n=len(others))
+    skips.add("disambiguation page", next(iter(others), ""), len(others))
     skips.add("unknown, beyond the 500 pages that the service lists of a point", f"box {tile}", n=len(pages) >= FULL)
     _save(parts, name, articles, skips)
     return [name]
@@ -348,7 +348,7 @@ def _write(parts: Parts, names: list[str]) -> PlaceStore:
     first = np.unique(found["place_id"].to_numpy(), return_index=True)[1]
     chosen = np.isin(np.arange(len(found)), first)
     again = found["place_id"].to_numpy()[~chosen]
-    skips.add("page listed twice", *again[:1], n=len(again))  # tiles share edges
+    skips.add("page listed twice", next(iter(again), ""), len(again))  # tiles share edges
     chosen &= np.cumsum(chosen) <= (plan.get("limit") or len(found))
     found = found.filter(pa.array(chosen)).combine_chunks()
     if not len(found):
