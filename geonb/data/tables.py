@@ -143,12 +143,15 @@ def _geojson_batches(path: Path) -> Iterator[pa.Table]:
     with _opened(path) as file:
         try:
             content = json.load(file)
-            features = content["features"]
-            shapes = [shapely.geometry.shape(feature["geometry"]) for feature in features]
-            table = pa.Table.from_pylist([feature.get("properties") or {} for feature in features])
+            features, older = content["features"], content.get("crs") or {}  # of the format before RFC 7946
+            crs = older.get("properties", {}).get("name", "OGC:CRS84")
+            known = [feature["geometry"] for feature in features]
+            shapes = [shapely.geometry.shape(geometry) if geometry else None for geometry in known]
+            rows = [feature.get("properties") or {} for feature in features]
+            names = dict.fromkeys(name for row in rows for name in row)
+            table = pa.table({name: _property([row.get(name) for row in rows]) for name in names})
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, shapely.errors.ShapelyError) as error:
-            raise ValueError(f"{path}: not GeoJSON whose features all have a geometry ({error})") from None
-    crs = content.get("crs", {}).get("properties", {}).get("name", "OGC:CRS84")  # of the format before RFC 7946
+            raise ValueError(f"{path}: not GeoJSON of features with geometries ({error})") from None
     about = {"primary_column": "geometry", "columns": {"geometry": {"encoding": "WKB", "crs": crs}}}
     if "geometry" in table.column_names:
         raise ValueError(f"{path}: a property is called geometry; rename it")
@@ -156,6 +159,14 @@ def _geojson_batches(path: Path) -> Iterator[pa.Table]:
         table = table if table.num_columns else pa.table({"row": range(len(features))})
         table = table.append_column("geometry", pa.array(shapely.to_wkb(shapes), pa.binary()))
         yield table.replace_schema_metadata({"geo": json.dumps(about)})
+
+
+def _property(values: list) -> pa.Array:
+    """Make a column of a property; all values become text where they are of several types, or beyond 64 bits."""
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+        return pa.array([v if v is None or isinstance(v, str) else json.dumps(v) for v in values])
 
 
 # Positions

@@ -101,6 +101,21 @@ def test_other_reference_systems_are_reprojected_and_refused_by_name_without_pyp
         read_positions(tmp_path / "t.parquet")
 
 
+def test_properties_of_any_feature_and_of_any_type_are_kept_and_a_missing_geometry_has_its_row(tmp_path):
+    big, point = 2**70, {"type": "Point", "coordinates": BERLIN}
+    known = [{"a": 5, "id": big}, {"a": "many", "b": "x", "id": 1}, None]
+    features = [{"type": "Feature", "properties": properties, "geometry": point} for properties in known]
+    (tmp_path / "t.geojson").write_text(json.dumps({"features": features, "crs": None}))
+    table = read_table(tmp_path / "t.geojson")
+    assert table.select(["a", "id", "b"]).to_pylist() == [
+        {"a": "5", "id": str(big), "b": None}, {"a": "many", "id": "1", "b": "x"}, {"a": None, "id": None, "b": None},
+    ]  # fmt: skip
+    features[2]["geometry"] = None
+    (tmp_path / "u.geojson").write_text(json.dumps({"features": features}))
+    with pytest.raises(ValueError, match="u.geojson: row 2: no geometry"):
+        read_positions(tmp_path / "u.geojson")
+
+
 def test_a_geometry_comes_before_columns_and_clear_names_before_others(tmp_path):
     table = pa.table({"x": [101], "y": [33], "lon": [1.0], "lat": [2.0], "longitude": [3.0], "latitude": [4.0]})
     assert positions(table, "t").tolist() == [[3, 4]]
