@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from geonb._util import tqdm
+from geonb._util import as_text, tqdm
 from geonb.data.store import PlaceStore, geo_metadata, wkb_points
-from geonb.data.tables import positions, read_batches, read_table
+from geonb.data.tables import is_plain, positions, read_batches, read_table
 from geonb.geo import EARTH_RADIUS_KM, unit_xyz
 from geonb.model import Model, load
 
@@ -77,10 +77,14 @@ def _rows_as_parquet(table: pa.Table, lonlat: np.ndarray, vectors: np.ndarray) -
 
 
 def _rows_as_csv(table: pa.Table, lonlat: np.ndarray, vectors: np.ndarray) -> pa.Table:
-    plain = [c for c in table.schema if not (pa.types.is_nested(c.type) or pa.types.is_binary(c.type))]
+    plain = [c for c in table.schema if is_plain(c.type)]
     if lost := {*table.column_names} - {c.name for c in plain} - {"geometry", "embedding"}:
         warnings.warn(f"columns that CSV cannot hold are left out: {', '.join(sorted(lost))}", stacklevel=3)
-    columns = {c.name: table[c.name] for c in plain} | {"lon": lonlat[:, 0], "lat": lonlat[:, 1]}
+    columns: dict[str, Any] = {c.name: table[c.name] for c in plain}
+    for c in plain:  # of which Arrow writes no CSV
+        if isinstance(c.type, pa.BaseExtensionType) or pa.types.is_string_view(c.type) or pa.types.is_duration(c.type):
+            columns[c.name] = [as_text(value) for value in table[c.name].to_pylist()]
+    columns |= {"lon": lonlat[:, 0], "lat": lonlat[:, 1]}
     return pa.table(columns | {f"embedding_{i}": column for i, column in enumerate(vectors.T)})
 
 

@@ -1,3 +1,6 @@
+import uuid
+from datetime import date
+
 import geopandas
 import numpy as np
 import pyarrow as pa
@@ -65,6 +68,17 @@ def test_a_table_becomes_csv_where_its_name_says_so(trained, points, tmp_path):
     assert table.column_names == ["name", "lon", "lat", *(f"embedding_{i}" for i in range(32))]
     vectors = np.stack([table[f"embedding_{i}"].to_numpy() for i in range(32)], 1)
     np.testing.assert_allclose(vectors, geonb.load(trained).embed_locations(LONLAT), atol=1e-6)
+
+
+def test_columns_of_any_type_are_copied_to_csv(trained, tmp_path):
+    name = uuid.UUID(int=7)
+    columns = {"uuid": pa.array([name.bytes, None], pa.uuid()), "word": pa.array(["é", None], pa.string_view()),
+               "kind": pa.array(["a", "b"]).dictionary_encode(), "cell": [2**60 + 1, None], "day": [date(2024, 2, 29), None]}  # fmt: skip
+    pq.write_table(pa.table(columns | {"lon": [1.0, 2.0], "lat": [1.0, 2.0]}), tmp_path / "t.parquet")
+    inference.embed_table(trained, tmp_path / "t.parquet", tmp_path / "t.csv", progress=False)
+    table = tables.read_table(tmp_path / "t.csv")
+    found = [[row[column] for column in columns] for row in table.to_pylist()]
+    assert found == [[str(name), "é", "a", str(2**60 + 1), "2024-02-29"], ["", "", "b", "", ""]]
 
 
 def test_other_columns_of_a_csv_are_copied_as_text(trained, tmp_path):

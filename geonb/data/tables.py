@@ -169,6 +169,13 @@ def _property(values: list) -> pa.Array:
         return pa.array([v if v is None or isinstance(v, str) else json.dumps(v) for v in values])
 
 
+def is_plain(kind: pa.DataType) -> bool:
+    """Tell whether a column is of numbers or text: no lists, no records, no bytes."""
+    types = pa.types
+    nested = types.is_nested(kind) or types.is_binary(kind) or types.is_large_binary(kind)
+    return not (nested or types.is_binary_view(kind) or types.is_fixed_size_binary(kind))
+
+
 # Positions
 
 

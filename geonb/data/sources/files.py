@@ -33,7 +33,7 @@ from geonb.data.sentinel2 import (
 from geonb.data.sources._raster import raster_errors
 from geonb.data.sources.parts import Skips
 from geonb.data.store import PlaceStore, write_store
-from geonb.data.tables import columns_of_positions, positions, read_table
+from geonb.data.tables import columns_of_positions, is_plain, positions, read_table
 from geonb.geo import great_circle_km, unit_xyz
 
 COLUMN_NAMES = {
@@ -118,8 +118,7 @@ def read_texts(
     places["position_flag"] = flag[kept]
     used = {*role.values(), *columns_of_positions(table, str(path))}
     named = {name: role[name] for name in ("country", "continent") if role[name]}
-    nested = [c.name for c in table.schema if pa.types.is_nested(c.type) or pa.types.is_binary(c.type)]
-    if lost := [name for name in nested if name not in used]:
+    if lost := [c.name for c in table.schema if not is_plain(c.type) and c.name not in used]:
         warnings.warn(f"{path}: columns without text or numbers are left out: {', '.join(lost)}", stacklevel=2)
     for name in table.column_names:
         if name and name not in {*used, *lost}:
