@@ -47,5 +47,6 @@ def open_page(browser, tmp_path):
 
         yield open_
         for context in contexts:
+            assert not any(page.evaluate("window.hacked") for page in context.pages)
             context.close()
     assert complaints == []
