@@ -13,11 +13,6 @@ pytestmark = pytest.mark.usefixtures("few_places_for_the_colours")
 
 
 @pytest.fixture(scope="module")
-def model(trained):
-    return geonb.load(trained)
-
-
-@pytest.fixture(scope="module")
 def colours(model, tmp_path_factory):
     return to_geotiff(model, tmp_path_factory.mktemp("tif") / "colours.tif", degrees=0.5)
 

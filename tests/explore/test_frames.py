@@ -7,6 +7,7 @@ import functools
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from geonb.explore.frames import projection_view
@@ -26,7 +27,7 @@ Z = np.eye(8)[GROUP] + np.random.default_rng(0).normal(size=(120, 8)) * 0.2
 def made(**options):
     """Six groups on the six continents' places, as it were: 120 points, 4 frames."""
     options = {"color": {HOSTILE: np.array([HOSTILE, *"abcde"])[GROUP], "height": np.where(GROUP == 2, np.nan, GROUP * 10.0)},
-               "hover": [HOSTILE] * 120, "alt": HOSTILE, "units": {"height": "m"}, "neighbors": (5, 15),
+               "hover": pd.Series([HOSTILE, None] * 60, index=range(120, 0, -1)), "alt": HOSTILE, "units": {"height": "m"}, "neighbors": (5, 15),
                "min_dist": [0.1], "seeds": (0, 1), "epochs": 40} | options  # fmt: skip
     return projection_view(Z, LONLAT, **options)
 
@@ -50,6 +51,7 @@ def at_frame(page, frame):
 
 def test_every_setting_is_a_frame_with_its_own_scores():
     view = sample()
+    assert view.data["hover"] == [HOSTILE, ""] * 60
     settings = [(f["n_neighbors"], f["seed"]) for f in view.frames]
     assert settings == [(5, 0), (5, 1), (15, 0), (15, 1)]
     for frame, sent in zip(view.frames, view.data["frames"], strict=True):

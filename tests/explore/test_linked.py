@@ -12,7 +12,7 @@ import pytest
 
 from geonb.explore.linked import MOST_IMAGES, linked_view
 from geonb.explore.maps import add_points, offline_map
-from geonb.explore.views import PALETTE, safe_json
+from geonb.explore.views import safe_json
 
 sync_api = pytest.importorskip("playwright.sync_api")
 expect = sync_api.expect
@@ -79,18 +79,14 @@ class Picture:
         """Whole pixels at fractions of the picture."""
         return np.round([self.box["x"] + self.box["width"] * x, self.box["y"] + self.box["height"] * y])
 
-    def drag(self, *corners, keys=""):
+    def drag(self, *corners):
         """Press at the first of the points (fractions), draw through the others, release; returns them in pixels."""
         points = np.array([self.at(*corner) for corner in corners])
-        if keys:
-            self.page.keyboard.down(keys)
         self.page.mouse.move(*points[0])
         self.page.mouse.down()
         for point in points[1:]:
             self.page.mouse.move(*point)
         self.page.mouse.up()
-        if keys:
-            self.page.keyboard.up(keys)
         settle(self.page)
         return points
 
@@ -126,7 +122,9 @@ def check_box(page):
         assert page.locator(".gl-status").first.inner_text() == f"{within.sum()} of {N} selected" and within.sum() > 20
         check_selection(page, within)
     picture = Picture(page, 0)
-    two = picture.boxed(picture.drag((0.5, 0.3), (0.7, 0.6), keys="Shift"))
+    page.keyboard.down("Shift")
+    two = picture.boxed(picture.drag((0.5, 0.3), (0.7, 0.6)))
+    page.keyboard.up("Shift")
     check_selection(page, within | two)
     assert (within & ~two).any() and (two & ~within).any()
     page.get_by_role("button", name="Clear").click()
@@ -267,17 +265,10 @@ def check_keyboard(page):
     assert page.evaluate("document.activeElement.textContent") == NAMES[0]
 
 
-CHECKS = {check.__name__.removeprefix("check_"): check for check in (
-    check_box, check_lasso, check_inspect, check_legend, check_zoom, check_keyboard)}  # fmt: skip
-
-
 @pytest.mark.parametrize("where", ["desktop from the disk", "390 px over HTTP"])
-@pytest.mark.parametrize("name", CHECKS)
-def test_it_does_what_it_says(open_page, name, where):
-    CHECKS[name](open_page(sample_html(), width=1200 if "desktop" in where else 390, over_http="HTTP" in where))
-
-
-# ---- touch, accessibility, themes
+@pytest.mark.parametrize("check", [check_box, check_lasso, check_inspect, check_legend, check_zoom, check_keyboard])
+def test_it_does_what_it_says(open_page, check, where):
+    check(open_page(sample_html(), width=1200 if "desktop" in where else 390, over_http="HTTP" in where))
 
 
 def test_touch(open_page):
@@ -335,9 +326,6 @@ def test_nothing_bars_anyone_in_light_and_in_dark(open_page, width):
     assert drawn(canvas) != before
 
 
-# ---- hostile text
-
-
 @functools.cache
 def hostile_html():
     names = [HOSTILE[i % len(HOSTILE)] for i in range(N)]
@@ -345,7 +333,8 @@ def hostile_html():
            "https://u:p@example.org/", " https://example.org/<b>", 'https://example.org/"onmouseover="hacked=1'] + ["x" * 3000]  # fmt: skip
     urls = [bad[i % len(bad)] for i in range(N)]
     about = {"text": names, "url": urls, "license": names, "license_url": urls, "creator": names, "changes": names}
-    return sample_view(hover=names, color={HOSTILE[0]: names, HOSTILE[1]: np.arange(float(N)), "__proto__": names},
+    return sample_view(hover=names, color={HOSTILE[0]: names, HOSTILE[1]: np.arange(float(N)), "__proto__": names,
+                              "many": [f"class {i % 14}" for i in range(N)]},
                        titles=HOSTILE[:2], alt=HOSTILE[1::-1], units={HOSTILE[1]: HOSTILE[0]}, about=about).to_html()  # fmt: skip
 
 
@@ -362,12 +351,12 @@ def check_hostile(page):
             assert re.match(r"https://example\.org/[^\"<>]*$", a.get_attribute("href")), a.get_attribute("href")
             seen.add(a.get_attribute("href"))
     assert seen == {"https://example.org/%3Cb%3E", "https://example.org/%22onmouseover=%22hacked=1"}
-    for column in (1, 2, 0):
+    for column in (1, 2, 3, 0):
         page.get_by_label("Colour by").select_option(index=column)
         settle(page)
+        assert (column == 3) == ("other" in page.locator(".gl-legend").inner_text())  # ten have a colour
     assert HOSTILE[0] in page.locator(".gl-list").inner_text()
     assert page.locator(".gl :is(img, script, b b, iframe, object, [onerror], [onmouseover])").count() == 0
-    assert page.evaluate("window.hacked") is None
 
 
 def test_hostile_strings_are_text(open_page):
@@ -396,45 +385,6 @@ def test_hostile_strings_in_maps_are_text_and_a_map_opens_on_its_points(open_pag
         frame.locator(".leaflet-container").click()
         assert frame.locator(".leaflet-popup-content").inner_text().strip() == HOSTILE[0] + HOSTILE[3]
     assert page.evaluate("window.hacked ?? document.querySelector('iframe').contentWindow.hacked ?? null") is None
-
-
-FAULTS = [  # a check, and a change of the page that it must find
-    (check_box, "view.x[k] <= x1 &&", "view.x[k] <= x0 &&"),
-    (check_box, "base[k] |= inside[k]", "base[k] = 0"),
-    (check_lasso, "cross(view, last, first); ", ""),
-    (check_inspect, "about[name][k]", "about[name][k + 1]"),
-    (check_legend, "mark[k] = hidden.has(column.bin[k]) ? 0", "mark[k] = hidden.has(column.bin[k]) ? 1"),
-    (check_zoom, "ux - (x - view.w / 2)", "ux + (x - view.w / 2)"),
-    (check_keyboard, 'e.key === " " ||', ""),
-    (check_hostile, 'url.protocol !== "https:"', "false"),
-    (check_hostile, "node.append(...children);", 'children.forEach((c) => node.insertAdjacentHTML("beforeend", c.outerHTML || c));'),
-]  # fmt: skip
-
-
-@pytest.mark.mutation
-@pytest.mark.parametrize("check, old, new", FAULTS)
-def test_a_planted_fault_is_found(open_page, check, old, new):
-    html = hostile_html() if check == check_hostile else sample_html()
-    assert html.count(old) == 1, old
-    with pytest.raises((AssertionError, sync_api.Error)):
-        page = open_page(html.replace(old, new).replace("src=x", "src=data:,"))
-        page.set_default_timeout(4000)
-        check(page)
-
-
-# ---- what is in the page
-
-
-def test_missing_values_and_many_labels(open_page):
-    n = 30
-    labels = [f"class {i % 14}" for i in range(n - 3)] + [None, float("nan"), ""]
-    view = linked_view(np.zeros((n, 2)), np.arange(2.0 * n).reshape(n, 2),
-                       {"label": labels, "none": np.full(n, np.nan)})  # fmt: skip
-    page = open_page(view.to_html())
-    names = page.locator(".gl-legend button").all_inner_texts()
-    assert len(names) == len(PALETTE) + 2 and names[-1].split() == ["unknown", "3"] and "other" in names[-2]
-    page.get_by_label("Colour by").select_option("none")
-    assert page.locator(".gl-legend").inner_text().split() == ["no", "value", "30"]
 
 
 def test_images_are_taken_evenly_and_a_page_is_saved_whole(tmp_path):

@@ -11,7 +11,6 @@ import pyarrow as pa
 import pytest
 
 from geonb.explore.figures import image_grid, scatter_map
-from geonb.explore.frames import projection_view
 from geonb.explore.linked import colour_column, linked_view
 from geonb.explore.maps import add_points, offline_map
 
@@ -31,14 +30,9 @@ def test_missing_names_are_shown_nowhere(names):
     grid = image_grid(np.zeros((3, 8, 8, 3), np.uint8), names, alt="chips").html
     assert re.findall(r'alt="([^"]*)"', grid) == ["moss", "", ""]
     assert "<b>" not in image_grid(np.zeros((1, 8, 8, 3), np.uint8), ["<b>"], alt="chip").html
+    assert "<b>" not in scatter_map(LONLAT, ["<b>", "a", "b"], "<b>", "<b>", "<b>").html
     drawn = scatter_map(LONLAT, names, "t", "", "x").html
     assert ">unknown<" in drawn and not re.search(">(nan|None|NaT|&lt;NA&gt;)<", drawn)
-
-
-def test_the_lens_has_no_missing_names_either():
-    z, names = np.random.default_rng(0).normal(size=(40, 4)), pd.Series(["moss", None] * 20, index=range(40, 0, -1))
-    view = projection_view(z, z[:, :2], hover=names, neighbors=[5], min_dist=[0.1], seeds=[0], epochs=5)
-    assert view.data["hover"] == ["moss", ""] * 20
 
 
 @pytest.mark.parametrize("values, shown", [
