@@ -39,10 +39,10 @@ SOUTH, NORTH = -60.0, 84.0  # of painted layers; Web Mercator swells beyond
 CLOSEST = 5  # zoom at which a map of few points opens; the outlines of land are coarser than a larger one shows
 
 
-def offline_map(height: int = 420, alt: str = "Interactive map") -> folium.Map:
+def offline_map(height: int = 420, alt: str = "Interactive map", tiles: bool = True) -> folium.Map:
     """Make a folium map over land that needs no network.
 
-    Its layer control offers OpenStreetMap tiles; none is fetched unless a reader chooses them.
+    Its layer control offers OpenStreetMap ``tiles``; none is fetched unless a reader chooses them.
 
     Args:
         height: of the map in pixels.
@@ -57,8 +57,9 @@ def offline_map(height: int = 420, alt: str = "Interactive map") -> folium.Map:
     folium.map.CustomPane("land", z_index=250).add_to(world)  # above tiles, below pictures of layers
     world.land = folium.FeatureGroup("Land (Natural Earth)", overlay=False).add_to(world)
     _draw_land(world)
-    tiles = "OpenStreetMap"
-    folium.TileLayer(tiles, name=f"{tiles} (needs a network)", show=False, overlay=False).add_to(world)
+    if tiles:
+        name = "OpenStreetMap (needs a network)"
+        folium.TileLayer("OpenStreetMap", name=name, show=False, overlay=False).add_to(world)
     world.control = folium.LayerControl().add_to(world)
     return world
 

@@ -52,6 +52,11 @@ class Projection:
 
     xy: np.ndarray  # float32 (n, 2), the coordinates of the embeddings
     place: Callable[[np.ndarray], np.ndarray]
+    embeddings: np.ndarray  # (n, d), to which it was fitted
+
+    def scores(self) -> Scores:
+        """Score the plane; see :func:`projection_scores`."""
+        return projection_scores(self.embeddings, self.xy)
 
     def transform(self, embeddings: ArrayLike) -> np.ndarray:
         """Put new embeddings (m, d) into the plane, which does not move: (m, 2)."""
@@ -89,12 +94,12 @@ def fit_projection(
         raise ValueError(f"method {method!r}, init {init!r}; choose umap or pca, and pca or random")
     if all_equal(z, EQUAL):
         warnings.warn(f"the {len(z):,} rows are all equal; they lie on one point, which shows nothing", stacklevel=2)
-        return Projection(np.zeros((len(z), 2), np.float32), lambda new: np.zeros((len(new), 2), np.float32))
+        return Projection(np.zeros((len(z), 2), np.float32), lambda new: np.zeros((len(new), 2)), z)
     numbers: dict[bytes, int] = {}
     point = np.array([numbers.setdefault(row.tobytes(), len(numbers)) for row in z + 0.0])  # -0 is 0
     if method == "pca" or len(numbers) < 4:
         flat = _pca(z)
-        return Projection(flat(z), flat)
+        return Projection(flat(z), flat, z)
     z = z[np.unique(point, return_index=True)[1]]
     if neighbors >= len(z):
         message = f"only {len(z)} different rows for neighbors={neighbors}: all are neighbours, so groups may not show"
@@ -112,7 +117,7 @@ def fit_projection(
     xy[chosen] = reducer.embedding_
     if len(others):
         xy[others] = place(z[others])
-    return Projection(xy[point], place)
+    return Projection(xy[point], place, z[point])
 
 
 def _pca(z: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
