@@ -221,9 +221,6 @@ def test_half_precision_is_computed_in_float32_also_under_autocast(name):
                 torch.testing.assert_close(value.double(), expected, rtol=rtol, atol=1e-5)
 
 
-# Oracles and reductions of one loss to another.
-
-
 def test_nt_xent_info_nce_and_sup_con_are_those_of_pytorch_metric_learning():
     losses = pytest.importorskip("pytorch_metric_learning.losses")
     a, b, c = (unit(24, 8, seed=seed) for seed in range(3))
@@ -253,9 +250,6 @@ def test_symile_shuffled_has_the_negatives_of_all_pairs_that_were_drawn():
         generator = torch.Generator().manual_seed(3)
         ours = symile(A, B, C, 6.0, negatives="shuffled", generator=generator, chunk=chunk)
         torch.testing.assert_close(ours, expected)
-
-
-# Missing modalities.
 
 
 @settings(max_examples=25, deadline=None)
@@ -310,9 +304,6 @@ def test_a_loss_over_nothing_is_exactly_zero_with_zero_gradient():
         value, (gradient,) = value_and_gradient(loss, z)
         assert value == 0 and (gradient == 0).all()
     assert scale.grad == 0 and (queue.grad == 0).all()
-
-
-# What distance means.
 
 
 def test_distances_are_great_circles_right_for_near_points():

@@ -69,9 +69,9 @@ def test_imports_stay_light(module, allowed):
     assert not loaded, f"import {module} also loads {loaded}"
 
 
-def test_no_path_of_a_machine_stands_in_the_repository():
+def test_no_path_of_a_machine_and_no_key_stand_in_the_repository():
     others = [":!*static/vendor", ":!tests/book/assets", f":!tests/{Path(__file__).name}"]
-    found = subprocess.run(["git", "grep", "-IlE", r"/(home|root|Users|tmp)/\w", "--", ".", *others], cwd=ROOT, capture_output=True, text=True)
+    found = subprocess.run(["git", "grep", "-IlE", r"/(home|root|Users|tmp)/\w|api[_-]?key *=|API_KEY *=", "--", ".", *others], cwd=ROOT, capture_output=True, text=True)
     assert (found.returncode, found.stdout) == (1, "")
 
 

@@ -72,9 +72,6 @@ def test_on_colab_the_first_cell_keeps_the_torch_that_is_there(tmp_path, monkeyp
     assert subprocess.run([*command, "torch>=99"], capture_output=True).returncode  # said, not replaced
 
 
-# ---- chapters outside the book, with nothing but what their first cells install; smoke_book.py runs all of them so
-
-
 def test_a_chapter_starts_from_nothing(isolation, tmp_path):
     path = ROOT / "book" / "05_imagebind.ipynb"
     notebook, _ = measure_chapters.execute(path, tmp_path, isolation.environment(path))
@@ -109,8 +106,3 @@ def test_it_starts_with_a_title_and_its_code_is_tagged_by_known_words(notebook):
     assert len(titles) == 1 and notebook["cells"][1] is titles[0] and source(titles[0]).startswith("# ")
     known = {"remove-cell", "hide-input", "hide-cell", "hide-output", "remove-input", "raises-exception"}
     assert {tag for cell in notebook["cells"] for tag in cell["metadata"].get("tags", [])} <= known
-
-
-def test_no_path_of_a_machine_and_no_secret_is_in_it(notebook):
-    text = "\n".join(source(cell) for cell in notebook["cells"])
-    assert not re.search(r"/home/|/Users/|/tmp/|C:\\\\|api[_-]?key\s*=", text)
