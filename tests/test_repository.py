@@ -10,7 +10,6 @@ from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 from urllib.parse import unquote
 
-import nbformat
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -82,26 +81,6 @@ def test_citation_changelog_and_hooks_have_the_same_versions():
     for tool in ("ruff", "codespell"):  # those that `make test` runs
         assert [hook["rev"] for hook in hooks if tool in hook["repo"]] == [f"v{PINS[tool]}"]
         assert f"$(PY) -m {tool}" in (ROOT / "Makefile").read_text()
-
-
-AMERICAN = re.compile(
-    r"\b(color(s|ed|ing)?|neighbor(s|ing)?|behavior|favor(s|able|ite)?|gray|centers?|centered|kilometers?|labeled|"
-    r"modeling|catalogs?|(organi|normali|summari|visuali|optimi|generali|standardi|initiali|recogni)z(e|es|ed|ing|er))\b", re.I
-)  # fmt: skip
-
-
-def prose(path: Path) -> str:
-    """Return a page's own words: no code, formulas, addresses or titles of others' works (texts of links)."""
-    text = path.read_text("utf-8")
-    if path.suffix == ".ipynb":
-        text = "\n\n".join(cell.source for cell in nbformat.reads(text, 4).cells if cell.cell_type == "markdown")
-    return re.sub(r"```.*?```|`[^`]*`|\[[^\]]*\]\(https[^)]*\)|\]\([^)]*\)|\$[^$]*\$", "", text, flags=re.S)
-
-
-def test_pages_are_spelt_the_british_way():
-    pages = [*ROOT.glob("*.md"), *ROOT.glob("book/*.md"), *ROOT.glob("book/*.ipynb")]
-    found = {page.name: [m[0] for m in AMERICAN.finditer(prose(page))] for page in pages if page.stem != "bibliography"}
-    assert {name: words for name, words in found.items() if words} == {}
 
 
 def test_the_recipe_of_a_hub_installs_what_the_constraints_pin():

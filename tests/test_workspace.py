@@ -85,12 +85,6 @@ def test_on_a_gpu_the_full_size_is_trained_and_a_line_says_so(home, monkeypatch,
     assert capsys.readouterr().out.strip() == "fused: full-size configuration"
 
 
-def test_the_network_is_asked_only_on_request(monkeypatch):
-    for value, live in (("1", True), ("0", False), ("", False)):
-        monkeypatch.setenv("GEONB_LIVE", value)
-        assert workspace.live() is live
-
-
 def test_results_are_made_again_when_a_run_or_the_schema_changed(home, monkeypatch):
     asked = []
 

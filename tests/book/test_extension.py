@@ -4,7 +4,6 @@ import json
 import re
 from html import unescape
 from pathlib import Path
-from unicodedata import normalize
 
 import pytest
 from sphinx.application import Sphinx
@@ -98,15 +97,3 @@ def test_the_first_use_of_a_term_is_linked_and_no_other(pages):
     assert "<em><a" in pages["09_nine"], "an everyday word is linked where it is set in italics"
     for target, _ in links:
         assert f'id="{target}"' in pages["glossary"]
-
-
-def test_the_glossary_is_in_order_and_no_term_is_explained_twice(monkeypatch):
-    monkeypatch.syspath_prepend(str(EXTENSIONS))
-    from geonb_book import glossary_terms
-
-    text = (EXTENSIONS.parent / "glossary.md").read_text("utf-8")
-    listed = re.findall(r"^(\S.*)\n: ", text, re.M)
-    plain = [normalize("NFKD", name.partition(" (")[0]).encode("ascii", "ignore").decode().lower() for name in listed]
-    assert plain == sorted(plain) and len(listed) > 30
-    words = [word.rstrip(")").lower() for name in listed for word in name.split(" (")]
-    assert len(set(words)) == len(words) == len(glossary_terms(text))

@@ -1,6 +1,7 @@
 """The Atlas sample: facts that are right, texts that say only them, the same store for the same seed."""
 
 import hashlib
+import re
 
 import numpy as np
 import pytest
@@ -31,9 +32,7 @@ def small(tmp_path_factory):
     return sample.make_atlas(tmp_path_factory.mktemp("atlas") / "a", places=100, progress=False)
 
 
-# The table. Values from general geography: altitude within the error of a 9 km cell, classes of the cited map.
-
-
+# Values from general geography: altitude within the error of a 9 km cell, classes of the cited map.
 @pytest.mark.parametrize(
     "name, code, climate, low, high, coast_low, coast_high",
     [
@@ -53,8 +52,6 @@ def test_well_known_places(name, code, climate, low, high, coast_low, coast_high
 def test_the_table_is_whole_and_plausible():
     n = len(TABLE["lon"])
     assert n > 25_000 and len(TOWNS) > 20_000 and len(set(TABLE["place_id"])) == n
-    counts = {c: (TABLE["continent"][TOWNS] == c).sum() for c in set(TABLE["continent"])}
-    assert all(counts[c] > 500 for c in ("Africa", "Asia", "Europe", "North America", "Oceania", "South America"))
     assert (TABLE["population"][TOWNS] > 0).all() and np.isnan(np.delete(TABLE["population"], TOWNS)).all()
     assert np.nanmin(TABLE["elevation_m"]) > -450 and np.nanmax(TABLE["elevation_m"]) < 6600
     assert set(TABLE["climate"]) >= set("Af Aw BWh BSk Csa Cfa Cfb Cwa Dfa Dfb Dfc ET EF".split())
@@ -62,7 +59,6 @@ def test_the_table_is_whole_and_plausible():
     land = np.setdiff1d(np.arange(n), TOWNS)
     lonlat = np.stack([TABLE["lon"], TABLE["lat"]], 1)
     assert on_land(lonlat[land]).mean() > 0.97  # the mask here is coarser than the one they were drawn with
-    assert {"Antarctica", "Greenland", "Russia", "Australia"} <= set(TABLE["country"][land])
     assert great_circle_km(lonlat[land[::60]][:, None], lonlat[TOWNS]).min() > 9.9
 
 
@@ -74,6 +70,7 @@ def test_the_sources_of_the_table_are_named():
 
 def test_facts_named_are_said_facts_said_are_named_and_no_position_is(written):
     for place, text, facts in written:
+        assert not re.search(r"\bNone\b|\bnan\b|[{}]", text), text
         assert f"{abs(place['lon']):.2f}" not in text and f"{abs(place['lat']):.2f}" not in text
         country = COUNTRIES[place["country_code"]]
         said = {
@@ -131,11 +128,9 @@ def test_the_same_seed_gives_the_same_hashes_on_one_process_too(small, tmp_path,
     assert not set(other.place_id) <= set(small.place_id) and other.data_hash != small.data_hash
 
 
-def test_more_places_than_there_are_and_an_existing_folder_are_refused(small, tmp_path):
+def test_more_places_than_there_are_are_refused(tmp_path):
     with pytest.raises(StoreError, match="between 10 and .*not 1000000"):
         sample.make_atlas(tmp_path / "a", places=1_000_000)
-    with pytest.raises(StoreError, match="exists already"):
-        sample.make_atlas(small.path, places=10)
     assert list(tmp_path.iterdir()) == []
 
 
