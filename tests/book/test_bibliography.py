@@ -35,8 +35,3 @@ def test_papers_of_the_pages_and_of_the_bibliography_are_the_same_and_listed_onc
     assert not missing, f"add to book/bibliography.md: {missing}"
     unused = set(listed) - cited().keys()
     assert not unused, f"no page and no docstring refers to {unused}"
-
-
-def test_entries_are_in_alphabetical_order():
-    names = re.findall(r"^- ((?:van den )?\w+)", BIBLIOGRAPHY.read_text("utf-8"), re.M)
-    assert names == sorted(names, key=str.casefold)

@@ -1,11 +1,9 @@
 """The frame of a chapter: what every reader finds in each of them, and in which order. Nothing is executed here.
 
 A chapter says what it gives, what it needs and how long it runs; shows its idea in a figure and its mathematics beside
-the code; sets exercises, each with a hidden solution that runs; and ends on key points and further reading with a
-reason.
+the code; sets exercises, each with a hidden solution that runs; and ends on key points and further reading.
 """
 
-import ast
 import json
 import re
 from functools import lru_cache
@@ -36,11 +34,6 @@ class Chapter:
         """The prose below a heading, up to the next one."""
         return re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", self.prose, re.M | re.S)[1]
 
-    def items(self, title: str, mark: str) -> list[str]:
-        """The items of the list in a section, each on one line; ``mark`` is what an item starts with."""
-        found = re.split(rf"^(?={mark})", self.section(title), flags=re.M)[1:]
-        return [re.sub(r"\s+", " ", re.split(r"\n\n", item)[0]).strip() for item in found]
-
 
 @lru_cache
 def chapter(stem: str) -> Chapter:
@@ -67,7 +60,7 @@ def test_its_opening_is_whole(stem):
 def test_it_ends_with_exercises_key_points_and_further_reading(stem):
     sections = [s for s in chapter(stem).sections if s != "Not tried"]
     assert sections[-3:] == ["Exercises", "Key points", "Further reading"]
-    assert chapter(stem).items("Key points", "- "), "key points are a list"
+    assert re.search(r"^- ", chapter(stem).section("Key points"), re.M), "key points are a list"
 
 
 def test_its_idea_is_a_figure_near_the_start(stem):
@@ -91,46 +84,12 @@ def test_each_exercise_has_a_hidden_solution(stem):
     assert solved == numbers, f"exercises {numbers}, solutions of {solved}"
 
 
-def test_all_further_reading_says_why(stem):
-    items = chapter(stem).items("Further reading", "- ")
-    assert items
-    without = [item for item in items if not re.search(r"(: |\s[–—-] )\w.*\w", links_out(item))]
-    assert not without, f"no reason after a colon or a dash: {without}"
-
-
-def links_out(item: str) -> str:
-    """The words of an item without its titles and addresses, whose colons are no reasons."""
-    return re.sub(r"\[[^]]*\]\([^)]*\)", "x", item)
-
-
 def test_code_that_is_seen_is_short(stem):
     seen = [code.splitlines() for code, tags in chapter(stem).code if not tags & FOLDED]
     long = {lines[0]: len(lines) for lines in seen if len(lines) > LINES}
     assert not long, f"cells of more than {LINES} lines: {long}"
     wide = [line for lines in seen for line in lines if len(line) > WIDTH]
     assert not wide, f"lines of more than {WIDTH} characters: {wide}"
-
-
-def alts_without_words(code: str) -> list[str]:
-    """Calls with an ``alt`` of nothing, and calls of what needs one without it."""
-    found = []
-    tree = ast.parse(re.sub(r"^[%!].*$", "", code, flags=re.M))
-    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
-        name = getattr(call.func, "attr", getattr(call.func, "id", ""))
-        alt = next((k.value for k in call.keywords if k.arg == "alt"), None)
-        if name == "themed" and len(call.args) > 1:
-            alt = call.args[1]
-        if isinstance(alt, ast.Constant) and not str(alt.value or "").strip():
-            found.append(f"{name}: empty")
-        if alt is None and name in ("themed", "scatter_map", "image_grid", "binding_diagram"):
-            found.append(f"{name}: none")
-    return found
-
-
-def test_every_figure_has_alt_text(stem):
-    code = [code for code, tags in chapter(stem).code if "remove-cell" not in tags]
-    assert not (found := [fault for part in code for fault in alts_without_words(part)]), found
-    assert not [part for part in code if "plt.show(" in part], "figures go through themed(fig, alt)"
 
 
 def test_its_mathematics_is_a_numbered_equation(stem):
@@ -183,9 +142,6 @@ def test_the_worked_example_of_a_chapter_has_the_frame(tmp_path, monkeypatch):
         check("20_heights")
 
 
-# ---- the checks can fail: a chapter as it should be, and one fault at a time
-
-
 def markdown(text):
     return {"cell_type": "markdown", "metadata": {}, "source": text}
 
@@ -195,7 +151,7 @@ def code(text, *tags):
 
 
 SOUND = [
-    code("import sys", "remove-cell"),
+    code("import sys"),
     markdown("# A\n\n**After this chapter you can** see.\n\n**You need** eyes.\n\n"
              "**Time to run:** <a id=\"time\"></a>short.\n\n## The idea"),
     code("themed(fig, 'A line.')", "hide-input"),
@@ -209,25 +165,17 @@ SOUND = [
 ]  # fmt: skip
 FAULTS = {
     "no time": ("<a id=\"time\"></a>", "", test_its_opening_is_whole),
-    "needs come last": ("**You need** eyes.\n\n**Time", "**Time", test_its_opening_is_whole),
     "no key points": ("## Key points", "## Points", test_it_ends_with_exercises_key_points_and_further_reading),
     "no figure": ('<a id="fig-a"></a>', "", test_its_idea_is_a_figure_near_the_start),
     "an exercise more": ("2. How?", "2. How?\n3. When?", test_each_exercise_has_a_hidden_solution),
-    "one exercise": ("\n2. How?", "", test_each_exercise_has_a_hidden_solution),
     "a solution of nothing": ("how\nprint(2)", "how", test_each_exercise_has_a_hidden_solution),
     "a solution without a name": ("# Exercise 2: how", "print()", test_each_exercise_has_a_hidden_solution),
-    "no reason": (": the why", "", test_all_further_reading_says_why),
     "long code": ("import sys", "import sys\n" * 26, test_code_that_is_seen_is_short),
-    "wide code": ("'A line.')", "'A line.')" + " " * 99 + "# wide", test_code_that_is_seen_is_short),
-    "no alt": ("themed(fig, 'A line.')", "themed(fig)", test_every_figure_has_alt_text),
-    "an empty alt": ("'A line.'", "''", test_every_figure_has_alt_text),
     "a bare formula": ('<a id="eq-a"></a>\n\n', "", test_its_mathematics_is_a_numbered_equation),
     "a figure nobody mentions": ("[figure](#fig-a)", "it", test_figures_and_equations_are_referred_to),
     "a reference to nothing": ("#eq-a", "#eq-b", test_figures_and_equations_are_referred_to),
     "a caption under prose": ("See", '<a id="fig-b"></a>**Figure.** B.', test_a_caption_stands_below_its_figure),
     "a link to nowhere": ("02_data.ipynb", "02_date.ipynb", test_chapters_are_linked_where_they_are_named),
-    "another chapter": ("[chapter 2]", "[chapter 3]", test_chapters_are_linked_where_they_are_named),
-    "a bare chapter": ("[chapter 2](02_data.ipynb)", "chapter 2", test_chapters_are_linked_where_they_are_named),
 }  # fmt: skip
 
 
@@ -237,10 +185,6 @@ def test_a_fault_in_a_chapter_is_found(fault, monkeypatch):
     old, new, check = FAULTS[fault]
     for stem, (before, after) in {"sound": ("", ""), "faulty": (old, new)}.items():
         cells = [cell | {"source": cell["source"].replace(before, after, 1)} if before else cell for cell in SOUND]
-        if fault == "wide code":
-            cells[2] = cells[2] | {"metadata": {"tags": []}}
-        if fault == "long code":
-            cells[0] = cells[0] | {"metadata": {"tags": [] if stem == "faulty" else ["remove-cell"]}}
         made = Chapter(cells)
         monkeypatch.setitem(globals(), "chapter", lambda _, made=made: made)
         if stem == "sound":

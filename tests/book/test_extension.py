@@ -2,10 +2,8 @@
 
 import json
 import re
-from dataclasses import dataclass, field
 from html import unescape
 from pathlib import Path
-from unicodedata import normalize
 
 import pytest
 from sphinx.application import Sphinx
@@ -79,21 +77,17 @@ def test_links_to_figures_equations_and_chapters_say_their_numbers(pages):
     assert "9. Nine" in text(pages["index"]) and "9. More" not in text(pages["09_nine"])
 
 
-def test_the_time_is_the_measured_one(pages):
-    assert "Time to run: 2.2 minutes" in text(pages["09_nine"]) and "on 2 CPU cores" in text(pages["09_nine"])
-    assert "Not measured on a GPU." in text(pages["09_nine"]) and "measured when" not in pages["09_nine"]
-
-
 @pytest.mark.parametrize("metadata, said", [
     ({"geonb": {"seconds": 130, "device": "2 CPU cores"}},
-     "From nothing, with the smaller data and runs of a workshop: 41 s on 2 CPU cores. Not measured"),
-    ({}, "Time to run: not measured in this build."),
+     ["Time to run: 2.2 minutes", "From nothing, with the smaller data and runs of a workshop: 41 s on 2 CPU cores. Not measured"]),
+    ({}, ["Time to run: not measured in this build."]),
 ])  # fmt: skip
 def test_the_time_from_nothing_is_the_one_of_the_workshop(tmp_path, monkeypatch, metadata, said):
     monkeypatch.syspath_prepend(str(EXTENSIONS))
     measured = {"cores": 2, "chapters": {"09_nine": {"s": 41.2}}}
     monkeypatch.setattr("geonb.workspace.committed", {"workshop": measured}.__getitem__)
-    assert said in text(build(tmp_path, metadata)["09_nine"])
+    found = text(build(tmp_path, metadata)["09_nine"])
+    assert [part for part in said if part not in found] == []
 
 
 def test_the_first_use_of_a_term_is_linked_and_no_other(pages):
@@ -103,31 +97,3 @@ def test_the_first_use_of_a_term_is_linked_and_no_other(pages):
     assert "<em><a" in pages["09_nine"], "an everyday word is linked where it is set in italics"
     for target, _ in links:
         assert f'id="{target}"' in pages["glossary"]
-
-
-def test_a_default_that_is_made_anew_is_shown_as_what_it_is(monkeypatch):
-    monkeypatch.syspath_prepend(EXTENSIONS)
-    from geonb_book import name_factories
-
-    @dataclass
-    class Made:
-        name: str
-        first: dict = field(default_factory=dict)
-        hidden: dict = field(default_factory=dict, init=False)
-        second: list = field(default_factory=lambda: ["a"])
-
-    signature = "(name, first=<factory>, second=<factory>)"
-    assert name_factories(None, "class", "Made", Made, {}, signature, None) == ("(name, first={}, second=['a'])", None)
-    assert name_factories(None, "function", "f", len, {}, "(x)", "int") == ("(x)", "int")
-
-
-def test_the_glossary_is_in_order_and_no_term_is_explained_twice(monkeypatch):
-    monkeypatch.syspath_prepend(str(EXTENSIONS))
-    from geonb_book import glossary_terms
-
-    text = (EXTENSIONS.parent / "glossary.md").read_text("utf-8")
-    listed = re.findall(r"^(\S.*)\n: ", text, re.M)
-    plain = [normalize("NFKD", name.partition(" (")[0]).encode("ascii", "ignore").decode().lower() for name in listed]
-    assert plain == sorted(plain) and len(listed) > 30
-    words = [word.rstrip(")").lower() for name in listed for word in name.split(" (")]
-    assert len(set(words)) == len(words) == len(glossary_terms(text))

@@ -53,9 +53,6 @@ def test_the_book_shows_what_it_promises(built_book):
         assert re.search(r"\b(simulated|real)\b", html[name], re.I), f"{name} does not say what its data are"
 
 
-# ---- the checks themselves: quiet on a sound page, and each finds its own fault
-
-
 def sound_body() -> str:
     import matplotlib.pyplot as plt
 

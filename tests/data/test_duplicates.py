@@ -1,4 +1,4 @@
-"""Near-duplicate texts against exact Jaccard indices, and planted groups."""
+"""Near-duplicate texts against exact Jaccard indices."""
 
 from functools import cache
 
@@ -6,12 +6,6 @@ import numpy as np
 import pytest
 
 from geonb.data.texts import ROWS, duplicate_groups, template, text_signatures
-
-STUBS = (
-    "{0} is a village in {1} District, {2} Province, Iran. At the {3} census, its population was {4}, in {3} families.",
-    "{0} is a commune in the {1} department in the {2} region in north-western France. In {3} it had {4} inhabitants.",
-    "{0} is a lake in {1} County, {2}. It lies {4} m above the sea, has an area of {3} hectares, and drains to the west.",
-)
 
 
 def names(rng: np.random.Generator, n: int) -> list[str]:
@@ -32,14 +26,6 @@ def triples(text: str) -> set[tuple[str, ...]]:
 
 def jaccard(a: str, b: str) -> float:
     return len(triples(a) & triples(b)) / len(triples(a) | triples(b))
-
-
-def test_planted_groups_and_nothing_else_are_named_after_their_first_text():
-    rng = np.random.default_rng(1)
-    kinds = rng.permutation(np.repeat(range(5), 40))
-    texts = [STUBS[k].format(*names(rng, 3), *rng.integers(1900, 2020, 2)) if k < 3 else prose(rng, 50) for k in kinds]
-    wanted = [np.flatnonzero(kinds == k)[0] if k < 3 else -1 for k in kinds]
-    assert duplicate_groups(text_signatures(texts)).tolist() == wanted
 
 
 def test_signatures_and_groups_agree_with_exact_jaccard_indices():

@@ -8,7 +8,6 @@ import pytest
 from geonb.data.quality import TEXTS_AT_ONCE, quality
 from geonb.data.sampling import land_cells, land_points
 from geonb.data.store import write_store
-from geonb.geo import cell_bounds
 
 
 def store_of(path, lonlat, texts=None, dates=None, **columns):
@@ -45,20 +44,6 @@ def test_a_store_whose_numbers_are_known(tmp_path):
     assert q["images by month, south"] == "0/0/0/0/0/0/1/0/0/0/0/0" and q["images without a date"] == 1
     assert (q["share without population"], q["share without cloud_share"]) == (1 / 6, 2 / 6)
     assert "share of near-duplicate texts" in str(q) and "50.0%" in str(q)
-
-
-def test_even_places_are_even_and_crowded_ones_are_not(tmp_path):
-    land = land_cells(300)
-    west, south, east, north = cell_bounds(land, 300).T
-    middles = np.stack([(west + east) / 2, (south + north) / 2], 1)
-    q = quality(store_of(tmp_path / "even", middles), 300)
-    assert q["share of land cells of 300 km with a place"] == 1 and q["places in cells that are mostly sea"] == 0
-    assert q["evenly filled cells"] == pytest.approx(len(land))
-    crowd = np.concatenate([middles[:100], np.repeat(middles[:1], 900, 0)])
-    q = quality(store_of(tmp_path / "crowd", crowd), 300)
-    assert q["share of places in the fullest cells (1 % of land cells)"] > 0.9 and q["evenly filled cells"] < 5
-    assert q["at the position of another"] == 900
-    assert not [name for name in q if name.startswith(("characters", "images", "share of clouds"))]
 
 
 def test_texts_are_read_in_chunks(tmp_path, monkeypatch):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 import time
@@ -18,8 +17,6 @@ from geonb.data.texts import TOKEN, mask_names, names_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "research"))
 from leaks import leak_rate  # noqa: E402
-
-REAL = Path(os.environ.get("GEONB_REAL_DATA", "absent")) / "places_text" / "world_heritage.csv"
 
 
 def mask(text, own=(), shared=()):
@@ -37,10 +34,7 @@ def mask(text, own=(), shared=()):
         ("Berlin's Berliner and Berlin-Mitte", ["Berlin"], "[place]'s Berliner and [place]-Mitte"),
         ("the United Kingdom of kings united", ["United Kingdom"], "the [place] of kings united"),
         ("its zone is America/New_York.", ["America/New_York"], "its zone is [place]."),
-        ("prices in the euro", ["euro"], "prices in the [place]"),
-        ("eThekwini is Durban", ["eThekwini"], "[place] is Durban"),
         ("हिन्दी में दिल्ली है", ["दिल्ली"], "हिन्दी में [place] है"),
-        ("Москва and МОСКВА", ["Москва"], "[place] and [place]"),
         ("St. John's, St John's", ["St. John's"], "[place], [place]"),
         ("No name here.", ["Rome", "", "—"], "No name here."),
     ],
@@ -123,9 +117,6 @@ def test_the_time_grows_with_the_texts_not_with_the_gazetteer():
     assert all(text.endswith(f" {TOKEN}.") for text in masked)
 
 
-# --- the names of stores ------------------------------------------------------------------------------
-
-
 def test_the_names_of_a_store_are_its_titles_their_parts_countries_capitals_and_neighbours(tmp_path):
     places = {
         "place_id": ["a", "b", "c"],
@@ -159,12 +150,3 @@ def test_no_own_name_survives_in_the_atlas_sample(tmp_path):
     assert not [text for text in masked if any(re.search(rf"\b{re.escape(c)}\b", text) for c in countries)]
     words = sum(len(text.split()) for text in texts)
     assert sum(len(text.replace(TOKEN, "").split()) for text in masked) > 0.8 * words  # most of the text stays
-
-
-@pytest.mark.skipif(not REAL.exists(), reason="GEONB_REAL_DATA names no folder with places_text/world_heritage.csv")
-def test_no_own_name_survives_in_real_texts():
-    frame = pytest.importorskip("pandas").read_csv(REAL)
-    texts, names = frame["text"].tolist(), frame[["name_en", "states_name_en"]].to_numpy().tolist()
-    masked = mask_names(texts, names, {name for both in names for name in both})
-    assert leak_rate(texts, names) > 0.4 and leak_rate(masked, names) == 0
-    assert mask_names(masked, names, {name for both in names for name in both}) == masked

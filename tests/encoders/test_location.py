@@ -176,12 +176,9 @@ def test_the_residual_network_starts_as_a_random_projection_of_the_encoding():
     "make, message",
     [
         (lambda: positional_encoding("harmonics"), "choose one of spherical_harmonics"),
-        (lambda: positional_encoding("spherical_harmonics", degrees=0), "at least 1"),
         (lambda: positional_encoding("dfs", min_radius=1.0, max_radius=1.0), "0 < min_radius < max_radius"),
         (lambda: positional_encoding("random_fourier", scales=(1.0, -1.0)), "positive"),
-        (lambda: positional_encoding("voronoi", sites=1), "at least 2"),
         (lambda: positional_encoding("wrap")(torch.zeros(2, 3)), "degrees .n, 2."),
-        (lambda: positional_encoding("wrap")(torch.zeros(2, 2, dtype=torch.long)), "degrees .n, 2."),
         (lambda: network("transformer", 4, 4), "choose one of residual"),
     ],
 )

@@ -179,8 +179,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*not the weights of geoclip 1.3
 
 def test_geoclip_absent_or_in_another_wheel_is_an_error_with_advice(tmp_path, monkeypatch):
     path = tmp_path / "other.whl"
-    with pytest.raises(FileNotFoundError, match="other.whl"):
-        geoclip_location(path)
     with zipfile.ZipFile(path, "w") as wheel:
         wheel.writestr("other/__init__.py", "")
     with pytest.raises(ValueError, match="other.whl: not the published layout"):
@@ -259,7 +257,6 @@ def test_a_malicious_pickle_is_refused_and_nothing_runs(layout, tmp_path):
     [
         (satclip_location, satclip_checkpoint, "hyper_parameters", {"le_type": "grid"}, "le_type is 'grid'; only"),
         (satclip_location, satclip_checkpoint, "state_dict", {"model.location.nnet.layers.0.weight": torch.zeros(32, 99)}, "99"),
-        (csp_location, csp_checkpoint, "params", {"spa_enc_type": "theory"}, "spa_enc_type is 'theory'; only 'gridcell'"),
         (csp_location, csp_checkpoint, "params", {"spa_f_act": "relu"}, "spa_f_act is 'relu'; only 'leakyrelu'"),
         (csp_location, csp_checkpoint, "params", {"frequency_num": 16}, "16"),
     ],

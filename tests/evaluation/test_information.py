@@ -17,13 +17,6 @@ def unit(x):
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
-@pytest.mark.parametrize("d", [1, 2, 5])
-def test_dimensions_of_known_manifolds(d):
-    x = turned(np.random.default_rng(d).uniform(size=(2000, d)))
-    assert two_nn(x) == pytest.approx(d, rel=0.1)
-    assert levina_bickel(x) == pytest.approx(d, rel=0.13)  # edges make it a little smaller
-
-
 def test_dimensions_equal_scikit_dimension():
     skdim = pytest.importorskip("skdim")
     x = turned(np.random.default_rng(1).normal(size=(800, 6)))

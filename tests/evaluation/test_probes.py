@@ -100,8 +100,6 @@ def test_a_representation_that_is_not_finite_is_refused_by_row():
     x[7, 3] = np.nan
     with pytest.raises(ValueError, match="training places: row 7 is not finite"):
         RidgeProbe(x, lonlat)
-    with pytest.raises(ValueError, match="test places: row 7"):
-        RidgeProbe(np.nan_to_num(x), lonlat).predict(y, x, "regression")
 
 
 def test_targets_are_scaled_as_the_table_says():
@@ -109,9 +107,6 @@ def test_targets_are_scaled_as_the_table_says():
     assert TASKS["country"].target(np.array(["France", None, ""], object)).tolist() == ["France", None, None]
     classes = Task("x", "classification")
     assert classes.target(np.array([False, True, 0, np.nan, pd.NA], object)).tolist() == ["False", "True", "0", None, None]
-    for changes in ({"kind": "ordinal"}, {"kind": "regression", "scaling": "log10(x + 1)"}):
-        with pytest.raises(ValueError, match="task 'x': .* is not one of"):
-            Task("x", **changes)
 
 
 def wave(n=400, seed=0):

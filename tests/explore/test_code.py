@@ -11,7 +11,7 @@ from geonb.explore.code import show_source
 from geonb.training import fit
 
 
-@pytest.mark.parametrize("thing", [architectures.Fused, losses.info_nce, losses.Space, losses.Space.near, fit], ids=str)
+@pytest.mark.parametrize("thing", [architectures.Fused, losses.info_nce, losses.Space, losses.Space.near, fit], ids=lambda thing: thing.__name__)
 def test_it_is_the_code_without_its_docstrings(thing):
     whole = ast.parse(textwrap.dedent(inspect.getsource(thing)))
     for node in ast.walk(whole):

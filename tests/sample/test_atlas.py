@@ -13,7 +13,7 @@ from geonb import sample
 from geonb.data.sampling import on_land
 from geonb.data.store import StoreError, check_store
 from geonb.geo import great_circle_km
-from geonb.sample.texts import _climate_words, _is_rice_land, compose
+from geonb.sample.texts import _climate_words, compose
 
 TABLE, COUNTRIES = sample.load_facts()
 GOLDEN_TEXTS = "375bbb2c38115d25"  # of the code that made the committed results
@@ -35,9 +35,7 @@ def small(tmp_path_factory):
     return sample.make_atlas(tmp_path_factory.mktemp("atlas") / "a", places=100, progress=False)
 
 
-# The table. Values from general geography: altitude within the error of a 9 km cell, classes of the cited map.
-
-
+# Values from general geography: altitude within the error of a 9 km cell, classes of the cited map.
 @pytest.mark.parametrize(
     "name, code, climate, low, high, coast_low, coast_high",
     [
@@ -57,8 +55,6 @@ def test_well_known_places(name, code, climate, low, high, coast_low, coast_high
 def test_the_table_is_whole_and_plausible():
     n = len(TABLE["lon"])
     assert n > 25_000 and len(TOWNS) > 20_000 and len(set(TABLE["place_id"])) == n
-    counts = {c: (TABLE["continent"][TOWNS] == c).sum() for c in set(TABLE["continent"])}
-    assert all(counts[c] > 500 for c in ("Africa", "Asia", "Europe", "North America", "Oceania", "South America"))
     assert (TABLE["population"][TOWNS] > 0).all() and np.isnan(np.delete(TABLE["population"], TOWNS)).all()
     assert np.nanmin(TABLE["elevation_m"]) > -450 and np.nanmax(TABLE["elevation_m"]) < 6600
     assert set(TABLE["climate"]) >= set("Af Aw BWh BSk Csa Cfa Cfb Cwa Dfa Dfb Dfc ET EF".split())
@@ -66,7 +62,6 @@ def test_the_table_is_whole_and_plausible():
     land = np.setdiff1d(np.arange(n), TOWNS)
     lonlat = np.stack([TABLE["lon"], TABLE["lat"]], 1)
     assert on_land(lonlat[land]).mean() > 0.97  # the mask here is coarser than the one they were drawn with
-    assert {"Antarctica", "Greenland", "Russia", "Australia"} <= set(TABLE["country"][land])
     assert great_circle_km(lonlat[land[::60]][:, None], lonlat[TOWNS]).min() > 9.9
 
 
@@ -76,23 +71,10 @@ def test_the_sources_of_the_table_are_named():
         assert name in sources
 
 
-# The texts
-
-
-def test_texts_are_grammatical_on_the_surface_and_without_coordinates(written):
-    for place, text, _ in written:
-        assert not re.search(r"°(?! ?C)|latitude \d|longitude|[0-9]+°? ?[NSEW]\b", text), text
-        assert f"{abs(place['lon']):.2f}" not in text and f"{abs(place['lat']):.2f}" not in text
-        assert text[-1] == "." and (text[0].isupper() or not text[0].isalpha() or text[0] == place["name"][0])
-        plain = text.replace(place["name"], "X").replace(place["near_city"] or "X", "X").replace(place["admin1_town"], "X")
-        assert not re.search(r"  |\.\.|,,| ,| \.|\bthe the\b|\bNone\b|\bnan\b|[{}]", plain), text
-        assert not re.search(r"\b[Aa] [aeio]|\b[Aa]n [^aeio]", plain), text
-        for sentence in re.split(r"(?<=\w\w\.) ", plain):
-            assert sentence[0].isupper() or sentence[0].isdigit(), text
-
-
-def test_facts_named_are_said_and_facts_said_are_named(written):
+def test_facts_named_are_said_facts_said_are_named_and_no_position_is(written):
     for place, text, facts in written:
+        assert not re.search(r"\bNone\b|\bnan\b|[{}]", text), text
+        assert f"{abs(place['lon']):.2f}" not in text and f"{abs(place['lat']):.2f}" not in text
         country = COUNTRIES[place["country_code"]]
         said = {
             "country": country["name"] in text,
@@ -109,11 +91,6 @@ def test_facts_named_are_said_and_facts_said_are_named(written):
         assert "size_class" in facts and set(facts) <= {*known, "admin1", "capital", "near_city"}
 
 
-def test_rice_grows_only_where_it_is_usual(written):
-    places = [place for place, text, _ in written if re.search(r"\brice\b", text)]
-    assert len(places) > 10 and all(_is_rice_land(place) for place in places)
-
-
 def test_every_climate_can_be_written_of():
     for code in set(TABLE["climate"]):
         assert all(_climate_words(code, lat)["seasons"] for lat in (0, 50))
@@ -124,9 +101,6 @@ def test_texts_of_a_seed_stay_as_they_are():
     texts = [compose(facts_of(row), COUNTRIES[TABLE["country_code"][row]], seed=1) for row in TOWNS[:2000]]
     assert len({text for text, _ in texts}) == len(texts)
     assert hashlib.sha256(repr(texts).encode()).hexdigest()[:16] == GOLDEN_TEXTS
-
-
-# The store
 
 
 def test_a_small_atlas_is_whole_and_has_every_kind_of_place(small):
@@ -163,11 +137,9 @@ def test_a_script_on_standard_input_without_a_main_guard_uses_all_cores(small, t
     assert json.loads((tmp_path / "a" / "manifest.json").read_text()) == small.manifest
 
 
-def test_more_places_than_there_are_and_an_existing_folder_are_refused(small, tmp_path):
+def test_more_places_than_there_are_are_refused(tmp_path):
     with pytest.raises(StoreError, match="between 10 and .*not 1000000"):
         sample.make_atlas(tmp_path / "a", places=1_000_000)
-    with pytest.raises(StoreError, match="exists already"):
-        sample.make_atlas(small.path, places=10)
     assert list(tmp_path.iterdir()) == []
 
 
