@@ -26,18 +26,18 @@ def check_lonlat(lonlat: ArrayLike, where: str = "", first: int = 0) -> np.ndarr
     """Convert positions to a float64 array (n, 2), and refuse impossible ones.
 
     Args:
-        lonlat: array-like (n, 2), longitude in [-180, 180] and latitude in [-90, 90], degrees; or a DataFrame with
-            columns of their names (:func:`position_columns`), or a GeoSeries or GeoDataFrame of points.
-        where: source of the rows, for example a file name, which errors name. ``first``: number of the first row.
+        lonlat: array-like (n, 2), longitude and latitude in degrees; a DataFrame with columns of their
+            names (:func:`position_columns`); or a GeoSeries or GeoDataFrame of points.
+        where: source of the rows, such as a file, for errors. ``first``: number of its first row.
 
     Raises:
         ValueError: wrong shape, missing or infinite values, half precision, or values out of range, with the row.
     """
     prefix = f"{where}: " if where else ""
-    values = _values(lonlat, where)
-    if getattr(values, "dtype", None) == np.float16:
+    values = np.ma.asarray(_values(lonlat, where))
+    if values.dtype == np.float16:
         raise ValueError(f"{prefix}positions in half precision are off by kilometres; give float64")
-    points = np.ma.filled(np.ma.asarray(values, dtype=np.float64), np.nan)
+    points = np.ma.filled(values.astype(np.float64), np.nan)
     if points.ndim != 2 or points.shape[1] != 2:
         raise ValueError(f"{prefix}positions must have shape (n, 2), (lon, lat) in degrees, not {points.shape}")
     finite = np.isfinite(points).all(1)
@@ -54,8 +54,9 @@ def check_lonlat(lonlat: ArrayLike, where: str = "", first: int = 0) -> np.ndarr
 
 
 def position_columns(names: Iterable[Any], where: str = "") -> tuple | None:
-    """Choose the columns of longitude and latitude by name, in any case: those of :data:`LON` and :data:`LAT` that come
-    first there, else ``x`` and ``y``; None without such columns.
+    """Choose the columns of longitude and latitude by name, in any case.
+
+    Those that come first in :data:`LON` and :data:`LAT`, else ``x`` and ``y``; None without such columns.
 
     Raises:
         ValueError: two columns of one name.
@@ -86,7 +87,8 @@ def _values(lonlat: Any, where: str) -> Any:
     if columns is None:
         known = ", ".join(map(str, lonlat.columns))
         raise ValueError(f"{where or 'positions'}: name two columns lon and lat (degrees); there are {known}")
-    return np.stack([np.asarray(lonlat[name], dtype=np.float64) for name in columns], 1)
+    half = all(str(lonlat[name].dtype) == "float16" for name in columns)
+    return np.stack([np.asarray(lonlat[name], np.float16 if half else np.float64) for name in columns], 1)
 
 
 def _range_hint(points: np.ndarray, outside: np.ndarray) -> str:

@@ -53,12 +53,12 @@ def read_table(path: str | Path) -> pa.Table:
 
 
 def read_batches(path: str | Path) -> Iterator[pa.Table]:
-    """Read a table some rows at a time: .csv, .tsv or .txt (also .gz), .parquet or .geoparquet, .geojson or .json.
+    """Read a table some rows at a time: .csv, .tsv, .txt (also .gz), .parquet, .geoparquet, .geojson or .json.
 
-    CSV is UTF-8 with a header, separated by commas, semicolons, tabs or bars. Its values are stripped of blanks.
+    CSV is UTF-8 with a header, separated by commas, semicolons, tabs or bars; values lose blanks around them.
 
     Raises:
-        ValueError: no such file, another format, or a file that cannot be read, with the row where that is known.
+        ValueError: no such file, another format, or one that cannot be read, with the row if known.
     """
     path = Path(path)
     if not path.is_file():
@@ -74,32 +74,32 @@ def read_batches(path: str | Path) -> Iterator[pa.Table]:
 
 
 def _csv_batches(path: Path) -> Iterator[pa.Table]:
+    csv.field_size_limit(1 << 30)  # of a text; by default it is 128 kB
     with _opened(path) as file:
-        header = file.readline()
-        separator = max(SEPARATORS, key=re.sub('"[^"]*"', "", header).count)
-        options: dict[str, Any] = {"delimiter": separator, "skipinitialspace": True, "strict": True}
-        names = [name.strip() for name in next(csv.reader([header], **options), [])]
+        separator = max(SEPARATORS, key=re.sub('"[^"]*"', "", file.readline()).count)
+        file.seek(0)
+        reader = csv.reader(file, delimiter=separator, skipinitialspace=True, strict=True)
+        rows = _csv_rows(path, reader)
+        names = [name.strip() for name in next(rows, [])]
         _check_names(path, names)
-        rows = _csv_rows(path, csv.reader(file, **options), len(names))
         while chunk := list(islice(rows, BATCH)):
             columns = ([value.strip() for value in column] for column in zip(*chunk, strict=True))
             yield pa.table([pa.array(column, pa.string()) for column in columns], names)
 
 
-def _csv_rows(path: Path, rows: Iterator[list[str]], width: int) -> Iterator[list[str]]:
-    csv.field_size_limit(1 << 30)  # of a text; by default it is 128 kB
-    number = 0
+def _csv_rows(path: Path, rows: Iterator[list[str]]) -> Iterator[list[str]]:
+    """Yield the header and the rows, without empty lines."""
+    number, width = -1, 0
     try:
-        for row in rows:
-            if len(row) not in (0, width):
+        for row in filter(None, rows):
+            width = width or len(row)
+            if len(row) != width:
                 raise ValueError(f"{path}: row {number} has {len(row)} fields, the header {width}; is a quote missing?")
-            if row:
-                yield row
-                number += 1
+            yield row
+            number += 1
     except csv.Error as error:
-        raise ValueError(
-            f"{path}: row {number}: a quote is never closed, or one within a field is not doubled ({error})"
-        ) from None
+        where = f"row {number}" if width else "header"
+        raise ValueError(f"{path}: {where}: a quote is never closed, or one inside not doubled ({error})") from None
 
 
 @contextmanager
@@ -112,8 +112,8 @@ def _opened(path: Path) -> Iterator[IO[str]]:
             yield text
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{path}: not UTF-8 ({error}); save the table again, in a spreadsheet as “CSV UTF-8”, or convert it. For a "
-            "file from Western European Windows: iconv -f CP1252 -t UTF-8 OLD.csv > NEW.csv"
+            f"{path}: not UTF-8 ({error}); save it as “CSV UTF-8”, or convert it, for example from Western European "
+            "Windows: iconv -f CP1252 -t UTF-8 OLD.csv > NEW.csv"
         ) from None
     except (EOFError, OSError, zlib.error) as error:
         raise ValueError(f"{path}: cannot be read ({error}); is the file whole?") from None
@@ -191,8 +191,8 @@ def read_positions(path: str | Path) -> np.ndarray:
 def positions(table: pa.Table, where: str, first: int = 0, keep_invalid: bool = False) -> np.ndarray:
     """Extract positions float64 (n, 2), longitude and latitude in degrees, from a table.
 
-    Other reference systems are reprojected. A warning is given where ``x`` and ``y`` are taken for degrees, and where
-    most positions lie at sea that would lie on land with longitude and latitude swapped.
+    Other reference systems are reprojected. It warns where ``x`` and ``y`` are taken for degrees, and where
+    positions look swapped.
 
     Args:
         table: with the metadata of its file, where the reference system is.

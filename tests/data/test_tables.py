@@ -134,6 +134,7 @@ def test_a_geometry_comes_before_columns_and_clear_names_before_others(tmp_path)
         ("", "no header"),
         ("lon,lat\n", "no rows"),
         ("lon,lat\n1,2\n3\n", "row 1 has 1 fields, the header 2"),
+        ('lon,"lat\n1,2\n', "header: a quote is never closed"),
         ('lon,lat,a\n1,2,b\n1,2,"c\n3,4,d\n', "row 1: a quote is never closed"),
         ('lon,lat,a\n1,2,"b\n1,2,c\n3,4,"d"\n', "row 0: a quote is never closed"),
         ("lon,lat,a,a\n1,2,3,4\n", "two columns are named 'a'"),
@@ -219,5 +220,8 @@ def test_frames_and_series_are_read_by_name_and_geometry():
         np.testing.assert_allclose(check_lonlat(given_), LONLAT, atol=1e-9)
     with pytest.raises(ValueError, match="name two columns lon and lat .*there are a, b"):
         check_lonlat(pandas.DataFrame({"a": [1], "b": [2]}))
+    for half in (LONLAT.astype(np.float16), pandas.DataFrame(LONLAT.astype(np.float16), columns=["lon", "lat"])):
+        with pytest.raises(ValueError, match="half precision"):
+            check_lonlat(half)
     with pytest.raises(ValueError, match="not all geometries are points"):
         check_lonlat(points.to_crs(3857).buffer(1))
