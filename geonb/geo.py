@@ -56,7 +56,7 @@ def check_lonlat(lonlat: ArrayLike, where: str = "", first: int = 0) -> np.ndarr
 def position_columns(names: Iterable[Any], where: str = "") -> tuple | None:
     """Choose the columns of longitude and latitude by name, in any case.
 
-    Those that come first in :data:`LON` and :data:`LAT`, else ``x`` and ``y``; None without such columns.
+    Those that come first in ``LON`` and ``LAT``, else ``x`` and ``y``; None without such columns.
 
     Raises:
         ValueError: two columns of one name.

@@ -3,7 +3,7 @@
 Where a table has several columns that could be its positions, the first of these counts:
 
 1. its geometry: the primary column of GeoParquet, a GeoArrow column, or one of :data:`GEOMETRY` (WKB, WKT or points);
-2. two columns with names of longitude and latitude, the clearest first (:data:`geonb.geo.LON`, :data:`geonb.geo.LAT`);
+2. two columns with names of longitude and latitude, the clearest first (``geonb.geo.LON`` and ``LAT``);
 3. ``x`` and ``y``, if their values are in the range of degrees; a warning says so.
 
 Rows are counted from 0 over the whole file, without the header. Values of a CSV file are text; nothing is guessed.
