@@ -34,22 +34,26 @@ GAMMA = 2.2  # of common screens: equal steps of reflectance are shown as equal 
 
 
 def band_order(names: Sequence[str]) -> list[int]:
-    """Find where each of :data:`BANDS` is among bands with names such as "B02", "S2_B2_10m" or "blue".
+    """Find where each of :data:`BANDS` is among bands by their names; see :func:`band_of`.
 
     Raises:
         ValueError: a band that is missing or there twice, or B10, which only Level-1C has.
     """
     found: dict[str, list[int]] = {}
     for i, name in enumerate(names):
-        code = re.search(r"(?:^|[^A-Z0-9])B0?(\d{1,2}A?)(?:$|[^A-Z0-9])", name.upper())
-        band = f"B{code[1]}" if code else COMMON_NAMES.get(name.lower().strip(), "")
-        found.setdefault(band, []).append(i)
+        found.setdefault(band_of(name), []).append(i)
     if "B10" in found:
         raise ValueError("B10 is among the bands, so they are Level-1C; take Level-2A")
     if wrong := [band for band in BANDS if len(found.get(band, [])) != 1]:
         times = len(found.get(wrong[0], []))
         raise ValueError(f"{wrong[0]} is there {times} times among the bands {', '.join(names)}; give each band once")
     return [found[band][0] for band in BANDS]
+
+
+def band_of(name: str) -> str:
+    """Return the band that a name such as "B02", "S2_B2_10m" or "blue" stands for; "" where it stands for none."""
+    code = re.search(r"(?:^|[^A-Z0-9])B0?(\d{1,2}A?)(?:$|[^A-Z0-9])", name.upper())
+    return f"B{code[1]}" if code else COMMON_NAMES.get(name.lower().strip(), "")
 
 
 def check_shape(images: Any, least: int = MIN_SIZE) -> np.ndarray:

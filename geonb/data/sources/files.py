@@ -25,6 +25,7 @@ from geonb.data.sentinel2 import (
     BANDS,
     OFFSET,
     SCALE,
+    band_of,
     band_order,
     baseline_offset,
     radiometric_offset,
@@ -250,12 +251,13 @@ def _readable(path: Path) -> Iterator[None]:
 
 def _check_file(path: Path, source: Any) -> list[int]:
     """Refuse an open GeoTIFF that `read_tiles` cannot use; return its bands, from 1, in the order of `BANDS`."""
-    names = [(name or "").strip() for name in source.descriptions]
+    names = [name or "" for name in source.descriptions]
+    named = any(map(band_of, names))  # those of S2-100K say nothing
     a, b, _, d, e, _ = source.transform[:6]
     square = not b and not d and a > 0 > e and np.isclose(a, -e) and np.isfinite(source.bounds).all()
     size = f"{source.width} x {source.height} pixels"
     for good, wrong in (
-        (any(names) or source.count == 12, f"{source.count} bands without names, not the 12 of {', '.join(BANDS)}"),
+        (named or source.count == 12, f"{source.count} bands without names, not the 12 of {', '.join(BANDS)}"),
         (set(source.dtypes) == {"uint16"}, f"{source.dtypes[0]}; give reflectance x 10,000 as uint16"),
         (source.crs, "no coordinate reference system; export it with one"),
         (source.crs and source.crs.is_projected, f"{source.crs} is in degrees, or no projection; reproject it to UTM"),
@@ -264,7 +266,7 @@ def _check_file(path: Path, source: Any) -> list[int]:
     ):
         if not good:
             raise ValueError(f"{path}: {wrong}")
-    if not any(names):  # a constant text, so that it is shown once
+    if not named:  # a constant text, so that it is shown once
         warnings.warn(f"bands without names are taken to be {', '.join(BANDS)}, in this order", stacklevel=3)
         names = BANDS
     try:
