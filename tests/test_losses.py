@@ -200,6 +200,12 @@ def test_chunks_change_neither_value_nor_gradient(name, km):
         assert_same(lambda *x: loss(*x, km=km), lambda *x, c=chunk: loss(*x, km=km, chunk=c), *inputs)
 
 
+def test_both_directions_know_the_places_of_either_side():
+    a, b = unit(6, 8), unit(6, 8, seed=1)
+    space = Space(positions(6), positions(6, seed=1), exclude_km=900.0)
+    torch.testing.assert_close(info_nce(a, b, 5.0, space, chunk=2), info_nce(a, b, 5.0, space))
+
+
 @pytest.mark.filterwarnings("ignore:Anomaly Detection")
 @every_loss
 def test_gradients_are_finite_where_every_negative_is_excluded(name):
