@@ -17,7 +17,8 @@ import geonb
 from geonb import training
 from geonb.architectures import ARCHITECTURES, Architecture
 from geonb.config import TrainConfig, config_from_file, split_of
-from geonb.run import METRICS, read_lines
+from geonb.encoders.text import text_backbone
+from geonb.run import METRICS, read_lines, read_manifest
 from geonb.training import batch_rows, learning_rate, train
 
 
@@ -400,6 +401,12 @@ def test_a_further_modality_is_an_array(name, world, tmp_path):
         model.backbone("climate")
     with pytest.raises(ValueError, match="of another architecture or other data"):
         train(name, world, run, resume=True, extra={"climate": climate + 1}, progress=False)
+
+
+def test_a_text_backbone_is_fitted_to_training_texts_alone(world, trained):
+    rows = np.flatnonzero(world.has("text") & (split_of(world, SMALL) == "train"))
+    fitted = text_backbone("lsa", fit_on=world.texts(rows)).fingerprint
+    assert read_manifest(trained)["backbones"]["text"]["fingerprint"] == fitted
 
 
 def test_a_run_can_start_from_another_and_from_its_text_backbone(world, trained, tmp_path):
