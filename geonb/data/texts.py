@@ -195,7 +195,7 @@ def names_of(store: PlaceStore, rows: ArrayLike | None = None) -> tuple[list[lis
 
 
 def _pieces(name: str, common: set[str]) -> list[str]:
-    """Split a title or time zone at commas, brackets and strokes; a common word is no piece."""
+    """Split a title or time zone at commas, brackets and strokes; a common word is not a piece."""
     found = [name]
     for piece in re.split(r"[,;()\[\]/]", name):
         piece = piece.strip(" _").replace("_", " ")

@@ -145,7 +145,7 @@ def _require(settings: dict[str, Any], **wanted: str) -> None:
 
 
 def _part(state: dict[str, Any], module: str, first: str) -> dict[str, Any]:
-    """Select the weights of a module, of which ``first`` is one; the longest name of several."""
+    """Select the weights of a module by one of them, ``first``; the longest name of several."""
     found = [key for key in state if key.endswith(module + first)]
     prefix = max(found, key=len, default=first).removesuffix(first)
     return {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
