@@ -13,13 +13,13 @@ from pathlib import Path
 
 def peak_mb(field: str = "VmHWM") -> float:
     """The most memory this process has held so far, or with "VmRSS" what it holds, in MB (Linux)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
 def timed(run, rounds: int = 5) -> dict:
     """Median, least and most seconds of ``run()`` over the rounds, and the memory its first call took, in MB."""
-    Path("/proc/self/clear_refs").write_text("5")  # what was held while importing does not count
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # what was held while importing does not count
     before = peak_mb()
     run()
     memory, seconds = peak_mb() - before, []
@@ -45,4 +45,4 @@ def write(path: str | None, results: list[dict]) -> None:
     if path:
         from geonb._util import provenance  # a peer that is measured alone does not load what we need
 
-        Path(path).write_text(json.dumps(provenance() | {"results": results}, indent=1) + "\n")
+        Path(path).write_text(json.dumps(provenance() | {"results": results}, indent=1) + "\n", encoding="utf-8")

@@ -38,17 +38,15 @@ def write_atomically(path: Path, data: bytes | Callable[[BinaryIO], object]) -> 
         raise OSError(error.errno, message) from None
 
 
-def not_utf8(path: Path, error: Exception) -> ValueError:
-    """Make the error for a CSV file that is not UTF-8; an encoding is not guessed."""
-    return ValueError(
-        f"{path}: not UTF-8 ({error}); save it as “CSV UTF-8”, or convert it, for example "
-        "from Windows: iconv -f CP1252 -t UTF-8 OLD.csv > NEW.csv"
-    )
-
-
 def is_missing(value: object) -> bool:
-    """Tell whether a value is None, NaN, or pandas' NaT or NA."""
-    return value is None or str(value == value) in ("False", "<NA>")
+    """Tell whether a value is None, NaN, masked, or pandas' NaT or NA."""
+    return value is None or value is np.ma.masked or str(value == value) in ("False", "<NA>")
+
+
+def as_text(value: object) -> str:
+    """Return a value as text: nothing where it is missing, no time where a date is at midnight."""
+    text = "" if is_missing(value) else str(value)
+    return text if isinstance(value, str) else re.sub(r"[ T]00:00:00(\.0*)?(\+00:00)?$", "", text)
 
 
 def is_unknown(value: object) -> bool:
@@ -101,7 +99,7 @@ def cores() -> int:
 def processor() -> str:
     """Return the name of the processor, or else of its architecture."""
     info = Path("/proc/cpuinfo")
-    named = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
+    named = re.search(r"model name\s*: (.*)", info.read_text(encoding="utf-8")) if info.exists() else None
     return named[1] if named else platform.machine()
 
 
@@ -109,7 +107,7 @@ def memory_gb() -> float:
     """Return the memory in GB, of the container where that has less."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     try:
-        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8")))
     except (OSError, ValueError):  # no container, or one without a limit
         pass
     return total / 1e9

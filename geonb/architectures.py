@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import combinations
+from operator import index
 from typing import Any
 
 import torch
@@ -51,11 +52,14 @@ class Architecture(nn.Module, ABC):
         super().__init__()
         if self.binary and len(heads) != 1:
             raise ValueError(f"{type(self).__name__} binds location with one modality")
+        numbers = exclude_km, soft_km, jitter_km, micro_batch, chunk
+        if not all(number >= 0 for number in numbers) or exclude_km and soft_km:
+            raise ValueError("set one of exclude_km and soft_km; these and the others are at least 0")
         self.encoders = nn.ModuleDict({"location": location, **heads})
         self.location_learns = location_learns
         location.requires_grad_(location_learns)
         self.exclude_km, self.soft_km, self.jitter_km = exclude_km, soft_km, jitter_km
-        self.micro_batch, self.chunk = micro_batch, chunk
+        self.micro_batch, self.chunk = index(micro_batch), index(chunk)  # TypeError for 2.5
         self.log_scale = nn.ParameterDict({m: torch.tensor(FIRST_LOG) for m in heads})
         self.active = self.heads
         self.gather: Callable[[Tensor], Tensor] = lambda x: x  # on several devices, an all-gather
@@ -203,6 +207,8 @@ class Fused(Architecture):
 
     def __init__(self, location: nn.Module, heads: Heads, form: str = "mean", **options: Any) -> None:
         super().__init__(location, heads, **options)
+        if form not in ("mean", "logsumexp", "melt"):
+            raise ValueError(f"form must be mean, logsumexp or melt, not {form!r}")
         self.form = form
         self.log_scale = nn.ParameterDict({"shared": torch.tensor(FIRST_LOG)})
 
@@ -283,6 +289,8 @@ class CSP(Architecture):
 
     def __init__(self, location: nn.Module, heads: Heads, temperatures: Sequence = (), **options: Any) -> None:
         super().__init__(location, heads, **options)
+        if len(temperatures) not in (0, 3) or not all(t > 0 for t in temperatures):
+            raise ValueError(f"temperatures are three positive numbers, not {temperatures}")
         self.temperatures = temperatures
 
     def views(self, batch: Batch) -> dict[str, tuple[str, Tensor, Tensor]]:

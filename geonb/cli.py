@@ -10,38 +10,101 @@ import argparse
 import json
 import math
 import os
+import re
+import signal
 import sys
+import warnings
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from geonb import __version__
 
+HIGHEST = 2**31 - 1  # of whole numbers
+
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command. Bad input ends with one line on stderr and status 2; Ctrl-C with 130."""
-    given = vars(parser().parse_args(argv))
-    options = {name: value for name, value in given.items() if value is not None}
-    verb = options.pop("verb")
+    """Run one command. Bad input ends with one line on stderr and status 2.
+
+    Ctrl-C ends with 130, a closed pipe with 141, and SIGTERM raises SystemExit(143).
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # not every encoding has every name
+    before = signal.signal(signal.SIGTERM, _terminate)
     status, message = 2, ""
     try:
-        return verb(**options) or 0
-    except (ValueError, OSError, FloatingPointError) as error:
-        message = str(error)
+        with warnings.catch_warnings():
+            warnings.showwarning = partial(_note, warnings.showwarning)
+            return _run(argv)
+    except BrokenPipeError:  # its reader has seen enough, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still buffered
+        return 141
+    except (ValueError, OSError, FloatingPointError, MemoryError) as error:
+        message = str(error) or "not enough memory"
     except ModuleNotFoundError as error:
         from geonb.doctor import extra_with
 
         message = f"{error.name} is not installed; {extra_with(str(error.name))}"
     except KeyboardInterrupt:
         status, message = 130, "stopped"
+    finally:
+        signal.signal(signal.SIGTERM, before)
     print(f"geonb: {message}", file=sys.stderr)
     return status
 
 
+def _run(argv: list[str] | None) -> int:
+    try:
+        given = vars(parser().parse_args(argv))
+        options = {name: value for name, value in given.items() if value is not None}
+        return options.pop("verb")(**options) or 0
+    finally:
+        if sys.stdout:
+            sys.stdout.flush()  # where a closed pipe is noticed
+
+
+def _terminate(number: int, frame: Any) -> NoReturn:
+    """End by an exception, so that partial files are removed on the way out."""
+    raise SystemExit(128 + number)
+
+
+def _note(show: Callable, message: Any, category: type, filename: str, *where: Any) -> None:
+    """Print a warning of this package as one line on stderr, and ``show`` those of others."""
+    if not issubclass(category, UserWarning) or Path(__file__).parent not in Path(filename).parents:
+        return show(message, category, filename, *where)
+    from tqdm import tqdm
+
+    tqdm.write(f"geonb: note: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser without abbreviations that raises ValueError and reads -70. and -1e-5 as numbers."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+        self._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
+        self.register("action", None, _Once)
+        self.register("action", "store_true", partial(_Once, nargs=0, default=False))
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see {self.prog} --help")
+
+
+class _Once(argparse.Action):
+    """Store a value, or True where none is taken; refuse an option that is given again."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
+        if getattr(namespace, self.dest) is not self.default:
+            parser.error(f"{option} is given twice; keep one")
+        setattr(namespace, self.dest, True if self.nargs == 0 else values)
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands; its result has the function to call as ``verb``."""
-    top = argparse.ArgumentParser(prog="geonb", description="Multimodal spatial embeddings.")
+    top = _Parser(prog="geonb", description="Multimodal spatial embeddings.")
     top.add_argument("--version", action="version", version=__version__)
     verbs = top.add_subparsers(required=True, metavar="COMMAND")
     data = verbs.add_parser("data", help="make and check place stores")
@@ -53,7 +116,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--modalities", type=lambda s: tuple(s.split(",")), metavar="LOCATION,TEXT,...")
     length = p.add_mutually_exclusive_group()
     _numbers(length, epochs="passes over the training places", steps="batches, instead")
-    _numbers(p, batch_size="places in a batch", seed="of all that is random")
+    _numbers(p, 2, batch_size="places in a batch")
+    _numbers(p, 0, seed="of all that is random")
     _numbers(p, devices="on this machine", nodes="machines, each started by torchrun or srun")
     p.add_argument("--precision", help="32-true, bf16-mixed, ...")
     help = "any fields of geonb.config.TrainConfig"
@@ -77,9 +141,9 @@ def parser() -> argparse.ArgumentParser:
 
     p = _verb(verbs, "export", _export, "a space as a cloud-optimised GeoTIFF", run="RUN")
     _paths(p, out="FILE.tif")
-    p.add_argument("--degrees", type=float, help="edge of a pixel")
+    p.add_argument("--degrees", type=partial(_number, least=0.01, most=180), help="edge of a pixel")
     what = p.add_mutually_exclusive_group()
-    what.add_argument("--like", nargs=2, type=float, metavar=("LON", "LAT"), dest="place")
+    what.add_argument("--like", nargs=2, type=_degrees, metavar=("LON", "LAT"), dest="place")
     what.add_argument("--text", help="similarity to words, not to a place")
 
     call = _calls("geonb.explore.explore_page")
@@ -95,7 +159,8 @@ def _data_verbs(verbs: Any) -> None:
     call = _calls("geonb.sample.make_atlas")
     p = _verb(verbs, "sample", call, "the Atlas sample: real places and facts, simulated images")
     _paths(p, out="DIR")
-    _numbers(p, places="how many", seed="of the draw")
+    _numbers(p, places="how many")
+    _numbers(p, 0, seed="of the draw")
 
     p = verbs.add_parser("wikipedia", help="articles with a position")
     sources = p.add_subparsers(required=True, metavar="SOURCE")
@@ -123,7 +188,7 @@ def _data_verbs(verbs: Any) -> None:
     p.add_argument("--estimate", action="store_true", help="print what it would ask for, and stop")
 
     p = _verb(verbs, "alphaearth", _alphaearth, "AlphaEarth's embeddings at places", store="STORE")
-    p.add_argument("--year", type=int, required=True)
+    p.add_argument("--year", type=partial(_number, least=1, most=9999, kind=int), required=True)
     _paths(p, out="FILE.parquet")
 
     call = _calls("geonb.data.sources.files.from_files")
@@ -152,19 +217,35 @@ def _paths(p: argparse.ArgumentParser, **options: str) -> None:
         p.add_argument(f"--{name}", required=True, type=Path, metavar=metavar)
 
 
-def _numbers(p: Any, **options: str) -> None:
-    """Add whole numbers with their help."""
+def _numbers(p: Any, least: int = 1, **options: str) -> None:
+    """Add whole numbers, at ``least`` so much, with their help."""
+    whole = partial(_number, least=least, most=HIGHEST, kind=int)
     for name, help in options.items():
-        p.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N", help=help)
+        p.add_argument(f"--{name.replace('_', '-')}", type=whole, metavar="N", help=help)
+
+
+def _number(text: str, least: float, most: float, kind: type = float) -> Any:
+    """Read a number in a range, and refuse what only Python takes for one, such as 1_3."""
+    try:
+        value = kind(text)
+    except ValueError:
+        value = math.nan
+    if "_" in text or not text.isascii() or not least <= value <= most:
+        what = "a whole number" if kind is int else "a number"
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what} from {least} to {most}")
+    return value
+
+
+_degrees = partial(_number, least=-360, most=360)  # what lies outside the Earth is explained later
 
 
 def _article_options(p: argparse.ArgumentParser, box_required: bool) -> None:
     _paths(p, out="DIR")
     p.add_argument("--lang", metavar="CODE", help="of the Wikipedia, such as en, de or pt")
-    _numbers(p, min_chars="shorter texts are left out")
+    _numbers(p, 0, min_chars="shorter texts are left out")
     p.add_argument("--places-only", action="store_true", help="no people, events and lists")
     box, help = ("WEST", "SOUTH", "EAST", "NORTH"), "west > east crosses the antimeridian"
-    p.add_argument("--bbox", nargs=4, type=float, required=box_required, metavar=box, help=help)
+    p.add_argument("--bbox", nargs=4, type=_degrees, required=box_required, metavar=box, help=help)
 
 
 def _chip_options(p: argparse.ArgumentParser, method: str) -> None:
@@ -172,9 +253,11 @@ def _chip_options(p: argparse.ArgumentParser, method: str) -> None:
     where.add_argument("--store", type=Path, help="at the places of a store, with their texts")
     where.add_argument("--points", type=Path, metavar="FILE.csv|FILE.parquet")
     _numbers(where, land="points on land, even by area")
-    _numbers(p, seed="of the points on land", workers="requests at a time")
+    _numbers(p, 0, seed="of the points on land")
+    _numbers(p, workers="requests at a time")
     p.add_argument("--period", nargs=2, required=True, metavar=("FROM", "TO"), help="YYYY-MM-DD")
-    p.add_argument("--size", type=int, default=64, help="edge in pixels of 10 m")
+    size = partial(_number, least=16, most=1254, kind=int)
+    p.add_argument("--size", type=size, default="64", help="edge in pixels of 10 m")
     p.add_argument("--method", choices=[method, "median"])
     _paths(p, out="DIR")
 
@@ -204,6 +287,7 @@ def _train(architecture: str, data: Path, out: Path, extra: list[str], resume: b
     from geonb.config import TrainConfig, config_from_file, split_of
     from geonb.data.store import PlaceStore
     from geonb.inference import read_embeddings
+    from geonb.run import config_of, read_config
     from geonb.training import train
 
     store, embeddings = PlaceStore.open(data), {}
@@ -213,7 +297,9 @@ def _train(architecture: str, data: Path, out: Path, extra: list[str], resume: b
             raise ValueError(f"--extra {one}: give a name and a file, as in alphaearth=aef.parquet")
         embeddings[name] = read_embeddings(table, store)
     file, epochs, init = (options.pop(name, None) for name in ("config", "epochs", "init"))
-    config = replace(config_from_file(file) if file else TrainConfig(), **options)
+    going_on = resume and (out / "config.yaml").exists()
+    config = config_of(read_config(out)) if going_on else TrainConfig()
+    config = replace(config_from_file(file, config) if file else config, **options)
     if epochs is not None:
         places = int((split_of(store, config) == "train").sum())
         config = replace(config, steps=epochs * math.ceil(places / config.batch_size))
@@ -226,7 +312,7 @@ def _evaluate(runs: list[Path], data: Path, out: Path) -> None:
     from geonb.evaluation.suite import evaluate
     from geonb.explore import report_page
 
-    if out.suffix != ".json":
+    if out.suffix.lower() != ".json":
         raise ValueError(f"--out {out}: give a name that ends in .json; the page is .html")
     results = evaluate(runs, data, out=out)
     print(f"{out}\n{report_page(results, out.with_suffix('.html'))}")
@@ -286,7 +372,7 @@ def _places(options: dict[str, Any]) -> Any:
     """Take from the options where chips are wanted: positions (n, 2), degrees, or a store."""
     from geonb.data.sampling import land_points
     from geonb.data.store import PlaceStore
-    from geonb.inference import read_positions
+    from geonb.data.tables import read_positions
 
     store, points, land = (options.pop(name, None) for name in ("store", "points", "land"))
     seed = options.pop("seed", 0)
@@ -294,8 +380,6 @@ def _places(options: dict[str, Any]) -> Any:
         return PlaceStore.open(store)
     if points:
         return read_positions(points)
-    if land < 1:
-        raise ValueError(f"--land {land}: give a number of points, 1 or more")
     return land_points(land, seed)
 
 

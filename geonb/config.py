@@ -134,17 +134,23 @@ _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
 
 
-def config_from_file(path: str | Path) -> TrainConfig:
-    """Read a config from a YAML file of some fields; raises ValueError if faulty."""
+def config_from_file(path: str | Path, base: TrainConfig | None = None) -> TrainConfig:
+    """Read fields from YAML in UTF-8, others are those of ``base``; raises ValueError if faulty."""
+    content = Path(path).read_bytes()
     try:
-        given = yaml.load(Path(path).read_text(), _Loader)  # a SafeLoader
+        given = yaml.load(content.decode("utf-8-sig"), _Loader)  # a SafeLoader
+    except UnicodeDecodeError as error:
+        encoding = "UTF-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "CP1252"
+        raise ValueError(
+            f"{path}: not UTF-8 ({error}); save it as UTF-8, for example: iconv -f {encoding} -t UTF-8 OLD > NEW"
+        ) from None
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
     if not isinstance(given, dict):
         raise ValueError(f"{path}: write fields of the config, such as steps: 400")
     try:
-        return TrainConfig(**given)
-    except ValueError as error:
+        return replace(base or TrainConfig(), **given)
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None
 
 
@@ -157,6 +163,8 @@ def resolve(
     """
     if architecture not in ARCHITECTURES:
         raise ValueError(f"unknown architecture {architecture!r}; choose one of {', '.join(ARCHITECTURES)}")
+    if config.patience and architecture == "cyclic":
+        raise ValueError("patience: it would stop in the middle of a phase of cyclic; leave it out")
     kind, extra = ARCHITECTURES[architecture], extra or {}
     for name, values in extra.items():
         _check_extra(name, values, store)
@@ -224,5 +232,5 @@ def build(architecture: str, config: TrainConfig, feature_dims: dict[str, int]) 
 def _naming(field: str) -> Iterator[None]:
     try:
         yield
-    except TypeError as error:
-        raise ValueError(f"{field}: {error}; a misspelt option, or one of the wrong type?") from error
+    except (TypeError, RuntimeError, ArithmeticError) as error:
+        raise ValueError(f"{field}: {error}; a misspelt option, or one of the wrong type or size?") from error

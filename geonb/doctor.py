@@ -21,8 +21,8 @@ EXTRAS = {  # of pyproject.toml, with the modules that come with them
     "text": "sentence_transformers",
     "evaluate": "pandas",
     "explore": "umap matplotlib folium PIL",
-    "real": "rasterio",
-    "acquire": "datasketch ee requests huggingface_hub shapely pystac_client odc dask",
+    "real": "rasterio pyproj",
+    "acquire": "datasketch ee requests huggingface_hub pystac_client odc dask",
     "live": "leafmap ipywidgets",
 }
 MEMORY_GB, DISK_GB = 4, 2  # warn below these

@@ -5,7 +5,8 @@ A position is ``(lon, lat)`` in degrees, EPSG:4326, everywhere in GeoNB. Earth i
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,26 +17,88 @@ if TYPE_CHECKING:
 EARTH_RADIUS_KM = 6371.0088  # mean radius R1 (Moritz, 2000, Geodetic Reference System 1980)
 
 
-def check_lonlat(lonlat: ArrayLike, where: str = "") -> np.ndarray:
-    """Convert positions (n, 2), degrees, to float64, and refuse impossible ones.
+#: Names of columns of longitude and latitude in lower case, the clearest first.
+LON = ("longitude", "lon", "lng", "long", "decimallongitude")
+LAT = ("latitude", "lat", "decimallatitude")
 
-    Raises ValueError with the first bad row (from 0) of ``where``, for example a file.
+
+def check_lonlat(lonlat: ArrayLike, where: str = "", first: int = 0) -> np.ndarray:
+    """Convert positions to a float64 array (n, 2), and refuse impossible ones.
+
+    Args:
+        lonlat: array-like (n, 2), longitude and latitude in degrees; a DataFrame with columns of their
+            names (:func:`position_columns`); or a GeoSeries or GeoDataFrame of points.
+        where: source of the rows, such as a file, for errors. ``first``: number of its first row.
+
+    Raises:
+        ValueError: wrong shape, missing or infinite values, half precision, or values out of range, with the row.
     """
-    points = np.asarray(lonlat, dtype=np.float64)
     prefix = f"{where}: " if where else ""
+    values = np.ma.asarray(_values(lonlat, where))
+    if values.dtype == np.float16:
+        raise ValueError(f"{prefix}positions in half precision are off by kilometres; give float64")
+    points = np.ma.filled(values.astype(np.float64), np.nan)
     if points.ndim != 2 or points.shape[1] != 2:
-        raise ValueError(f"{prefix}positions have shape (n, 2), (lon, lat), not {points.shape}")
-    inside = (np.abs(points) <= [180, 90]).all(1)  # False for NaN
-    if not inside.all():
-        row = int(np.argmin(inside))
-        problem = "is out of range; longitude lies in [-180, 180], latitude in [-90, 90]"
-        if not np.isfinite(points).all():
-            row = int(np.argmin(np.isfinite(points).all(1)))
-            problem = "is not finite; drop or fill it"
-        elif (np.abs(points) <= [90, 180]).all():
-            problem = "is out of range; the columns look swapped: give (lon, lat)"
-        raise ValueError(f"{prefix}row {row}: position {tuple(points[row].tolist())} {problem}")
+        raise ValueError(f"{prefix}positions must have shape (n, 2), (lon, lat) in degrees, not {points.shape}")
+    finite = np.isfinite(points).all(1)
+    if not finite.all():
+        row = int(np.argmin(finite))
+        said = tuple(points[row].tolist())
+        raise ValueError(f"{prefix}row {first + row}: position {said} is not finite; drop or fill it")
+    outside = (np.abs(points[:, 0]) > 180) | (np.abs(points[:, 1]) > 90)
+    if outside.any():
+        row = int(np.argmax(outside))
+        said = tuple(points[row].tolist())
+        raise ValueError(f"{prefix}row {first + row}: position {said} is out of range; {_range_hint(points, outside)}")
     return points
+
+
+def position_columns(names: Iterable[Any], where: str = "") -> tuple | None:
+    """Choose the columns of longitude and latitude by name, in any case.
+
+    Those that come first in ``LON`` and ``LAT``, else ``x`` and ``y``; None without such columns.
+
+    Raises:
+        ValueError: two columns of one name.
+    """
+    by_name: dict[str, list] = {}
+    for name in names:
+        by_name.setdefault(str(name).strip().lower(), []).append(name)
+    for lons, lats in ((LON, LAT), (("x",), ("y",))):
+        lon, lat = (next((by_name[name] for name in known if name in by_name), []) for known in (lons, lats))
+        if lon and lat:
+            if twice := [found for found in (lon, lat) if len(found) > 1]:
+                raise ValueError(f"{where}{': ' if where else ''}columns {' and '.join(twice[0])}: keep one of them")
+            return lon[0], lat[0]
+    return None
+
+
+def _values(lonlat: Any, where: str) -> Any:
+    """Take positions out of a frame by the names of its columns, or by its geometry."""
+    geometry: Any = getattr(lonlat, "geometry", None)
+    if hasattr(geometry, "geom_type"):  # GeoPandas
+        if (geometry.geom_type != "Point").any():
+            raise ValueError(f"{where or 'positions'}: not all geometries are points; give points")
+        geometry = geometry if geometry.crs is None else geometry.to_crs(4326)
+        return np.stack([geometry.x, geometry.y], 1)
+    if not hasattr(lonlat, "columns"):
+        return lonlat
+    columns = position_columns(lonlat.columns, where)
+    if columns is None:
+        known = ", ".join(map(str, lonlat.columns))
+        raise ValueError(f"{where or 'positions'}: name two columns lon and lat (degrees); there are {known}")
+    half = all(str(lonlat[name].dtype) == "float16" for name in columns)
+    return np.stack([np.asarray(lonlat[name], np.float16 if half else np.float64) for name in columns], 1)
+
+
+def _range_hint(points: np.ndarray, outside: np.ndarray) -> str:
+    if (np.abs(points) <= [90, 180]).all() and outside.mean() >= 0.5:
+        return "the columns look swapped: give (lon, lat), not (lat, lon)"
+    if ((points[:, 0] >= 0) & (points[:, 0] <= 360) & (np.abs(points[:, 1]) <= 90)).all():
+        return "longitudes run from 0 to 360: take 360 off those above 180"
+    if np.abs(points[outside]).min(1).max() > 1000:
+        return "the numbers look like metres: reproject them to EPSG:4326"
+    return f"{outside.sum():,} of {len(points):,} rows are; longitude lies in [-180, 180], latitude in [-90, 90]"
 
 
 def unit_xyz(lonlat: ArrayLike) -> np.ndarray:

@@ -3,60 +3,89 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from geonb._util import not_utf8, tqdm
-from geonb.data.store import PlaceStore, geo_metadata, points_from_wkb, wkb_points
-from geonb.geo import check_lonlat
+from geonb._util import as_text, tqdm
+from geonb.data.store import PlaceStore, geo_metadata, wkb_points
+from geonb.data.tables import is_plain, positions, read_batches, read_table
+from geonb.geo import EARTH_RADIUS_KM, unit_xyz
 from geonb.model import Model, load
 
-LON, LAT = ("lon", "longitude", "x"), ("lat", "latitude", "y")
-BATCH = 50_000  # rows held in memory at a time
+MATCH_KM = 1.0  # an embedding without place_id belongs to the places that are no farther than this
+OUTLYING = 100.0  # times the median length, beyond which a vector is remarked on
 
 
 def embed_table(run: str | Path, points: str | Path, out: str | Path, progress: bool = True) -> int:
-    """Embed the positions of a CSV or Parquet file and write GeoParquet; returns the number of rows.
+    """Embed the positions of a table and write GeoParquet or CSV; returns the number of rows.
 
-    Positions come from the columns ``lon`` and ``lat`` (or ``longitude`` and ``latitude``, ``x`` and ``y``), else from
-    ``geometry``, WKB points. The output has the columns of the input, ``geometry`` (points, EPSG:4326) and
-    ``embedding``, a fixed-size list of float32. Rows are streamed, so a table of any length fits in memory. Other
-    columns of a CSV file are copied as text, so that codes such as 01001 stay what they are.
+    The output has the columns of the table. GeoParquet adds ``geometry`` (points, EPSG:4326) and ``embedding``, a
+    fixed-size list of float32; CSV adds ``embedding_0``, ``embedding_1``, and so on. Rows are streamed, so a table of
+    any length fits in memory.
+
+    Args:
+        points: see :mod:`geonb.data.tables`. Columns of a CSV file are copied as text, so 01001 stays what it is.
+        out: a .parquet, .geoparquet or .csv file.
 
     Raises:
-        ValueError: a file that cannot be read, no position columns, or a position that is missing or out of range, with
-            file and row.
+        ValueError: another suffix, no folder, or a table that cannot be read or lacks a position, with file and row.
     """
-    model, points, out = load(run), Path(points), Path(out)
+    out, kind = Path(out), Path(out).suffix.lower()
+    if kind not in (".parquet", ".geoparquet", ".csv"):
+        raise ValueError(f"{out}: give a name that ends in .parquet, .geoparquet or .csv")
+    if not out.parent.is_dir():
+        raise ValueError(f"{out}: there is no folder {out.parent}; make it first")
+    model, write = load(run), _rows_as_csv if kind == ".csv" else _rows_as_parquet
     partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
-    writer, start, low, high = None, 0, np.full(2, np.inf), np.full(2, -np.inf)
+    writer: Any = None
+    start, low, high = 0, np.full(2, np.inf), np.full(2, -np.inf)
     bar = tqdm(desc="embedding", unit="place", disable=not progress, delay=1.0)
     try:
-        for table in _batches(points):
-            lonlat = check_lonlat(positions(table, points), f"{points} (rows from {start})")
-            embedding = pa.FixedSizeListArray.from_arrays(pa.array(model.embed_locations(lonlat).ravel()), model.dim)
-            table = table.drop_columns([c for c in ("geometry", "embedding") if c in table.column_names])
-            table = table.append_column("geometry", wkb_points(lonlat)).append_column("embedding", embedding)
+        for table in read_batches(points):
+            lonlat = positions(table, str(points), start)
+            rows = write(table, lonlat, model.embed_locations(lonlat))
             if writer is None:
-                writer = pq.ParquetWriter(partial, table.schema.with_metadata(None), compression="zstd")
-            writer.write_table(table.cast(writer.schema))
+                writer = pyarrow.csv.CSVWriter(partial, rows.schema) if kind == ".csv" else pq.ParquetWriter(
+                    partial, rows.schema.with_metadata(None), compression="zstd"
+                )  # fmt: skip
+            writer.write_table(rows.cast(writer.schema) if kind != ".csv" else rows)
             low, high = np.minimum(low, lonlat.min(0)), np.maximum(high, lonlat.max(0))
             start += len(lonlat)
             bar.update(len(lonlat))
         if writer is None:
             raise ValueError(f"{points}: no rows")
-        writer.add_key_value_metadata(geo_metadata([*low, *high]))
+        if kind != ".csv":
+            writer.add_key_value_metadata(geo_metadata([*low, *high]))
         writer.close()
         partial.replace(out)
     finally:
         bar.close()
         partial.unlink(missing_ok=True)
     return start
+
+
+def _rows_as_parquet(table: pa.Table, lonlat: np.ndarray, vectors: np.ndarray) -> pa.Table:
+    embedding = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
+    table = table.drop_columns([c for c in ("geometry", "embedding") if c in table.column_names])
+    return table.append_column("geometry", wkb_points(lonlat)).append_column("embedding", embedding)
+
+
+def _rows_as_csv(table: pa.Table, lonlat: np.ndarray, vectors: np.ndarray) -> pa.Table:
+    plain = [c for c in table.schema if is_plain(c.type)]
+    if lost := {*table.column_names} - {c.name for c in plain} - {"geometry", "embedding"}:
+        warnings.warn(f"columns that CSV cannot hold are left out: {', '.join(sorted(lost))}", stacklevel=3)
+    columns: dict[str, Any] = {c.name: table[c.name] for c in plain}
+    for c in plain:  # of which Arrow writes no CSV
+        if isinstance(c.type, pa.BaseExtensionType) or pa.types.is_string_view(c.type) or pa.types.is_duration(c.type):
+            columns[c.name] = [as_text(value) for value in table[c.name].to_pylist()]
+    columns |= {"lon": lonlat[:, 0], "lat": lonlat[:, 1]}
+    return pa.table(columns | {f"embedding_{i}": column for i, column in enumerate(vectors.T)})
 
 
 def ask(run: str | Path, text: str, data: str | Path, top: int = 20) -> list[dict]:
@@ -66,7 +95,7 @@ def ask(run: str | Path, text: str, data: str | Path, top: int = 20) -> list[dic
         ``top`` dicts with ``similarity`` (cosine), ``lon``, ``lat`` (degrees), ``place_id`` and ``title``, best first.
 
     Raises:
-        ValueError: ``top`` below 1, an empty text, or a run without text; see :func:`embed_question`.
+        ValueError: ``top`` below 1, or a text that :func:`embed_question` refuses.
     """
     if top < 1:
         raise ValueError(f"top must be at least 1, not {top}")
@@ -84,95 +113,58 @@ def embed_question(model: Model, text: str) -> np.ndarray:
     """Embed one text as a unit vector float32 (dim,) with which places are searched.
 
     Raises:
-        ValueError: an empty text, a run without text, or a text without a word that its backbone has seen.
+        ValueError: an empty text, one in another encoding, a run without text, or a text without a word that its
+            backbone has seen.
     """
     if not text.strip():
         raise ValueError("the text is empty; write what to look for")
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # bytes of the command line that are not in its encoding
+        raise ValueError(f"the text {text!r} is not UTF-8; type it in a terminal that is set to UTF-8") from None
     encoded = model.backbone("text").encode([text])
     if not encoded.any():  # of lsa only; the head would give all such texts one vector
         raise ValueError(f"no word of {text!r} occurs in the training texts of this run; use other words")
     return model.embed_features("text", encoded)[0]
 
 
-def positions(table: pa.Table, path: Path) -> np.ndarray:
-    """Extract positions (n, 2), degrees, from the columns that :func:`embed_table` reads.
+def read_embeddings(path: str | Path, store: PlaceStore, every: bool = False) -> np.ndarray:
+    """Read embeddings float32 (places, d) of the places of a store; NaN, with a warning, where the file has none.
+
+    The file has a column ``embedding`` (lists of numbers), and ``place_id`` or positions within 1 km of the places
+    (:mod:`geonb.data.tables`). ``geonb embed`` and ``geonb data alphaearth`` write such files.
+    With ``every``, a place without an embedding is an error.
 
     Raises:
-        ValueError: no such columns, two of one name, or values that are not all numbers or WKB points.
+        ValueError: no such columns, vectors that are missing, of unequal length or of no length, two vectors for one
+            place, or no place of the store.
     """
-    lower = [c.lower() for c in table.column_names]
-    used = _position_columns(lower)
-    if not used:
-        raise ValueError(f"{path}: no position columns; name them lon and lat (degrees), or give geometry as WKB")
-    if twice := [c for c in used if lower.count(c) > 1]:
-        raise ValueError(f"{path}: {lower.count(twice[0])} columns are named {twice[0]}; keep one")
-    columns = [table[lower.index(c)] for c in used]
-    try:
-        if len(columns) == 1:
-            return points_from_wkb(columns[0])
-        return np.stack([column.cast("float64").to_numpy() for column in columns], 1)
-    except (ValueError, pa.ArrowException) as error:
-        expected = "numbers" if len(columns) == 2 else "WKB points"
-        raise ValueError(f"{path}: {', '.join(used)} must be {expected} in every row ({error})") from None
+    table = read_table(path)
+    vectors, rows = _vectors(table, path), np.full(len(store), -1)
+    if "place_id" in table.column_names:
+        row_of: dict[str, int] = {}
+        places = set(store.place_id.tolist())
+        for row, name in enumerate(map(str, table["place_id"].to_pylist())):
+            if name in places and row_of.setdefault(name, row) != row:
+                raise ValueError(f"{path}: row {row}: place_id {name!r} again, first in row {row_of[name]}; keep one")
+        rows = np.array([row_of.get(place, -1) for place in store.place_id.tolist()])
+    else:
+        rows = _nearest_rows(positions(table, str(path)), vectors, path, store)
+    if (rows < 0).all():
+        raise ValueError(f"{path}: none of its places is in {store.path}")
+    if (lacking := np.flatnonzero(rows < 0)).size:
+        first = f"row {lacking[0]}, {store.place_id[lacking[0]]}"
+        said = f"{path}: no embedding for {lacking.size:,} of {len(store):,} places of the store (first: {first})"
+        if every:
+            raise ValueError(f"{said}; give one for each, by place_id or within {MATCH_KM:g} km")
+        warnings.warn(said, stacklevel=2)
+    out = vectors[rows]
+    out[rows < 0] = np.nan
+    return out
 
 
-def read_positions(path: str | Path) -> np.ndarray:
-    """Read positions (n, 2), degrees, of a CSV or Parquet file, from the columns that :func:`embed_table` reads.
-
-    Raises:
-        ValueError: no rows, no position columns, or a position that is missing or out of range, with its row.
-    """
-    path = Path(path)
-    found = [positions(table, path) for table in _batches(path)]
-    if not found:
-        raise ValueError(f"{path}: no rows")
-    return check_lonlat(np.concatenate(found), str(path))
-
-
-def _position_columns(names: Sequence[str]) -> list[str]:
-    """Choose, among the lower-case names of columns, the two of positions, else "geometry", else none."""
-    lon, lat = (next((c for c in wanted if c in names), None) for wanted in (LON, LAT))
-    return [lon, lat] if lon and lat else [c for c in names if c == "geometry"][:1]
-
-
-def _batches(path: Path) -> Iterator[pa.Table]:
-    """Read a CSV or Parquet file in parts."""
-    if not path.exists():
-        raise ValueError(f"{path}: no such file")
-    if path.suffix not in (".csv", ".parquet"):
-        raise ValueError(f"{path}: give a .csv or .parquet file")
-    try:
-        batches = _open_csv(path) if path.suffix == ".csv" else pq.ParquetFile(path).iter_batches(BATCH)
-        for batch in batches:
-            if batch.num_rows:
-                yield pa.Table.from_batches([batch])
-    except (pa.ArrowException, UnicodeDecodeError) as error:  # the latter for the names of columns
-        if isinstance(error, UnicodeDecodeError) or "invalid UTF8" in str(error):
-            raise not_utf8(path, error) from None
-        raise ValueError(f"{path}: cannot be read ({error}); it must be whole, and positions numbers") from None
-
-
-def _open_csv(path: Path) -> pa.RecordBatchReader:
-    """Open a CSV file with numbers in the two columns of positions and text in all others."""
-    names = pa.csv.open_csv(path).schema.names
-    numbers = [c for c in _position_columns([c.lower() for c in names]) if c != "geometry"]
-    types = {c: pa.float64() if c.lower() in numbers else pa.string() for c in names}
-    options = pa.csv.ConvertOptions(column_types=types)
-    return pa.csv.open_csv(path, read_options=pa.csv.ReadOptions(block_size=1 << 22), convert_options=options)
-
-
-def read_embedding_table(path: str | Path) -> tuple[pa.Table, np.ndarray]:
-    """Read a Parquet file with a column ``embedding``, such as ``geonb embed`` writes: the table, and (n, d) float32.
-
-    Raises:
-        ValueError: no such file or column, or values that are not vectors, missing or of unequal length.
-    """
-    if not Path(path).exists():
-        raise ValueError(f"{path}: no such file")
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise ValueError(f"{path}: cannot be read as Parquet ({error})") from None
+def _vectors(table: pa.Table, path: str | Path) -> np.ndarray:
+    """Extract the column of embeddings, float32 (n, d)."""
     if "embedding" not in table.column_names:
         has = ", ".join(table.column_names)
         raise ValueError(f"{path}: no column embedding (lists of numbers), such as `geonb embed` writes; it has {has}")
@@ -181,43 +173,41 @@ def read_embedding_table(path: str | Path) -> tuple[pa.Table, np.ndarray]:
         vectors = column.cast(pa.list_(pa.float32(), len(column[0])))
     except (pa.ArrowException, TypeError, IndexError):
         raise ValueError(f"{path}: embedding must be lists of numbers, all of one length, not {column.type}") from None
-    if vectors.null_count:
-        row = vectors.is_null().to_pylist().index(True)
-        raise ValueError(f"{path}: row {row} has no embedding; give one for every row")
-    return table, vectors.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
+    if vectors.null_count or not len(column[0]):
+        row = vectors.is_null().to_pylist().index(True) if vectors.null_count else 0
+        raise ValueError(f"{path}: row {row} has no embedding; give one for every row, or leave the row out")
+    found = vectors.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
+    warn_of_lengths(found, str(path))
+    return found
 
 
-def rows_of_places(table: pa.Table, path: str | Path, store: PlaceStore) -> np.ndarray:
-    """Find the row of a table (places,) that has the ``place_id`` of each place of a store; -1 where there is none.
+def warn_of_lengths(vectors: np.ndarray, where: str) -> None:
+    """Warn of embeddings (n, d) that are all zeros, or far longer than the others."""
+    length = np.linalg.norm(vectors.astype(np.float64), axis=1)
+    usual = float(np.nanmedian(length)) if np.isfinite(length).any() else 0.0
+    if (zero := np.flatnonzero(length == 0)).size:
+        warnings.warn(
+            f"{where}: row {zero[0]}: the embedding is all zeros ({len(zero):,} such rows); leave out what is missing",
+            stacklevel=3,
+        )
+    if usual and (far := np.flatnonzero(length > OUTLYING * usual)).size:
+        warnings.warn(
+            f"{where}: row {far[0]}: the embedding has length {length[far[0]]:.3g}, the median is {usual:.3g} "
+            f"({len(far):,} such rows); is it in other units?", stacklevel=3,
+        )  # fmt: skip
 
-    Raises:
-        ValueError: two rows for one place of the store.
-    """
-    places = store.place_id.tolist()
-    rows: dict[str, int] = dict.fromkeys(places, -1)
-    for row, name in enumerate(map(str, table["place_id"].to_pylist())):
-        if rows.get(name, -1) >= 0:
-            raise ValueError(f"{path}: row {row}: place_id {name!r} again, first in row {rows[name]}; keep one")
-        if name in rows:
-            rows[name] = row
-    return np.array([rows[place] for place in places])
 
+def _nearest_rows(lonlat: np.ndarray, vectors: np.ndarray, path: str | Path, store: PlaceStore) -> np.ndarray:
+    """Find for each place the row (places,) at its position, -1 where there is none within MATCH_KM."""
+    from scipy.spatial import KDTree
 
-def read_embeddings(path: str | Path, store: PlaceStore) -> np.ndarray:
-    """Read embeddings float32 (places, d) of the places of a store; NaN where the file has none.
-
-    It has the columns ``place_id`` and ``embedding``, as :func:`geonb.data.sources.alphaearth.add_alphaearth` writes.
-
-    Raises:
-        ValueError: no ``place_id``, two rows for one place, no place of the store, or a file that
-            :func:`read_embedding_table` refuses.
-    """
-    table, vectors = read_embedding_table(path)
-    if "place_id" not in table.column_names:
-        raise ValueError(f"{path}: no column place_id, which assigns each embedding to a place of {store.path}")
-    rows = rows_of_places(table, path, store)
-    if (rows < 0).all():
-        raise ValueError(f"{path}: none of its places is in {store.path}")
-    out = vectors[rows]
-    out[rows < 0] = np.nan
-    return out
+    k = min(2, len(lonlat))
+    chord, rows = (x.reshape(len(store), k) for x in KDTree(unit_xyz(lonlat)).query(unit_xyz(store.lonlat), k=k))
+    km = chord * EARTH_RADIUS_KM
+    if k == 2:
+        tied = np.isclose(km[:, 0], km[:, 1], atol=1e-6) & (km[:, 1] <= MATCH_KM)
+        tied &= (vectors[rows[:, 0]] != vectors[rows[:, 1]]).any(1)
+        if tied.any():
+            a, b = sorted(rows[tied.argmax()].tolist())
+            raise ValueError(f"{path}: rows {a} and {b} are two embeddings at one position; keep one, or give place_id")
+    return np.where(km[:, 0] <= MATCH_KM, rows[:, 0], -1)

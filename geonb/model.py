@@ -55,9 +55,11 @@ class Model:
     def embed_images(self, images: np.ndarray, harmonised: bool = False) -> np.ndarray:
         """Embed Sentinel-2 images uint16 (n, 12, H, W), reflectance x 10,000, as vectors (n, dim).
 
-        They are refused if they seem to have the offset of 1000, unless ``harmonised``; see
-        :func:`geonb.data.sentinel2.check_images`.
+        Raises ValueError if pixels are masked, or seem to have the offset of 1000, unless
+        ``harmonised``; see :func:`geonb.data.sentinel2.check_images`.
         """
+        if np.ma.is_masked(images):
+            raise ValueError("images have masked pixels; fill them, with 0 where there is no data")
         images = check_images(images, harmonised=harmonised)
         return self.embed_features("image", self.backbone("image").encode(images))
 
@@ -78,14 +80,17 @@ class Model:
     def embed_features(self, modality: str, features: np.ndarray) -> np.ndarray:
         """Embed features (n, d) of a backbone or of an extra modality as unit vectors (n, dim).
 
-        Raises ValueError for an unknown modality, or another shape.
+        Raises ValueError for an unknown modality, another shape, or a row that is not finite.
         """
         described = self.manifest["backbones"]
         if modality not in described:
             raise ValueError(f"give features of {', '.join(described)}, not of {modality!r}")
-        features, dim = np.asarray(features, dtype=np.float32), described[modality]["dim"]
+        features = np.ma.filled(np.ma.asarray(features, dtype=np.float32), np.nan)
+        dim = described[modality]["dim"]
         if features.ndim != 2 or features.shape[1] != dim:
             raise ValueError(f"{modality!r} has shape (n, {dim}), not {features.shape}")
+        if not (finite := np.isfinite(features).all(1)).all():
+            raise ValueError(f"{modality!r}: row {finite.argmin()} is not finite; leave it out, or fill it")
         return self._embed(modality, features)
 
     @torch.inference_mode()
@@ -99,8 +104,15 @@ class Model:
 
 
 def load(run: str | Path, device: str = "cpu") -> Model:
-    """Load a finished run; raises ValueError if damaged or of another version."""
-    run = Path(run)
+    """Load a finished run.
+
+    Args:
+        device: "cpu", "cuda", "cuda:1", "mps", or "auto" for the fastest there is.
+
+    Raises:
+        ValueError: a run that is damaged or of another version, or no such device.
+    """
+    run, device = Path(run), _device(str(device))
     config, manifest, weights = read_config(run), read_manifest(run), read_weights(run)
     trained = {k: v for k, v in weights.items() if not k.startswith("backbone.")}
     dims = {m: described["dim"] for m, described in manifest["backbones"].items()}
@@ -111,4 +123,16 @@ def load(run: str | Path, device: str = "cpu") -> Model:
     except RuntimeError as error:
         raise ValueError(f"{run}: the weights do not fit config.yaml ({error})") from None
     fitted = {k: v for k, v in weights.items() if k not in trained}
+    if device == "mps":
+        architecture.float()  # Apple's GPUs have no float64, which some encodings are stored in
     return Model(architecture.to(device), config, manifest, fitted)
+
+
+def _device(name: str) -> str:
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    devices = ["cuda", *(f"cuda:{i}" for i in range(gpus))] if gpus else []
+    devices += ["mps"] if torch.backends.mps.is_available() else []
+    devices.append("cpu")
+    if name not in ("auto", *devices):
+        raise ValueError(f"device {name!r} is not on this machine; choose auto, {', '.join(devices)}")
+    return devices[0] if name == "auto" else name

@@ -20,6 +20,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from geonb._util import as_text
+
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
 
@@ -39,7 +41,7 @@ PLANTED = [  # title, text, lon, lat, globe
 def _articles(store: PlaceStore) -> list[dict]:
     """List the texts of a store and the planted ones as rows of the hub's table."""
     rows = np.flatnonzero(store.has("text"))
-    titles, texts = map(str, store.column("title")[rows]), store.texts(rows)
+    titles, texts = map(as_text, store.column("title")[rows]), store.texts(rows)
     lon, lat = store.lonlat[rows].round(6).T.tolist()
     found = [*zip(titles, texts, lon, lat, ["earth"] * len(rows), strict=True), *PLANTED]
     names = ("title", "text", "lon", "lat", "gt_globe")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -45,10 +46,7 @@ def read_config(run: Path) -> dict:
     path = run / "config.yaml"
     if not path.exists():
         raise ValueError(f"{run}: no config.yaml, so this is not a run")
-    try:
-        config = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: damaged ({' '.join(str(error).split())}); train again") from None
+    config = _parse(path, yaml.safe_load)
     if unknown := config.keys() - {*RECORDED, *(f.name for f in fields(TrainConfig))}:
         raise ValueError(f"{run}: config.yaml has an unknown field {min(unknown)}, {OTHER_VERSION}")
     return config | {"modalities": tuple(config["modalities"])}
@@ -61,7 +59,7 @@ def config_of(stored: dict) -> TrainConfig:
 
 def append_metrics(run: Path, line: dict) -> None:
     """Append the metrics of a validation to ``metrics.jsonl``."""
-    with (run / METRICS).open("a") as file:
+    with (run / METRICS).open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
 
@@ -74,7 +72,7 @@ def cut_metrics(run: Path, step: int) -> None:
 def read_lines(path: Path) -> list[dict]:
     """Read JSON lines, without one that was cut short by a kill; [] without a file."""
     lines = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         with suppress(json.JSONDecodeError):
             lines.append(json.loads(line))
     return lines
@@ -132,9 +130,9 @@ def read_manifest(run: Path) -> dict:
     for name in ("model.safetensors", "manifest.json"):
         if not (run / name).exists():
             raise ValueError(f"{run}: no {name}: no run, or one that did not finish; use --resume")
-    manifest = json.loads((run / "manifest.json").read_text())
-    if manifest["schema"] != RUN_SCHEMA:
-        raise ValueError(f"{run}: run schema {manifest['schema']}, not {RUN_SCHEMA}, {OTHER_VERSION}")
+    manifest = _parse(run / "manifest.json", json.loads)
+    if (schema := manifest.get("schema")) != RUN_SCHEMA:
+        raise ValueError(f"{run}: run schema {schema}, not {RUN_SCHEMA}, {OTHER_VERSION}")
     return manifest
 
 
@@ -158,6 +156,16 @@ def load_backbone(manifest: dict, weights: dict[str, Tensor], modality: str) -> 
         pair = f"{backbone.fingerprint}) is not the one of the run ({described['fingerprint']})"
         raise ValueError(f"the installed {modality} backbone ({pair}; install that, or train again")
     return backbone
+
+
+def _parse(path: Path, parse: Callable[[str], Any]) -> dict:
+    try:
+        content = parse(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("no fields")
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{path}: damaged ({' '.join(str(error).split())}); train again") from None
+    return content
 
 
 def _save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict | None = None) -> None:

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import sys
 import time
+import warnings
 from collections.abc import Callable
+from dataclasses import fields
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -47,14 +50,15 @@ def train(
 
     Args:
         architecture: a key of :data:`geonb.architectures.ARCHITECTURES`.
-        config: the settings; a run that is resumed keeps its own.
+        config: the settings; a run that is resumed keeps its own, and others are warned of.
         resume: go on from the last checkpoint of ``out``; a finished run stays as it is.
         init: a finished run whose encoders are the starting point, where it has them.
         extra: further modalities, as features (places, d), NaN where a place has none.
 
     Raises:
-        ValueError: a config that does not fit, too few places, an existing or a damaged run.
+        ValueError: a config that does not fit, too few places or devices, an existing or a damaged run.
         FloatingPointError: a loss that is not finite, with the step and its places.
+        MemoryError: a batch that does not fit on a GPU.
     """
     store = data if isinstance(data, PlaceStore) else PlaceStore.open(data)
     out, extra = Path(out), {m: np.asarray(v, np.float32) for m, v in (extra or {}).items()}
@@ -64,12 +68,20 @@ def train(
         stored = files.read_config(out)
         if {k: stored.get(k) for k in record} != record:
             raise ValueError(f"{out}: this run is of another architecture or other data")
+        own = files.config_of(stored)
+        given = resolve(architecture, store, config, extra) if config else own
+        others = [f.name for f in fields(own) if getattr(given, f.name) != getattr(own, f.name)]
+        others += ["init"] if init and str(init) != stored.get("init") else []
+        if others and rank_zero_only.rank == 0:
+            said = ", ".join(others)
+            warnings.warn(f"{out}: a resumed run keeps its own config; ignored: {said}", stacklevel=2)
         if all((out / name).exists() for name in ("model.safetensors", "manifest.json")):
             files.read_manifest(out)  # raises for a run of another version
             return out
-        config, init = files.config_of(stored), stored.get("init")
+        config, init = own, stored.get("init")
     else:
         config = resolve(architecture, store, config or TrainConfig(), extra)
+    _check_devices(config)
     # Before other processes start, which would wait for this one.
     if rank_zero_only.rank == 0 and not resume and any(out.glob("*")):
         raise ValueError(f"{out}: exists already; resume it (--resume) or delete it")
@@ -104,9 +116,12 @@ def train(
     _on_rank_zero(fabric, lambda: files.write_config(out, record, config))
     try:
         best, state = fit(fabric, model, dataset, rows, val_rows, config, out, progress)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         tqdm.write(f"{out}: stopped; go on with --resume", file=sys.stderr)
         raise
+    except torch.cuda.OutOfMemoryError:
+        advice = "lower batch_size, or set micro_batch in the options"
+        raise MemoryError(f"{out}: a batch does not fit in the memory of the GPU; {advice}") from None
     if "text" in backbones:
         best |= {f"backbone.text.{k}": v for k, v in backbones["text"].state().items()}
     described: dict[str, dict] = {m: {"name": "extra", "dim": v.shape[1]} for m, v in extra.items()}
@@ -351,6 +366,16 @@ def _start_from(model: Architecture, modalities: list[str], weights: dict[str, T
         if k not in weights or weights[k].shape != current[k].shape:
             raise ValueError(f"init: cannot start from this run, {k} is another")
     model.load_state_dict({k: weights[k] for k in wanted}, strict=False)
+
+
+def _check_devices(config: TrainConfig) -> None:
+    """Refuse more devices than there are, which Fabric finds out late or never."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    found, kind = (gpus, "GPUs") if gpus else (os.cpu_count() or 1, "cores")
+    if config.devices > found:
+        raise ValueError(f"devices: {config.devices} are more than the {found} {kind} of this machine")
+    if config.nodes > 1 and not {"MASTER_ADDR", "SLURM_NTASKS"} & os.environ.keys():
+        raise ValueError("nodes: start the command on each machine by torchrun or srun, for all to meet")
 
 
 def _on_rank_zero(fabric: Fabric, action: Callable[[], object]) -> None:

@@ -152,7 +152,7 @@ def results() -> dict:
     with FileLock(path.with_suffix(".lock")):  # `make book` executes two chapters at a time
         newest = max((p / "manifest.json").stat().st_mtime for p in runs)
         if path.exists() and path.stat().st_mtime >= newest:
-            found = json.loads(path.read_text())
+            found = json.loads(path.read_text(encoding="utf-8"))
             if found["schema"] == SCHEMA:
                 return found
         return evaluate(runs, store, out=path)
@@ -160,4 +160,4 @@ def results() -> dict:
 
 def committed(name: str) -> dict:
     """Return a result file of the package ("grid", "real"), with its provenance."""
-    return json.loads((files("geonb") / "results" / f"{name}.json").read_text())
+    return json.loads((files("geonb") / "results" / f"{name}.json").read_text(encoding="utf-8"))

@@ -72,7 +72,7 @@ def main() -> None:
         "simulated": {m: store.simulated(m) for m in ("text", "image")},
     }
     path = ROOT / "geonb" / "results" / "alike.json"
-    path.write_text(json.dumps({"provenance": made, "rows": rows}, indent=1) + "\n")
+    path.write_text(json.dumps({"provenance": made, "rows": rows}, indent=1) + "\n", encoding="utf-8")
     print(f"{path}: {len(rows)} rows")
 
 

@@ -102,7 +102,7 @@ def run_cells(cells: list[Cell], settings: Settings, workers: int | None = None,
         (out / folder).mkdir(parents=True, exist_ok=True)
     wanted = {k: v for k, v in asdict(settings).items() if k not in ("out", "extra")} | {"data": store.data_hash}
     kept = out / "settings.json"
-    if kept.exists() and json.loads(kept.read_text()) != wanted:
+    if kept.exists() and json.loads(kept.read_text(encoding="utf-8")) != wanted:
         raise ValueError(f"{out}: holds a grid of other settings or data (see settings.json); choose another folder")
     write_atomically(kept, json.dumps(wanted, indent=1).encode())
     for m in {m for cell in cells for m in cell.bound} & set(BACKBONES):
@@ -133,7 +133,8 @@ def _row_file(out: str | Path, cell: Cell) -> Path:
 
 def read_rows(cells: list[Cell], out: str | Path) -> list[dict]:
     """The results of the cells that are done, in the order of the cells."""
-    return [json.loads(_row_file(out, cell).read_text()) for cell in cells if _row_file(out, cell).exists()]
+    files = (_row_file(out, cell) for cell in cells)
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
 
 
 def run_cell(cell: Cell, settings: Settings) -> None:
@@ -178,7 +179,7 @@ def evaluate_cell(
         model = load(run)
         views = embed_all(model, store, extra)
         vectors, test = views["location"], split == "test"
-        rows, predictions = evaluate_model(cell.name, model, store, views, folds, cell.seed)
+        rows, predictions = evaluate_model(cell.name, model, store, views, folds, config, cell.seed)
         line["probes"] = rows["probes"]
         line["training"] = {k: model.manifest[k] for k in ("selected_step", "validation_loss", "parameters", "wall_s")}
         line["information"] = {r["measure"]: r["value"] for r in rows["information"]}

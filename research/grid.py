@@ -94,8 +94,8 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     extra, note = args.out / "extra.npz", args.out / "extra.json"
     if not note.exists():
-        note.write_text(json.dumps(write_features(store, extra)))
-    masking = json.loads(note.read_text())
+        note.write_text(json.dumps(write_features(store, extra)), encoding="utf-8")
+    masking = json.loads(note.read_text(encoding="utf-8"))
     size_km, ranges = block_km(store, TASKS)
     settings = Settings(str(store.path), str(args.out), size_km, extra=str(extra))
     grid = cells(args.seeds, masking["published encoder"])
@@ -122,7 +122,7 @@ def main() -> None:
     content = {"provenance": made} | summarise(scores) | {"hypotheses": hypotheses(scores, ENCODERS)}
     out = ROOT / "geonb" / "results" / "grid.json"
     rounded = json.loads(json.dumps(content), parse_float=lambda number: round(float(number), 5))  # tables show 2 or 3
-    out.write_text(json.dumps(rounded, indent=0, allow_nan=False) + "\n")
+    out.write_text(json.dumps(rounded, indent=0, allow_nan=False) + "\n", encoding="utf-8")
     print(out)
 
 

@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> dict:
         "image": image_experiment(tiles, tiles_as_found, atlas_run),
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(args.out)
     return result
 

@@ -87,7 +87,7 @@ def build(root: Path, run_chapter: Callable[[Path], tuple]) -> int:
     if failed or not build_pages(root, progress):
         return 1
     stamp = {"outputs": outputs, "pages": fingerprint(root)["pages"]}
-    (root / "_build" / ".fingerprint").write_text(json.dumps(stamp))
+    (root / "_build" / ".fingerprint").write_text(json.dumps(stamp), encoding="utf-8")
     print(root / "_build/html/index.html")
     return 0
 
@@ -100,7 +100,7 @@ def in_worker(workers: ProcessPoolExecutor, function: Callable, *arguments: str)
 def is_current(root: Path) -> bool:
     """Tell whether ``_build/html`` was built from what is there now."""
     stamp = root / "_build" / ".fingerprint"
-    return stamp.exists() and json.loads(stamp.read_text()) == fingerprint(root)
+    return stamp.exists() and json.loads(stamp.read_text(encoding="utf-8")) == fingerprint(root)
 
 
 def fingerprint(root: Path) -> dict[str, str]:
@@ -128,11 +128,11 @@ def hash_files(paths: list[Path], settings: list[str] | None = None) -> str:
 def start_stamp(root: Path) -> str:
     """Drop executed chapters and read pages of another package or other runs; return the hash of what is there now."""
     stamp, outputs = root / "_build" / ".fingerprint", fingerprint(root)["outputs"]
-    if not stamp.exists() or json.loads(stamp.read_text())["outputs"] != outputs:
+    if not stamp.exists() or json.loads(stamp.read_text(encoding="utf-8"))["outputs"] != outputs:
         for name in (".jupyter_cache", ".doctrees"):
             shutil.rmtree(root / "_build" / name, ignore_errors=True)
     stamp.parent.mkdir(exist_ok=True)
-    stamp.write_text(json.dumps({"outputs": outputs}))
+    stamp.write_text(json.dumps({"outputs": outputs}), encoding="utf-8")
     return outputs
 
 
@@ -146,7 +146,7 @@ def find_missing(root: Path) -> list[Path]:
             missing.append(path)
     seconds = {name: row["s"] for name, row in workspace.committed("workshop")["chapters"].items()}
     slow_first = sorted(missing, key=lambda path: -seconds.get(path.stem, 0))
-    return sorted(slow_first, key=lambda path: "workspace.results()" in path.read_text("utf-8"))
+    return sorted(slow_first, key=lambda path: "workspace.results()" in path.read_text(encoding="utf-8"))
 
 
 def cache_chapters(root: Path, ended: Iterator[tuple[str, Future]]) -> list[str]:

@@ -33,7 +33,7 @@ FOLDED = {  # tag of Jupyter Book -> the same for JupyterLab and for Colab
 
 def cell(chapter: str) -> str:
     """The source of a chapter's first cell."""
-    repository = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
+    repository = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"]["url"]
     return CELL.format(extras=EXTRAS + MORE.get(chapter, ""), repository=repository).rstrip("\n")
 
 
@@ -48,7 +48,7 @@ def metadata(tags: list[str]) -> dict:
 def main(check: bool) -> int:
     differ = []
     for path in sorted((ROOT / "book").glob("*.ipynb")):
-        before = path.read_text("utf-8")
+        before = path.read_text(encoding="utf-8")
         notebook = json.loads(before)
         notebook["cells"][0]["source"] = cell(path.stem).splitlines(keepends=True)
         for each in notebook["cells"]:
@@ -57,7 +57,7 @@ def main(check: bool) -> int:
         if after != before:
             differ.append(path.name)
             if not check:
-                path.write_text(after, "utf-8")
+                path.write_text(after, encoding="utf-8")
     for name in differ:
         print(f"{name}: {'not what this script writes' if check else 'written'}")
     return int(check and bool(differ))

@@ -22,6 +22,7 @@ from global_land_mask import globe
 from scipy import ndimage
 from scipy.spatial import KDTree
 
+from geonb._util import is_missing
 from geonb.data.sampling import density_weights, random_points, weighted_sample
 from geonb.geo import EARTH_RADIUS_KM, great_circle_km, unit_xyz
 
@@ -286,7 +287,7 @@ def write(table: dict, countries: dict) -> None:
     order = np.lexsort((table["lon"].astype(float), table["lat"].astype(float)))
     arrays = {}
     for name, values in table.items():
-        values = [None if v is None or v != v else v for v in values[order].tolist()]
+        values = [None if is_missing(v) else v for v in values[order].tolist()]
         if name in numbers:
             whole = pa.types.is_integer(numbers[name])
             arrays[name] = pa.array([int(v) if whole and v is not None else v for v in values], numbers[name])

@@ -31,7 +31,7 @@ EVERY = 0.1  # seconds between looks at a kernel
 
 def chapters(root: Path = ROOT) -> list[Path]:
     """Return the notebooks that the table of contents lists, in its order."""
-    toc = yaml.safe_load((root / "_toc.yml").read_text())
+    toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
     pages = [toc["root"], *(page["file"] for part in toc["parts"] for page in part["chapters"])]
     return [path for page in pages if (path := root / f"{page}.ipynb").exists()]
 
@@ -92,7 +92,7 @@ def main() -> int:
     if args.cores:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores])
     listed = chapters()
-    rows = json.loads(args.out.read_text())["chapters"] if args.only and args.out.exists() else {}
+    rows = json.loads(args.out.read_text(encoding="utf-8"))["chapters"] if args.only and args.out.exists() else {}
     for path in listed:
         if args.only and path.stem not in args.only:
             continue
@@ -111,7 +111,7 @@ def main() -> int:
             "are longer than they would have been: threads that wait for each other use the processor too.",
             "chapters": {path.stem: rows[path.stem] for path in listed if path.stem in rows},
         }
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     over = [name for name, row in rows.items() if row["peak_mb"] > 1000 * args.at_most_gb]
     if over:
         print(f"over {args.at_most_gb:g} GB: {', '.join(over)}")

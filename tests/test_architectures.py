@@ -266,6 +266,9 @@ def test_senseless_bindings_are_refused():
         ("cyclic", {"replay": 1.0}, "replay in"),
         ("fused", {"form": "max"}, "form must be"),
         ("imagebind", {"exclude_km": 10.0, "soft_km": 10.0}, "set one of"),
+        ("imagebind", {"soft_km": -1.0}, "at least 0"),
+        ("imagebind", {"jitter_km": float("nan")}, "at least 0"),
+        ("csp", {"temperatures": (1.0, 0.0, 1.0)}, "three positive numbers"),
     ):
         with pytest.raises(ValueError, match=message):
-            make(name, **options)(make_batch())
+            make(name, **options)

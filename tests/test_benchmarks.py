@@ -54,3 +54,8 @@ def test_data(tmp_path, monkeypatch):
 def test_training():
     row = run("training.py", "--case", "cyclic", "--steps", "2")
     assert row["places_per_s"] > 0 and row["over_bare_pytorch"] > -1 and row["peak_mb"] > 0
+
+
+def test_embed(trained):
+    row = run("embed.py", str(trained), "--points", "500")
+    assert row["points"] == 500 and row["per_s"] == pytest.approx(500 / row["s"]) and row["peak_mb"] > 0 < row["disk_mb"]

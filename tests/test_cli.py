@@ -1,6 +1,9 @@
 """The command line: every verb on inputs of this machine, and how it ends when something is wrong."""
 
+import io
 import json
+import os
+import signal
 import subprocess
 import sys
 
@@ -11,7 +14,7 @@ import pytest
 
 import geonb
 from geonb import practice
-from geonb.cli import main
+from geonb.cli import main, parser
 from geonb.data.store import PlaceStore
 from geonb.encoders import text
 
@@ -91,7 +94,9 @@ def test_train_resume_evaluate_and_embed(world, tmp_path, capsys):
     assert manifest["modalities"] == ["location", "image"] and manifest["seed"] == 3
     assert run(*arguments) == 2
     assert "exists already" in capsys.readouterr().err
-    assert run(*arguments, "--resume") == 0
+    assert run(*arguments, "--resume") == 0 and "note" not in capsys.readouterr().err
+    assert run(*arguments, "--resume", "--seed", "4") == 0
+    assert capsys.readouterr().err == f"geonb: note: {out}: a resumed run keeps its own config; ignored: seed\n"
 
     assert run("evaluate", out, "--data", world.path, "--out", tmp_path / "results.json") == 0
     results = json.loads((tmp_path / "results.json").read_text())
@@ -148,13 +153,17 @@ def test_a_space_is_exported_for_qgis(trained, tmp_path, option, bands):
         ("train|fused|--data|{world}|--out|{tmp}/x|--extra|aef", "give a name and a file"),
         ("ask|{tmp}|rice|--data|{world}", "no config.yaml"),
         ("ask|{run}|xyzzy qwrtp|--data|{world}", "no word of 'xyzzy qwrtp' occurs in the training texts"),
-        ("ask|{run}|ice|--data|{world}|--top|-3", "top must be at least 1, not -3"),
+        ("ask|{run}|caf\udce9|--data|{world}", "not UTF-8"),
+        ("ask|{run}|ice|--data|{world}|--data|{world}", "--data is given twice"),
+        ("ask|{run}|ice|--dat|{world}", "required: --data"),
+        ("doctor|--json|--json", "--json is given twice"),
+        ("data|sentinel2|ee|--land|5|--size|64|--size|32|--estimate", "--size is given twice"),
         ("evaluate|{run}|--data|{world}|--out|{tmp}/page.html", "ends in .json"),
         ("embed|{run}|--points|{tmp}/no.csv|--out|{tmp}/e.parquet", "no such file"),
+        ("embed|{run}|--points|{tmp}/points.csv|--out|{tmp}/none/e.parquet", "there is no folder"),
         ("data|check|{tmp}", "manifest.json"),
         ("data|wikipedia|api|--bbox|7.4|46.9|7.5|47|--out|{tmp}/x", "GEONB_CONTACT"),
         ("data|alphaearth|{world}|--year|2001|--out|{tmp}/a.parquet", "2001"),
-        ("data|sentinel2|stac|--land|0|--period|2024-05-01|2024-09-01|--out|{tmp}/x", "--land 0: give a number of points"),
         ("data|sentinel2|stac|--points|{tmp}/swapped.csv|--period|2024-05-01|2024-09-01|--out|{tmp}/x", "look swapped"),
     ],
 )
@@ -180,6 +189,71 @@ def test_a_missing_module_is_named_with_the_extra_that_has_it(trained, world, tm
     assert run("explore", trained, "--data", world.path, "--out", tmp_path / "page.html") == 2
     assert capsys.readouterr().err.splitlines()[-1] == "geonb: umap is not installed; pip install 'geonb[explore]'"
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "command, options",
+    [
+        ("train", "epochs=0 steps=0 batch-size=1 seed=-1 seed=99999999999999999999 devices=0 devices=-1 nodes=0 steps=1_0"),
+        ("ask", "top=0 top=-3 top=２"), ("export", "degrees=0 degrees=-1 degrees=nan degrees=1e-9 like=many"),
+        ("data sample", "places=0 seed=-1"), ("data wikipedia table", "limit=0 min-chars=-1 bbox=1_0"),
+        ("data wikipedia api", "max-requests=0"), ("data sentinel2 stac", "land=0 land=2.5 size=0 workers=0"),
+        ("data sentinel2 ee", "max-requests=-1 workers=-1 size=9999"), ("data alphaearth", "year=1e3"),
+    ],
+)  # fmt: skip
+def test_a_number_out_of_range_is_refused_by_the_name_of_its_option(command, options, capsys):
+    for option in options.split():
+        name, value = option.split("=")
+        words = ["--like", "5", value] if name == "like" else ["--bbox", *[value] * 4] if name == "bbox" else [f"--{name}", value]
+        assert run(*command.split(), *words) == 2
+        assert f"geonb: argument --{name}: {value!r} is not a" in capsys.readouterr().err
+
+
+def test_negative_numbers_are_values_in_every_notation():
+    for numbers in ("-70. -33", "-1e-5 -.5", "-7E1 -0"):
+        given = parser().parse_args(["export", "run", "--out", "e.tif", "--like", *numbers.split()])
+        assert given.place == [float(number) for number in numbers.split()]
+
+
+def test_output_goes_to_any_encoding_and_to_a_pipe_that_closes(trained, world, capsys, monkeypatch):
+    found = [{"similarity": 0.5, "lon": 0.0, "lat": 0.0, "title": "São Tomé \udce9"}]
+    monkeypatch.setattr("geonb.inference.ask", lambda **options: found * 9999)
+    command = "ask", trained, "ice", "--data", world.path
+    narrow = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", narrow)
+        assert run(*command) == 0
+    assert rb"S\xe3o Tom\xe9 \udce9" in narrow.buffer.getvalue()
+
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as closed, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", closed)
+        assert run(*command) == 141
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "command, moment",
+    [
+        ("embed|{run}|--points|{tmp}/points.csv|--out|{tmp}/o/e.parquet", "pyarrow.parquet.ParquetWriter.write_table"),
+        ("export|{run}|--degrees|10|--out|{tmp}/o/e.tif", "os.fsync"),
+        ("evaluate|{run}|--data|{world}|--out|{tmp}/o/e.json", "os.fsync"),
+        ("train|fused|--data|{world}|--out|{tmp}/o/run|--steps|2", "os.fsync"),
+        ("data|sample|--out|{tmp}/o/store|--places|20", "pyarrow.parquet.write_table"),
+    ],
+)
+def test_a_command_that_a_scheduler_ends_leaves_no_partial_file(command, moment, files, world, tmp_path, monkeypatch):
+    def ended(*arguments, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    (tmp_path / "o").mkdir()
+    monkeypatch.setattr(moment, ended)
+    with pytest.raises(SystemExit) as end:
+        run(*files(command))
+    assert end.value.code == 143 and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert not [path for path in (tmp_path / "o").rglob("*") if path.is_file() or "partial" in path.name]
+    assert not list(world.path.rglob("*.partial"))
 
 
 def test_ctrl_c_ends_with_one_line_and_status_130(world, capsys, monkeypatch):

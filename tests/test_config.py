@@ -1,10 +1,13 @@
+import os
+import subprocess
+import sys
 from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 from world import SMALL
 
-from geonb.config import TrainConfig, config_from_file, resolve, split_of
+from geonb.config import TrainConfig, build, config_from_file, resolve, split_of
 
 
 @pytest.mark.parametrize(
@@ -43,18 +46,47 @@ def test_a_faulty_file_is_named(tmp_path):
             config_from_file(tmp_path / "c.yaml")
 
 
+@pytest.mark.parametrize("encoding, remedy", [("utf-16", "iconv -f UTF-16"), ("cp1252", "iconv -f CP1252")])
+def test_a_file_in_another_encoding_is_named_with_the_remedy(encoding, remedy, tmp_path):
+    (tmp_path / "c.yaml").write_text("# für später\nsteps: 7\n", encoding=encoding)
+    with pytest.raises(ValueError, match=f"c.yaml: not UTF-8 .*{remedy} -t UTF-8"):
+        config_from_file(tmp_path / "c.yaml")
+
+
+def test_a_file_in_utf_8_is_read_under_any_locale(tmp_path):
+    (tmp_path / "c.yaml").write_text("# für später\nsteps: 7\n", encoding="utf-8-sig")
+    code = f"from geonb.config import config_from_file; print(config_from_file({str(tmp_path / 'c.yaml')!r}).steps)"
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | locale, capture_output=True, text=True)
+    assert done.stdout.strip() == "7", done.stderr
+
+
 @pytest.mark.parametrize(
     "architecture, changes, message",
     [
         ("imagebnd", {}, "unknown architecture 'imagebnd'; choose one of imagebind"),
         ("fused", {"modalities": ("location", "sound")}, "no modality 'sound'; .* has location, text, image"),
         ("fused", {"modalities": ("text", "image")}, "bind location and at least one other, each once"),
+        ("cyclic", {"patience": 2}, "in the middle of a phase"),
         ("fused", {"backbones": {"images": "random_conv"}}, "backbones: 'images' is none of text, image"),
     ],
 )
 def test_a_config_that_does_not_fit_is_refused(architecture, changes, message, world):
     with pytest.raises(ValueError, match=message):
         resolve(architecture, world, replace(SMALL, **changes))
+
+
+@pytest.mark.parametrize(
+    "architecture, changes",
+    [
+        ("geoclip", {"options": {"queue": -1}}), ("imagebind", {"options": {"micro_batch": 2.5}}),
+        ("imagebind", {"network": {"name": "siren", "hidden": 0}}), ("fused", {"head": {"name": "residual", "hidden": -1}}),
+    ],
+)  # fmt: skip
+def test_an_option_of_no_use_is_named_by_its_field_when_the_model_is_made(architecture, changes, world):
+    config = resolve(architecture, world, replace(SMALL, **changes))
+    with pytest.raises(ValueError, match=f"^{min(changes)}: "):
+        build(architecture, config, {"text": 4, "image": 4})
 
 
 def test_open_fields_are_filled_and_given_ones_stay(world):

@@ -17,7 +17,9 @@ import torch
 from geonb.architectures import ARCHITECTURES
 from geonb.cli import main, parser
 from geonb.config import ENCODERS
+from geonb.data.sampling import land_points
 from geonb.evaluation.tasks import TASKS
+from geonb.geo import LAT, LON
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "RELEASING.md"]
@@ -101,6 +103,11 @@ def used(tmp_path_factory) -> Path:
         Path("my_points.csv").write_text("name,lon,lat\nBerlin,13.40,52.52\nSantiago,-70.67,-33.45\n")
         for words in lines[1:]:
             assert main([*words[1:], *fewer.get(words[1], [])]) == 0, shlex.join(words)
+        points = land_points(300, seed=0).tolist()
+        rows = [f"{lon},{lat},{10 * np.cos(np.radians(lat))}" for lon, lat in points]
+        Path("my.csv").write_text("\n".join(["lon,lat,rent", *rows]))
+        (command,) = re.findall(r"`geonb (embed [^`]*my\.csv[^`]*)`", (ROOT / "README.md").read_text())
+        assert main(shlex.split(command)) == 0
     return home
 
 
@@ -121,6 +128,12 @@ def test_the_python_of_the_readme_runs_after_its_commands(used, monkeypatch):
     assert {"ours", "theirs"} <= {row["representation"] for row in names["results"]["probes"]}
     assert "theirs" in Path("results.html").read_text()
     assert names["encoder"](torch.zeros(3, 2)).shape == (3, 256)
+    assert names["score"](names["rent"][names["test"]], names["predicted"], "regression") > 0.5
+
+
+def test_the_readme_names_all_columns_of_positions():
+    named = set(re.findall(r"`(\w+)`", (ROOT / "README.md").read_text().lower()))
+    assert {*LON, *LAT, "x", "y"} <= named
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("*.md")))

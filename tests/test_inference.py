@@ -1,13 +1,17 @@
+import uuid
+from datetime import date
+
+import geopandas
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+from geoparquet import check_geoparquet
 
 import geonb
 from geonb import inference
-from geonb.data.sources.files import read_texts
-from geonb.evaluation import suite
+from geonb.data import tables
 
 LONLAT = [[13.4, 52.5], [-70.7, -33.4], [180.0, 0.0]]
 
@@ -28,49 +32,53 @@ def test_a_table_becomes_geoparquet_with_its_own_columns(trained, points, tmp_pa
     vectors = np.array(table["embedding"].to_pylist(), np.float32)
     np.testing.assert_allclose(vectors, geonb.load(trained).embed_locations(LONLAT), atol=1e-6)
 
-    geopandas = pytest.importorskip("geopandas")
-    frame = geopandas.read_parquet(tmp_path / "e.parquet")
-    assert frame.crs.equals("EPSG:4326") or frame.crs.to_authority() == ("OGC", "CRS84")
-    assert frame.geometry.x.tolist() == [13.4, -70.7, 180.0] and frame["name"][1] == "<b>Santiago</b>"
-    assert frame.total_bounds.tolist() == [-70.7, -33.4, 180.0, 52.5]
+    assert table["name"][1].as_py() == "<b>Santiago</b>"
+    check_geoparquet(tmp_path / "e.parquet", LONLAT)
+    projected = geopandas.read_parquet(tmp_path / "e.parquet").to_crs(3857)
+    projected.to_parquet(tmp_path / "projected.parquet")
+    inference.embed_table(trained, tmp_path / "projected.parquet", tmp_path / "again.parquet", progress=False)
+    found = geopandas.read_parquet(tmp_path / "again.parquet").get_coordinates()
+    np.testing.assert_allclose(found, LONLAT, atol=1e-9)
+    check_geoparquet(tmp_path / "again.parquet", found)
 
 
 def test_its_output_is_read_again_by_its_geometry_in_several_parts(trained, points, tmp_path, monkeypatch):
     inference.embed_table(trained, points, tmp_path / "a.parquet", progress=False)
     pq.write_table(pq.read_table(tmp_path / "a.parquet").drop_columns(["lon", "lat"]), tmp_path / "b.parquet")
-    monkeypatch.setattr(inference, "BATCH", 2)
+    monkeypatch.setattr(tables, "BATCH", 2)
     inference.embed_table(trained, tmp_path / "b.parquet", tmp_path / "c.parquet", progress=False)
     a, c = pq.read_table(tmp_path / "a.parquet"), pq.read_table(tmp_path / "c.parquet")
     assert a["geometry"] == c["geometry"]
     np.testing.assert_allclose(np.array(a["embedding"].to_pylist()), np.array(c["embedding"].to_pylist()), atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "content, message",
-    [
-        ("name,lon,lat\na,10,20\nb,48.1,151.2\n", "row 1: position .48.1, 151.2. is out of range.*look swapped"),
-        ("name,lon,lat\na,10,\n", "row 0: position .10.0, nan. is not finite"),
-        ("name,lon,lat\na,ten,20\n", "invalid value 'ten'"),
-        ("name,place\na,b\n", "no position columns; name them lon and lat"),
-        ("Lon,lat,lon\n1,2,3\n", "2 columns are named lon; keep one"),
-        ("geometry\nPOINT (1 2)\n", "geometry must be WKB points"),
-        ("lon,lat\n1,2\n3\n", "cannot be read"),
-        ("lon,lat\n", "no rows"),
-    ],
-)
-def test_a_bad_table_is_refused_and_nothing_is_left(content, message, trained, tmp_path):
-    (tmp_path / "bad.csv").write_text(content)
-    with pytest.raises(ValueError, match=f"bad.csv.*{message}"):
+def test_a_bad_row_far_down_is_named_and_nothing_is_left(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "BATCH", 2)
+    (tmp_path / "bad.csv").write_text("lon,lat\n" + "1,2\n" * 5 + "1,\n")
+    with pytest.raises(ValueError, match="bad.csv: row 5: no lat"):
         inference.embed_table(trained, tmp_path / "bad.csv", tmp_path / "out.parquet", progress=False)
     assert [p.name for p in tmp_path.iterdir()] == ["bad.csv"]
+    with pytest.raises(ValueError, match="out.txt: give a name that ends in .parquet, .geoparquet or .csv"):
+        inference.embed_table(trained, tmp_path / "bad.csv", tmp_path / "out.txt", progress=False)
 
 
-@pytest.mark.parametrize("content", ["name,lon,lat,text\nPlzeň,13,49,x\n", "název,lon,lat,text\nPlzen,13,49,x\n"])
-def test_a_csv_in_another_encoding_is_refused_alike_by_embed_and_data_local(content, tmp_path):
-    (tmp_path / "old.csv").write_bytes(content.encode("cp1250"))
-    for read in (inference.read_positions, read_texts):
-        with pytest.raises(ValueError, match="old.csv: not UTF-8 .*iconv -f CP1252 -t UTF-8 OLD.csv > NEW.csv$"):
-            read(tmp_path / "old.csv")
+def test_a_table_becomes_csv_where_its_name_says_so(trained, points, tmp_path):
+    assert inference.embed_table(trained, points, tmp_path / "e.CSV", progress=False) == 3
+    table = pa.csv.read_csv(tmp_path / "e.CSV")
+    assert table.column_names == ["name", "lon", "lat", *(f"embedding_{i}" for i in range(32))]
+    vectors = np.stack([table[f"embedding_{i}"].to_numpy() for i in range(32)], 1)
+    np.testing.assert_allclose(vectors, geonb.load(trained).embed_locations(LONLAT), atol=1e-6)
+
+
+def test_columns_of_any_type_are_copied_to_csv(trained, tmp_path):
+    name = uuid.UUID(int=7)
+    columns = {"uuid": pa.array([name.bytes, None], pa.uuid()), "word": pa.array(["é", None], pa.string_view()),
+               "kind": pa.array(["a", "b"]).dictionary_encode(), "cell": [2**60 + 1, None], "day": [date(2024, 2, 29), None]}  # fmt: skip
+    pq.write_table(pa.table(columns | {"lon": [1.0, 2.0], "lat": [1.0, 2.0]}), tmp_path / "t.parquet")
+    inference.embed_table(trained, tmp_path / "t.parquet", tmp_path / "t.csv", progress=False)
+    table = tables.read_table(tmp_path / "t.csv")
+    found = [[row[column] for column in columns] for row in table.to_pylist()]
+    assert found == [[str(name), "é", "a", str(2**60 + 1), "2024-02-29"], ["", "", "b", "", ""]]
 
 
 def test_other_columns_of_a_csv_are_copied_as_text(trained, tmp_path):
@@ -84,7 +92,7 @@ def test_other_columns_of_a_csv_are_copied_as_text(trained, tmp_path):
     assert table["half"].to_pylist() == [*(f"{n}.50" for n in range(29)), "NA"]
     assert table["id"].to_pylist() == [*(str(10**20 + n) for n in range(29)), "7"]
     assert table["note"].to_pylist() == [""] * 29 + ["seen"]
-    assert table["Longitude"].to_pylist() == [10.0] * 30
+    assert table["Longitude"].to_pylist() == ["10"] * 29 + ["1e1"]
 
 
 @pytest.mark.parametrize(
@@ -93,24 +101,25 @@ def test_other_columns_of_a_csv_are_copied_as_text(trained, tmp_path):
         ([1.0, 2.0], "embedding must be lists of numbers, all of one length, not double"),
         ([["a"], ["b"]], "lists of numbers, .*string"),
         ([[1.0], None], "row 1 has no embedding"),
+        ([[], []], "row 0 has no embedding"),
         ([[1.0], [1.0, 2.0]], "all of one length"),
         (None, "no column embedding"),
     ],
 )
-def test_a_faulty_column_of_embeddings_is_refused(tmp_path, column, message):
+def test_a_faulty_column_of_embeddings_is_refused(world, tmp_path, column, message):
     columns = {"place_id": ["p0", "p1"]} | ({} if column is None else {"embedding": column})
     pq.write_table(pa.table(columns), tmp_path / "e.parquet")
     with pytest.raises(ValueError, match=f"e.parquet: .*{message}"):
-        inference.read_embedding_table(tmp_path / "e.parquet")
+        inference.read_embeddings(tmp_path / "e.parquet", world)
 
 
-def test_embeddings_in_any_kind_of_list_are_read(tmp_path):
+def test_embeddings_in_any_kind_of_list_are_read(world, tmp_path):
     for kind in (pa.list_(pa.float64()), pa.large_list(pa.int32()), pa.list_(pa.float32(), 2), pa.list_(pa.float16())):
         column = pa.array(np.array([[1, 2], [3, 4], [5, 6]], np.float16).tolist(), pa.list_(pa.float64())).cast(kind)
-        table = pa.table({"place_id": ["a", "b", "c"], "embedding": column})
-        pq.write_table(table, tmp_path / "e.parquet", row_group_size=2)
-        _, vectors = inference.read_embedding_table(tmp_path / "e.parquet")
-        assert vectors.dtype == np.float32 and vectors.tolist() == [[1, 2], [3, 4], [5, 6]]
+        table = pa.table({"place_id": ["p0", "p1", "p2"], "embedding": column})
+        pq.write_table(table, tmp_path / "E.PARQUET", row_group_size=2)
+        vectors = inference.read_embeddings(tmp_path / "E.PARQUET", world)
+        assert vectors.dtype == np.float32 and vectors[:3].tolist() == [[1, 2], [3, 4], [5, 6]]
 
 
 def test_two_embeddings_of_one_place_are_refused_and_two_of_no_place_of_the_store_are_not(world, tmp_path):
@@ -119,6 +128,35 @@ def test_two_embeddings_of_one_place_are_refused_and_two_of_no_place_of_the_stor
     found = inference.read_embeddings(tmp_path / "e.parquet", world)
     assert found[:2].tolist() == [[4], [1]] and np.isnan(found[2:]).all()
     pq.write_table(pa.table({"place_id": ["p1", "x", "p0", "p2", "p1"], "embedding": vectors}), tmp_path / "e.parquet")
-    for read in (inference.read_embeddings, suite._read_embeddings):
-        with pytest.raises(ValueError, match="e.parquet: row 4: place_id 'p1' again, first in row 0; keep one"):
-            read(tmp_path / "e.parquet", world)
+    with pytest.raises(ValueError, match="e.parquet: row 4: place_id 'p1' again, first in row 0; keep one"):
+        inference.read_embeddings(tmp_path / "e.parquet", world)
+
+
+def test_embeddings_are_found_by_position_unless_two_are_there(world, tmp_path):
+    lon, lat = world.lonlat[:3].T
+    table = pa.table({"lon": lon, "lat": lat, "embedding": [[1.0], [2.0], [3.0]]})
+    pq.write_table(table, tmp_path / "e.parquet")
+    found = inference.read_embeddings(tmp_path / "e.parquet", world)
+    assert found[:3].tolist() == [[1], [2], [3]] and np.isnan(found[3:]).all()
+    pq.write_table(pa.concat_tables([table, table]), tmp_path / "e.parquet")  # the same twice is no doubt
+    assert inference.read_embeddings(tmp_path / "e.parquet", world)[:3].tolist() == [[1], [2], [3]]
+    other = table.set_column(2, "embedding", pa.array([[-1.0], [2.0], [3.0]]))
+    pq.write_table(pa.concat_tables([table, other]), tmp_path / "e.parquet")
+    with pytest.raises(ValueError, match="e.parquet: rows 0 and 3 are two embeddings at one position"):
+        inference.read_embeddings(tmp_path / "e.parquet", world)
+
+
+def test_a_vector_far_outside_the_rest_is_remarked_on(world, tmp_path):
+    vectors = [[1.0]] * 9 + [[1e6]]
+    pq.write_table(pa.table({"place_id": [f"p{i}" for i in range(10)], "embedding": vectors}), tmp_path / "e.parquet")
+    with pytest.warns(UserWarning, match="e.parquet: row 9: the embedding has length 1e.06, the median is 1 .1 such rows"):
+        inference.read_embeddings(tmp_path / "e.parquet", world)
+
+
+def test_what_is_left_out_is_told(trained, world, tmp_path):
+    columns = {"place_id": ["p1", "p2"], "embedding": [[1.0], [2.0]], "box": [{"west": 1.0}] * 2}
+    pq.write_table(pa.table(columns | {"lon": [1.0, 2.0], "lat": [1.0, 2.0]}), tmp_path / "e.parquet")
+    with pytest.warns(UserWarning, match=r"e.parquet: no embedding for 298 of 300 places .*first: row 0, p0"):
+        inference.read_embeddings(tmp_path / "e.parquet", world)
+    with pytest.warns(UserWarning, match="columns that CSV cannot hold are left out: box"):
+        inference.embed_table(trained, tmp_path / "e.parquet", tmp_path / "e.csv", progress=False)

@@ -33,14 +33,26 @@ def test_a_model_refuses_what_it_cannot_embed(trained, world):
     for modality, features, message in (
         ("text", np.ones((5, width + 1)), rf"not \(5, {width + 1}\)"),
         ("txt", np.ones((5, width)), "features of text, image, not of 'txt'"),
+        ("text", np.where(np.arange(5)[:, None] == 3, np.nan, np.ones(width)), "row 3 is not finite"),
+        ("text", np.ma.masked_array(np.ones((2, width)), [[False] * width, [True] * width]), "row 1 is not finite"),
     ):
         with pytest.raises(ValueError, match=message):
             model.embed_features(modality, features)
     good = world.images(np.flatnonzero(world.has("image"))[:2])
-    for images, message in ((good[:, :3], "12"), (good / 10000.0, "10.?000"), ((good // 40).astype(np.uint16), "8-bit"),
+    masked = np.ma.masked_less(good, good.min() + 1)
+    for images, message in ((good[:, :3], "12"), (masked, "masked"), (good / 10000.0, "10.?000"), ((good // 40).astype(np.uint16), "8-bit"),
                             (np.random.default_rng(0).integers(150, 900, (3, 12, 32, 32)) + 1000, "offset of .1000")):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             model.embed_images(images)
+
+
+def test_a_device_is_one_that_the_machine_has(trained, monkeypatch):
+    assert next(geonb.load(trained, "auto").architecture.parameters()).device.type in ("cpu", "cuda", "mps")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    for device in ("gpu", "cuda:2", "cuda:-1"):
+        with pytest.raises(ValueError, match=f"{device}.*choose auto, cuda, cuda:0, cuda:1, .*cpu"):
+            geonb.load(trained, device)
 
 
 def test_another_backbone_than_that_of_the_run_is_refused(trained):

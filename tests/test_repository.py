@@ -1,5 +1,6 @@
 """Promises that the repository makes as a whole."""
 
+import ast
 import os
 import re
 import subprocess
@@ -56,6 +57,19 @@ def test_imports_stay_light(module, allowed):
     code = f"import {module}, sys; print(','.join(m for m in {sorted(heavy)!r} if m in sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert not loaded, f"import {module} also loads {loaded}"
+
+
+def test_text_files_are_read_and_written_in_a_named_encoding():
+    """Else it is that of the locale. ``x.open`` is a file's where a mode comes first, or nothing."""
+    without = []
+    for path in (p for folder in ("geonb", "research", "scripts", "benchmarks") for p in (ROOT / folder).rglob("*.py")):
+        for node in (n for n in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(n, ast.Call)):
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            first = getattr((node.args or [None])[0], "value", "") if node.args or node.keywords else "r"
+            opens = name == "open" and (isinstance(node.func, ast.Name) or first in ("r", "w", "x", "a"))
+            if (opens or name in ("read_text", "write_text")) and "encoding" not in {k.arg for k in node.keywords}:
+                without.append(f"{path.name}:{node.lineno}")
+    assert without == []
 
 
 def test_no_path_of_a_machine_and_no_key_stand_in_the_repository():

@@ -37,9 +37,11 @@ def test_damaged_and_hostile_files_are_refused(copy):
     save_file({"x": torch.zeros(1)}, weights)
     with pytest.raises(ValueError, match="do not fit config.yaml"):
         geonb.load(copy)
-    (copy / "config.yaml").write_text("architecture: !!python/object/apply:os.system [echo]\n")
-    with pytest.raises(ValueError, match="config.yaml: damaged"):
-        geonb.load(copy)
+    for name, content in (("manifest.json", '{"schema": 3'), ("config.yaml", "architecture: !!python/object/apply:os.system [echo]\n"),
+                          ("config.yaml", ""), ("config.yaml", "dim: 8\n".encode("utf-16"))):  # fmt: skip
+        (copy / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+        with pytest.raises(ValueError, match=f"{name}: damaged .*train again"):
+            geonb.load(copy)
 
 
 def test_a_folder_that_is_no_run_and_a_run_that_is_not_finished_are_refused(copy, tmp_path):

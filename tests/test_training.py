@@ -195,6 +195,29 @@ def test_a_loss_that_is_not_finite_names_the_step_and_its_places(ruined, noticed
     assert resumed_is_whole(world, tmp_path)
 
 
+@pytest.mark.parametrize("options, message", [({"devices": 9999}, "devices: 9999 are more than"), ({"nodes": 2}, "by torchrun or srun")])
+def test_devices_that_are_not_there_are_refused_before_anything_starts(options, message, world, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        train("fused", world, tmp_path / "run", replace(SMALL, **options))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_too_large_for_a_gpu_names_what_to_lower(world, tmp_path, monkeypatch):
+    def full(model, batch):
+        raise torch.cuda.OutOfMemoryError
+
+    monkeypatch.setattr(training, "validate", full)
+    with pytest.raises(MemoryError, match="lower batch_size"):
+        train("imagebind", world, tmp_path / "run", SMALL, progress=False)
+
+
+def test_a_resumed_run_names_the_settings_that_do_not_count(trained, world, recwarn):
+    train("imagebind", world, trained, SMALL, resume=True)
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match="keeps its own config; ignored: dim, init$"):
+        train("imagebind", world, trained, replace(SMALL, dim=8), resume=True, init=trained)
+
+
 def test_a_run_that_cannot_go_on_says_why(trained, world, tmp_path):
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)

@@ -5,7 +5,9 @@ The module knows nothing of files, catalogues or stores.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,6 +19,11 @@ if TYPE_CHECKING:
 
 #: The bands of Sentinel-2 L2A, in the order of all chips.
 BANDS = ["B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B11", "B12"]
+#: The bands by the common names of STAC (https://github.com/stac-extensions/eo).
+COMMON_NAMES = {
+    "coastal": "B1", "blue": "B2", "green": "B3", "red": "B4", "rededge1": "B5", "rededge2": "B6", "rededge3": "B7",
+    "nir": "B8", "nir08": "B8A", "nir09": "B9", "swir16": "B11", "swir22": "B12",
+}  # fmt: skip
 SCALE = 10_000  # digital numbers of a reflectance of 1
 MIN_SIZE = 16
 GSD_M = 10  # of a pixel of a chip
@@ -26,9 +33,36 @@ DARK = (2, 4, 6)  # topographic shadow, vegetation, water
 GAMMA = 2.2  # of common screens: equal steps of reflectance are shown as equal steps of light
 
 
-def check_shape(images: np.ndarray) -> np.ndarray:
-    """Refuse chips that are not integers (n, 12, H, W), H and W at least 16, by a ValueError."""
-    images = np.asarray(images)
+def band_order(names: Sequence[str]) -> list[int]:
+    """Find where each of :data:`BANDS` is among bands by their names; see :func:`band_of`.
+
+    Raises:
+        ValueError: a band that is missing or there twice, or B10, which only Level-1C has.
+    """
+    found: dict[str, list[int]] = {}
+    for i, name in enumerate(names):
+        found.setdefault(band_of(name), []).append(i)
+    if "B10" in found:
+        raise ValueError("B10 is among the bands, so they are Level-1C; take Level-2A")
+    if wrong := [band for band in BANDS if len(found.get(band, [])) != 1]:
+        times = len(found.get(wrong[0], []))
+        raise ValueError(f"{wrong[0]} is there {times} times among the bands {', '.join(names)}; give each band once")
+    return [found[band][0] for band in BANDS]
+
+
+def band_of(name: str) -> str:
+    """Return the band that a name such as "B02", "S2_B2_10m" or "blue" stands for; "" where it stands for none."""
+    code = re.search(r"(?:^|[^A-Z0-9])B0?(\d{1,2}A?)(?:$|[^A-Z0-9])", name.upper())
+    return f"B{code[1]}" if code else COMMON_NAMES.get(name.lower().strip(), "")
+
+
+def check_shape(images: Any, least: int = MIN_SIZE) -> np.ndarray:
+    """Refuse chips that are not integers (n, 12, H, W), H and W at ``least`` so large, by a ValueError.
+
+    The axes and bands of an xarray are put into order by their names. Of other arrays the order of the
+    bands cannot be known: it must be that of :data:`BANDS`.
+    """
+    images = _by_name(images)
     if images.ndim != 4:
         raise ValueError(f"images have shape {images.shape}, not (n, 12, H, W): one chip is images[None]")
     if images.shape[1] != len(BANDS):
@@ -38,14 +72,26 @@ def check_shape(images: np.ndarray) -> np.ndarray:
         elif 13 in (images.shape[1], images.shape[-1]):
             hint = "; 13 bands are Level-1C: take Level-2A, which has no B10"
         raise ValueError(f"images have {images.shape[1]} bands (shape {images.shape}), not 12{hint}")
-    if min(images.shape[2:]) < MIN_SIZE:
-        raise ValueError(f"images are {images.shape[2]} x {images.shape[3]} pixels, not at least 16 x 16")
+    if min(images.shape[2:]) < least:
+        raise ValueError(f"images are {images.shape[2]} x {images.shape[3]} pixels, not at least {least} x {least}")
     if images.dtype.kind not in "ui":
         raise ValueError(
             f"images are {images.dtype}; needed is uint16: multiply reflectance from 0 to 1 by 10_000 "
             "and use np.rint(images).clip(0, 65_535).astype(np.uint16)"
         )
     return images
+
+
+def _by_name(images: Any) -> np.ndarray:
+    if "band" not in getattr(images, "dims", ()):
+        return np.asarray(images)
+    rest = [axis for axis in images.dims if axis != "band"]
+    edges = ["y", "x"] if {"y", "x"} <= set(rest) else rest[-2:]
+    images = images.transpose(*(axis for axis in rest if axis not in edges), "band", *edges)
+    names = images["band"].values.tolist()
+    if not isinstance(names[0], str):  # bands by number; rioxarray has their names elsewhere
+        names = images.attrs.get("long_name")
+    return np.asarray(images.isel(band=band_order(names)) if isinstance(names, (list, tuple)) else images)
 
 
 def check_images(images: np.ndarray, *, harmonised: bool = False) -> np.ndarray:
@@ -85,6 +131,12 @@ def check_images(images: np.ndarray, *, harmonised: bool = False) -> np.ndarray:
                 "images.clip(1000) - 1000, or harmonised=True if you know that it is gone"
             )
     return images.astype(np.uint16)
+
+
+def baseline_offset(baseline: object) -> int | None:
+    """Return the offset of a processing baseline such as "05.10": 0 or 1000, or None for what is none."""
+    stated = re.fullmatch(r"\d{1,2}\.\d{1,2}", str(baseline))
+    return (OFFSET if float(stated[0]) >= 4 else 0) if stated else None
 
 
 def radiometric_offset(images: np.ndarray) -> np.ndarray:

@@ -63,8 +63,8 @@ def blocked_split(
     if without := [name for i, name in enumerate(LABELS) if fractions[i] > 0 and i not in owner]:
         raise ValueError(
             f"no place is left for {' and '.join(without)}: of {len(names)} blocks of {size_km:g} km one "
-            f"holds {counts.max():,} of {len(lonlat):,} places; choose smaller blocks or a random split, in "
-            "a config split: {kind: blocked, size_km: 30, buffer_km: 3} or {kind: random}"
+            f"holds {counts.max():,} of {len(lonlat):,} places; choose smaller blocks or a random split; "
+            "in a config of `geonb train`, split: {kind: blocked, size_km: 30, buffer_km: 3} or {kind: random}"
         )
     label = np.array(LABELS, dtype="<U6")[owner[block]]
     val, test = label == "val", label == "test"

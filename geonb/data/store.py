@@ -28,9 +28,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 
-from geonb._util import is_missing, row_numbers
+from geonb._util import as_text, is_missing, row_numbers
 from geonb.data.attribution import write_credits
-from geonb.data.sentinel2 import BANDS, SCALE
+from geonb.data.sentinel2 import BANDS, SCALE, check_shape
 from geonb.geo import check_lonlat
 
 SCHEMA_VERSION = 2
@@ -96,29 +96,26 @@ class PlaceStore:
         self.bands, self.gsd_m = described.get("bands"), described.get("gsd_m")
         self._images = np.empty((0, len(BANDS), 0, 0), np.uint16)
         self._dates = np.empty(0, object)
-        try:
-            self.places = pq.read_table(path / "places.parquet")
-            self.lonlat = points_from_wkb(self.places["geometry"])
-            self.place_id = np.array(self.places["place_id"].to_pylist(), dtype=str)
-            self._rows = {modality: np.full(len(self), -1) for modality in ("text", "image")}
-            if manifest["counts"]["texts"]:
-                meta = self._texts = pq.read_metadata(path / "texts.parquet")
-                rows = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
-                self._starts = np.cumsum([0, *rows])
-                self._locate("text", pq.read_table(path / "texts.parquet", columns=["place_id"]))
-            if described:
-                file = path / "images" / f"{ARRAY}.npy"
-                array = np.load(file, mmap_mode="r", allow_pickle=False)
-                self._images = np.asarray(array)  # an ndarray, so that batches are too
-                table = pq.read_table(file.with_suffix(".parquet"))
-                self._dates = np.array(table["date"].to_pylist(), dtype=object)
-                self._locate("image", table)
-        except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-            raise StoreError(f"{path}: cannot be read ({error}); {REMEDY}") from error
+        self.places = pq.read_table(path / "places.parquet")
+        self.lonlat = points_from_wkb(self.places["geometry"])
+        self.place_id = np.array(self.places["place_id"].to_pylist(), dtype=str)
+        self._rows = {modality: np.full(len(self), -1) for modality in ("text", "image")}
+        if manifest["counts"]["texts"]:
+            meta = self._texts = pq.read_metadata(path / "texts.parquet")
+            rows = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
+            self._starts = np.cumsum([0, *rows])
+            self._locate("text", pq.read_table(path / "texts.parquet", columns=["place_id"]))
+        if described:
+            file = path / "images" / f"{ARRAY}.npy"
+            array = np.load(file, mmap_mode="r", allow_pickle=False)
+            self._images = np.asarray(array)  # an ndarray, so that batches are too
+            table = pq.read_table(file.with_suffix(".parquet"))
+            self._dates = np.array(table["date"].to_pylist(), dtype=object)
+            self._locate("image", table)
 
     @classmethod
     def open(cls, path: str | Path, verify: bool | str = True) -> PlaceStore:
-        """Open a place store.
+        """Open a place store; StoreError if it is damaged or of another version.
 
         Args:
             path: the folder.
@@ -127,9 +124,14 @@ class PlaceStore:
         """
         path = Path(path)
         manifest = _read_manifest(path)
-        if verify:
-            _check_files(path, manifest, full=verify == "full")
-        return cls(path, manifest)
+        try:
+            if verify:
+                _check_files(path, manifest, full=verify == "full")
+            return cls(path, manifest)
+        except StoreError:
+            raise
+        except (OSError, LookupError, ValueError, TypeError, AttributeError, pa.ArrowException) as error:
+            raise StoreError(f"{path}: cannot be read ({error}); {REMEDY}") from error
 
     def __reduce__(self) -> tuple:
         return PlaceStore.open, (self.path, False)  # else a memory map would be pickled with all its pixels
@@ -147,14 +149,20 @@ class PlaceStore:
         return [name for name in self.places.column_names if name != "geometry"]
 
     def column(self, name: str) -> np.ndarray:
-        """Read a column (n,) of the places: float64 with NaN or str with None; else StoreError."""
+        """Read a column (n,) of the places: float64 with NaN, or str with None; else StoreError.
+
+        Whole numbers beyond 2**53, which float64 would round, are str.
+        """
         if name not in self.columns:
             names = ", ".join(self.columns)
             raise StoreError(f"{self.path / 'places.parquet'}: no column {name!r}; there are {names}")
         column = self.places[name]
-        if pa.types.is_string(column.type):
-            return np.array(column.to_pylist(), dtype=object)
-        return column.cast(pa.float64()).to_numpy().astype(np.float64)
+        try:
+            if not pa.types.is_string(column.type):
+                return column.cast(pa.float64()).to_numpy().astype(np.float64)
+        except pa.ArrowInvalid:  # beyond 2**53
+            column = column.cast(pa.string())
+        return np.array(column.to_pylist(), dtype=object)
 
     def has(self, modality: str) -> np.ndarray:
         """Tell which places (n,) have "location" (all), "text" or "image"; others are a StoreError."""
@@ -306,7 +314,8 @@ def write_store(
             ``title``, ``source``, ``license`` and facts (numbers or str; NaN or None if missing).
         texts: columns of :data:`TEXT_SCHEMA`, or an iterable of such tables, which is streamed.
         images: an iterable of uint16 (k, 12, H, W), reflectance x 10,000, or of tuples (images,
-            columns (k,) of their places), which is streamed.
+            columns (k,) of their places), which is streamed. The bands of an xarray are found by name;
+            other arrays have none, and must be in the order of `BANDS`.
         image_rows, dates: of each image the row of its place, and its date (ISO 8601) or "".
         gsd_m: size of a pixel in metres.
         facts: see :class:`PlaceStore`; each is a column of the places.
@@ -395,20 +404,30 @@ def _take_places(places: Mapping[str, Any]) -> tuple[pa.Array, np.ndarray, dict[
             raise StoreError(f"places: column {name!r} has {len(values)} values, place_id {len(place_id)}")
         if name not in ("place_id", "lon", "lat", "geometry"):
             columns[name] = _column("places", name, values, columns[name].type if name in columns else None)
-    lonlat = np.stack([np.asarray(places[name], np.float64) for name in ("lon", "lat")], 1)
+    lonlat = np.stack([_degrees(name, places[name]) for name in ("lon", "lat")], 1)
     return place_id, check_lonlat(lonlat, "places"), columns
 
 
+def _degrees(name: str, values: Any) -> np.ndarray:
+    column = _column("places", name, values)
+    if pa.types.is_float16(column.type):
+        raise StoreError(f"places: {name} is in half precision, which is off by kilometres; give float64")
+    return _column("places", name, column, pa.float64()).to_numpy(zero_copy_only=False)
+
+
 def _column(where: str, name: str, values: Any, kind: pa.DataType | None = None) -> pa.Array:
-    """Make a column of numbers or str; None, NaN and pandas' NA become missing."""
+    """Make a column of numbers or str; what :func:`is_missing` finds is missing, dates and identifiers are str."""
+    found = values
     try:
-        if isinstance(values, pa.ChunkedArray):
-            values = values.combine_chunks()
-        elif not isinstance(values, pa.Array):
+        if not isinstance(values, (pa.Array, pa.ChunkedArray)):
             try:
                 values = pa.array(values, from_pandas=True)
-            except (pa.ArrowInvalid, pa.ArrowTypeError):  # numbers and words: all become words
-                values = pa.array([None if is_missing(value) else str(value) for value in values])
+            except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):  # numbers and words, or beyond 64 bits
+                values = _words(found)
+        if isinstance(values, pa.ChunkedArray):
+            values = values.combine_chunks()
+        if isinstance(values, pa.ExtensionArray) or pa.types.is_duration(values.type):  # months, UUIDs, spans of time
+            values = _words(values.to_pylist() if isinstance(found, (pa.Array, pa.ChunkedArray)) else found)
         if pa.types.is_floating(values.type):
             values = pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
             kind = kind or values.type
@@ -417,6 +436,10 @@ def _column(where: str, name: str, values: Any, kind: pa.DataType | None = None)
         return values.cast(kind or pa.string())
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise StoreError(f"{where}: column {name!r}: give numbers or str ({error})") from None
+
+
+def _words(values: Iterable) -> pa.Array:
+    return pa.array([None if is_missing(value) else str(value) for value in values], pa.string())
 
 
 def _write_texts(file: Path, texts: Any, place_id: pa.Array) -> int:
@@ -462,22 +485,26 @@ def _write_images(
 ) -> tuple[dict, dict[str, pa.Array]]:
     """Stream an array and its table; return its entry in the manifest and the columns beside it."""
     names = place_id.take(rows).to_pylist()
-    dates = [""] * len(rows) if dates is None else [str(date or "") for date in dates]
+    dates = [""] * len(rows) if dates is None else [as_text(date) for date in dates]
     if len(dates) != len(rows):
         raise StoreError(f"images: {len(rows)} images, but {len(dates)} dates")
     (folder / "images").mkdir()
     extra: dict[str, list[np.ndarray]] = {}
     seen, shape = 0, ()
     with (folder / "images" / f"{ARRAY}.npy").open("wb") as stream:
-        for chunk in images:
+        for chunk in [images] if hasattr(images, "ndim") else images:
             chunk, columns = chunk if isinstance(chunk, tuple) else (chunk, {})
             if not len(chunk):
                 continue
-            where = f"images: from image {seen} on: {chunk.dtype} {chunk.shape}"
-            if chunk.dtype != np.uint16 or chunk.ndim != 4 or chunk.shape[1] != len(BANDS):
-                raise StoreError(f"{where}; give uint16 (k, 12, H, W), bands {', '.join(BANDS)}")
+            where = f"images: from image {seen} on"
+            try:
+                chunk = check_shape(chunk, least=1)
+            except ValueError as error:
+                raise StoreError(f"{where}: {error}") from None
+            if chunk.dtype != np.uint16:
+                raise StoreError(f"{where}: {chunk.dtype}; give uint16, reflectance x 10,000")
             if shape and chunk.shape[1:] != shape:
-                raise StoreError(f"{where}, those before {shape}; cut all to one size")
+                raise StoreError(f"{where}: {chunk.shape[1:]}, those before {shape}; cut all to one size")
             check_scaling("images", chunk, seen)
             if not shape:
                 shape = chunk.shape[1:]

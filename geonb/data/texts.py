@@ -319,7 +319,7 @@ def _nouns() -> dict[str, str]:
     """Load nouns, each with the kind of its articles; "" for a place."""
     import yaml
 
-    kinds = yaml.safe_load((files("geonb.data") / "assets" / "first_nouns.yaml").read_text())
+    kinds = yaml.safe_load((files("geonb.data") / "assets" / "first_nouns.yaml").read_text(encoding="utf-8"))
     return {noun: kind for kind, nouns in kinds.items() for noun in nouns.split()}
 
 

@@ -37,8 +37,9 @@ NETWORKS = {
 def positional_encoding(name: str, **options: Any) -> positional.PositionalEncoding:
     """Make a positional encoding, a key of ``ENCODINGS``, with the options of its class.
 
-    It maps (n, 2) lon/lat degrees to (n, ``.dim``). Raises ValueError for an unknown name or an
-    option out of range.
+    It maps (n, 2) lon/lat degrees to (n, ``.dim``). Only "spherical_harmonics", "cartesian3d" and
+    "voronoi" give a pole one vector whatever the longitude. Raises ValueError for an unknown name
+    or an option out of range.
     """
     if name not in ENCODINGS:
         raise ValueError(f"unknown encoding {name!r}; choose one of {', '.join(ENCODINGS)}")

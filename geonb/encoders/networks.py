@@ -19,9 +19,9 @@ class Siren(nn.Module):
 
     def __init__(self, dim_in: int, dim: int, hidden: int = 512, layers: int = 2, dropout: float = 0.5) -> None:
         super().__init__()
-        widths = pairwise([dim_in, *[hidden] * layers])
-        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in widths)
-        self.last, self.dropout = nn.Linear(hidden, dim), nn.Dropout(dropout)
+        widths = [dim_in, *[hidden] * layers]
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.last, self.dropout = nn.Linear(widths[-1], dim), nn.Dropout(dropout)
         for i, layer in enumerate([*self.hidden, self.last]):
             bound = 1 / layer.in_features if i == 0 else math.sqrt(6 / layer.in_features)
             for parameter in (layer.weight, layer.bias):
@@ -65,9 +65,10 @@ class Capsules(nn.Module):
         self.capsules = nn.ModuleList()
         for width in self.widths:
             parts: list[nn.Module] = []
-            for a, b in pairwise([width, *[hidden] * layers]):
+            widths = [width, *[hidden] * layers]
+            for a, b in pairwise(widths):
                 parts += [nn.Linear(a, b), nn.ReLU()]
-            self.capsules.append(nn.Sequential(*parts, nn.Linear(hidden, dim)))
+            self.capsules.append(nn.Sequential(*parts, nn.Linear(widths[-1], dim)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (n, dim_in) to (n, dim)."""

@@ -11,6 +11,7 @@ import importlib.util
 import io
 import math
 import pickle
+import re
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ GEOCLIP_SHA256 = "94b80ae3af89fca78539e129dd2929d321247f5ceeeb0a31bc2c31041a2533
 _SCALAR = np._core.multiarray.scalar  # type: ignore[attr-defined]
 _NUMPY_NUMBERS = [_SCALAR, (_SCALAR, "numpy.core.multiarray.scalar"), np.dtype]
 _NUMPY_NUMBERS += [type(np.dtype(kind)) for kind in ("bool", "i4", "i8", "f4", "f8")]
+_WRAPPERS = re.compile(r"\b(module|_orig_mod)\.")  # in names of DistributedDataParallel and torch.compile
 
 
 def geoclip_location(path: str | Path | None = None) -> LocationEncoder:
@@ -123,19 +125,25 @@ def _opened(path: str | Path) -> Iterator[tuple[dict[str, Any], str]]:
     """Read a checkpoint, with its SHA-256, by PyTorch's restricted reader."""
     path = Path(path)
     try:
-        wheel = path.suffix == ".whl"
+        wheel = path.suffix.lower() == ".whl"
         data = zipfile.ZipFile(path).read(GEOCLIP_WEIGHTS) if wheel else path.read_bytes()
         with torch.serialization.safe_globals(_NUMPY_NUMBERS):
-            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            content = _unwrapped(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
+        if isinstance(content.get("state_dict"), dict):
+            content["state_dict"] = _unwrapped(content["state_dict"])
         with torch.random.fork_rng(devices=[]):  # weights drawn are replaced at once
             yield content, hashlib.sha256(data).hexdigest()
     except OSError:
         raise
     except Exception as error:  # damaged files raise errors of many kinds
         reason = f"{type(error).__name__}: {error}"
-        if isinstance(error, pickle.UnpicklingError):  # it advises to read without the restriction
+        if isinstance(error, pickle.UnpicklingError) or "weights_only" in reason:  # advice to drop the restriction
             reason = "damaged, or with objects in it that could run code, which are refused"
         raise ValueError(f"{path}: not the published layout ({reason})") from None
+
+
+def _unwrapped(state: dict[str, Any]) -> dict[str, Any]:
+    return {_WRAPPERS.sub("", key): value for key, value in state.items()}
 
 
 def _require(settings: dict[str, Any], **wanted: str) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import logging
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,6 @@ MINILM_REPOSITORY = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MAX_TOKENS = 128  # about 500 characters of English prose, the first paragraph of an article
 LSA_DIM, LSA_FEATURES = 256, 16_384  # 8 MB in float16
-
-_log = logging.getLogger(__name__)
 
 
 class MiniLM:
@@ -148,7 +146,8 @@ def text_backbone(
             return MiniLM(folder, state)
         if name == "minilm":
             raise FileNotFoundError(f"all-MiniLM-L6-v2 is not on this machine; {advice}")
-        _log.warning(f"all-MiniLM-L6-v2 is not installed, so lsa encodes the texts; {advice}")
+        missing = f"all-MiniLM-L6-v2 is not installed, so lsa encodes the texts; {advice}"
+        warnings.warn(missing, stacklevel=2)
     if state is not None:
         return LSA(state)
     if fit_on is None:
@@ -160,6 +159,8 @@ def _check_texts(texts: Sequence[str]) -> None:
     for index, text in enumerate(texts):
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"text {index} is {text!r}; leave out places without text")
+        if not text.isascii() and text.encode(errors="ignore").decode() != text:
+            raise ValueError(f"text {index}, {text[:40]!r}, was not read as UTF-8; read it again")
 
 
 def _vectorizer(**options: Any) -> Any:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from itertools import combinations, permutations
+from itertools import combinations, pairwise, permutations
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,10 @@ from geonb.evaluation.protocols import block_km, protocols_of
 from geonb.evaluation.retrieval import RANKS, retrieval
 from geonb.evaluation.spatial import block_bootstrap, morans_i, weighted_median
 from geonb.evaluation.tasks import TASKS
-from geonb.geo import EARTH_RADIUS_KM, check_lonlat, unit_xyz
-from geonb.inference import positions, read_embedding_table, rows_of_places
+from geonb.inference import read_embeddings, warn_of_lengths
 from geonb.model import Model, load
 
 SCHEMA = 3
-MATCH_KM = 1.0  # an embedding from another source belongs to a place that is no farther than this
 MIN_QUERIES = 10  # places with both modalities; retrieval needs as many
 Views = Mapping[str, np.ndarray]  # vectors (places, d) by modality
 
@@ -44,7 +43,8 @@ def evaluate(
     Args:
         subjects: run folders and .parquet files of embeddings (as of ``geonb embed``), named by
             their file names; or a dict from names to these, to functions of positions (n, 2),
-            lon/lat degrees, or to arrays (places, d).
+            lon/lat degrees, or to arrays (places, d). Where a store is too small for the split of
+            the runs, it gets one of its own, with a warning.
         data: a place store or its folder. ``out``: the file to write, as a whole, or None.
 
     Returns:
@@ -52,8 +52,8 @@ def evaluate(
         "protocols", "skipped". What is not defined, as an interval of few blocks, is None.
 
     Raises:
-        ValueError: nothing to evaluate, two of one name, runs of different splits, or an
-            embedding that is not finite, lacks a place or has one twice.
+        ValueError: nothing to evaluate, two of one name in any case, runs of different splits, or
+            an embedding that is not finite, lacks a place or has one twice.
     """
     import torch
 
@@ -99,7 +99,7 @@ def evaluate(
     for name, model in tqdm(models.items(), "runs", unit="run", disable=not progress):
         z = embed_all(model, store, progress=progress)
         location[name] = z["location"]
-        for table, rows in evaluate_model(name, model, store, z, folds)[0].items():
+        for table, rows in evaluate_model(name, model, store, z, folds, config)[0].items():
             results[table] += rows
     for name, vectors in others.items():
         rank = effective_rank(vectors[test])
@@ -140,16 +140,16 @@ def embed_all(
 
 
 def evaluate_model(
-    name: str, model: Model, store: PlaceStore, z: Views, folds: list[TaskFold], seed: int = 0
+    name: str, model: Model, store: PlaceStore, z: Views, folds: list[TaskFold], config: dict, seed: int = 0
 ) -> tuple[dict[str, list[dict]], dict[str, np.ndarray]]:
     """Probe a run's locations; measure retrieval and the space on held-out places.
 
-    From ``z`` (places, d) of :func:`embed_all`; ``seed`` is of the bootstrap. Returns rows by
-    table, and the arrays of :func:`probe_rows` and :func:`retrieval_row`.
+    From ``z`` (places, d) of :func:`embed_all`; ``config`` is of the split, ``seed`` of the bootstrap.
+    Returns rows by table, and the arrays of :func:`probe_rows` and :func:`retrieval_row`.
     """
-    test = split_of(store, model.config) == "test"
+    test = split_of(store, {"split": config}) == "test"
     present = {m: test & np.isfinite(vectors[:, 0]) for m, vectors in z.items()}
-    held_out = "blocked" if model.config["split"]["kind"] == "blocked" else "held-out"
+    held_out = "blocked" if config["kind"] == "blocked" else "held-out"
     probes, predictions = probe_rows(ProbeRunner(name, store.lonlat, z["location"]), folds, seed)
     found = []
     for query, target in permutations(z, 2):
@@ -240,18 +240,21 @@ def _interval(prefix: str, lonlat: np.ndarray, statistic: Callable[..., np.ndarr
 
 
 def _split(store: PlaceStore, configs: list[dict], size_km: float) -> tuple[dict, np.ndarray, list[dict]]:
-    """Config and labels (places,) of the runs' split, or of one without runs; what is skipped."""
+    """Config and labels (places,) of the runs' split, else of the first that the store is large enough for."""
     if any(config != configs[0] for config in configs):
         raise ValueError("the runs have different splits; evaluate them one by one")
-    if configs:
-        return configs[0], split_of(store, {"split": configs[0]}), []
-    config = {"kind": "blocked", "size_km": size_km, "buffer_km": 50.0, "seed": 0}
-    try:
-        return config, split_of(store, {"split": config}), []
-    except ValueError:
-        why = f"too few blocks of {size_km:g} km hold places; drawn at random"
-        config = {"kind": "random", "seed": 0}
-        return config, split_of(store, {"split": config}), [{"protocol": "blocked", "why": why}]
+    blocked = {"kind": "blocked", "size_km": size_km, "buffer_km": 50.0, "seed": 0}
+    choices = [*configs[:1], blocked, {"kind": "random", "seed": 0}]
+    skipped: list[dict] = []
+    for config, instead in pairwise(choices):
+        try:
+            return config, split_of(store, {"split": config}), skipped
+        except ValueError:  # too few blocks
+            how = "drawn at random" if instead["kind"] == "random" else f"split by blocks of {size_km:g} km"
+            why = f"too few blocks of {config.get('size_km', 500):g} km hold places; {how}"
+            warnings.warn(f"{store.path}: {why}", stacklevel=3)
+            skipped.append({"protocol": "blocked", "why": why})
+    return choices[-1], split_of(store, {"split": choices[-1]}), skipped
 
 
 def _training(model: Model, store: PlaceStore) -> dict:
@@ -267,46 +270,43 @@ def _load_all(
 ) -> tuple[dict[str, Model], dict[str, np.ndarray]]:
     """Models of runs, and embeddings (places, d) from other sources, by name."""
     if not isinstance(subjects, Mapping):
-        names = [Path(subject).resolve().name.removesuffix(".parquet") for subject in subjects]
-        if len(set(names)) < len(names):
-            raise ValueError(f"two subjects share a name: {', '.join(names)}; rename one")
-        subjects = dict(zip(names, subjects, strict=True))
-    if not subjects:
+        paths = [Path(subject).resolve() for subject in subjects]
+        names = [path.stem if _is_table(path) else path.name for path in paths]
+    else:
+        paths, names = list(subjects.values()), list(subjects)
+    if not names:
         raise ValueError("no runs to evaluate, and no embeddings")
+    if len({name.lower() for name in names}) < len(names):
+        raise ValueError(f"two subjects share a name: {', '.join(names)}; rename one")
     models, others = {}, {}
-    for name, subject in subjects.items():
+    for name, subject in zip(names, paths, strict=True):
         if name in (*REFERENCES, PUBLISHED):
             raise ValueError(f"{name!r} is the name of a reference row; rename it")
         if not isinstance(subject, str | Path):
             vectors = subject(store.lonlat.copy()) if callable(subject) else subject
-        elif Path(subject).suffix == ".parquet":
-            vectors = _read_embeddings(Path(subject), store)
+            others[name] = _checked_embeddings(name, vectors, store)
+            warn_of_lengths(others[name], name)
+        elif _is_table(Path(subject)):
+            others[name] = _checked_embeddings(name, read_embeddings(subject, store, every=True), store)
         else:
             models[name] = load(subject)
-            continue
-        others[name] = np.asarray(vectors, np.float32)
-        if others[name].ndim != 2 or len(others[name]) != len(store):
-            raise ValueError(f"{name}: {others[name].shape} is not ({len(store)}, d), a row for each place")
-        bad = np.flatnonzero(~np.isfinite(others[name]).all(1))
-        if len(bad):
-            place = f"place {store.place_id[bad[0]]} (row {bad[0]})"
-            raise ValueError(f"{name}: the embedding of {place} is not finite")
     return models, others
 
 
-def _read_embeddings(path: Path, store: PlaceStore) -> np.ndarray:
-    from scipy.spatial import cKDTree
+def _is_table(path: Path) -> bool:
+    return bool(path.suffix) and not path.is_dir()
 
-    table, vectors = read_embedding_table(path)
-    if "place_id" in table.column_names:
-        found = rows_of_places(table, path, store)
-    else:
-        lonlat = check_lonlat(positions(table, path), str(path))
-        chord, found = cKDTree(unit_xyz(lonlat)).query(unit_xyz(store.lonlat))
-        found = np.where(chord * EARTH_RADIUS_KM <= MATCH_KM, found, -1)
-    if missing := int((found < 0).sum()):
-        raise ValueError(
-            f"{path}: no embedding for {missing:,} of {len(store):,} places, {store.place_id[found.argmin()]} among "
-            f"them; give one for each place of the store (by place_id, or within {MATCH_KM:g} km)"
-        )
-    return vectors[found]
+
+def _checked_embeddings(name: str, vectors: Any, store: PlaceStore) -> np.ndarray:
+    try:
+        with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite, which is refused
+            vectors = np.asarray(vectors, np.float32)
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged rows, text, tensors with a gradient or on a GPU
+        raise ValueError(f"{name}: no array of numbers ({error})") from None
+    if vectors.ndim != 2 or len(vectors) != len(store) or not vectors.size:
+        raise ValueError(f"{name}: {vectors.shape} is not ({len(store)}, d), a row for each place")
+    bad = np.flatnonzero(~np.isfinite(vectors).all(1))
+    if len(bad):
+        place = f"place {store.place_id[bad[0]]} (row {bad[0]})"
+        raise ValueError(f"{name}: the embedding of {place} is not finite")
+    return vectors

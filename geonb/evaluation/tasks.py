@@ -34,10 +34,13 @@ class Task:
                 raise ValueError(f"task {self.column!r}: {value!r} is not one of {known}")
 
     def target(self, values: np.ndarray) -> np.ndarray:
-        """Scale a column (n,): float64 with NaN, or str with None, where unknown."""
+        """Scale a column (n,): float64 with NaN, or str with None, where unknown; ValueError for words as numbers."""
         if self.kind == "classification":
             return np.array([None if is_unknown(v) else str(v) for v in values], object)
-        values = np.asarray(values, np.float64)
+        try:
+            values = np.asarray(values, np.float64)
+        except ValueError as error:  # a column of words, or of words and numbers
+            raise ValueError(f"task {self.column!r} needs numbers ({error}); leave the words out") from None
         return np.log10(1 + values) if self.scaling == LOG else values
 
     @property

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from geonb.model import Model
 
 PIXELS = 50_000  # embedded at a time, at least one row
+MOST = 1_000_000_000  # pixels of a file, some 3 GB of memory
 
 
 def to_geotiff(
@@ -37,14 +38,18 @@ def to_geotiff(
         place, text: see :func:`geonb.explore.maps.layer_of`.
 
     Raises:
-        ValueError: degrees that do not divide 180, or what ``layer_of`` refuses.
+        ValueError: degrees that do not divide 180 or make more than :data:`MOST` pixels, or what ``layer_of`` refuses.
     """
     import rasterio
     from rasterio.enums import ColorInterp
     from rasterio.transform import from_origin
     from rasterio.windows import Window
 
-    rows = round(180 / degrees) if degrees > 0 else 0
+    size = 180 / degrees if degrees > 0 else 0.0
+    if 2 * size * size > MOST:
+        size = f"{2 * size:,.0f} by {size:,.0f}"
+        raise ValueError(f"{degrees:g} degrees make {size} pixels, more than {MOST:,}; give 0.01 or more")
+    rows = round(size)
     if rows < 1 or abs(rows * degrees - 180) > 1e-6:
         raise ValueError(f"180 degrees are no whole number of pixels of {degrees:g} degrees; change it")
     layer = layer_of(model, place=place, text=text)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geonb._util import is_unknown
-from geonb.explore.views import MISSING, PALETTE, land_rings
+from geonb._util import as_text
+from geonb.explore.views import MISSING, PALETTE, as_numbers, land_rings, listed
 from geonb.geo import check_lonlat
 
 if TYPE_CHECKING:
@@ -122,33 +122,35 @@ def scatter_map(
         signed: the sign of the numbers matters: blue below 0, red above, grey at 0, and by default
             limits as far below 0 as above.
     """
-    lonlat, values = check_lonlat(lonlat), np.asarray(values)
+    lonlat, colours = check_lonlat(lonlat), np.ndim(values) == 2
+    column = listed(values)
+    numbers = None if colours else as_numbers(column)
     fig, ax = world_axes()
     x, y = equal_earth_xy(lonlat).T
 
     def dots(rows: np.ndarray | slice, colour: Any, **options: Any) -> Any:
         return ax.scatter(x[rows], y[rows], c=colour, s=size, lw=0, rasterized=True, **options)
 
-    if values.ndim == 2:
-        dots(slice(None), values)
-    elif values.dtype.kind in "fiu":
-        known = np.isfinite(values)
+    if colours:
+        dots(slice(None), np.asarray(values))
+    elif numbers is not None:
+        known = np.isfinite(numbers)
         dots(~known, MISSING)
         if known.any():
-            low, high = limits or np.percentile(values[known], [1, 99])
+            low, high = limits or np.percentile(numbers[known], [1, 99])
             if signed and not limits:
                 low, high = -max(-low, high), max(-low, high)
-            drawn = dots(known, values[known], cmap="coolwarm" if signed else "viridis", vmin=low, vmax=high)
+            drawn = dots(known, numbers[known], cmap="coolwarm" if signed else "viridis", vmin=low, vmax=high)
             shape = {"orientation": "horizontal", "shrink": 0.45, "pad": 0.02, "aspect": 30}
             bar = fig.colorbar(drawn, ax=ax, extend="both", label=units, **shape)
             bar.outline.set_visible(False)
     else:
-        known = np.array([not is_unknown(v) for v in values], bool)
-        classes = values.astype(str)
+        classes = np.array([as_text(v) for v in column], object)
+        known = classes != ""
         names, counts = np.unique(classes[known], return_counts=True)
         shown = names[np.argsort(-counts, kind="stable")][: len(PALETTE) - 1]
         for colour, name in zip(PALETTE, shown, strict=False):
-            dots(known & (classes == name), colour, label=str(name))
+            dots(known & (classes == name), colour, label=name)
         for grey, name in ((known & ~np.isin(classes, shown), "other"), (~known, "unknown")):
             if grey.any():
                 dots(grey, MISSING, label=name)
@@ -163,14 +165,14 @@ def image_grid(images: ArrayLike, captions: Sequence[str], alt: str, columns: in
 
     Args:
         images: uint8 (n, H, W, 3).
-        captions: n strings; each is also the alt text of its chip.
+        captions: n strings, or nothing where one is missing; each is also the alt text of its chip.
         alt: what the grid shows as a whole.
         columns: at most this many side by side.
     """
     from PIL import Image
 
     cells = []
-    for image, caption in zip(np.asarray(images), captions, strict=True):
+    for image, caption in zip(np.asarray(images), map(as_text, listed(captions)), strict=True):
         buffer = io.BytesIO()
         Image.fromarray(image).save(buffer, "PNG")
         data = base64.b64encode(buffer.getvalue()).decode()

@@ -8,10 +8,10 @@ from itertools import product
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geonb._util import tqdm
+from geonb._util import as_text, tqdm
 from geonb.explore.linked import colour_column
 from geonb.explore.projection import Scores, align, project, projection_scores, stability, subsample
-from geonb.explore.views import PALETTE, View, land, pack
+from geonb.explore.views import PALETTE, View, land, listed, pack
 from geonb.geo import check_lonlat
 
 
@@ -51,7 +51,7 @@ def projection_view(
     Args:
         embeddings, lonlat: (n, d), and positions (n, 2) in degrees; other lengths are a ValueError.
         color: name -> n numbers or n labels; the ten most frequent labels get a colour.
-        hover: n strings, the names of places under the lens.
+        hover: the n names of places under the lens; missing ones are left out.
         units: name of a column -> its units.
         neighbors, min_dist, seeds, epochs: of UMAP (:func:`~geonb.explore.projection.fit_projection`);
             every combination is a frame. The values nearest to 15 and 0.1 are shown first.
@@ -63,6 +63,7 @@ def projection_view(
     if len(z) != n or (hover is not None and len(hover) != n):
         raise ValueError(f"{len(z)} embeddings, {n} positions and the names do not match")
     chosen = subsample(n, rows)
+    names = None if hover is None else [as_text(name) for name in listed(hover)]
     z, lonlat = z[chosen], lonlat[chosen]
     flat = project(z, "pca")
     pca, frames = projection_scores(z, flat), list[dict]()
@@ -89,7 +90,7 @@ def projection_view(
         "land": land(),
         "color": PALETTE[0],
         "columns": [colour_column(str(k), v, n, units.get(k), chosen) for k, v in (color or {}).items()],
-        "hover": None if hover is None else [str(hover[i] or "") for i in chosen],
+        "hover": None if names is None else [names[i] for i in chosen],
     }
     return ProjectionView(data, frames, pca, chosen)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import numbers
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -14,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geonb._util import is_unknown
-from geonb.explore.views import PALETTE, View, land, pack
+from geonb._util import as_text
+from geonb.explore.views import PALETTE, View, as_numbers, land, listed, pack
 from geonb.geo import check_lonlat
 
 ABOUT = ("text", "url", "license", "license_url", "creator", "changes")
@@ -51,7 +50,7 @@ def linked_view(
         xy: coordinates of the embedding (n, 2); both axes keep one scale.
         color: columns to colour by, name -> n numbers or n labels; missing values are grey, and the
             ten most frequent labels get a colour. An inspected place shows all of them.
-        hover: names of the n places, shown for the place under the pointer.
+        hover: names of the n places, shown for the place under the pointer; missing ones are left out.
         titles, alt: of the embedding and of the map; ``alt`` for those who do not see them.
         units: name of a column -> its units.
         about: shown of an inspected place: any of :data:`ABOUT`, each n strings or None. Texts are cut
@@ -82,7 +81,7 @@ def linked_view(
         "land": land(),
         "color": PALETTE[0],
         "columns": [colour_column(str(k), v, n, units.get(k)) for k, v in (color or {}).items()],
-        "hover": None if hover is None else [str(h or "") for h in hover],
+        "hover": None if hover is None else [as_text(h) for h in listed(hover)],
         "about": None if about is None else _about(about),
         "thumbs": _sprite(images, np.asarray(image_rows)) if images and len(image_rows) else None,
         "simulated": list(simulated),
@@ -94,19 +93,19 @@ def colour_column(
     name: str, values: Sequence | np.ndarray, n: int, units: Any = "", rows: np.ndarray | slice = slice(None)
 ) -> dict:
     """Encode ``rows`` of a column of numbers or labels (n,) for a page; ValueError for another shape."""
-    values = values if isinstance(values, np.ndarray) else np.array(list(values), object)
-    if values.shape != (n,):
-        raise ValueError(f"color {name!r} has shape {values.shape} for {n} places")
-    head = {"name": name, "units": "" if units in (None, "1") else str(units)}  # "1" is a number without units
-    known = [v for v in values.tolist() if v is not None]
-    numeric = bool(known) and all(isinstance(v, numbers.Real) and not isinstance(v, bool) for v in known)
-    return head | (_numbers(name, values[rows]) if numeric else _categories(name, values, rows))
+    if np.shape(values) != (n,):
+        raise ValueError(f"color {name!r} has shape {np.shape(values)} for {n} places")
+    values, units = listed(values), as_text(units)
+    head = {"name": name, "units": "" if units == "1" else units}  # "1" is a number without units
+    numbers = as_numbers(values)
+    if numbers is None:
+        return head | _categories(values, rows)
+    if np.isinf(numbers).any():
+        raise ValueError(f"color {name!r}, row {np.argmax(np.isinf(numbers))}: infinite")
+    return head | _numbers(numbers[rows])
 
 
-def _numbers(name: str, values: np.ndarray) -> dict:
-    values = values.astype(np.float64)  # None becomes NaN
-    if np.isinf(values).any():
-        raise ValueError(f"color {name!r}, row {np.argmax(np.isinf(values))}: infinite")
+def _numbers(values: np.ndarray) -> dict:
     column: dict[str, Any] = {"kind": "numbers", "low": None, "high": None, "data": pack(values, "<f4")}
     if len(known := values[~np.isnan(values)]):
         low, high = column["low"], column["high"] = np.percentile(known, [1, 99]).tolist()
@@ -115,8 +114,8 @@ def _numbers(name: str, values: np.ndarray) -> dict:
     return column
 
 
-def _categories(name: str, values: np.ndarray, rows: np.ndarray | slice) -> dict:
-    labels = ["unknown" if is_unknown(v) else str(v) for v in values.tolist()]
+def _categories(values: list, rows: np.ndarray | slice) -> dict:
+    labels = [as_text(v) or "unknown" for v in values]
     names, codes, counts = np.unique(np.array(labels, object), return_inverse=True, return_counts=True)
     known = [i for i in np.argsort(-counts, kind="stable") if names[i] != "unknown"]
     rank = np.full(len(names), 65535)  # of "unknown"
@@ -130,7 +129,7 @@ def _about(about: dict) -> str:
     columns = {}
     for name, values in about.items():
         most = URL_CHARACTERS if "url" in name else TEXT_CHARACTERS
-        columns[name] = [shorten(str(v), most) if v else None for v in values]
+        columns[name] = [shorten(as_text(v), most) or None for v in listed(values)]
     return base64.b64encode(zlib.compress(json.dumps(columns, separators=(",", ":")).encode(), 9)).decode()
 
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geonb.explore.views import asset, land_rings, safe_json
+from geonb._util import as_text
+from geonb.explore.views import asset, land_rings, listed, safe_json
 from geonb.geo import check_lonlat
 
 if TYPE_CHECKING:
@@ -27,19 +28,21 @@ PLACES.forEach(([lat, lon, label]) => {
     fillColor: "#0072B2", fillOpacity: 0.9});
   const text = document.createElement("div");
   text.textContent = label;
-  circle.bindPopup(text, {maxWidth: 280}).addTo({{ this._parent.get_name() }});
+  if (label) circle.bindPopup(text, {maxWidth: 280});
+  circle.addTo({{ this._parent.get_name() }});
 });
 {% endmacro %}
 """
 STYLE = "<style>div.leaflet-container{background:#edf2f6;font-family:system-ui,sans-serif}</style>"
 FITTED = 20_000  # places on land, even by area, that principal components are taken from
 SOUTH, NORTH = -60.0, 84.0  # of painted layers; Web Mercator swells beyond
+CLOSEST = 5  # zoom at which a map of few points opens; the outlines of land are coarser than a larger one shows
 
 
-def offline_map(height: int = 420, alt: str = "Interactive map") -> folium.Map:
+def offline_map(height: int = 420, alt: str = "Interactive map", tiles: bool = True) -> folium.Map:
     """Make a folium map over land that needs no network.
 
-    Its layer control offers OpenStreetMap tiles; none is fetched unless a reader chooses them.
+    Its layer control offers OpenStreetMap ``tiles``; none is fetched unless a reader chooses them.
 
     Args:
         height: of the map in pixels.
@@ -51,37 +54,67 @@ def offline_map(height: int = 420, alt: str = "Interactive map") -> folium.Map:
     world = _map_class()((20, 0), zoom_start=1.5, zoom_snap=0.5, tiles=None, height=height, prefer_canvas=True)
     world.alt, world.pixels = alt, height
     world.get_root().header.add_child(folium.Element(STYLE))
-    land = folium.FeatureGroup("Land (Natural Earth)", overlay=False)
-    style = {"color": "#9aa6b1", "weight": 0.6, "fillColor": "#d3dae0", "fillOpacity": 1}
     folium.map.CustomPane("land", z_index=250).add_to(world)  # above tiles, below pictures of layers
-    polygons = [[np.vstack([ring, ring[:1]]).tolist()] for ring in land_rings()]
-    shape = {"type": "MultiPolygon", "coordinates": polygons}
-    folium.GeoJson(shape, style_function=lambda _: style, control=False, interactive=False, pane="land").add_to(land)
-    land.add_to(world)
-    tiles = "OpenStreetMap"
-    folium.TileLayer(tiles, name=f"{tiles} (needs a network)", show=False, overlay=False).add_to(world)
+    world.land = folium.FeatureGroup("Land (Natural Earth)", overlay=False).add_to(world)
+    _draw_land(world)
+    if tiles:
+        name = "OpenStreetMap (needs a network)"
+        folium.TileLayer("OpenStreetMap", name=name, show=False, overlay=False).add_to(world)
     world.control = folium.LayerControl().add_to(world)
     return world
 
 
-def add_points(world: folium.Map, lonlat: ArrayLike, labels: Sequence[str]) -> folium.Map:
+def _draw_land(world: Any, east: float = 0.0) -> None:
+    """Draw the land on a map, or a copy so many degrees farther east."""
+    import folium
+
+    style = {"color": "#9aa6b1", "weight": 0.6, "fillColor": "#d3dae0", "fillOpacity": 1}
+    polygons = [[(np.vstack([ring, ring[:1]]) + [east, 0]).tolist()] for ring in land_rings()]
+    shape = {"type": "MultiPolygon", "coordinates": polygons}
+    land = folium.GeoJson(shape, style_function=lambda _: style, control=False, interactive=False, pane="land")
+    land.add_to(world.land)
+
+
+def add_points(world: Any, lonlat: ArrayLike, labels: Sequence[str]) -> folium.Map:
     """Add places to a map as circles; return the map.
+
+    A map whose places lie within half the globe opens on them, across longitude 180 too; others show the world.
 
     Args:
         world: a map of :func:`offline_map`.
         lonlat: positions (n, 2), degrees.
-        labels: n strings, shown as text when a circle is pressed.
+        labels: n strings, shown as text when a circle is pressed; nothing is where one is missing.
     """
     from folium.elements import MacroElement
+    from folium.map import FitBounds
     from folium.template import Template
 
-    points = [[lat, lon, str(label)] for (lon, lat), label in zip(check_lonlat(lonlat).tolist(), labels, strict=True)]
+    names = map(as_text, listed(labels))
+    world.places = [*world.places, *zip(check_lonlat(lonlat).tolist(), names, strict=True)]
+    lonlat = np.array([place for place, _ in world.places])
+    west, east = _arc(lonlat[:, 0])
+    world._children.pop("fit", None)
+    if east - west < 180:
+        lonlat[lonlat[:, 0] < west, 0] += 360
+        corners = [lonlat.min(0)[::-1].tolist(), lonlat.max(0)[::-1].tolist()]
+        world.add_child(FitBounds(corners, padding=(20, 20), max_zoom=CLOSEST), name="fit")
+        if east > 180 and len(world.land._children) == 1:
+            _draw_land(world, 360)
+    points = [[lat, lon, name] for (lon, lat), (_, name) in zip(lonlat.tolist(), world.places, strict=True)]
     # what folium renders are templates, so no label may hold a brace
     text = safe_json(points).replace("{", "\\u007b").replace("}", "\\u007d")
     circles = MacroElement()  # folium's own popups would need jQuery, and take HTML
     circles._template = Template(POINTS.replace("PLACES", text))
-    circles.add_to(world)
+    world.add_child(circles, name="points")
     return world
+
+
+def _arc(lon: np.ndarray) -> tuple[float, float]:
+    """Find west and east of the shortest arc with all longitudes (n,); east is above 180 across the date line."""
+    lon = np.unique(lon)
+    gaps = np.diff(lon, append=lon[0] + 360)
+    west = lon[(gaps.argmax() + 1) % len(lon)]
+    return float(west), float(west + 360 - gaps.max())
 
 
 @dataclass(frozen=True)
@@ -171,6 +204,8 @@ def _map_class() -> type:
 
         alt, pixels = "", 420
         control: Any = None
+        land: Any = None
+        places: Any = ()
         default_js = [("leaflet", _asset_uri("leaflet.js", "text/javascript"))]
         default_css = [("leaflet_css", _asset_uri("leaflet.css", "text/css"))]
 

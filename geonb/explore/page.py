@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 import geonb
+from geonb._util import as_text, tqdm
 from geonb.data.attribution import attribution
 from geonb.data.sentinel2 import true_color
 from geonb.data.store import PlaceStore
 from geonb.explore.linked import ABOUT, MODALITIES, TEXT_CHARACTERS, linked_view, shorten
-from geonb.explore.projection import project
+from geonb.explore.projection import EQUAL, all_equal, project
 from geonb.explore.views import PLURALS, write_page
+
+if TYPE_CHECKING:
+    from geonb.model import Model
 
 ALL_TEXT = 20_000_000  # characters in a page; with more texts each is cut shorter
 FIRST = ("climate", "continent", "country", "elevation_m")  # the first of these that the store has colours the page
@@ -30,7 +35,17 @@ def explore_page(run: str | Path, data: str | Path, out: str | Path) -> Path:
         out: the page to write; returned.
     """
     run, model, store = Path(run), geonb.load(run), PlaceStore.open(data)
-    embeddings = model.embed_locations(store.lonlat)
+    with tqdm(total=3, desc="embed, project, write") as bar:
+        embeddings = model.embed_locations(store.lonlat)
+        bar.update()
+        xy = project(embeddings)
+        bar.update()
+        path = write_page(out, f"{run.name}: {len(store):,} places", _body(run, model, store, embeddings, xy))
+        bar.update()
+    return path
+
+
+def _body(run: Path, model: Model, store: PlaceStore, embeddings: np.ndarray, xy: np.ndarray) -> str:
     names = sorted(store.facts, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
     columns = {_label(name): store.column(name) for name in names}
     columns.setdefault("cluster", clusters(embeddings))
@@ -38,9 +53,9 @@ def explore_page(run: str | Path, data: str | Path, out: str | Path) -> Path:
     simulated = [m for m in MODALITIES if store.simulated(m)]
     view = linked_view(
         store.lonlat,
-        project(embeddings),
+        xy,
         color=columns,
-        hover=[title or "Unnamed place" for title in titles],
+        hover=[as_text(title) or "Unnamed place" for title in titles],
         titles=(f"Embedding (UMAP of {model.dim} dimensions)", "Map (Equal Earth)"),
         alt=(f"UMAP projection of the embeddings of {len(store)} places", f"World map of {len(store)} places"),
         units={_label(name): fact.get("units") for name, fact in store.facts.items()},
@@ -52,11 +67,13 @@ def explore_page(run: str | Path, data: str | Path, out: str | Path) -> Path:
     what = " and ".join(PLURALS[m] for m in simulated)
     words = f"<strong>Simulated:</strong> the {what} of this store are simulated, not observed."
     notice = f'<p class="notice">{words}</p>' if what else ""
+    if all_equal(embeddings, EQUAL):
+        notice += '<p class="notice"><strong>Collapsed:</strong> all embeddings are equal; they show nothing.</p>'
     sources = "".join(
         f"<dt>{escape(_label(name))}</dt><dd>{escape(str(fact.get('source') or 'source not stated'))}</dd>"
         for name, fact in store.facts.items()
     )
-    body = (
+    return (
         f"<h1>Embedding space of {escape(run.name)}</h1>"
         f'<p class="soft">{len(store):,} places, embedded by their position alone; trained on '
         f"{escape(', '.join(model.modalities))}; UMAP with seed 0.</p>{notice}{view.to_html()}"
@@ -64,7 +81,6 @@ def explore_page(run: str | Path, data: str | Path, out: str | Path) -> Path:
         "distances between groups, their sizes and the axes mean nothing.</p>"
         f"<details><summary>Where the facts come from</summary><dl>{sources}</dl></details>{_credits(store)}"
     )
-    return write_page(out, f"{run.name}: {len(store):,} places", body)
 
 
 def _label(name: str) -> str:
@@ -93,7 +109,7 @@ def clusters(embeddings: np.ndarray, count: int = 8) -> np.ndarray:
     """Name clusters of unit vectors (n, d), found by k-means: "cluster 1" is the largest."""
     from sklearn.cluster import KMeans
 
-    distinct = len(np.unique(embeddings, axis=0))
+    distinct = 1 if all_equal(embeddings, EQUAL) else len(np.unique(embeddings, axis=0))
     found = KMeans(min(count, distinct), n_init=1, random_state=0).fit_predict(embeddings)
     rank = np.argsort(np.argsort(-np.bincount(found), kind="stable"))
     return np.array([f"cluster {c + 1}" for c in rank], object)[found]

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 FITTED = 20_000  # rows that UMAP is fitted to at most; all pairs of them are compared
 SCORED = 2_000  # rows that the scores compare
 K = 15  # nearest neighbours that the scores compare
+EQUAL = 1e-3  # spread of unit vectors below which rounding decides which cosines are larger
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,11 @@ class Projection:
 
     xy: np.ndarray  # float32 (n, 2), the coordinates of the embeddings
     place: Callable[[np.ndarray], np.ndarray]
+    embeddings: np.ndarray  # (n, d), to which it was fitted
+
+    def scores(self) -> Scores:
+        """Score the plane; see :func:`projection_scores`."""
+        return projection_scores(self.embeddings, self.xy)
 
     def transform(self, embeddings: ArrayLike) -> np.ndarray:
         """Put new embeddings (m, d) into the plane, which does not move: (m, 2)."""
@@ -68,7 +74,8 @@ def fit_projection(
 ) -> Projection:
     """Fit a plane to embeddings (n, d), compared by the cosine.
 
-    UMAP is fitted to at most :data:`FITTED` rows, drawn at random; the others are put in afterwards.
+    UMAP is fitted to at most :data:`FITTED` rows, drawn at random; the others are put in afterwards. Equal rows are one
+    point, and warnings say where all are, or where there are fewer rows than neighbours.
 
     Args:
         method: "umap" keeps neighbours, "pca" keeps large distances.
@@ -85,9 +92,18 @@ def fit_projection(
     z = _unit(embeddings, 4)
     if method not in ("umap", "pca") or init not in ("pca", "random"):
         raise ValueError(f"method {method!r}, init {init!r}; choose umap or pca, and pca or random")
-    if method == "pca":
+    if all_equal(z, EQUAL):
+        warnings.warn(f"the {len(z):,} rows are all equal; they lie on one point, which shows nothing", stacklevel=2)
+        return Projection(np.zeros((len(z), 2), np.float32), lambda new: np.zeros((len(new), 2)), z)
+    numbers: dict[bytes, int] = {}
+    point = np.array([numbers.setdefault(row.tobytes(), len(numbers)) for row in z + 0.0])  # -0 is 0
+    if method == "pca" or len(numbers) < 4:
         flat = _pca(z)
-        return Projection(flat(z), flat)
+        return Projection(flat(z), flat, z)
+    z = z[np.unique(point, return_index=True)[1]]
+    if neighbors >= len(z):
+        message = f"only {len(z)} different rows for neighbors={neighbors}: all are neighbours, so groups may not show"
+        warnings.warn(message, stacklevel=2)
     chosen = subsample(len(z), FITTED, seed)
     some, others = z[chosen], np.setdiff1d(np.arange(len(z)), chosen)
     reducer = _umap(some, seed, min(neighbors, len(some) - 1), min_dist, init, epochs)
@@ -101,7 +117,7 @@ def fit_projection(
     xy[chosen] = reducer.embedding_
     if len(others):
         xy[others] = place(z[others])
-    return Projection(xy, place)
+    return Projection(xy[point], place, z[point])
 
 
 def _pca(z: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
@@ -119,7 +135,7 @@ def _umap(z: np.ndarray, seed: int, neighbors: int, min_dist: float, init: str, 
     known = np.insert(rows, 0, np.arange(n), axis=1), np.insert(distances, 0, 0, axis=1).astype(np.float32)
     start = _pca(z)(z) if init == "pca" else rng.uniform(-1, 1, (n, 2))
     start = (start / max(np.abs(start).max(), 1e-12) * 10).astype(np.float32)
-    start += np.random.default_rng(seed).normal(scale=1e-4, size=(n, 2)).astype(np.float32)  # duplicates must part
+    start += np.random.default_rng(seed).normal(scale=1e-4, size=(n, 2)).astype(np.float32)  # ties must part
     with _quiet_umap():
         reducer = UMAP(metric="precomputed", precomputed_knn=known, n_neighbors=neighbors, min_dist=min_dist,
                        init=start, n_epochs=epochs or (500 if n <= 10_000 else 200), random_state=seed,
@@ -154,11 +170,19 @@ def projection_scores(embeddings: ArrayLike, xy: ArrayLike) -> Scores:
         embeddings: (n, d), n above 2 :data:`K`, compared by the cosine; of more than
             :data:`SCORED`, so many are drawn at random.
         xy: their coordinates (n, 2), compared by the Euclidean distance.
+
+    Raises:
+        ValueError: too few rows, rows or coordinates that are all equal, or not finite.
     """
     from scipy.stats import spearmanr
     from sklearn.manifold import trustworthiness
 
-    z, xy = _unit(embeddings, 4), np.asarray(xy, np.float64)
+    z = _unit(embeddings, 2 * K + 1)
+    if all_equal(z, EQUAL):
+        raise ValueError(f"the {len(z):,} rows are all equal; there is nothing to compare")
+    xy = _plane(xy)
+    if len(xy) != len(z):
+        raise ValueError(f"{len(z)} embeddings and {len(xy)} points do not match")
     chosen = subsample(len(z), SCORED)
     n, z, xy = len(chosen), z[chosen], xy[chosen]
     i, j = np.random.default_rng(0).integers(0, n, (2, 100_000))
@@ -175,11 +199,12 @@ def projection_scores(embeddings: ArrayLike, xy: ArrayLike) -> Scores:
 def stability(planes: Sequence) -> Stability:
     """Measure how similar two or more planes (n, 2) of the same embeddings are.
 
-    Planes that start from the principal components share their large arrangement by construction.
+    Planes that start from the principal components share their large arrangement by construction. ValueError for fewer
+    rows than :data:`K` + 1, or a plane whose rows are all equal or not finite.
     """
     from scipy.spatial import procrustes
 
-    planes = [np.asarray(p, np.float64) for p in planes]
+    planes = [_plane(p) for p in planes]
     near = [_nearest(p, K)[1] for p in planes]
     laid = np.stack([align(p, planes[0]) for p in planes])
     laid /= np.linalg.norm(laid, axis=(1, 2), keepdims=True)
@@ -199,25 +224,43 @@ def align(xy: np.ndarray, to: np.ndarray) -> np.ndarray:
 
 
 def principal_axes(values: ArrayLike, count: int, centred: bool = True) -> np.ndarray:
-    """Return the first principal directions (d, count) of rows (n, d), with repeatable signs."""
+    """Return the first principal directions (d, count) of rows (n, d), with repeatable signs; zeros beyond d."""
     z = np.asarray(values, np.float64)
     z = z - z.mean(0) if centred else z
     axes = np.linalg.eigh(z.T @ z)[1][:, ::-1][:, :count]
-    return axes * np.sign(axes[np.abs(axes).argmax(0), np.arange(axes.shape[1])])
+    axes = axes * np.sign(axes[np.abs(axes).argmax(0), np.arange(axes.shape[1])])
+    return np.pad(axes, ((0, 0), (0, count - axes.shape[1])))
 
 
 class Colours:
-    """Principal components as colours, stretched over the 2nd to 98th percentile; fitted once for all maps."""
+    """Principal components as colours, stretched over the 2nd to 98th percentile; fitted once for all maps.
+
+    Rows that are not finite are a ValueError; rows that are all equal get one colour, and a warning.
+    """
 
     def __init__(self, embeddings: ArrayLike) -> None:
-        z = np.asarray(embeddings, np.float64)
+        z = _finite(embeddings).astype(np.float64)
+        z = z if len(z) else np.zeros((1, z.shape[1]))  # of no rows any colours will do
         self.mean, self.axes = z.mean(0), principal_axes(z, 3)
+        if len(z) > 1 and all_equal(z, 1e-6):
+            warnings.warn(f"the {len(z):,} rows are all equal; one colour shows nothing", stacklevel=2)
+            self.axes *= 0
         self.low, self.high = np.percentile((z - self.mean) @ self.axes, [2, 98], axis=0)
 
     def __call__(self, embeddings: ArrayLike) -> np.ndarray:
         """Turn embeddings (n, d) into colours (n, 3) in [0, 1]."""
-        scores = (np.asarray(embeddings, np.float64) - self.mean) @ self.axes
+        scores = (_finite(embeddings) - self.mean) @ self.axes
         return np.clip((scores - self.low) / np.maximum(self.high - self.low, 1e-12), 0, 1)
+
+
+def as_colours(embeddings: ArrayLike) -> np.ndarray:
+    """Turn embeddings (n, d) into colours (n, 3) in [0, 1], by their own principal components."""
+    return Colours(embeddings)(embeddings)
+
+
+def all_equal(values: np.ndarray, share: float = 0.0) -> bool:
+    """Tell whether rows (n, d) differ by at most so large a share of their length."""
+    return bool(np.linalg.norm(np.ptp(values, axis=0)) <= share * np.linalg.norm(values[0]))
 
 
 def subsample(n: int, most: int, seed: int = 0) -> np.ndarray:
@@ -238,10 +281,27 @@ def _shared(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _unit(embeddings: ArrayLike, least: int = 1) -> np.ndarray:
-    z = np.asarray(embeddings, np.float32)
-    if len(z) < least or not np.isfinite(z).all():
-        raise ValueError(f"give at least {least} finite embeddings of shape (n, d), not {z.shape}")
-    length = np.linalg.norm(z, axis=1, keepdims=True)
-    if not length.all():
-        raise ValueError(f"row {int(np.argmin(length))}: all zeros, which points nowhere; drop it")
-    return z / length
+    z = _finite(embeddings, least)
+    largest = np.abs(z).max(1, keepdims=True)
+    if not largest.all():
+        raise ValueError(f"row {int(np.argmin(largest))}: all zeros, which points nowhere; drop it")
+    z = np.ldexp(z, -np.frexp(largest)[1]).astype(np.float32)  # exact; squares would be 0 or infinite
+    return z / np.linalg.norm(z, axis=1, keepdims=True)
+
+
+def _plane(xy: ArrayLike) -> np.ndarray:
+    plane = _finite(xy, K + 1).astype(np.float64)
+    if all_equal(plane):
+        raise ValueError(f"the {len(plane):,} points of a plane are all equal; there is nothing to compare")
+    return plane
+
+
+def _finite(values: ArrayLike, least: int = 0) -> np.ndarray:
+    """Return rows (n, d) of floats; ValueError for too few, or for the first one that is not finite."""
+    z = np.asarray(values)
+    z = z if z.dtype.kind == "f" else z.astype(np.float64)
+    if z.ndim != 2 or len(z) < least or not z.shape[1]:
+        raise ValueError(f"give at least {least} rows of shape (n, d), not {z.shape}")
+    if not (finite := np.isfinite(z).all(1)).all():
+        raise ValueError(f"row {int(np.argmin(finite))}: not finite; drop or fill it")
+    return z

@@ -61,7 +61,7 @@ def learning_curves(runs: dict[str, str | Path]) -> Figure:
     alt = "Held-out loss against training step"
     for ax, (label, run) in zip(axes[0], runs.items(), strict=True):
         lines = read_lines(Path(run) / METRICS)
-        manifest = json.loads((Path(run) / "manifest.json").read_text())
+        manifest = json.loads((Path(run) / "manifest.json").read_text(encoding="utf-8"))
         steps = [line["step"] for line in lines]
         selected = steps.index(manifest["selected_step"])
         modalities = [k.split("/")[1] for k in lines[0] if k.startswith("held_out/")]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import base64
 import json
+from decimal import Decimal
 from functools import cache
 from html import escape
 from importlib.resources import files
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geonb._util import write_atomically
+from geonb._util import is_unknown, write_atomically
 
 PALETTE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F63B8", "#8A8A00", "#C43B4E", "#3AA6A0"]
 """Colours of classes, after Okabe and Ito (2008), continued; they read on white and on near-black."""
@@ -46,6 +48,22 @@ class View:
         """Write a page that needs no network; return its path."""
         title = title or self.title
         return write_page(path, title, f"<h1>{escape(title)}</h1>{self.to_html()}")
+
+
+def listed(values: Any) -> list:
+    """List values (n,) of Python, NumPy, pandas or Arrow; what is missing stays missing, numbers stay numbers."""
+    if isinstance(values, np.ndarray) and values.dtype.kind == "M":
+        values = values.astype("M8[us]")  # nanoseconds would become integers
+    convert = getattr(values, "to_pylist", getattr(values, "tolist", None))
+    return convert() if convert else list(values)
+
+
+def as_numbers(values: list) -> np.ndarray | None:
+    """Turn numbers into float64 (n,), NaN where one is missing; None if there are none, or something else."""
+    real = [isinstance(v, Real | Decimal) and not isinstance(v, bool) for v in values]
+    if not any(real) or not all(r or is_unknown(v) for r, v in zip(real, values, strict=True)):
+        return None
+    return np.array([np.nan if is_unknown(v) else v for v in values], np.float64)
 
 
 def safe_json(data: Any) -> str:

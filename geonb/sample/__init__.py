@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from geonb._util import tqdm
+from geonb._util import is_missing, tqdm
 from geonb.data.sampling import density_weights, weighted_sample
 from geonb.data.store import PlaceStore, StoreError, write_store
 from geonb.data.texts import countries as load_countries
@@ -126,7 +126,7 @@ def _choose(table: dict[str, np.ndarray], places: int, seed: int) -> np.ndarray:
 def _texts(facts: dict, home: list[dict], rows: np.ndarray, seed: int) -> dict[str, list]:
     texts, mentioned = [], []
     for row in rows:
-        place = {name: None if v[row] != v[row] else v[row] for name, v in facts.items()}
+        place = {name: None if is_missing(v[row]) else v[row] for name, v in facts.items()}
         text, names = compose(place, home[row], seed)
         texts.append(text)
         mentioned.append(names)

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from faulty import serve
+from geoparquet import check_geoparquet
 from rasterio.io import MemoryFile
 from rasterio.transform import Affine
 from rasterio.warp import transform, transform_bounds
@@ -96,7 +97,7 @@ def test_vectors_are_those_of_the_pixels_under_the_places(bucket, epsg, west, no
     assert np.isnan(_read_tile(url, lonlat + [0.1, 0])).all()  # outside
 
 
-def test_a_file_of_embeddings_has_places_credits_and_what_was_left_out(bucket, tmp_path):
+def test_a_file_of_embeddings_has_places_credits_and_what_was_left_out(bucket, tmp_path, capsys):
     """Two tiles overlap: where the first has no data, the second one counts."""
     half = np.zeros((SIDE, SIDE), bool)
     half[:, :64] = True
@@ -106,7 +107,10 @@ def test_a_file_of_embeddings_has_places_credits_and_what_was_left_out(bucket, t
     lonlat = np.concatenate([points(32633, 391000, 5820000), [[0.0, 0.0], [179.0, -85.0]]])
     store = places(tmp_path / "store", lonlat)
     counts = add_alphaearth(store, tmp_path / "aef.parquet", 2024)
+    lost = counts[module.NO_TILE]
+    assert f"{lost} left out: {module.NO_TILE} (e.g. row " in capsys.readouterr().err
     table = pq.read_table(tmp_path / "aef.parquet")
+    check_geoparquet(tmp_path / "aef.parquet", lonlat[[name in table["place_id"].to_pylist() for name in store.place_id]])
     vectors = read_embeddings(tmp_path / "aef.parquet", store)
     x = np.array(transform("EPSG:4326", "EPSG:32633", *lonlat[:6].T.tolist())[0]) - 391000
     reached = (x >= 640) | (x < 920)
@@ -145,11 +149,12 @@ def test_it_continues_after_the_network_failed_and_asks_for_no_file_twice(bucket
     assert [file.name for file in tmp_path.glob("aef*")] == ["aef.parquet"]
 
 
-def test_a_damaged_file_is_left_out_and_one_of_another_kind_stops(bucket, tmp_path, caplog):
+def test_a_damaged_file_is_left_out_and_one_of_another_kind_stops(bucket):
     url = bucket.tile(32633, 391000, 5820000)
     lonlat = points(32633, 391000, 5820000)
     bucket.files[url.removeprefix(bucket.url)] = b"<VRTDataset>"
-    assert np.isnan(_read_tile(url, lonlat)).all() and "cannot be read" in caplog.text
+    with pytest.warns(UserWarning, match="left out, it cannot be read"):
+        assert np.isnan(_read_tile(url, lonlat)).all()
     other = bucket.tile(32633, 391000, 5820000, bands=3, seed=5)
     with pytest.raises(ValueError, match="not 64 bands of int8"):
         _read_tile(other, lonlat)

@@ -295,6 +295,20 @@ def test_a_refusal_stops_with_what_is_done_kept_and_a_chip_that_is_too_much_is_l
     assert len(store) == 1 and "ran out of memory" in str(store.manifest["made"]["left_out"])
 
 
+@pytest.mark.parametrize("credentials", ["[]", "null", "no JSON"])
+def test_damaged_credentials_lead_to_the_steps_that_make_new_ones(tmp_path, monkeypatch, credentials):
+    monkeypatch.setattr(ee.oauth, "get_credentials_path", lambda: str(tmp_path / "credentials"))
+    (tmp_path / "credentials").write_text(credentials)
+    with pytest.raises(ValueError, match="(?s)credentials is damaged.*do step 2.*2. get credentials"):
+        connect("project")
+
+
+def test_an_answer_of_another_shape_stops_in_one_line_with_its_place(service, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["ee"].data, "computePixels", lambda request: np.zeros((SIZE, SIZE)))
+    with pytest.raises(ValueError, match=r"row 0 at \(13.4, 52.5\): no chip could be made \(IndexError"):
+        from_earthengine(tmp_path / "s", POINTS[:1], period=YEAR, size=SIZE)
+
+
 def test_the_estimate_adds_up():
     text = estimate(1000, 64, YEAR)
     for part in ("1,000 requests", "131.1 MB", "3.1 minutes", "74 scenes", "352 million", "geonb-chips"):

@@ -7,13 +7,16 @@ import gzip
 import hashlib
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import rasterio
 from rasterio.transform import from_origin
 from real_files import real_data
 
+from geonb.data.sentinel2 import BANDS, COMMON_NAMES
 from geonb.data.sources.files import from_files, read_texts, read_tiles, suspicious_positions
-from geonb.data.store import BANDS, check_store
+from geonb.data.store import check_store
 
 HEADER = ["title", "longitude", "latitude", "country", "continent", "population", "text"]
 GOOD = [
@@ -76,43 +79,43 @@ def test_what_is_dropped_is_reported_with_its_row(tmp_path):
 
 def test_invalid_positions_raise_with_file_and_row_or_are_dropped(tmp_path):
     path = write_csv(tmp_path / "bad.csv", [*GOOD, *(["x", lon, 10, "", "", "", "text"] for lon in ("12°E", "nan", 190))])
-    with pytest.raises(ValueError, match=r"bad\.csv: row 4.*not finite"):
+    with pytest.raises(ValueError, match=r"bad\.csv: row 4: longitude is '12°E', not a number"):
         read_texts(path)
     places, skips = read_texts(path, drop_invalid=True)
     assert len(places["lon"]) == 4 and skips.counts == {"no valid position": 3}
+    cities = [[52.5, 13.4], [48.1, 11.6], [53.6, 10.0], [51.0, 7.0], [51.3, 12.4], [49.5, 11.1]]
+    rows = [*([f"City {lon}", lon, lat, "", "", "", f"At {lon}."] for lon, lat in cities), ["x", "", 1, "", "", "", "a"]]
+    with pytest.warns(UserWarning, match="swapped.csv: .*on land with longitude and latitude swapped"):
+        read_texts(write_csv(tmp_path / "swapped.csv", rows), drop_invalid=True)
 
 
-HEAD = b"title,longitude,latitude,text"
+def test_tables_without_texts_or_without_rows_to_use_raise_with_the_file(tmp_path):
+    for content, message in (("lon,lat,words\n1,2,x\n", "no column text; the columns are lon, lat, words"),
+                             ("title,lon,lat,text\nx,0,0,a\n", "no row is left")):  # fmt: skip
+        (tmp_path / "bad.csv").write_text(content)
+        with pytest.raises(ValueError, match=f"bad.csv: {message}"):
+            read_texts(tmp_path / "bad.csv")
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "cannot be read .*Empty CSV"),
-        (HEAD + b"\n", "the table has no rows"),
-        (HEAD + "\nPlzeň,13,49,Größe".encode("cp1250"), "not UTF-8"),
-        (HEAD + b"\na,1,2,x\nb,1,2\n", "cannot be read .*Row #3: Expected 4 columns, got 3: b,1,2.*quote missing"),
-        (HEAD + b",kind, kind\na,1,2,x,b,c\n", "two columns are named 'kind'; rename one"),
-        (b"title,text\na,b\n", "no column longitude or lon or lng"),
-        (HEAD + b"\nx,0,0,text\n", "no row is left"),
-    ],
-)
-def test_tables_that_are_no_tables_raise_with_the_file(tmp_path, content, message):
-    (tmp_path / "bad.csv").write_bytes(content)
-    with pytest.raises(ValueError, match=f"bad.csv: {message}"):
-        read_texts(tmp_path / "bad.csv")
+def test_codes_stay_text_and_numbers_become_numbers(tmp_path):
+    header = ["longitude", "latitude", "text", "fips", "under", "long", "height", "half"]
+    rows = [[1, 2, "a", "01001", "10_2", "12345678901234567890", "12.5", ""], [3, 4, "b", "06037", "3_1", "1", "-3", "2"]]
+    store = from_files(tmp_path / "s", tables=[write_csv(tmp_path / "codes.csv", rows, header)])
+    assert [store.column(name).tolist() for name in ("fips", "under", "long")] == [
+        ["01001", "06037"], ["10_2", "3_1"], ["12345678901234567890", "1"],
+    ]  # fmt: skip
+    assert store.column("height").tolist() == [12.5, -3] and np.isnan(store.column("half")[0])
 
 
-def test_absent_and_damaged_archives_raise_with_the_file(tmp_path):
-    with pytest.raises(ValueError, match="absent.csv: no such file"):
-        read_texts(tmp_path / "absent.csv")
-    whole = write_csv(tmp_path / "whole.csv.gz", GOOD).read_bytes()
-    broken = bytearray(gzip.compress(HEAD))
-    broken[10] |= 6  # a block of a kind that deflate does not have
-    for content in (whole[: len(whole) // 2], broken):
-        (tmp_path / "cut.csv.gz").write_bytes(content)
-        with pytest.raises(ValueError, match="cut.csv.gz: cannot be read .*is the file whole"):
-            read_texts(tmp_path / "cut.csv.gz")
+def test_two_files_whose_places_would_share_their_names_are_named(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        write_csv(tmp_path / folder / "places.csv", GOOD)
+    with pytest.raises(ValueError, match="a/places.csv and .*b/places.csv are both called 'places'.*rename one"):
+        from_files(tmp_path / "s", tables=[tmp_path / "a" / "places.csv", tmp_path / "b" / "places.csv"])
+    rows = [[*row[:-1], row[-1] + " Another."] for row in GOOD]
+    store = from_files(tmp_path / "s", tables=[write_csv(tmp_path / "en.towns.csv", GOOD), write_csv(tmp_path / "en.more.csv", rows)])
+    assert {"en.towns-0", "en.more-0"} <= set(store.place_id)
 
 
 def test_a_changed_sign_is_told_from_a_far_position_by_enough_witnesses():
@@ -161,7 +164,8 @@ def test_tiles_without_data_are_dropped_and_reported(tmp_path):
     pixels = np.random.default_rng(0).integers(200, 4000, (12, 128, 128)).astype(np.uint16)
     pixels[:, 5, 5] = 0  # no data: zero in every band
     pixels[3, 100, 100] = 0  # one dark band is data
-    images, places, skips = read_tiles(write_chip(tmp_path / "a.tif", pixels)[0])
+    with pytest.warns(UserWarning, match="bands without names are taken to be B1, B2, .*, in this order"):
+        images, places, skips = read_tiles(write_chip(tmp_path / "a.tif", pixels)[0])
     assert places["tile_row"].tolist() == [0, 1, 1] and skips.counts == {"tiles with pixels without data": 1}
     pixels[3, 100, 100] = 65_535
     images, places, _ = read_tiles(write_chip(tmp_path / "b.tif", pixels, nodata=65_535)[0])
@@ -173,20 +177,37 @@ def test_tiles_without_data_are_dropped_and_reported(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"pixels": np.ones((11, 64, 64), np.uint16)}, "11 bands, not 12"),
+        ({"pixels": np.ones((11, 64, 64), np.uint16)}, "11 bands without names, not the 12 of B1, B2"),
         ({"pixels": np.ones((12, 64, 64), np.float32)}, "float32; give .* as uint16"),
         ({"pixels": np.ones((12, 63, 64), np.uint16)}, "64 x 63 pixels, smaller than a tile of 64"),
         ({"crs": None}, "no coordinate reference system"),
         ({"crs": "EPSG:4326", "size": 0.0001}, "in degrees"),
         ({"height": 20.0}, "not square"),
         ({"transform": (10.0, 0.0, 5e5, 0.0, 10.0, 0.0)}, "north up; resample it with gdalwarp"),  # south to north
-        ({"descriptions": BANDS[::-1]}, "bands are B12 B11"),
+        ({"descriptions": [*BANDS[:11], "B10"]}, "B10 is among the bands"),
+        ({"descriptions": [*BANDS[:11], "B2"]}, "B2 is there 2 times"),
     ],
 )
 def test_wrong_chips_raise_with_the_file_and_the_remedy(tmp_path, change, message):
     path, _ = write_chip(tmp_path / "wrong.tif", **change)
     with pytest.raises(ValueError, match=rf"wrong\.tif: .*{message}"):
         read_tiles(path)
+
+
+@pytest.mark.parametrize("names", [BANDS, [f"S2_{b}_10m" for b in BANDS], list(COMMON_NAMES)])
+def test_bands_are_found_by_name_in_any_order(tmp_path, names):
+    order = np.random.default_rng(0).permutation(12)
+    path, pixels = write_chip(tmp_path / "a.tif", descriptions=[names[i] for i in order])
+    assert (read_tiles(path)[0][0] == pixels[np.argsort(order), :64, :64]).all()
+
+
+@pytest.mark.parametrize(("crs", "size", "metres"), [("EPSG:2263", 10, 3.048), ("EPSG:3857", 10, 10), ("EPSG:32631", 20, 20)])
+def test_pixels_are_measured_in_metres_in_any_unit(tmp_path, crs, size, metres):
+    path, _ = write_chip(tmp_path / "a.tif", crs=crs, size=float(size))
+    assert read_tiles(path)[1]["gsd_m"][0] == pytest.approx(metres, rel=0.01)
+    if crs == "EPSG:3857":
+        far, _ = write_chip(tmp_path / "b.tif", crs=crs, transform=from_origin(1.49e6, 6.9e6, 10, 10))  # Berlin
+        assert read_tiles(far)[1]["gsd_m"][0] == pytest.approx(10 * np.cos(np.radians(52.6)), rel=0.01)
 
 
 def test_another_format_under_the_name_of_a_geotiff_is_not_followed(tmp_path):
@@ -223,6 +244,38 @@ def test_the_radiometric_offset_is_taken_off_where_a_file_carries_it(tmp_path):
     raw, places, _ = read_tiles(file, harmonise=False)
     np.testing.assert_array_equal(raw[0], plain + 1000)
     assert places["radiometric_offset"].tolist() == [0]
+
+
+SAND = np.array([1200, 1500, 2300, 3200, 3500, 3700, 3800, 3900, 4000, 4000, 5000, 4500])  # bright in every band
+
+
+@pytest.mark.parametrize(
+    ("tags", "offset"),
+    [({"PROCESSING_BASELINE": "05.00", "DATE": "2021-07-01"}, 1000), ({"PROCESSING_BASELINE": "03.01", "DATE": "2024-07-01"}, 0),
+     ({"scales": [1e-4] * 12, "offsets": [-0.1] * 12}, 1000), ({"scales": [1e-4] * 12, "offsets": [0.0] * 12}, 0)],
+)  # fmt: skip
+def test_where_bright_pixels_leave_a_doubt_the_file_tells_its_offset_and_the_date_does_not(tmp_path, tags, offset):
+    pixels = (SAND[:, None, None] + np.random.default_rng(0).integers(0, 100, (12, 64, 64))).astype(np.uint16)
+    path, _ = write_chip(tmp_path / "a.tif", pixels + np.uint16(1000))
+    with rasterio.open(path, "r+") as file:
+        file.update_tags(**{name: value for name, value in tags.items() if name.isupper()})
+        file.scales, file.offsets = tags.get("scales", file.scales), tags.get("offsets", file.offsets)
+    assert read_tiles(path)[1]["radiometric_offset"].tolist() == [offset]
+
+
+def test_text_of_a_typed_table_stays_text_and_what_is_no_value_is_told(tmp_path):
+    columns = {"lon": [1.0, 2.0], "lat": [1.0, 2.0], "text": ["a", "b"], "id": ["7", "8"], "cell": [2**60 + 1, None]}
+    pq.write_table(pa.table(columns | {"box": [[1.0], [2.0]], "title": [float("nan")] * 2}), tmp_path / "a.parquet")
+    with pytest.warns(UserWarning, match="a.parquet: columns without text or numbers are left out: box"):
+        store = from_files(tmp_path / "s", [tmp_path / "a.parquet"])
+    assert store.column("id").tolist() == ["7", "8"] and store.column("cell").tolist() == [str(2**60 + 1), None]
+    assert store.column("title").tolist() == ["", ""]
+
+
+@pytest.mark.parametrize("grid", [(10, 0, 1e300, 0, -10, 0), (10, 0, 5e9, 0, -10, 0), (10, 0, float("inf"), 0, -10, 0)])
+def test_a_grid_that_lies_nowhere_is_refused_in_one_line(tmp_path, grid):
+    with pytest.raises(ValueError, match=r"a\.tif: (cannot be read as a GeoTIFF|pixels are not square)"):
+        read_tiles(write_chip(tmp_path / "a.tif", transform=grid)[0])
 
 
 def test_tables_and_chips_make_one_store_that_says_where_it_is_from(tmp_path):
@@ -269,7 +322,7 @@ def test_bad_input_leaves_no_store_behind(tmp_path):
     with pytest.raises(ValueError, match="no file given"):
         from_files(tmp_path / "store")
     good = write_csv(tmp_path / "good.csv", GOOD)
-    with pytest.raises(ValueError, match="good-0"):
+    with pytest.raises(ValueError, match="both called 'good'"):
         from_files(tmp_path / "store", [good, good])
     a, b = write_chip(tmp_path / "a.tif")[0], write_chip(tmp_path / "b.tif", size=20.0)[0]
     with pytest.raises(ValueError, match="b.tif: pixels of 20 m"):

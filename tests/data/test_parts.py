@@ -170,13 +170,14 @@ def test_a_source_that_fails_is_asked_only_for_the_parts_that_are_missing(tmp_pa
     assert tree(store.path) == tree(make(tmp_path / "a").path)
 
 
-def test_places_without_data_are_counted_and_none_at_all_is_an_error(tmp_path):
+def test_places_without_data_are_counted_and_none_at_all_is_an_error(tmp_path, capsys):
     empty, dark = (Chip(np.full((len(BANDS), 16, 16), value, np.uint16)) for value in (0, 200))
     answers = iter([empty, paint(0, 0), dark])
     store = make(tmp_path / "some", POINTS[:3], lambda lon, lat: next(answers))
     reasons = {"no data in the whole chip": 1, "too dark or too bright to be reflectance": 1}
     assert store.manifest["made"]["left_out"] == reasons and not any(store.manifest["simulated"].values())
     assert "too dark or too bright" in (store.path / "datacard.md").read_text()
+    assert "1 left out: no data in the whole chip (e.g. row 0 at (-170, -60))" in capsys.readouterr().err
     with pytest.raises(ValueError, match="no chip was found at 2 positions\n2 left out: at sea"):
         make(tmp_path / "none", POINTS[:2], lambda lon, lat: "at sea")
 
@@ -187,6 +188,12 @@ def test_wrong_positions_and_stores_with_images_are_refused_before_anything_is_f
             make(tmp_path / "s", where, never)
     with pytest.raises(ValueError, match="has images already"):
         make(tmp_path / "s", make_world(tmp_path / "world", n=20), never)
+
+
+def test_positions_of_cities_with_latitude_first_are_remarked_on(tmp_path):
+    cities = [[52.5, 13.4], [48.1, 11.6], [53.6, 10.0], [50.9, 7.0], [51.3, 12.4], [49.5, 11.1]]
+    with pytest.warns(UserWarning, match="on land with longitude and latitude swapped"):
+        make(tmp_path / "s", cities)
 
 
 def test_ctrl_c_keeps_what_is_finished_and_other_positions_do_not_continue_it(tmp_path):

@@ -199,6 +199,14 @@ def test_the_offset_is_taken_off_once_whatever_the_metadata_say(sky, carried, pr
     assert made.columns["offset_rule"] == rule and made.columns["offset_removed"] == carried
 
 
+@pytest.mark.parametrize("day, baseline, carried", [("2021-06-01", "05.10", 1000), ("2024-06-01", 3.01, 0)])
+def test_the_baseline_counts_and_not_the_date_where_bright_pixels_leave_a_doubt(sky, day, baseline, carried):
+    properties = {"s2:processing_baseline": baseline}
+    sky.scene("one", day=day, offset=carried, spectrum=SAND, scl=5, properties=properties, raster=None)
+    made = chip(sky, period=("2017-01-01", "2025-01-01"))
+    assert made.columns["offset_removed"] == carried and made.columns["offset_rule"] == "processing_baseline"
+
+
 def test_stac_1_1_writes_the_offset_elsewhere_and_one_of_another_kind_is_not_guessed_at(sky):
     item = sky.scene("one", raster=None)
     for asset in item["assets"].values():
@@ -299,6 +307,21 @@ def test_after_a_fault_that_passes_the_store_is_the_same(sky, tmp_path):
     sky.server.tricks = {BLUE: [{"status": 429}, {"status": 503}], SEARCH: refusals}
     assert tree(make(sky, tmp_path / "b" / "store", POINTS[:1]).path) == tree(undisturbed.path)
     assert not sky.server.tricks[BLUE] and not sky.server.tricks[SEARCH]
+
+
+@pytest.mark.parametrize("body", [b"[]", b"<html>", b'{"features": 3}', b'{"features": [{}]}', b'{"features": [1]}'])
+def test_an_answer_of_another_shape_names_the_catalogue(sky, tmp_path, body):
+    sky.server.tricks = {SEARCH: [{"status": 200, "body": body}]}
+    with pytest.raises(ValueError, match="/v1: the answer cannot be used"):
+        make(sky, tmp_path / "store")
+
+
+def test_a_scene_with_metadata_of_another_shape_is_passed_over(sky):
+    item = sky.scene("one")
+    for odd in (3, [3], [[]], [{"offset": [1]}], {"a": 1}):
+        for asset in item["assets"].values():
+            asset["raster:bands"] = odd
+        assert chip(sky) in (stac.UNCLEAR, stac.BROKEN), odd
 
 
 @pytest.mark.parametrize("damage", [lambda data: None, lambda data: data[:500]])

@@ -10,10 +10,12 @@ import pickle
 import shutil
 from concurrent.futures import ProcessPoolExecutor
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from geoparquet import check_geoparquet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -105,17 +107,10 @@ def test_texts_of_any_rows_in_any_order(rows, tmp_path_factory):
 
 
 def test_geopandas_duckdb_and_numpy_read_the_store(written):
-    geopandas = pytest.importorskip("geopandas")
-    frame = geopandas.read_parquet(written.path / "places.parquet")
-    assert frame.crs == "OGC:CRS84" and frame.geometry.name == "geometry"
-    np.testing.assert_array_equal(np.stack([frame.geometry.x, frame.geometry.y], 1), written.lonlat)
-    duckdb = pytest.importorskip("duckdb")
+    check_geoparquet(written.path / "places.parquet", written.lonlat)
     file = str(written.path / "places.parquet")
     rows = duckdb.sql(f"select place_id, count from '{file}' where flag order by count").fetchall()
     assert rows == [(f"p{i}", i) for i in range(0, N, 3)]
-    geo = json.loads(pq.read_schema(file).metadata[b"geo"])
-    assert geo["version"] == "1.1.0" and geo["columns"]["geometry"]["encoding"] == "WKB"
-    np.testing.assert_allclose(geo["columns"]["geometry"]["bbox"], frame.total_bounds)
     array = np.load(written.path / "images/sentinel2.npy", mmap_mode="r", allow_pickle=False)
     names = pq.read_table(written.path / "images/sentinel2.parquet")["place_id"].to_pylist()
     np.testing.assert_array_equal(array[names.index("p30")], written.images([30])[0])
@@ -189,6 +184,56 @@ def test_what_pandas_lacks_is_missing_and_not_a_word(tmp_path):
     assert store.text_column("lang", [0, 1]) == ["en", None]
 
 
+def test_every_type_is_kept_exactly_or_as_text(tmp_path):
+    pd = pytest.importorskip("pandas")
+    big = 2**60 + 1
+    columns = {  # given, as read
+        "height": ([1.5, None, 2.0], [1.5, None, 2.0]),
+        "whole": (pd.Series([1, None, 3], dtype="Int64"), [1, None, 3]),
+        "cell": ([big, big + 2, None], [str(big), str(big + 2), None]),
+        "arrow": (pd.Series([big, None, 1], dtype="int64[pyarrow]"), [str(big), None, "1"]),
+        "longer": ([10**30, 1, None], [str(10**30), "1", None]),
+        "mixed": ([5, "many", pd.NA], ["5", "many", None]),
+        "day": (np.array(["2024-02-29", "NaT", "1970-01-01"], "M8[D]"), ["2024-02-29", None, "1970-01-01"]),
+        "month": (pd.PeriodIndex(["2024-01", None, "2024-03"], freq="M"), ["2024-01", None, "2024-03"]),
+        "masked": (np.ma.array([1, 2, 3], mask=[0, 1, 0]), [1, None, 3]),
+        "code": (["01001", "1e5", "nan"], ["01001", "1e5", "nan"]),
+    }
+    base = {"place_id": ["a", "b", "c"], "lon": [0, 1, 2], "lat": [0, 1, 2]}
+    store = write_store(tmp_path / "s", places=base | {name: values for name, (values, _) in columns.items()})
+    for name, (_, read) in columns.items():
+        assert [None if v != v else v for v in store.column(name).tolist()] == read, name
+    assert store.places["cell"].to_pylist() == [big, big + 2, None]  # the file has the numbers
+
+
+@pytest.mark.parametrize(
+    "lon", [np.ma.array([1.0, 2.0], mask=[0, 1]), np.array([1, 2], np.float16), ["1", "1_3"], [1, None]]
+)
+def test_positions_that_are_masked_coarse_or_no_numbers_are_refused(tmp_path, lon):
+    with pytest.raises(ValueError, match="lon|row 1"):
+        write_store(tmp_path / "s", places={"place_id": ["a", "b"], "lon": lon, "lat": [1.0, 2.0]})
+
+
+def test_bands_of_an_xarray_are_found_by_name_and_bands_that_are_last_are_refused(written, tmp_path):
+    pytest.importorskip("xarray")
+    data = written.to_xarray().sentinel2
+    order = np.random.default_rng(0).permutation(12)
+    esa = [f"B{name[1:]:0>2}" for name in np.array(BANDS)[order]]
+    shuffled = data.isel(band=order).assign_coords(band=esa).transpose("place", "y", "band", "x")
+    numbered = (
+        data.isel(band=order).assign_coords(band=range(1, 13)).assign_attrs(long_name=esa)
+    )  # as rioxarray has them
+    for k, images in enumerate((shuffled, numbered, data.values)):
+        store = write_store(tmp_path / f"s{k}", **(content() | {"images": images}))
+        np.testing.assert_array_equal(store.images([30]), written.images([30]))
+    for images, message in (
+        (shuffled.isel(band=slice(11)), "is there 0 times"),
+        (data.values.transpose(0, 2, 3, 1), "bands are last"),
+    ):
+        with pytest.raises(StoreError, match=message):
+            write_store(tmp_path / "no", **(content() | {"images": [images]}))
+
+
 @pytest.mark.parametrize("name", [*FILES, "manifest.json"])
 def test_a_changed_truncated_or_missing_file_is_named(copy, name):
     data = bytearray((copy / name).read_bytes())
@@ -221,6 +266,10 @@ def test_what_is_no_store_of_this_version_is_refused(copy):
     file.write_text(json.dumps(old))
     with pytest.raises(StoreError, match="version 1, but this GeoNB reads 2; remove .* made so: .*make_atlas.*8000"):
         PlaceStore.open(copy)
+    for odd in ({"images": None}, {"files": [1]}, {"counts": 3}, {"files": {"places.parquet": 1}}):
+        file.write_text(json.dumps(old | {"schema_version": 2} | odd))
+        with pytest.raises(StoreError, match="s: cannot be read .*remove the store"):
+            PlaceStore.open(copy)
     (copy / "config.yaml").touch()
     with pytest.raises(StoreError, match="a trained run, not a place store"):
         PlaceStore.open(copy)
@@ -247,7 +296,7 @@ FAULTS = {
     "8-bit picture": ({"images": [IMAGE // 10]}, "image 0 has nothing above 255"),
     "too bright": ({"images": [IMAGE * 20]}, "mean above 20000"),
     "no data": ({"images": [BLANK]}, "image 9 is all"),
-    "floats": ({"images": [IMAGE / 1e4]}, "float64.*give uint16"),
+    "floats": ({"images": [IMAGE / 1e4]}, "float64; needed is uint16"),
     "two sizes": ({"images": [IMAGE[:60], IMAGE[60:, :, :4]]}, "those before"),
     "too few images": ({"images": [IMAGE[:60]]}, "60 images, but 66 rows"),
     "images without rows": ({"image_rows": None}, "image_rows is missing"),
@@ -279,6 +328,7 @@ def test_faults_are_refused_and_nothing_is_left_behind(tmp_path, fault):
     "stop, seen, message",
     [
         (KeyboardInterrupt, KeyboardInterrupt, None),
+        (SystemExit, SystemExit, None),  # as the command line makes of SIGTERM
         (OSError(errno.ENOSPC, "full"), StoreError, "the disk is full; free some space"),
     ],
 )

@@ -84,11 +84,37 @@ def test_every_row_becomes_a_place_or_is_counted(tmp_path):
         "no page id": 2, "no position, or one out of range": 3, "position at 0, 0": 1, "not on Earth": 1,
         "not the article's own position": 1, "text of less than 50 characters": 3, "not a place, but an event": 2,
     }  # fmt: skip
-    assert "1 left out: position at 0, 0 (e.g. page 7, 'Title 7')" in (store.path / "datacard.md").read_text()
+    assert (
+        "1 left out: position at 0, 0 (e.g. page 7, 'Title 7', at (0, 0))" in (store.path / "datacard.md").read_text()
+    )
     assert len(from_table(tmp_path / "de", file, places_only=True, lang="de")) == 4  # only the type is read
     assert len(from_table(tmp_path / "all", file)) == 5
     with pytest.raises(ValueError, match="(?s)no article is left.*8 left out: .*Ask for something else"):
         from_table(tmp_path / "t", file, min_chars=200, limit=1)
+
+
+def test_rows_that_are_lost_are_told_with_the_first_and_swapped_columns_are_remarked_on(tmp_path, capsys):
+    file, _ = write(tmp_path / "a.parquet", 4, lon=[7.0, 190.0, 8.0, 350.0], lat=[50.0] * 4)
+    assert len(from_table(tmp_path / "s", file)) == 2
+    said = "2 left out: no position, or one out of range (e.g. page 2, 'Title 2', at (190, 50))"
+    assert capsys.readouterr().err.strip() == said
+    file, _ = write(tmp_path / "b.parquet", 6, lon=np.linspace(50, 53, 6), lat=np.linspace(7, 13, 6))
+    with pytest.warns(UserWarning, match="sea, but 100% on land with longitude and latitude swapped"):
+        from_table(tmp_path / "t", file)
+    with pytest.warns(UserWarning, match="bbox .*swapped"):
+        from_table(tmp_path / "u", file, bbox=(48, 9, 54, 14))
+    with pytest.raises(ValueError, match="is the order of .46.9, 7.4, 47.0, 7.5. west, south, east, north"):
+        from_table(tmp_path / "v", file, bbox=(46.9, 7.4, 47, 7.5))
+
+
+@pytest.mark.parametrize(
+    "column, message",
+    [({"lon": [{"a": 1}] * 3}, "a.parquet: column lon: give double"), ({"lat": ["7,4"] * 3}, "a.parquet: column lat: give double"),
+     ({"lon": np.ones(3, np.float16)}, "lon is in half precision")],
+)  # fmt: skip
+def test_columns_of_another_type_are_named(tmp_path, column, message):
+    with pytest.raises((ValueError, OSError), match=message):
+        from_table(tmp_path / "s", write(tmp_path / "a.parquet", 3, **column)[0])
 
 
 @pytest.mark.parametrize("bbox", [(-10.5, 20, 30.25, 60), (170, -40, -170, 40), (-180, -90, 180, 90)])
@@ -328,6 +354,17 @@ def test_after_a_lasting_fault_the_same_call_continues(tmp_path, trick, error, m
         assert tree(get(tmp_path / "s", server).path) == undisturbed
         assert len(server.seen) - before < needed / 2
         assert not (tmp_path / "s.parts").exists()
+
+
+ODD = ["", "[]", "<html>", '{"query": []}', '{"query": {"pages": [{}]}}', '{"error": "x"}', '{"continue": 3}',
+       '{"query": {"pages": [{"pageid": 1, "title": "a", "coordinates": [1]}]}}']  # fmt: skip
+
+
+@pytest.mark.parametrize("body", ODD)
+def test_an_answer_of_another_shape_names_the_service(tmp_path, body):
+    with serve(answer=lambda request: Response(200, {}, body.encode())) as server:
+        with pytest.raises(ValueError, match="http://127.*/api.php: the answer cannot be used"):
+            get(tmp_path / "s", server)
 
 
 def test_requests_are_limited_and_a_higher_limit_continues(tmp_path):

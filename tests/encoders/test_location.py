@@ -1,5 +1,8 @@
 """Positional encodings against SciPy and their formulas; networks and location encoders."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -63,6 +66,16 @@ def test_encodings_of_the_sphere_have_no_seam_and_one_value_per_pole(name):
         out = encoding(torch.tensor([[lon, pole] for lon in (-180, -60, 0, 100)]).double())
         spread = (out - out[:1]).abs().max()
         assert spread < 1e-10 if on_sphere else spread > 0.1
+
+
+def test_the_table_of_chapter_3_says_which_encodings_have_one_vector_per_pole():
+    chapter = Path(__file__).resolve().parents[2] / "book" / "03_location_encodings.ipynb"
+    cells = ["".join(cell["source"]) for cell in json.loads(chapter.read_text("utf-8"))["cells"]]
+    (code,) = (cell for cell in cells if "one vector per pole" in cell)
+    names = {"torch": torch, "positional_encoding": positional_encoding}
+    exec(code, names)
+    said = {name: row["one vector per pole"] for name, row in names["rows"].items()}
+    assert said == {name: "yes" if name in ON_SPHERE else "no" for name in ENCODINGS}
 
 
 @pytest.mark.parametrize("name", ENCODINGS)

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from world import SMALL, make_world
 
 from geonb.config import split_of
@@ -92,8 +93,9 @@ def test_runs_of_other_splits_other_data_or_one_name_are_noticed(world, trained,
     assert evaluate([trained], elsewhere, progress=False)["training"]["imagebind"]["other_data"] is True
     with pytest.raises(ValueError, match="no runs"):
         evaluate([], world, progress=False)
-    with pytest.raises(ValueError, match="share a name: imagebind, imagebind"):
-        evaluate([trained, trained], world, progress=False)
+    for twice in ([trained, trained], {"a": trained, "A": trained}):
+        with pytest.raises(ValueError, match="two subjects share a name: (imagebind, imagebind|a, A)"):
+            evaluate(twice, world, progress=False)
 
 
 def test_a_row_is_marked_only_when_its_interval_reaches_the_best():
@@ -119,6 +121,34 @@ def test_what_a_store_lacks_is_skipped_and_said(world, trained, tmp_path, monkey
     assert why["zone", None] == "the store has no column zone" and why["image", None] == "the store has none"
     assert "no fold has 20 training" in why["warmth", "random"] and found["probes"] == []
     assert "Trained on other data" in retrieval_table(found, "text", "location").caption
+
+
+@pytest.mark.parametrize(
+    "east, north, split, told",
+    [(12, 49, {"kind": "random", "seed": 0}, ["too few blocks of 1500 km hold places; split by blocks of 100 km",
+                                              "too few blocks of 100 km hold places; drawn at random"]),
+     (30, 60, {"kind": "blocked", "size_km": 100.0, "buffer_km": 50.0, "seed": 0}, [
+         "too few blocks of 1500 km hold places; split by blocks of 100 km"])],
+)  # fmt: skip
+def test_a_run_of_the_world_is_evaluated_on_a_region_with_the_split_of_embeddings(
+    world, trained, tmp_path, monkeypatch, east, north, split, told
+):
+    monkeypatch.setattr(suite, "TASKS", {"warmth": WORLD_TASKS["warmth"]})
+    rng, n = np.random.default_rng(0), len(world)
+    lonlat, rows = rng.uniform((11.5, 48.5), (east, north), (n, 2)), np.flatnonzero(world.has("text"))
+    region = write_store(
+        tmp_path / "region",
+        places={"place_id": world.place_id, "lon": lonlat[:, 0], "lat": lonlat[:, 1], "warmth": rng.normal(size=n)},
+        texts={"place_id": world.place_id[rows], "text": world.texts(rows)},
+    )  # fmt: skip
+    with pytest.warns(UserWarning) as warned:
+        found = evaluate([trained], region, progress=False)
+    assert found["data"]["split"] == split and [s["why"] for s in found["skipped"] if s.get("protocol") == "blocked"] == told
+    assert [str(w.message).partition(": ")[2] for w in warned if "blocks" in str(w.message)] == told
+    held_out = "held-out" if split["kind"] == "random" else "blocked"
+    assert {row["split"] for row in found["retrieval"]} == {held_out} <= {row["split"] for row in found["probes"]}
+    embedded = evaluate({"same": load(trained).embed_locations}, region, progress=False)
+    assert embedded["data"]["split"] == split and embedded["data"]["held_out"] == found["data"]["held_out"]
 
 
 def test_what_is_not_defined_is_none_in_the_results_and_a_dash_in_tables(world, tmp_path, monkeypatch):
@@ -161,9 +191,9 @@ def test_embeddings_from_elsewhere_are_evaluated_in_one_line(world, trained, tmp
     points = tmp_path / "points.csv"
     lines = [f"{lon!r},{lat!r}" for lon, lat in world.lonlat.tolist()]
     points.write_text("\n".join(["lon,lat", *lines[::-1]]))  # in another order than the store's
-    embed_table(trained, points, tmp_path / "theirs.parquet", progress=False)
+    embed_table(trained, points, tmp_path / "theirs.PARQUET", progress=False)
     same = {
-        "function": model.embed_locations, "table": tmp_path / "theirs.parquet",
+        "function": model.embed_locations, "table": tmp_path / "theirs.PARQUET",
         "array": model.embed_locations(world.lonlat), "run": trained,
     }  # fmt: skip
     found = evaluate(same, world, progress=False)
@@ -185,14 +215,38 @@ def test_embeddings_that_do_not_fit_are_refused(world, tmp_path):
         evaluate({"short": np.ones((3, 4))}, world, progress=False)
     broken = np.ones((n, 4))
     broken[7] = np.nan
-    with pytest.raises(ValueError, match=r"place p7 \(row 7\) is not finite"):
-        evaluate({"broken": broken}, world, progress=False)
+    for faulty, message in (
+        (broken, r"place p7 \(row 7\) is not finite"), (np.full((n, 4), 1e39), r"place p0 \(row 0\) is not finite"),
+        (np.ones((n, 0)), r"\(300, 0\) is not \(300, d\)"), ([["a"]] * n, "no array of numbers"),
+        (torch.ones(n, 4, requires_grad=True), "no array of numbers"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=f"faulty: .*{message}"):
+            evaluate({"faulty": faulty}, world, progress=False)
     with pytest.raises(ValueError, match="name of a reference row"):
         evaluate({"raw coordinates": np.ones((n, 4))}, world, progress=False)
     table = {"place_id": list(world.place_id[:-5]), "embedding": np.ones((n - 5, 4)).tolist()}
     pq.write_table(pa.table(table), tmp_path / "few.parquet")
     with pytest.raises(ValueError, match="no embedding for 5 of 300 places"):
         evaluate([tmp_path / "few.parquet"], world, progress=False)
+    with pytest.raises(ValueError, match="absent.GeoParquet: no such file"):
+        evaluate([tmp_path / "absent.GeoParquet"], world, progress=False)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "few.PARQUET").write_bytes((tmp_path / "few.parquet").read_bytes())
+    with pytest.raises(ValueError, match="share a name: few, few"):
+        evaluate([tmp_path / "few.parquet", tmp_path / "sub" / "few.PARQUET"], world, progress=False)
+
+
+def test_half_precision_is_evaluated_and_vectors_out_of_the_ordinary_are_remarked_on(world, monkeypatch):
+    monkeypatch.setattr(suite, "TASKS", {"warmth": WORLD_TASKS["warmth"]})
+    vectors = np.random.default_rng(0).normal(size=(len(world), 4)).astype(np.float16)
+    probes = [evaluate({"half": v}, world, progress=False)["probes"] for v in (vectors, vectors.astype(np.float64))]
+    assert probes[0] == probes[1]
+    vectors[3], vectors[5] = 0, 1e4
+    with pytest.warns(UserWarning) as warned:
+        evaluate({"half": vectors}, world, progress=False)
+    messages = [str(w.message) for w in warned]
+    assert any("half: row 3: the embedding is all zeros (1 such rows)" in message for message in messages)
+    assert any("half: row 5: the embedding has length 2e+04" in message for message in messages)
 
 
 def test_a_leaking_protocol_stops_the_evaluation(world, trained, monkeypatch):

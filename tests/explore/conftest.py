@@ -2,7 +2,13 @@
 
 import pytest
 
+import geonb
 from geonb.explore.views import write_page
+
+
+@pytest.fixture(scope="module")
+def model(trained):
+    return geonb.load(trained)
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +32,9 @@ def open_page(browser, tmp_path):
             contexts.append(context)
 
             def gate(route):
-                if route.request.url.startswith(("file:", "data:", "blob:", address)):
-                    route.continue_()
-                else:
-                    complaints.append("request " + route.request.url)
-                    route.abort()
+                within = route.request.url.startswith(("file:", "data:", "blob:", address))
+                complaints.extend([] if within else ["request " + route.request.url])
+                (route.continue_ if within else route.abort)()
 
             def heard(message):  # reading pixels back makes the browser advise against it
                 if message.type in ("error", "warning") and "willReadFrequently" not in message.text:
@@ -47,5 +51,6 @@ def open_page(browser, tmp_path):
 
         yield open_
         for context in contexts:
+            assert not any(page.evaluate("window.hacked") for page in context.pages)
             context.close()
     assert complaints == []

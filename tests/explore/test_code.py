@@ -7,7 +7,7 @@ import textwrap
 import pytest
 
 from geonb import architectures, losses
-from geonb.explore.code import plain_source, show_source
+from geonb.explore.code import show_source
 from geonb.training import fit
 
 
@@ -17,13 +17,7 @@ def test_it_is_the_code_without_its_docstrings(thing):
     for node in ast.walk(whole):
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) and len(node.body) > 1:
             del node.body[0]
-    shown = plain_source(thing)
+    shown = show_source(thing).data.removeprefix("```python\n").removesuffix("\n```")
+    assert ("." in thing.__qualname__) == shown.startswith(f"# {thing.__qualname__}\n")
     assert ast.dump(ast.parse(shown)) == ast.dump(whole)
     assert shown.count("# fmt") == inspect.getsource(thing).count("# fmt"), "comments stay"
-
-
-def test_a_block_names_the_class_of_a_method():
-    shown = show_source(losses.Space.near, fit).data
-    assert (
-        shown.startswith("```python\n# Space.near\ndef near(") and "\n\ndef fit(" in shown and shown.endswith("\n```")
-    )

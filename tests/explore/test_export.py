@@ -13,11 +13,6 @@ pytestmark = pytest.mark.usefixtures("few_places_for_the_colours")
 
 
 @pytest.fixture(scope="module")
-def model(trained):
-    return geonb.load(trained)
-
-
-@pytest.fixture(scope="module")
 def colours(model, tmp_path_factory):
     return to_geotiff(model, tmp_path_factory.mktemp("tif") / "colours.tif", degrees=0.5)
 
@@ -69,6 +64,7 @@ def test_numbers_are_those_of_the_model_whatever_the_rows_written_at_a_time(mode
 def test_what_cannot_be_exported_is_refused_and_leaves_nothing(model, tmp_path, monkeypatch):
     for wrong, message in (
         ({"degrees": 0.7}, "no whole number of pixels"),
+        ({"degrees": 1e-9}, "360,000,000,000 by 180,000,000,000 pixels"),
         ({"place": (1, 2), "text": "sea"}, "not both"),
         ({"text": " "}, "empty"),
     ):

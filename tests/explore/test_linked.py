@@ -6,14 +6,13 @@ import base64
 import functools
 import json
 import re
-import zlib
 
 import numpy as np
 import pytest
 
-from geonb.explore.linked import MOST_IMAGES, TEXT_CHARACTERS, linked_view
+from geonb.explore.linked import MOST_IMAGES, linked_view
 from geonb.explore.maps import add_points, offline_map
-from geonb.explore.views import PALETTE, safe_json
+from geonb.explore.views import safe_json
 
 sync_api = pytest.importorskip("playwright.sync_api")
 expect = sync_api.expect
@@ -80,18 +79,14 @@ class Picture:
         """Whole pixels at fractions of the picture."""
         return np.round([self.box["x"] + self.box["width"] * x, self.box["y"] + self.box["height"] * y])
 
-    def drag(self, *corners, keys=""):
+    def drag(self, *corners):
         """Press at the first of the points (fractions), draw through the others, release; returns them in pixels."""
         points = np.array([self.at(*corner) for corner in corners])
-        if keys:
-            self.page.keyboard.down(keys)
         self.page.mouse.move(*points[0])
         self.page.mouse.down()
         for point in points[1:]:
             self.page.mouse.move(*point)
         self.page.mouse.up()
-        if keys:
-            self.page.keyboard.up(keys)
         settle(self.page)
         return points
 
@@ -127,7 +122,9 @@ def check_box(page):
         assert page.locator(".gl-status").first.inner_text() == f"{within.sum()} of {N} selected" and within.sum() > 20
         check_selection(page, within)
     picture = Picture(page, 0)
-    two = picture.boxed(picture.drag((0.5, 0.3), (0.7, 0.6), keys="Shift"))
+    page.keyboard.down("Shift")
+    two = picture.boxed(picture.drag((0.5, 0.3), (0.7, 0.6)))
+    page.keyboard.up("Shift")
     check_selection(page, within | two)
     assert (within & ~two).any() and (two & ~within).any()
     page.get_by_role("button", name="Clear").click()
@@ -268,97 +265,52 @@ def check_keyboard(page):
     assert page.evaluate("document.activeElement.textContent") == NAMES[0]
 
 
-CHECKS = {check.__name__.removeprefix("check_"): check for check in (
-    check_box, check_lasso, check_inspect, check_legend, check_zoom, check_keyboard)}  # fmt: skip
-
-
 @pytest.mark.parametrize("where", ["desktop from the disk", "390 px over HTTP"])
-@pytest.mark.parametrize("name", CHECKS)
-def test_it_does_what_it_says(open_page, name, where):
-    CHECKS[name](open_page(sample_html(), width=1200 if "desktop" in where else 390, over_http="HTTP" in where))
-
-
-FAULTS = [  # a check, and a change of the page that it must find
-    ("box", "view.x[k] <= x1 &&", "view.x[k] <= x0 &&"),
-    ("box", "base[k] |= inside[k]", "base[k] = 0"),
-    ("lasso", "cross(view, last, first); ", ""),
-    ("inspect", "signs[v < 0 ? 1 : 0]", "signs[0]"),
-    ("inspect", "about[name][k]", "about[name][k + 1]"),
-    ("legend", "mark[k] = hidden.has(column.bin[k]) ? 0", "mark[k] = hidden.has(column.bin[k]) ? 1"),
-    ("zoom", "ux - (x - view.w / 2)", "ux + (x - view.w / 2)"),
-    ("keyboard", 'e.key === " " ||', ""),
-]  # fmt: skip
-
-
-@pytest.mark.mutation
-@pytest.mark.parametrize("name, old, new", FAULTS)
-def test_a_planted_fault_is_found(open_page, name, old, new):
-    assert sample_html().count(old) == 1, old
-    page = open_page(sample_html().replace(old, new))
-    page.set_default_timeout(4000)
-    with pytest.raises((AssertionError, sync_api.Error)):
-        CHECKS[name](page)
-
-
-# ---- touch, accessibility, themes
-
-
-class Fingers:
-    """Real touches: the browser decides whether they scroll the page."""
-
-    def __init__(self, page):
-        self.page, self.session = page, page.context.new_cdp_session(page)
-
-    def send(self, kind, *points):
-        touches = [{"x": float(x), "y": float(y), "id": i} for i, (x, y) in enumerate(points)]
-        self.session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": touches})
-
-    def draw(self, *points):
-        self.page.wait_for_timeout(150)  # the browser learns with its next frame what a finger may do
-        self.send("touchStart", points[0])
-        for a, b in zip(points, points[1:], strict=False):
-            for f in np.linspace(0, 1, 6)[1:]:
-                self.send("touchMove", np.array(a) + (np.array(b) - a) * f)
-        self.send("touchEnd")
-        self.page.wait_for_timeout(300)
-
-    def pinch(self, middle, a, b):
-        self.send("touchStart", middle - [a, 0])
-        self.send("touchStart", middle - [a, 0], middle + [a, 0])
-        for d in np.linspace(a, b, 6)[1:]:
-            self.send("touchMove", middle - [d, 0], middle + [d, 0])
-        self.send("touchEnd")
-        self.page.wait_for_timeout(100)
+@pytest.mark.parametrize("check", [check_box, check_lasso, check_inspect, check_legend, check_zoom, check_keyboard])
+def test_it_does_what_it_says(open_page, check, where):
+    check(open_page(sample_html(), width=1200 if "desktop" in where else 390, over_http="HTTP" in where))
 
 
 def test_touch(open_page):
     """One finger scrolls the page while exploring and selects with Box; two fingers zoom; a tap inspects."""
     page = open_page(sample_html(), over_http=True, width=390, has_touch=True, is_mobile=True)
+    session, plot = page.context.new_cdp_session(page), page.locator(".gl-plot").first
+
+    def touch(frames):  # real touches (frames, fingers, 2): the browser decides whether they scroll the page
+        page.wait_for_timeout(150)  # it learns with its next frame what a finger may do
+        for i, fingers in enumerate([*frames, []]):
+            points = [{"x": float(x), "y": float(y), "id": k} for k, (x, y) in enumerate(fingers)]
+            kind = "touchStart" if i == 0 else "touchMove" if points else "touchEnd"
+            session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+        page.wait_for_timeout(300)
+
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    fingers, picture, plot = Fingers(page), Picture(page, 0), page.locator(".gl-plot").first
     page.evaluate("document.body.style.minHeight = '3000px'")
-    before = page.evaluate("scrollY")
-    fingers.draw(picture.at(0.5, 0.9), picture.at(0.5, 0.1))
+    picture, before = Picture(page, 0), page.evaluate("scrollY")
+    touch(np.linspace([picture.at(0.5, 0.9)], [picture.at(0.5, 0.1)], 7))
     assert page.evaluate("scrollY") > before + 60, "the picture traps the page"
     assert selected(page) == N and plot.get_attribute("data-zoom") == "1"
     picture = Picture(page, 0)
     k = int(np.linalg.norm(picture.screen() - picture.middle, axis=1).argmin())
     page.touchscreen.tap(*picture.screen()[k])
     expect(page.locator(".gl-card .gl-name")).to_have_text(NAMES[k])
-    assert NAMES[k] in page.locator(".gl-readout").inner_text()
-    fingers.pinch(Picture(page, 0).at(0.5, 0.5), 20, 60)
+    middle = Picture(page, 0).at(0.5, 0.5)
+    touch([middle + [[-d, 0], [d, 0]] for d in range(20, 61, 8)])
     assert abs(float(plot.get_attribute("data-zoom")) - 3) < 0.1 and page.evaluate("visualViewport.scale") == 1
     page.get_by_role("button", name="All: Embedding").tap()
     page.get_by_label("Box", exact=True).tap()
-    picture = Picture(page, 0)
-    before, points = page.evaluate("scrollY"), np.array([picture.at(0.3, 0.7), picture.at(0.7, 0.3)])
-    fingers.draw(*points)
+    picture, before = Picture(page, 0), page.evaluate("scrollY")
+    points = np.array([picture.at(0.3, 0.7), picture.at(0.7, 0.3)])
+    touch(np.linspace(points[:1], points[1:], 7))
     assert page.evaluate("scrollY") == before and selected(page) == picture.boxed(points).sum() > 20
 
 
 @pytest.mark.parametrize("width", [1200, 390])
 def test_nothing_bars_anyone_in_light_and_in_dark(open_page, width):
     page = open_page(sample_html() + sample_html(), width=width, reduced_motion="reduce")
+    assert page.locator(".gl :is(button, input, select, summary, .gl-top)").evaluate_all(
+        "(e) => e.every((c) => c.tabIndex === 0)"
+    )
     page.mouse.click(*Picture(page, 0).screen()[21])
     check_selection(page, np.ones(N, bool))
     assert barriers(page) == []
@@ -374,23 +326,6 @@ def test_nothing_bars_anyone_in_light_and_in_dark(open_page, width):
     assert drawn(canvas) != before
 
 
-def test_every_control_is_reached_by_tab(open_page):
-    page = open_page(sample_html())
-    page.locator(".gl summary").click()
-    seen = []
-    page.get_by_label("Colour by").focus()
-    for _ in range(30):
-        seen.append(page.evaluate("(({ ariaLabel, labels, innerText }) => ariaLabel || labels?.[0]?.innerText || innerText)"
-                                  "(document.activeElement)").strip())  # fmt: skip
-        page.keyboard.press("Tab")
-    wanted = ["Box", "Clear", "Reset", "Zoom in: Embedding", "All: Map", "Embedding", "Map", "Selection as a list",
-              "List of the selection"]  # fmt: skip
-    assert [w for w in wanted if w not in seen] == [] and any("sand" in s for s in seen), seen
-
-
-# ---- hostile text
-
-
 @functools.cache
 def hostile_html():
     names = [HOSTILE[i % len(HOSTILE)] for i in range(N)]
@@ -398,7 +333,8 @@ def hostile_html():
            "https://u:p@example.org/", " https://example.org/<b>", 'https://example.org/"onmouseover="hacked=1'] + ["x" * 3000]  # fmt: skip
     urls = [bad[i % len(bad)] for i in range(N)]
     about = {"text": names, "url": urls, "license": names, "license_url": urls, "creator": names, "changes": names}
-    return sample_view(hover=names, color={HOSTILE[0]: names, HOSTILE[1]: np.arange(float(N)), "__proto__": names},
+    return sample_view(hover=names, color={HOSTILE[0]: names, HOSTILE[1]: np.arange(float(N)), "__proto__": names,
+                              "many": [f"class {i % 14}" for i in range(N)]},
                        titles=HOSTILE[:2], alt=HOSTILE[1::-1], units={HOSTILE[1]: HOSTILE[0]}, about=about).to_html()  # fmt: skip
 
 
@@ -415,12 +351,12 @@ def check_hostile(page):
             assert re.match(r"https://example\.org/[^\"<>]*$", a.get_attribute("href")), a.get_attribute("href")
             seen.add(a.get_attribute("href"))
     assert seen == {"https://example.org/%3Cb%3E", "https://example.org/%22onmouseover=%22hacked=1"}
-    for column in (1, 2, 0):
+    for column in (1, 2, 3, 0):
         page.get_by_label("Colour by").select_option(index=column)
         settle(page)
+        assert (column == 3) == ("other" in page.locator(".gl-legend").inner_text())  # ten have a colour
     assert HOSTILE[0] in page.locator(".gl-list").inner_text()
     assert page.locator(".gl :is(img, script, b b, iframe, object, [onerror], [onmouseover])").count() == 0
-    assert page.evaluate("window.hacked") is None
 
 
 def test_hostile_strings_are_text(open_page):
@@ -428,22 +364,11 @@ def test_hostile_strings_are_text(open_page):
     check_hostile(open_page(hostile_html(), over_http=True))
 
 
-@pytest.mark.mutation
-@pytest.mark.parametrize("old, new", [
-    ('url.protocol !== "https:"', "false"),
-    ("node.append(...children);", 'children.forEach((c) => typeof c === "string" ? node.insertAdjacentHTML("beforeend", c) : node.append(c));'),
-])  # fmt: skip
-def test_a_planted_hole_is_found(open_page, old, new):
-    assert hostile_html().count(old) == 1
-    with pytest.raises((AssertionError, sync_api.Error)):
-        page = open_page(hostile_html().replace(old, new).replace("src=x", "src=data:,"))
-        page.set_default_timeout(4000)
-        check_hostile(page)
-
-
-def test_hostile_strings_in_maps_are_text_and_the_first_view_is_the_world(open_page):
+@pytest.mark.parametrize("lon, seen", [([0], 0), ([-179.5, 179], 179.75), ([0, 120, -120], None)])
+def test_hostile_strings_in_maps_are_text_and_a_map_opens_on_its_points(open_page, lon, seen):
     world = offline_map(alt='"><img src=x onerror=parent.hacked=1>')
-    add_points(world, [[0, 20]], [HOSTILE[0] + HOSTILE[3]])
+    for x in lon:
+        add_points(world, [[x, 20]], [HOSTILE[0] + HOSTILE[3]])
     page = open_page(f"<div style='width:740px'>{world._repr_html_()}</div>")
     frame = page.frame_locator("iframe")
     page.locator("iframe").scroll_into_view_if_needed()
@@ -452,39 +377,24 @@ def test_hostile_strings_in_maps_are_text_and_the_first_view_is_the_world(open_p
       const bounds = Object.values(window).find((v) => v instanceof L.Map).getBounds();
       return [bounds.getWest(), bounds.getEast()];
     }""")
-    assert west <= -180 and east >= 180
-    frame.locator(".leaflet-container").click()
-    assert frame.locator(".leaflet-popup-content").inner_text().strip() == HOSTILE[0] + HOSTILE[3]
+    if seen is None:
+        assert west <= -180 and east >= 180
+    else:
+        assert (west + east) / 2 == pytest.approx(seen, abs=0.5) and east - west < 90
+    if seen in lon:
+        frame.locator(".leaflet-container").click()
+        assert frame.locator(".leaflet-popup-content").inner_text().strip() == HOSTILE[0] + HOSTILE[3]
     assert page.evaluate("window.hacked ?? document.querySelector('iframe').contentWindow.hacked ?? null") is None
 
 
-# ---- what is in the page
-
-
-def test_missing_values_and_many_labels(open_page):
-    n = 30
-    labels = [f"class {i % 14}" for i in range(n - 3)] + [None, float("nan"), ""]
-    view = linked_view(np.zeros((n, 2)), np.arange(2.0 * n).reshape(n, 2),
-                       {"label": labels, "number": [None, *range(n - 1)], "none": np.full(n, np.nan)})  # fmt: skip
-    page = open_page(view.to_html())
-    names = page.locator(".gl-legend button").all_inner_texts()
-    assert len(names) == len(PALETTE) + 2 and names[-1].split() == ["unknown", "3"] and "other" in names[-2]
-    page.get_by_label("Colour by").select_option("number")
-    assert page.locator(".gl-missing").inner_text().split() == ["no", "value", "1"]
-    page.get_by_label("Colour by").select_option("none")
-    assert page.locator(".gl-legend").inner_text().split() == ["no", "value", "30"]
-
-
-def test_texts_are_cut_images_taken_evenly_and_a_page_is_saved_whole(tmp_path):
-    about, n, asked = {"text": ["a" * 5000] + [None] * 1999, "url": ["b" * 5000] * 2000}, 5 * MOST_IMAGES, []
+def test_images_are_taken_evenly_and_a_page_is_saved_whole(tmp_path):
+    n, asked = 5 * MOST_IMAGES, []
 
     def images(rows):
         asked.extend(rows.tolist())
         return np.zeros((len(rows), 8, 8, 3), np.uint8)
 
-    view = linked_view(np.zeros((n, 2)), np.zeros((n, 2)), about=about, images=images, image_rows=np.arange(n))
-    sent = json.loads(zlib.decompress(base64.b64decode(view.data["about"])))
-    assert len(sent["text"][0]) == TEXT_CHARACTERS and sent["text"][0].endswith("…") and len(sent["url"][0]) == 2000
+    view = linked_view(np.zeros((n, 2)), np.zeros((n, 2)), images=images, image_rows=np.arange(n))
     assert len(asked) == MOST_IMAGES and set(np.diff(asked)) <= {4, 5, 6} and (asked[0], asked[-1]) == (0, n - 1)
     np.testing.assert_array_equal(np.frombuffer(base64.b64decode(view.data["thumbs"]["rows"]), "<u4"), asked)
     path = view.save(tmp_path / "new" / "page.html", title="A <b> title")

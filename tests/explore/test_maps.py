@@ -5,16 +5,10 @@ import re
 import numpy as np
 import pytest
 
-import geonb
 from geonb.data.sampling import on_land
 from geonb.explore.maps import NORTH, SOUTH, _painted, add_layer, layer_of, offline_map
 
 pytestmark = pytest.mark.usefixtures("few_places_for_the_colours")
-
-
-@pytest.fixture(scope="module")
-def model(trained):
-    return geonb.load(trained)
 
 
 def test_a_painted_layer_lies_where_its_pixels_are_above_the_land_of_a_map(model):

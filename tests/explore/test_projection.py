@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from geonb.explore.projection import K, align, fit_projection, project, projection_scores, stability
+from geonb.explore.projection import K, align, as_colours, fit_projection, project, projection_scores, stability
 
 pytest.importorskip("umap")
 
@@ -75,7 +75,6 @@ def test_of_many_rows_a_sample_is_fitted_and_the_rest_put_in(monkeypatch):
     monkeypatch.setattr("geonb.explore.projection.FITTED", 300)
     scores = projection_scores(z, project(z, epochs=100))
     assert scores.trustworthiness > full.trustworthiness - 0.05 and scores.kept > 0.7 * full.kept
-    assert np.isfinite(project(np.repeat(clusters(10), 60, axis=0), epochs=20)).all()  # duplicates
 
 
 def test_stability_ignores_turning_and_sees_what_moves():
@@ -96,5 +95,43 @@ def test_what_cannot_be_projected_is_refused_in_words():
     for wrong in ({"method": "tsne"}, {"init": "spectral"}):
         with pytest.raises(ValueError, match="choose umap or pca"):
             project(z, **wrong)
-    with pytest.raises(ValueError, match="row 3: all zeros"):
-        project(np.where(np.arange(20)[:, None] == 3, 0, z))
+    for value, message in ((0, "row 3: all zeros"), (np.nan, "row 3: not finite")):
+        wrong = np.where(np.arange(20)[:, None] == 3, value, z)
+        with pytest.raises(ValueError, match=message):
+            project(wrong)
+    with pytest.raises(ValueError, match="row 3"):
+        as_colours(wrong)
+    for few in (lambda: project(z[:3]), lambda: projection_scores(z, z[:, :2]), lambda: stability([z[:9, :2]] * 2)):
+        with pytest.raises(ValueError, match="give at least"):
+            few()
+
+
+@pytest.mark.parametrize("rounding", [0, 1e-6])
+@pytest.mark.parametrize("method", ["umap", "pca"])
+def test_equal_rows_are_called_equal_and_lie_on_one_point(method, rounding):
+    z = np.ones((60, 8)) + rounding * np.random.default_rng(0).normal(size=(60, 8))
+    with pytest.warns(UserWarning, match="60 rows are all equal"):
+        xy = project(z, method)
+    assert xy.shape == (60, 2) and not np.ptp(xy, axis=0).any()
+    for compared in (lambda: projection_scores(z, clusters(60)[:, :2]), lambda: stability([xy, xy])):
+        with pytest.raises(ValueError, match="are all equal"):
+            compared()
+    with pytest.warns(UserWarning, match="all equal"):
+        assert not np.ptp(as_colours(np.ones((9, 8))), axis=0).any()
+
+
+def test_some_equal_rows_share_a_point_and_few_rows_are_remarked_on():
+    z = np.repeat(clusters(40), [40] + [1] * 39, axis=0)
+    xy = project(z, epochs=20)
+    assert not np.ptp(xy[:40], axis=0).any() and len(np.unique(xy, axis=0)) == 40
+    with pytest.warns(UserWarning, match="only 10 different rows"):
+        assert np.isfinite(project(np.repeat(clusters(10), 6, axis=0), epochs=20)).all()
+
+
+def test_lengths_do_not_count_and_planes_and_colours_have_their_shape():
+    z, rng = clusters(50), np.random.default_rng(0)
+    for scaled in (z.astype(np.float32) * np.float32(2.0**-100), z * 2.0**100, z * 2.0**1000):
+        np.testing.assert_array_equal(project(scaled, epochs=5), project(z, epochs=5))
+    for method in ("umap", "pca"):
+        assert project(rng.normal(size=(9, 1)), method).shape == (9, 2)
+    assert as_colours(np.zeros((0, 8))).shape == (0, 3) and as_colours(rng.normal(size=(9, 2))).shape == (9, 3)

@@ -1,7 +1,10 @@
 """The Atlas sample: facts that are right, texts that say only them, the same store for the same seed."""
 
 import hashlib
+import json
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -126,6 +129,12 @@ def test_the_same_seed_gives_the_same_hashes_on_one_process_too(small, tmp_path,
     assert again.manifest == small.manifest
     other = sample.make_atlas(tmp_path / "c", places=20, seed=1, progress=False)
     assert not set(other.place_id) <= set(small.place_id) and other.data_hash != small.data_hash
+
+
+def test_a_script_on_standard_input_without_a_main_guard_uses_all_cores(small, tmp_path):
+    script = f"from geonb.sample import make_atlas; make_atlas({str(tmp_path / 'a')!r}, places=100, progress=False)"
+    subprocess.run([sys.executable, "-"], input=script, text=True, check=True, timeout=300)
+    assert json.loads((tmp_path / "a" / "manifest.json").read_text()) == small.manifest
 
 
 def test_more_places_than_there_are_are_refused(tmp_path):

@@ -12,8 +12,8 @@ https://developers.google.com/earth-engine/guides/aef_on_gcs_readme
 from __future__ import annotations
 
 import json
-import logging
 import re
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from geonb._util import tqdm, write_atomically
 from geonb.data.sources._raster import REMOTE, may_pass, raster_errors
 from geonb.data.sources.http import download
-from geonb.data.sources.parts import Parts
+from geonb.data.sources.parts import Parts, Skips
 from geonb.data.store import PlaceStore, geo_metadata, wkb_points
 
 ATTRIBUTION = "The AlphaEarth Foundations Satellite Embedding dataset is produced by Google and Google DeepMind."
@@ -56,7 +56,7 @@ def add_alphaearth(store: PlaceStore | str | Path, out: str | Path, year: int) -
         OSError: the network failed; what is finished is kept.
     """
     store = store if isinstance(store, PlaceStore) else PlaceStore.open(store)
-    if Path(out).suffix != ".parquet" or year not in YEARS:
+    if Path(out).suffix.lower() != ".parquet" or year not in YEARS:
         years = f"{YEARS[0]} to {YEARS[-1]}"
         raise ValueError(f"{out}, {year}: give a .parquet file and a year from {years}")
     plan = {"source": "alphaearth", "base_url": BASE, "year": year, "data_hash": store.data_hash}
@@ -73,7 +73,10 @@ def add_alphaearth(store: PlaceStore | str | Path, out: str | Path, year: int) -
         found = np.flatnonzero(~np.isnan(vectors[:, 0]))
         if not len(found):
             raise ValueError(f"no place has an embedding: {NO_TILE}")
-        left_out = len(store) - len(found)
+        left_out, skips = len(store) - len(found), Skips()
+        first = int(np.isnan(vectors[:, 0]).argmax())
+        skips.add(NO_TILE, f"row {first}, {store.place_id[first]}", left_out)
+        skips.tell()
         made = plan | {"left_out": left_out, "begun": parts.date}
         _write(parts.out, store, vectors, found, made)
     return {"embedded": len(found), NO_TILE: left_out}
@@ -85,12 +88,12 @@ def _tiles(index: Path, year: int, lonlat: np.ndarray) -> list[tuple[str, np.nda
 
     try:
         table = pq.read_table(index, columns=list(COLUMNS), filters=[("year", "=", year)])
+        west, south, east, north = (table[name].cast(pa.float64()).to_numpy() for name in COLUMNS[2:])
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{index}: is no index of AlphaEarth ({error})") from error
+        raise ValueError(f"{index}: is no index of AlphaEarth ({error}); remove it to fetch it again") from error
     paths = [_PATH.fullmatch(str(path)) for path in table["path"].to_pylist()]
     if not any(paths):
         raise ValueError(f"{index}: no usable file of {year}; give another year")
-    west, south, east, north = (table[name].to_numpy() for name in COLUMNS[2:])
     east = np.where(east < west, east + 360, east)  # across the antimeridian
     tree = shapely.STRtree(shapely.box(west, south, east, north))
     twice = shapely.points(np.concatenate([lonlat, lonlat + [360, 0]]))
@@ -123,7 +126,7 @@ def _read_tile(url: str, lonlat: np.ndarray) -> np.ndarray:
     except raster_errors() as error:
         if may_pass(error):
             raise OSError(f"{url}: {error}; the same command continues") from error
-        logging.getLogger(__name__).warning("%s: left out, it cannot be read (%s)", url, error)
+        warnings.warn(f"{url}: left out, it cannot be read ({error})", stacklevel=2)
     return out
 
 

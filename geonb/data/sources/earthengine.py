@@ -62,8 +62,10 @@ def connect(project: str | None = None) -> Any:
     project = project or os.environ.get("GEONB_EE_PROJECT") or None
     try:
         ee.Initialize(project=project, url=HIGH_VOLUME)
-    except (ee.EEException, GoogleAuthError) as error:
-        raise ValueError(f"Earth Engine could not be initialised: {error}\n{STEPS}") from None
+    except Exception as error:  # of a damaged file of credentials, whatever the client stumbles over
+        known = isinstance(error, (ee.EEException, GoogleAuthError, OSError))
+        why = error if known else f"the file of credentials is damaged ({error}); do step 2 again"
+        raise ValueError(f"Earth Engine could not be initialised: {why}\n{STEPS}") from None
     ee.data.setDeadline(300_000)  # ms, of one request
     ee.data.setMaxRetries(5)
     return ee

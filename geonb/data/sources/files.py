@@ -10,27 +10,34 @@ from __future__ import annotations
 
 import hashlib
 import re
-import sys
-from collections.abc import Sequence
-from contextlib import suppress
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike
-from pyarrow import csv
 
-from geonb._util import not_utf8, tqdm
-from geonb.data.sentinel2 import BANDS, radiometric_offset
+from geonb._util import as_text, tqdm
+from geonb.data.sentinel2 import (
+    BANDS,
+    OFFSET,
+    SCALE,
+    band_of,
+    band_order,
+    baseline_offset,
+    radiometric_offset,
+    seen_offset,
+)
 from geonb.data.sources._raster import raster_errors
 from geonb.data.sources.parts import Skips
 from geonb.data.store import PlaceStore, write_store
-from geonb.geo import check_lonlat, great_circle_km, unit_xyz
+from geonb.data.tables import columns_of_positions, is_plain, positions, read_table
+from geonb.geo import great_circle_km, unit_xyz
 
 COLUMN_NAMES = {
-    "lon": ("longitude", "lon", "lng"),
-    "lat": ("latitude", "lat"),
     "text": ("text",),
     "title": ("title", "article", "name_en", "name"),
     "country": ("country", "states_name_en"),
@@ -41,6 +48,8 @@ TEXT_COLUMNS = RESERVED | {  # even if all their values look like numbers
     "title", "text", "country", "continent", "position_flag", "source", "license", "lang", "revision", "url"
 }  # fmt: skip
 
+TYPED = (".parquet", ".geoparquet", ".geojson", ".json")  # in which text is meant as text, even "1"
+
 AXIS_FAR_KM, COUNTRY_FAR_KM, MIRROR_HOME_KM = 500, 2000, 500
 AXIS_FAR_RATIO, COUNTRY_FAR_RATIO = 2, 4
 COUNTRY_MIN_OTHERS = 5
@@ -48,13 +57,15 @@ AXIS_FAR, FAR = "on an axis, far from its country", "far from its country"
 
 TILE = 64  # pixels, the edge of a tile
 
+# Numbers that a float64 holds exactly as they are written: no leading zeros, no more than 15 digits.
+_EXACT = re.compile(r"-?(?=(\D*\d){1,15}$)(0|[1-9]\d*)(\.\d+)?", re.ASCII)
 _MARKUP = re.compile(r"</?[A-Za-z][A-Za-z0-9]{0,9}\s*/?>")
 
 
 def read_texts(
     path: str | Path, *, drop_invalid: bool = False, keep_suspicious: bool = False
 ) -> tuple[dict[str, np.ndarray], Skips]:
-    """Read a CSV or CSV.GZ table (UTF-8, with a header) of texts with positions; columns are those of `COLUMN_NAMES`.
+    """Read a table of texts with positions (:mod:`geonb.data.tables`); other columns are those of `COLUMN_NAMES`.
 
     Rows with an empty text, with the text of an earlier row, and with a suspicious position are dropped. A position
     that is only "far from its country" is flagged and never dropped: a lone overseas territory looks just like an
@@ -75,20 +86,17 @@ def read_texts(
         ValueError: a table that cannot be used; names the file, and the row where a row is wrong.
     """
     path = Path(path)
-    table = _read_table(path)
-    role = {name: next((c for c in known if c in table), None) for name, known in COLUMN_NAMES.items()}
-    if missing := [name for name in ("lon", "lat", "text") if role[name] is None]:
-        wanted = " or ".join(COLUMN_NAMES[missing[0]])
-        raise ValueError(f"{path}: no column {wanted} for {missing[0]}; the columns are {', '.join(table)}")
-    unknown = _objects([""] * len(next(iter(table.values()))))
-    columns = {name: table[column] if column else unknown for name, column in role.items()}
-    lonlat = np.stack([[_number(value) for value in columns[name]] for name in ("lon", "lat")], 1)
+    table = read_table(path)
+    lonlat = positions(table, str(path), keep_invalid=drop_invalid)
+    lower = {name.lower(): name for name in reversed(table.column_names)}
+    role = {name: next((lower[c] for c in known if c in lower), None) for name, known in COLUMN_NAMES.items()}
+    if role["text"] is None:
+        raise ValueError(f"{path}: no column text; the columns are {', '.join(table.column_names)}")
+    columns = {name: _words(table, column) for name, column in role.items()}
     texts = _objects([_clean(text) for text in columns["text"]])
     titles = _objects([_clean(title.replace("_", " ")) for title in columns["title"]])
 
-    if not drop_invalid:
-        check_lonlat(lonlat, where=str(path))
-    invalid = ~np.isfinite(lonlat).all(1) | (np.abs(lonlat) > [180, 90]).any(1)
+    invalid = np.isnan(lonlat).any(1)
     empty = ~invalid & (texts == "")
     repeated = _repeated(texts, ~invalid & ~empty)
     dropped = {"no valid position": invalid, "empty text": empty, "same text as a row before": repeated}
@@ -100,7 +108,7 @@ def read_texts(
         flag[mask] = reason
     for reason, mask in (dropped if keep_suspicious else dropped | suspicious).items():
         row = int(np.argmax(mask))
-        at = f"{titles[row]!r} at ({lonlat[row, 0]:g}, {lonlat[row, 1]:g}), {columns['country'][row]}"
+        at = f"{titles[row]!r} at ({lonlat[row, 0]:g}, {lonlat[row, 1]:g}), {columns['country'][row]}".rstrip(", ")
         skips.add(reason, f"{path.name}: row {row}: {at}", n=int(mask.sum()))
         gone = gone | mask
 
@@ -109,10 +117,15 @@ def read_texts(
         raise ValueError(f"{path}: no row is left to use\n{skips}")
     places = {"lon": lonlat[kept, 0], "lat": lonlat[kept, 1], "title": titles[kept], "text": texts[kept], "row": kept}
     places["position_flag"] = flag[kept]
-    others = {name: values for name, values in table.items() if name and name not in role.values()}
-    named = {name: columns[name] for name in ("country", "continent") if role[name]}
-    named |= {f"file_{name}" if name in RESERVED | places.keys() else name: others[name] for name in others}
-    return places | {name: _objects([v or None for v in values[kept]]) for name, values in named.items()}, skips
+    used = {*role.values(), *columns_of_positions(table, str(path))}
+    named = {name: role[name] for name in ("country", "continent") if role[name]}
+    if lost := [c.name for c in table.schema if not is_plain(c.type) and c.name not in used]:
+        warnings.warn(f"{path}: columns without text or numbers are left out: {', '.join(lost)}", stacklevel=2)
+    for name in table.column_names:
+        if name and name not in {*used, *lost}:
+            named[f"file_{name}" if name in RESERVED | places.keys() else name] = name
+    others = {name: table[column].take(pa.array(kept)).to_pylist() for name, column in named.items()}
+    return places | {name: _objects([None if v == "" else v for v in values]) for name, values in others.items()}, skips
 
 
 def suspicious_positions(
@@ -158,37 +171,8 @@ def _distance_and_spread(point: np.ndarray, others: np.ndarray) -> tuple[float, 
     return float(great_circle_km(point, middle)), float(great_circle_km(others, middle).max())
 
 
-def _read_table(path: Path) -> dict[str, np.ndarray]:
-    """Read the columns of a table as stripped text, without any guess about types."""
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    reading = {
-        "read_options": csv.ReadOptions(block_size=1 << 24),  # a row must fit in
-        "parse_options": csv.ParseOptions(newlines_in_values=True),
-    }
-    try:
-        with csv.open_csv(path, **reading) as file:
-            names = file.schema.names
-        text = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
-        table = csv.read_csv(path, convert_options=text, **reading)
-    except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
-        if isinstance(error, UnicodeDecodeError) or "UTF8" in str(error):
-            raise not_utf8(path, error) from error
-        raise ValueError(f"{path}: cannot be read ({error}); is the file whole, and no quote missing?") from error
-    if not len(table):
-        raise ValueError(f"{path}: the table has no rows; it needs a header and at least one row")
-    names = [name.strip() for name in names]
-    if twice := [name for name in names if name and names.count(name) > 1]:
-        raise ValueError(f"{path}: two columns are named {twice[0]!r}; rename one of them")
-    columns = (_objects([value.strip() for value in column.to_pylist()]) for column in table.columns)
-    return dict(zip(names, columns, strict=True))
-
-
-def _number(value: str) -> float:
-    try:
-        return float(value)
-    except ValueError:
-        return np.nan
+def _words(table: pa.Table, name: str | None) -> list[str]:
+    return [as_text(value) for value in table[name].to_pylist()] if name else [""] * len(table)
 
 
 def _objects(values: list) -> np.ndarray:
@@ -214,10 +198,10 @@ def read_tiles(path: str | Path, *, harmonise: bool = True) -> tuple[np.ndarray,
     Tiles with a pixel without data (the file's own value, or 0 in all bands) are dropped.
 
     Args:
-        path: a file with the 12 `BANDS` in that order, uint16 reflectance x 10,000, a projected
-            reference system in metres, square pixels, north up.
-        harmonise: take off the offset of +1000 of processing baselines from 04.00, if the pixels show it
-            (:func:`geonb.data.sentinel2.radiometric_offset`).
+        path: a file with the 12 `BANDS`, uint16 reflectance x 10,000, a projected reference system, square pixels,
+            north up. Bands are found by name, in any order; without names they must be in the order of `BANDS`.
+        harmonise: take off the offset of +1000 of processing baselines from 04.00. The pixels decide, and where they
+            leave a doubt what the file states (its scale and offset, or its tag PROCESSING_BASELINE), if it does.
 
     Returns:
         ``(images, places, skips)``: uint16 (k, 12, 64, 64); columns (k,) "lon", "lat" (degrees), "file",
@@ -230,12 +214,10 @@ def read_tiles(path: str | Path, *, harmonise: bool = True) -> tuple[np.ndarray,
     from rasterio.warp import transform
 
     path = Path(path)
-    try:
-        with rasterio.open(path, driver="GTiff") as source:  # other formats may refer to other files
-            _check_file(path, source)
-            pixels, grid, crs, nodata = source.read(), source.transform, source.crs, source.nodata
-    except raster_errors() as error:
-        raise ValueError(f"{path}: cannot be read as a GeoTIFF ({error})") from error
+    with _readable(path), rasterio.open(path, driver="GTiff") as source:  # other formats may refer to other files
+        order = _check_file(path, source)
+        pixels, grid, crs, nodata = source.read(order), source.transform, source.crs, source.nodata
+        stated = _stated_offset(path, source)
 
     rows, cols = pixels.shape[1] // TILE, pixels.shape[2] // TILE
     tiles = pixels[:, : rows * TILE, : cols * TILE].reshape(len(BANDS), rows, TILE, cols, TILE)
@@ -247,32 +229,82 @@ def read_tiles(path: str | Path, *, harmonise: bool = True) -> tuple[np.ndarray,
     row, col = np.divmod(whole, cols)
     skips = Skips()
     skips.add("tiles with pixels without data", path.name, n=len(tiles) - len(whole))
-    offset = int(radiometric_offset(pixels)) if harmonise else 0
+    offset = _offset(pixels, stated) if harmonise else 0
     x, y = grid * ((col + 0.5) * TILE, (row + 0.5) * TILE)
-    lon, lat = transform(crs, "EPSG:4326", x.tolist(), y.tolist()) if len(whole) else ([], [])
+    with _readable(path):
+        lon, lat = transform(crs, "EPSG:4326", x.tolist(), y.tolist()) if len(whole) else ([], [])
+        metres = _pixel_m(grid, pixels.shape, crs)
     places = {"lon": np.array(lon), "lat": np.array(lat), "tile_row": row, "tile_col": col}
-    places |= {"file": _objects([path.name] * len(whole)), "gsd_m": np.full(len(whole), grid.a)}
+    places |= {"file": _objects([path.name] * len(whole))}
+    places["gsd_m"] = np.full(len(whole), metres)
     places["radiometric_offset"] = np.full(len(whole), offset)
     return tiles[whole] - np.minimum(tiles[whole], np.uint16(offset)), places, skips
 
 
-def _check_file(path: Path, source: Any) -> None:
-    """Refuse an open GeoTIFF that is not as `read_tiles` needs it."""
-    named = [re.sub(r"^B0+", "B", (name or "").strip().upper()) for name in source.descriptions]
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except raster_errors() as error:
+        raise ValueError(f"{path}: cannot be read as a GeoTIFF ({error})") from error
+
+
+def _check_file(path: Path, source: Any) -> list[int]:
+    """Refuse an open GeoTIFF that `read_tiles` cannot use; return its bands, from 1, in the order of `BANDS`."""
+    names = [name or "" for name in source.descriptions]
+    named = any(map(band_of, names))  # those of S2-100K say nothing
     a, b, _, d, e, _ = source.transform[:6]
-    square = not b and not d and a > 0 > e and np.isclose(a, -e)
-    size, bands = f"{source.width} x {source.height} pixels", " ".join(BANDS)
+    square = not b and not d and a > 0 > e and np.isclose(a, -e) and np.isfinite(source.bounds).all()
+    size = f"{source.width} x {source.height} pixels"
     for good, wrong in (
-        (source.count == len(BANDS), f"{source.count} bands, not {len(BANDS)}; export {bands}"),
+        (named or source.count == 12, f"{source.count} bands without names, not the 12 of {', '.join(BANDS)}"),
         (set(source.dtypes) == {"uint16"}, f"{source.dtypes[0]}; give reflectance x 10,000 as uint16"),
         (source.crs, "no coordinate reference system; export it with one"),
-        (source.crs and source.crs.is_projected, f"{source.crs} is in degrees; reproject it to UTM"),
+        (source.crs and source.crs.is_projected, f"{source.crs} is in degrees, or no projection; reproject it to UTM"),
         (square, "pixels are not square and north up; resample it with gdalwarp"),
         (min(source.shape) >= TILE, f"{size}, smaller than a tile of {TILE}"),
-        (named == BANDS or not set(named) & set(BANDS), f"bands are {' '.join(named)}; export {bands}"),
     ):
         if not good:
             raise ValueError(f"{path}: {wrong}")
+    if not named:  # a constant text, so that it is shown once
+        warnings.warn(f"bands without names are taken to be {', '.join(BANDS)}, in this order", stacklevel=3)
+        names = BANDS
+    try:
+        return [1 + i for i in band_order(names)]
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _stated_offset(path: Path, source: Any) -> int | None:
+    """Read the offset in the numbers of a GeoTIFF from its scale and offset, or from its processing baseline."""
+    scales = {*zip(source.scales, source.offsets, strict=True)}
+    if scales == {(1.0, 0.0)}:
+        return baseline_offset(source.tags().get("PROCESSING_BASELINE"))
+    for offset in (0, OFFSET):
+        if np.allclose(list(scales), (1 / SCALE, -offset / SCALE), rtol=1e-6, atol=0):
+            return offset
+    raise ValueError(f"{path}: scale and offset are {min(scales)}; give reflectance x 10,000")
+
+
+def _offset(pixels: np.ndarray, stated: int | None) -> int:
+    seen = seen_offset(pixels)
+    if seen is None:
+        seen = int(radiometric_offset(pixels)) if stated is None else stated
+    return seen
+
+
+def _pixel_m(grid: Any, shape: tuple, crs: Any) -> float:
+    """Measure the edge in metres of the pixel in the middle of a grid, in any unit and any projection.
+
+    That of its reference system counts where the ground agrees to 1 %, as in UTM.
+    """
+    from rasterio.warp import transform
+
+    row, column = shape[1] // 2, shape[2] // 2
+    x, y = zip(*(grid * (column + step, row) for step in (0, 1)), strict=True)
+    a, b = np.stack(transform(crs, "EPSG:4326", x, y), 1)
+    ground, stated = 1000 * float(great_circle_km(a, b)), grid.a * crs.linear_units_factor[1]
+    return stated if abs(ground / stated - 1) < 0.01 else round(ground, 3)
 
 
 def from_files(
@@ -288,7 +320,7 @@ def from_files(
 ) -> PlaceStore:
     """Make a place store of real texts and real image tiles; no place has both.
 
-    Counts of what was dropped are printed on stderr and written to the data card.
+    What was dropped is told on stderr and in the data card.
 
     Args:
         out: folder to write; it must not exist.
@@ -303,12 +335,15 @@ def from_files(
     """
     if not tables and not chips:
         raise ValueError("no file given; give CSV tables, GeoTIFF chips, or both")
-    parts, texts, skips = [], [], Skips()
+    stems = _stems([*tables, *chips])
+    parts, texts, words, skips = [], [], set(TEXT_COLUMNS), Skips()
     for path in map(Path, tables):
         places, dropped = read_texts(path, drop_invalid=drop_invalid, keep_suspicious=keep_suspicious)
         skips.update(dropped)
+        if path.suffix.lower() in TYPED:
+            words |= {name for name, values in places.items() if any(isinstance(value, str) for value in values)}
         n = len(places["lon"])
-        places["place_id"] = _objects([f"{_stem(path)}-{row}" for row in places["row"]])
+        places["place_id"] = _objects([f"{stems[path]}-{row}" for row in places["row"]])
         for name, value in (("source", source or path.name), ("license", license), ("lang", "en")):
             places.setdefault(name, _objects([value] * n))
         columns = [name for name in ("text", "lang", "revision", "url") if name in places]
@@ -320,23 +355,22 @@ def from_files(
         _, places, dropped = read_tiles(path, harmonise=harmonise)
         skips.update(dropped)
         named = zip(places["tile_row"], places["tile_col"], strict=True)
-        places["place_id"] = _objects([f"{_stem(path)}-{row}-{col}" for row, col in named])
+        places["place_id"] = _objects([f"{stems[path]}-{row}-{col}" for row, col in named])
         for name, value in (("source", source or path.name), ("license", license)):
             places[name] = _objects([value] * len(places["lon"]))
         sizes += places.pop("gsd_m").tolist()
         if not np.allclose(sizes, sizes[:1]):
             raise ValueError(f"{path}: pixels of {sizes[-1]:g} m, not {sizes[0]:g} m; make a store of each")
         parts.append(places)
-    places = _stacked(parts)
+    places = _stacked(parts, words)
     if not len(places["lon"]):
         raise ValueError(f"no tile is left to use\n{skips}")
-    if skips.counts:
-        print(skips, file=sys.stderr)
+    skips.tell()
     options = {"harmonise": harmonise, "drop_invalid": drop_invalid, "keep_suspicious": keep_suspicious}
     inputs = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in map(Path, (*tables, *chips))}
     made = {"function": "geonb.data.sources.files.from_files", "options": options, "inputs": inputs}
     return write_store(
-        out, places=places, texts=_stacked(texts) if texts else None,
+        out, places=places, texts=_stacked(texts, words) if texts else None,
         images=(read_tiles(path, harmonise=harmonise)[0] for path in chips) if sizes else None,
         image_rows=np.arange(first, len(places["lon"])), gsd_m=sizes[0] if sizes else 10.0,
         made=made | {"left_out": skips.counts}, datacard=_datacard(places, first, skips),
@@ -360,18 +394,27 @@ neighbours: keep them on one side of a split.
 """
 
 
-def _stacked(tables: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Stack tables; where a table lacks a column there is NaN. Text that is a number in all rows becomes float64."""
+def _stacked(tables: list[dict[str, np.ndarray]], words: set[str]) -> dict[str, np.ndarray]:
+    """Stack tables; where a table lacks a column there is None. Text that is a number in all rows becomes float64,
+    except in the columns ``words``.
+    """
     out = {}
     for name in dict.fromkeys(name for table in tables for name in table):
-        parts = [table.get(name, np.full(len(table["place_id"]), np.nan)) for table in tables]
+        parts = [table.get(name, np.full(len(table["place_id"]), None)) for table in tables]
         out[name] = np.concatenate(parts)
-        if out[name].dtype == object and name.removeprefix("file_") not in TEXT_COLUMNS:
-            with suppress(ValueError):
-                out[name] = np.array([np.nan if value is None else float(value) for value in out[name]])
+        if out[name].dtype == object and not {name, name.removeprefix("file_")} & words:
+            values = out[name].tolist()
+            if all(v is None or (isinstance(v, str) and _EXACT.fullmatch(v)) for v in values) and any(values):
+                out[name] = np.array([np.nan if v is None else float(v) for v in values])
     return out
 
 
-def _stem(path: Path) -> str:
-    """Return "wikipedia_places" of "wikipedia_places.csv.gz"."""
-    return path.name.split(".")[0]
+def _stems(paths: Sequence[str | Path]) -> dict[Path, str]:
+    """Return what places of each file are called after: "places" for "places.csv.gz"."""
+    stems: dict[str, Path] = {}
+    for path in map(Path, paths):
+        stem = re.sub(r"(?i)(\.gz)?$", "", path.name).rpartition(".")[0] or path.name
+        if stem in stems:
+            raise ValueError(f"{stems[stem]} and {path} are both called {stem!r}, as their places would be; rename one")
+        stems[stem] = path
+    return {path: stem for stem, path in stems.items()}

@@ -7,6 +7,8 @@ that may help. Addresses are https, or http on this machine (127.0.0.1) for prac
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,17 @@ def session(contact: str | None = None) -> requests.Session:
     for scheme in ("https://", "http://"):
         client.mount(scheme, requests.adapters.HTTPAdapter(max_retries=RETRY))
     return client
+
+
+@contextmanager
+def usable(url: str) -> Iterator[None]:
+    """Raise ValueError with the address of an answer that is unlike what was asked for; errors of the network pass."""
+    try:
+        yield
+    except Exception as error:  # whatever was stumbled over
+        if isinstance(error, OSError) and not isinstance(error, ValueError):  # broken JSON is both to requests
+            raise
+        raise ValueError(f"{url}: the answer cannot be used ({type(error).__name__}: {error})") from error
 
 
 def download(url: str, path: Path) -> Path:

@@ -11,6 +11,8 @@ import glob
 import hashlib
 import json
 import shutil
+import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -30,6 +32,7 @@ from numpy.typing import ArrayLike
 from geonb._util import tqdm, write_atomically
 from geonb.data.sentinel2 import BANDS, GSD_M, SCALE
 from geonb.data.store import PlaceStore, StoreError, check_scaling, write_store
+from geonb.data.tables import swapped_hint
 from geonb.geo import check_lonlat
 
 
@@ -50,6 +53,11 @@ class Skips:
         """Add the counts of another."""
         self.counts.update(other.counts)
         self.examples = other.examples | self.examples
+
+    def tell(self) -> None:
+        """Say on stderr what was left out, if anything was."""
+        if self.counts:
+            print(self, file=sys.stderr)
 
     def __str__(self) -> str:
         lines = [f"{n:,} left out: {reason}{self.examples[reason]}" for reason, n in self.counts.most_common()]
@@ -191,6 +199,8 @@ def chip_store(
         raise ValueError(f"{base.path}: has images already; give a store without images")
     if not len(lonlat):
         raise ValueError("no positions; give at least one")
+    if hint := swapped_hint(lonlat):
+        warnings.warn(hint, stacklevel=3)
     plan = plan | {"size": size, "simulated": simulated, "places": len(lonlat)}
     plan |= {"positions": hashlib.sha256(np.asarray(lonlat, "<f8").tobytes()).hexdigest()}
     plan |= {"base": base.data_hash if base is not None else None}
@@ -217,7 +227,13 @@ def _fetch_all(parts: Parts, lonlat: np.ndarray, fetch: Callable, workers: int) 
 
 def _save(parts: Parts, row: int, point: np.ndarray, fetch: Callable) -> None:
     """Fetch a chip, and save it or the reason why there is none."""
-    chip, skips = fetch(*point.tolist()), Skips()
+    where, skips = f"row {row} at ({point[0]:g}, {point[1]:g})", Skips()
+    try:
+        chip = fetch(*point.tolist())
+    except (ValueError, OSError):
+        raise
+    except Exception as error:  # the libraries behind the sources share no class of errors
+        raise ValueError(f"{where}: no chip could be made ({type(error).__name__}: {error})") from error
     if isinstance(chip, Chip):
         try:
             check_scaling("chip", chip.image[None], 0)
@@ -228,7 +244,7 @@ def _save(parts: Parts, row: int, point: np.ndarray, fetch: Callable) -> None:
         table = pa.Table.from_pylist([{"row": row, "date": chip.date} | chip.columns])
         parts.save(row, table, chip.image[None])
     else:
-        skips.add(chip, f"place {row}")
+        skips.add(chip, where)
         parts.save(row, pa.table({}), skips=skips)
 
 
@@ -237,6 +253,7 @@ def _write(parts: Parts, lonlat: np.ndarray, base: PlaceStore | None, source: st
     skips = parts.skips()
     if not len(found):
         raise ValueError(f"no chip was found at {len(lonlat):,} positions\n{skips}")
+    skips.tell()
     rows, dates = found["row"].to_numpy(), found["date"].to_pylist()
     made = {"function": "geonb.data.sources.parts.chip_store", "begun": parts.date, "plan": parts.plan}
     made |= {"images": {"source": source, "license": license}, "left_out": skips.counts}

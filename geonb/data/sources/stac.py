@@ -8,7 +8,6 @@ doubt, the scene is passed over. The live catalogue was not tried.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable
 from datetime import date, timedelta
@@ -21,16 +20,18 @@ from numpy.typing import ArrayLike
 
 from geonb.data.sentinel2 import (
     BANDS,
+    COMMON_NAMES,
     COVERED,
     OFFSET,
     SCALE,
+    baseline_offset,
     chip_grid,
     radiometric_offset,
     seen_offset,
     utm_epsg,
 )
 from geonb.data.sources._raster import REMOTE, may_pass, raster_errors
-from geonb.data.sources.http import allowed, session
+from geonb.data.sources.http import allowed, session, usable
 from geonb.data.sources.parts import Chip, chip_store
 from geonb.data.store import PlaceStore
 
@@ -42,10 +43,7 @@ if TYPE_CHECKING:
 EARTH_SEARCH = "https://earth-search.aws.element84.com/v1"
 COLLECTION = "sentinel-2-c1-l2a"
 #: The asset of each band, and of the scene classification (SCL).
-ASSETS = {
-    "B1": "coastal", "B2": "blue", "B3": "green", "B4": "red", "B5": "rededge1", "B6": "rededge2", "B7": "rededge3",
-    "B8": "nir", "B8A": "nir08", "B9": "nir09", "B11": "swir16", "B12": "swir22", "SCL": "scl",
-}  # fmt: skip
+ASSETS = {band: name for name, band in COMMON_NAMES.items()} | {"SCL": "scl"}
 SOURCE = "Copernicus Sentinel-2 Collection 1 L2A through Earth Search (Element 84, AWS Open Data)"
 LICENSE = "free and open (Copernicus Sentinel data terms); contains modified Copernicus Sentinel data"
 COARSE = ("B1", "B5", "B6", "B7", "B8A", "B9", "B11", "B12")  # 20 and 60 m
@@ -53,6 +51,8 @@ MAX_SCENE_CLOUD = 80  # per cent of a scene; cloudier ones are not searched for
 MAX_CLOUD = 0.05  # share of a chip that may be covered or lack data
 MAX_PASSES = 12  # read the scene classification of at most this many for one chip
 VIEWS, MIN_VIEWS = 8, 3  # of a median: passes at most, and clear views of a pixel at least
+
+ODD = (ValueError, TypeError, LookupError, AttributeError, AssertionError)  # of metadata of any shape
 
 OUTSIDE = "outside UTM (beyond 80 S or 84 N)"
 NO_SCENE = "no scene in the period"
@@ -66,15 +66,17 @@ def _search(grid: GeoBox, period: tuple[str, str], url: str) -> list[Item]:
     from pystac_client.exceptions import APIError
 
     start, last = period[0], date.fromisoformat(period[1]) - timedelta(days=1)
-    try:
-        found = _client(url).search(
-            collections=[COLLECTION], intersects=grid.extent.to_crs("EPSG:4326", wrapdateline=True),
-            datetime=f"{start}T00:00:00Z/{last}T23:59:59Z", query={"eo:cloud_cover": {"lte": MAX_SCENE_CLOUD}},
-            sortby=[{"field": "properties.eo:cloud_cover", "direction": "asc"}], max_items=200,
-        )  # fmt: skip
-        return [item for item in found.items() if _usable(item)]
-    except APIError as error:
-        raise OSError(f"{url}: the catalogue failed ({error}); try again later") from error
+    area = grid.extent.to_crs("EPSG:4326", wrapdateline=True)
+    with usable(url):
+        try:
+            found = _client(url).search(
+                collections=[COLLECTION], intersects=area, datetime=f"{start}T00:00:00Z/{last}T23:59:59Z",
+                query={"eo:cloud_cover": {"lte": MAX_SCENE_CLOUD}},
+                sortby=[{"field": "properties.eo:cloud_cover", "direction": "asc"}], max_items=200,
+            )  # fmt: skip
+            return [item for item in found.items() if _has_all(item)]
+        except APIError as error:
+            raise OSError(f"{url}: the catalogue failed ({error}); try again later") from error
 
 
 @lru_cache(maxsize=4)
@@ -87,7 +89,7 @@ def _client(url: str) -> Any:
     return Client.open(url, stac_io=stac_io)
 
 
-def _usable(item: Item) -> bool:
+def _has_all(item: Item) -> bool:
     """Tell whether an item has a time and all bands, at https addresses."""
     assets = [item.assets.get(name) for name in ASSETS.values()]
     return item.datetime is not None and all(asset is not None and allowed(asset.href) for asset in assets)
@@ -106,24 +108,27 @@ def _passes(items: list[Item], grid: GeoBox) -> list[list[Item]]:
     return [sorted(tiles, key=order) for tiles in passes.values()]
 
 
-def _open(items: list[Item], grid: GeoBox, bands: list[str]) -> xr.Dataset:
+def _open(items: list[Item], grid: GeoBox, bands: list[str]) -> xr.Dataset | None:
     """Open bands of a pass on the grid of a chip, lazily: digital numbers (1, y, x); 0 is nodata.
 
-    Where several scenes have data, the first one counts.
+    Where several scenes have data, the first one counts. None if their metadata cannot be used.
     """
     import odc.stac
     import rasterio
 
     kinds = {"*": {"data_type": "uint16", "nodata": 0}, ASSETS["SCL"]: {"data_type": "uint8", "nodata": 0}}
-    with rasterio.Env(**REMOTE):  # odc-stac hands these settings on to its workers
-        return odc.stac.load(
-            items, [ASSETS[band] for band in bands], geobox=grid, chunks={}, groupby=lambda *_: 0,
-            preserve_original_order=True, stac_cfg={COLLECTION: {"assets": kinds}},
-            resampling={"*": "nearest"} | {ASSETS[band]: "bilinear" for band in COARSE},
-        )  # fmt: skip
+    try:
+        with rasterio.Env(**REMOTE):  # odc-stac hands these settings on to its workers
+            return odc.stac.load(
+                items, [ASSETS[band] for band in bands], geobox=grid, chunks={}, groupby=lambda *_: 0,
+                preserve_original_order=True, stac_cfg={COLLECTION: {"assets": kinds}},
+                resampling={"*": "nearest"} | {ASSETS[band]: "bilinear" for band in COARSE},
+            )  # fmt: skip
+    except ODD:
+        return None
 
 
-def _read(lazy: list[xr.Dataset]) -> list[xr.Dataset | None]:
+def _read(lazy: list[xr.Dataset | None]) -> list[xr.Dataset | None]:
     """Read datasets, all at once; None in place of one whose files are gone or damaged."""
     import dask
 
@@ -141,7 +146,8 @@ def declared_offset(item: Item) -> tuple[int, str]:
     """Return the offset in the numbers of an item, 0 or 1000, and the metadata that say so.
 
     In this order: ``earthsearch:boa_offset_applied``, where true (``raster:bands`` is then out of
-    date); the offset in ``raster:bands`` or ``bands``; the processing baseline, from 04.00.
+    date); the offset in ``raster:bands`` or ``bands``; the processing baseline, from 04.00. The date
+    never counts: old scenes are processed again.
 
     Raises:
         ValueError: another offset or scale than 0 or 1000 and 1/10000, several, or none.
@@ -153,9 +159,10 @@ def declared_offset(item: Item) -> tuple[int, str]:
     for offset in (0, OFFSET) if stated else ():
         if np.allclose(list(stated), (1 / SCALE, -offset / SCALE), rtol=1e-6, atol=0):
             return offset, "raster:bands"
-    if stated or not (baseline := _baseline(item)):
+    offset = baseline_offset(_baseline(item))
+    if stated or offset is None:
         raise ValueError(f"{item.id}: scales and offsets of {stated or 'no known kind'}")
-    return (OFFSET if float(baseline) >= 4 else 0), "processing_baseline"
+    return offset, "processing_baseline"
 
 
 def _scale_and_offset(asset: dict) -> tuple[float, float] | None:
@@ -170,7 +177,7 @@ def _scale_and_offset(asset: dict) -> tuple[float, float] | None:
 def _baseline(item: Item) -> str:
     """Return the processing baseline, such as "05.10"; ``""`` where it is not stated."""
     stated = item.properties.get("s2:processing_baseline") or item.properties.get("processing:version")
-    return stated if re.fullmatch(r"\d{1,2}\.\d{1,2}", str(stated)) else ""
+    return str(stated) if baseline_offset(stated) is not None else ""
 
 
 def _reflectance(items: list[Item], grid: GeoBox, scl: np.ndarray) -> tuple[np.ndarray, int, str] | str:
@@ -182,7 +189,7 @@ def _reflectance(items: list[Item], grid: GeoBox, scl: np.ndarray) -> tuple[np.n
     dn[:, ~(dn > 0).all(0)] = 0  # a pixel that lacks a band lacks all
     try:
         declared = [declared_offset(item) for item in items]
-    except ValueError:
+    except ODD:
         return UNCLEAR
     offset, rule = declared[0]
     seen = seen_offset(dn, scl)

@@ -11,6 +11,7 @@ import math
 import os
 import re
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -22,9 +23,10 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from geonb._util import tqdm
-from geonb.data.sources.http import session
+from geonb.data.sources.http import RETRY, session, usable
 from geonb.data.sources.parts import Parts, Skips
 from geonb.data.store import PlaceStore, write_store
+from geonb.data.tables import swapped_hint
 from geonb.data.texts import countries, duplicate_groups, text_signatures, why_no_place
 
 HUB_TABLE, HUB_SNAPSHOT = "wikipedia-geotagged", "20260901"
@@ -117,6 +119,8 @@ def _open_table(source: str, inside: ds.Expression | None) -> tuple[ds.Dataset, 
     table = ds.dataset(files, filesystem=filesystem, format="parquet")
     if missing := [column for column in NEEDED if column not in table.schema.names]:
         raise ValueError(f"no column {', '.join(missing)}; there are {', '.join(table.schema.names)}")
+    if half := [column for column in ("lon", "lat") if pa.types.is_float16(table.schema.field(column).type)]:
+        raise ValueError(f"{half[0]} is in half precision, which is off by kilometres")
     sizes = [file.size for file in table.filesystem.get_file_info(table.files)]
     return table, sizes, [group for file in table.get_fragments() for group in file.split_by_row_group(inside)]
 
@@ -190,12 +194,18 @@ def _search(service: _Service, parts: Parts, name: str, tile: tuple, km: float) 
     if len(pages) >= FULL and not last:
         pieces = enumerate(_tiles(tile, km / 2))
         return sum((_search(service, parts, f"{name}-{k}", piece, km / 2) for k, piece in pieces), [])
-    rows = [_article(page) for page in pages if "disambiguation" not in page.get("pageprops", {})]
     skips = Skips()
-    skips.add("disambiguation page", n=len(pages) - len(rows))
-    skips.add("unknown, beyond the 500 pages that the service lists of a point", n=len(pages) >= FULL)
-    _save(parts, name, pa.Table.from_pylist(rows), skips)
+    with usable(service.url):
+        others = [repr(page["title"]) for page in pages if _lists_others(page)]
+        articles = pa.Table.from_pylist([_article(page) for page in pages if not _lists_others(page)])
+    skips.add("disambiguation page", next(iter(others), ""), len(others))
+    skips.add("unknown, beyond the 500 pages that the service lists of a point", f"box {tile}", n=len(pages) >= FULL)
+    _save(parts, name, articles, skips)
     return [name]
+
+
+def _lists_others(page: dict) -> bool:
+    return "disambiguation" in page.get("pageprops", {})
 
 
 class _Service:
@@ -217,12 +227,14 @@ class _Service:
         west, south, east, north = tile
         asked = {"ggsbbox": f"{north:.6f}|{west:.6f}|{south:.6f}|{east:.6f}"}
         pages: dict[int, dict] = {}
-        more: dict | None = {}
-        while more is not None:
-            answer = self.ask(asked | more)
-            for page in answer.get("query", {}).get("pages", []):
-                pages.setdefault(page["pageid"], {}).update(page)
-            more = answer.get("continue") if everything or len(pages) < FULL else None
+        params: dict | None = asked
+        while params is not None:
+            answer = self.ask(params)
+            with usable(self.url):
+                for page in answer.get("query", {}).get("pages", []):
+                    pages.setdefault(page["pageid"], {}).update(page)
+                more = answer.get("continue") if everything or len(pages) < FULL else None
+                params = None if more is None else asked | more
         return [pages[number] for number in sorted(pages)]
 
     def ask(self, params: dict) -> dict:
@@ -231,12 +243,14 @@ class _Service:
             time.sleep(INTERVAL_S)
             response = self.client.get(self.url, params=params)
             response.raise_for_status()
-            answer = response.json()
-            if not (error := answer.get("error")):
-                return answer
-            if error.get("code") not in PASSING:
+            with usable(self.url):
+                answer = response.json()
+                if not (error := answer.get("error")):
+                    return answer
+                code = error.get("code")
+            if code not in PASSING:
                 raise ValueError(f"{self.url}: the service says {error}")
-            time.sleep(float(response.headers.get("Retry-After", 5)))
+            time.sleep(RETRY.get_retry_after(response.raw) or 5)
         raise ValueError("max_requests were made; the same call with more continues")
 
 
@@ -274,13 +288,16 @@ def _plan(source: str, lang: str, bbox: Sequence[float] | None, **others: Any) -
         degrees = -180 <= west <= 180 and -180 <= east <= 180 and -90 <= south < north <= 90
         if not degrees or west == east:
             raise ValueError(f"bbox {bbox}: give west, south, east, north in degrees, south below north")
+        lon, lat = np.meshgrid(np.linspace(west, east + 360 * (west > east), 5), np.linspace(south, north, 5))
+        if hint := swapped_hint(np.stack([(lon.ravel() + 180) % 360 - 180, lat.ravel()], 1)):
+            warnings.warn(f"bbox {bbox}: {hint}", stacklevel=3)
     return {"source": source, "lang": lang, "bbox": bbox, **others}
 
 
 def _save(parts: Parts, name: str, articles: pa.Table, skips: Skips) -> None:
     """Check articles, and save those that remain as a part with their signatures."""
     lang, least = parts.plan["lang"], parts.plan["min_chars"]
-    table = _clean(articles, lang)
+    table = _clean(articles, lang, parts.plan["source"])
     lon, lat, chars = (table[column].to_numpy() for column in ("lon", "lat", "text_chars"))
     reasons = {
         "no page id": ~pc.match_substring_regex(table["id"], r"^[1-9]\d*$").to_numpy(),
@@ -296,16 +313,22 @@ def _save(parts: Parts, name: str, articles: pa.Table, skips: Skips) -> None:
         kind = why_no_place(title, text, kind, lang)
         why[row] = f"not a place, but {kind}" if kind else ""
     for row in np.flatnonzero(why != ""):
-        skips.add(why[row], f"page {table['id'][row]}, {table['title'][row].as_py()!r}")
+        where = f"page {table['id'][row]}, {table['title'][row].as_py()!r}, at ({lon[row]:g}, {lat[row]:g})"
+        skips.add(why[row], where)
     table = table.filter(pa.array(why == ""))
     parts.save(name, table, text_signatures(table["text"].to_pylist()), skips)
 
 
-def _clean(articles: pa.Table, lang: str) -> pa.Table:
+def _clean(articles: pa.Table, lang: str, source: str) -> pa.Table:
     """Give articles the columns of a store, without control characters and foreign addresses."""
     nulls = pa.chunked_array([pa.nulls(len(articles))])
     found = dict(zip(articles.column_names, articles.columns, strict=True))
-    columns = {name: pc.cast(found.get(name, nulls), kind) for name, kind in ARTICLES.items()}
+    columns = {}
+    for name, kind in ARTICLES.items():
+        try:
+            columns[name] = pc.cast(found.get(name, nulls), kind)
+        except pa.ArrowException as error:
+            raise ValueError(f"{source}: column {name}: give {kind}, not {found[name].type} ({error})") from None
     columns["type"], columns["country_code"] = columns.pop("gt_type"), columns.pop("gt_country")
     for name, allowed in (("id", ""), ("title", ""), ("text", "\t\n")):
         bare = pc.replace_substring_regex(columns[name].fill_null(""), rf"[^\P{{Cc}}{allowed}]", "")
@@ -321,14 +344,19 @@ def _write(parts: Parts, names: list[str]) -> PlaceStore:
     """Write the store from its parts; only one part's texts are in memory at a time."""
     plan, skips = parts.plan, parts.skips()
     tables = [parts.table(name, list(FACTS)) for name in names]
-    found = pa.concat_tables(tables)
+    found = pa.concat_tables(tables or [pa.table({name: [] for name in FACTS})])
     first = np.unique(found["place_id"].to_numpy(), return_index=True)[1]
     chosen = np.isin(np.arange(len(found)), first)
-    skips.add("page listed twice", n=(~chosen).sum())  # tiles share edges
+    again = found["place_id"].to_numpy()[~chosen]
+    skips.add("page listed twice", next(iter(again), ""), len(again))  # tiles share edges
     chosen &= np.cumsum(chosen) <= (plan.get("limit") or len(found))
     found = found.filter(pa.array(chosen)).combine_chunks()
     if not len(found):
-        raise ValueError(f"no article is left\n{skips}\nAsk for something else, in another folder")
+        box = f"; is the order of {plan['bbox']} west, south, east, north?" if plan["bbox"] else ""
+        raise ValueError(f"no article is left\n{skips}\nAsk for something else, in another folder{box}")
+    skips.tell()
+    if hint := swapped_hint(np.stack([found["lon"], found["lat"]], 1)):
+        warnings.warn(hint, stacklevel=3)
     places = {name: found[name].combine_chunks() for name in FACTS}
     places["source"] = pa.repeat(plan["source"], len(found))
     places["license"] = pa.repeat("CC BY-SA 4.0", len(found))

@@ -110,7 +110,7 @@ function mount(root, D) {
     const near = nearby(panel, x, y).filter(([d]) => d < LENS * LENS).map(([, i]) => i);
     for (const p of panels) p.at = p === panel ? [x / panel.canvas.clientWidth, y / panel.canvas.clientHeight] : null;
     chosen = near.length ? new Set(near) : null;
-    const names = !D.hover ? "" : ": " + near.slice(0, 6).map((i) => D.hover[i]).join(" \u00b7 ") + (near.length > 6 ? " \u2026" : "");
+    const names = !D.hover ? "" : ": " + near.slice(0, 6).map((i) => D.hover[i]).filter(Boolean).join(" \u00b7 ") + (near.length > 6 ? " \u2026" : "");
     if (near.length) readout.replaceChildren(element("b", {}, near.length + " of " + n + " places"), names);
     else readout.textContent = "Nothing lies there.";
     draw();
