@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import numpy as np
 import torch
 import yaml
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from geonb.architectures import ARCHITECTURES, Architecture
@@ -55,9 +56,17 @@ def _named(settings: Any) -> Any:
     return settings
 
 
+def _finite(settings: dict[str, Any]) -> dict[str, Any]:
+    for name, value in settings.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name} is {value}, not a finite number")
+    return settings
+
+
 Count = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[float, Field(ge=0)]
-Named = Annotated[dict[str, Any], BeforeValidator(_named)]
+Options = Annotated[dict[str, Any], AfterValidator(_finite)]
+Named = Annotated[Options, BeforeValidator(_named)]
 
 
 def _one_line_errors(cls: type[T]) -> type[T]:
@@ -106,7 +115,7 @@ class TrainConfig:
     encoding: Named | None = None
     network: Named | None = None
     head: Named | None = None
-    options: dict[str, Any] = field(default_factory=dict)
+    options: Options = field(default_factory=dict)
     backbones: dict[str, str] = field(default_factory=lambda: {"text": "auto", "image": "random_conv"})
     steps: Count = 400
     batch_size: Annotated[int, Field(ge=2)] = 512
@@ -118,7 +127,7 @@ class TrainConfig:
     validate_every: Count = 25
     patience: Count | None = None
     seed: Annotated[int, Field(ge=0)] = 0
-    split: dict[str, Any] = field(
+    split: Options = field(
         default_factory=lambda: {"kind": "blocked", "size_km": 500.0, "buffer_km": 50.0, "seed": 0}
     )
     precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
