@@ -43,6 +43,12 @@ def is_missing(value: object) -> bool:
     return value is None or value is np.ma.masked or str(value == value) in ("False", "<NA>")
 
 
+def filled(values: ArrayLike) -> np.ndarray:
+    """Return numbers of any shape as an array of floats, with NaN where they are masked."""
+    array: np.ma.MaskedArray = np.ma.asarray(values)
+    return np.ma.filled(array if array.dtype.kind == "f" else array.astype(np.float64), np.nan)
+
+
 def as_text(value: object) -> str:
     """Return a value as text: nothing where it is missing, no time where a date is at midnight."""
     text = "" if is_missing(value) else str(value)
@@ -54,9 +60,14 @@ def is_unknown(value: object) -> bool:
     return is_missing(value) or value == ""
 
 
-def row_numbers(rows: ArrayLike) -> np.ndarray:
-    """Return row numbers (k,) of rows that are given as numbers or as a mask."""
+def row_numbers(rows: ArrayLike, n: int) -> np.ndarray:
+    """Return row numbers (k,) of rows that are given as whole numbers, or as a mask (n,); ValueError for others."""
     rows = np.asarray(rows)
+    rows = rows if rows.size or rows.dtype == bool else rows.astype(np.int64)
+    if rows.dtype == bool and len(rows) != n:
+        raise ValueError(f"a mask of {len(rows):,} rows, but there are {n:,} places")
+    if rows.dtype.kind not in "bui":
+        raise ValueError(f"rows are {rows.dtype}; give whole numbers, or a mask")
     return np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
 
 

@@ -13,6 +13,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -28,12 +29,14 @@ HIGHEST = 2**31 - 1  # of whole numbers
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Bad input ends with one line on stderr and status 2.
 
-    Ctrl-C ends with 130, a closed pipe with 141, and SIGTERM raises SystemExit(143).
+    Ctrl-C ends with 130, a closed pipe with 141; SIGTERM and SIGHUP raise SystemExit.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # not every encoding has every name
-    before = signal.signal(signal.SIGTERM, _terminate)
+    ends = [number for number in (signal.SIGTERM, getattr(signal, "SIGHUP", None)) if number]
+    main_thread = threading.current_thread() is threading.main_thread()  # others may not set handlers
+    before = {number: signal.signal(number, _terminate) for number in ends if main_thread}
     status, message = 2, ""
     try:
         with warnings.catch_warnings():
@@ -51,7 +54,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         status, message = 130, "stopped"
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     print(f"geonb: {message}", file=sys.stderr)
     return status
 
@@ -113,7 +117,7 @@ def parser() -> argparse.ArgumentParser:
     p = _verb(verbs, "train", _train, "train an architecture")
     p.add_argument("architecture", metavar="ARCH", help="imagebind, cyclic, fused, satclip, geoclip or csp")
     _paths(p, data="DIR", out="RUN")
-    p.add_argument("--modalities", type=lambda s: tuple(s.split(",")), metavar="LOCATION,TEXT,...")
+    p.add_argument("--modalities", type=lambda s: tuple(map(str.strip, s.split(","))), metavar="LOCATION,TEXT,...")
     length = p.add_mutually_exclusive_group()
     _numbers(length, epochs="passes over the training places", steps="batches, instead")
     _numbers(p, 2, batch_size="places in a batch")
@@ -290,12 +294,14 @@ def _train(architecture: str, data: Path, out: Path, extra: list[str], resume: b
     from geonb.run import config_of, read_config
     from geonb.training import train
 
-    store, embeddings = PlaceStore.open(data), {}
+    store, tables = PlaceStore.open(data), dict[str, str]()
     for one in extra:
         name, _, table = one.partition("=")
         if not (name and table):
             raise ValueError(f"--extra {one}: give a name and a file, as in alphaearth=aef.parquet")
-        embeddings[name] = read_embeddings(table, store)
+        if tables.setdefault(name, table) != table:
+            raise ValueError(f"--extra {name} is given twice; keep one, or give another name")
+    embeddings = {name: read_embeddings(table, store) for name, table in tables.items()}
     file, epochs, init = (options.pop(name, None) for name in ("config", "epochs", "init"))
     going_on = resume and (out / "config.yaml").exists()
     config = config_of(read_config(out)) if going_on else TrainConfig()

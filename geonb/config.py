@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import field, replace
+from difflib import get_close_matches
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -80,7 +81,9 @@ def _one_line_errors(cls: type[T]) -> type[T]:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
             if first["type"] == "unexpected_keyword_argument":
-                raise ValueError(f"{where} is not a field of the config") from None
+                near = get_close_matches(where, [*vars(cls)["__dataclass_fields__"]], 1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise ValueError(f"{where} is not a field of the config{hint}") from None
             message = first["msg"].removeprefix("Value error, ")
             raise ValueError(f"{where}: {message}; got {first['input']!r}") from None
 
@@ -139,13 +142,23 @@ class _Loader(yaml.SafeLoader):
     """Safe YAML that also reads 1e-4 as a number, as YAML 1.2 does."""
 
 
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        names = [key.value for key, _ in node.value]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise yaml.YAMLError(f"{twice[0]} is there twice")
+        return super().construct_mapping(node, deep)
+
+
 _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
 
 
 def config_from_file(path: str | Path, base: TrainConfig | None = None) -> TrainConfig:
     """Read fields from YAML in UTF-8, others are those of ``base``; raises ValueError if faulty."""
-    content = Path(path).read_bytes()
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
     try:
         given = yaml.load(content.decode("utf-8-sig"), _Loader)  # a SafeLoader
     except UnicodeDecodeError as error:

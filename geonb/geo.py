@@ -5,6 +5,8 @@ A position is ``(lon, lat)`` in degrees, EPSG:4326, everywhere in GeoNB. Earth i
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 EARTH_RADIUS_KM = 6371.0088  # mean radius R1 (Moritz, 2000, Geodetic Reference System 1980)
-
+NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)  # of text; float() takes 1_3 too
 
 #: Names of columns of longitude and latitude in lower case, the clearest first.
 LON = ("longitude", "lon", "lng", "long", "decimallongitude")
@@ -26,31 +28,48 @@ def check_lonlat(lonlat: ArrayLike, where: str = "", first: int = 0) -> np.ndarr
     """Convert positions to a float64 array (n, 2), and refuse impossible ones.
 
     Args:
-        lonlat: array-like (n, 2), longitude and latitude in degrees; a DataFrame with columns of their
-            names (:func:`position_columns`); or a GeoSeries or GeoDataFrame of points.
+        lonlat: array-like (n, 2), longitude and latitude in degrees; a DataFrame or Arrow table with columns
+            of their names (:func:`position_columns`); or a GeoSeries, GeoDataFrame or array of points.
         where: source of the rows, such as a file, for errors. ``first``: number of its first row.
 
     Raises:
         ValueError: wrong shape, missing or infinite values, half precision, or values out of range, with the row.
     """
     prefix = f"{where}: " if where else ""
-    values = np.ma.asarray(_values(lonlat, where))
-    if values.dtype == np.float16:
-        raise ValueError(f"{prefix}positions in half precision are off by kilometres; give float64")
+    try:
+        values = np.ma.asarray(_values(lonlat, where))
+    except (TypeError, ValueError, RuntimeError, LookupError) as error:
+        raise ValueError(f"{prefix}positions must be numbers (n, 2), (lon, lat) in degrees ({error})") from None
+    if values.dtype == np.float16 or values.dtype == bool:
+        kind = "boolean" if values.dtype == bool else "in half precision, which is off by kilometres"
+        raise ValueError(f"{prefix}positions are {kind}; give float64")
+    said_as = values
+    if values.dtype.kind in "OUS":
+        values = np.ma.array([_as_number(value) for value in values.ravel().tolist()]).reshape(values.shape)
     points = np.ma.filled(values.astype(np.float64), np.nan)
     if points.ndim != 2 or points.shape[1] != 2:
         raise ValueError(f"{prefix}positions must have shape (n, 2), (lon, lat) in degrees, not {points.shape}")
     finite = np.isfinite(points).all(1)
     if not finite.all():
         row = int(np.argmin(finite))
-        said = tuple(points[row].tolist())
+        said = tuple(said_as[row].tolist())
         raise ValueError(f"{prefix}row {first + row}: position {said} is not finite; drop or fill it")
     outside = (np.abs(points[:, 0]) > 180) | (np.abs(points[:, 1]) > 90)
     if outside.any():
         row = int(np.argmax(outside))
         said = tuple(points[row].tolist())
-        raise ValueError(f"{prefix}row {first + row}: position {said} is out of range; {_range_hint(points, outside)}")
+        raise ValueError(f"{prefix}row {first + row}: position {said} is out of range; {range_hint(points)}")
     return points
+
+
+def _as_number(value: Any) -> float:
+    """Return a number, or one that is written plainly; NaN for anything else."""
+    if isinstance(value, (str, bytes)):
+        return float(value) if NUMBER.fullmatch(str(value)) else np.nan
+    try:
+        return float(value)
+    except TypeError:  # None, pandas' NA, a date
+        return np.nan
 
 
 def position_columns(names: Iterable[Any], where: str = "") -> tuple | None:
@@ -74,28 +93,53 @@ def position_columns(names: Iterable[Any], where: str = "") -> tuple | None:
 
 
 def _values(lonlat: Any, where: str) -> Any:
-    """Take positions out of a frame by the names of its columns, or by its geometry."""
+    """Take positions out of a frame by its geometry or the names of its columns, or out of points."""
     geometry: Any = getattr(lonlat, "geometry", None)
-    if hasattr(geometry, "geom_type"):  # GeoPandas
-        if (geometry.geom_type != "Point").any():
-            raise ValueError(f"{where or 'positions'}: not all geometries are points; give points")
-        geometry = geometry if geometry.crs is None else geometry.to_crs(4326)
-        return np.stack([geometry.x, geometry.y], 1)
-    if not hasattr(lonlat, "columns"):
+    if hasattr(geometry, "to_crs"):  # GeoPandas
+        return _xy(geometry if geometry.crs is None else geometry.to_crs(4326))
+    if hasattr(lonlat, "detach"):  # a tensor
+        return lonlat.detach().cpu().double().numpy() if lonlat.dtype.itemsize > 2 else lonlat.detach().cpu().half()
+    if len(lonlat) and hasattr(getattr(lonlat, "iloc", lonlat)[0], "geom_type"):
+        return _xy(lonlat)
+    names = getattr(lonlat, "column_names", getattr(lonlat, "columns", None))  # of Arrow, or of pandas
+    if names is None:
         return lonlat
-    columns = position_columns(lonlat.columns, where)
+    columns = position_columns(names, where)
     if columns is None:
-        known = ", ".join(map(str, lonlat.columns))
-        raise ValueError(f"{where or 'positions'}: name two columns lon and lat (degrees); there are {known}")
-    half = all(str(lonlat[name].dtype) == "float16" for name in columns)
-    return np.stack([np.asarray(lonlat[name], np.float16 if half else np.float64) for name in columns], 1)
+        known = ", ".join(map(str, names))
+        raise ValueError(f"name two columns lon and lat (degrees); there are {known}")
+    if [str(name).lower() for name in columns] == ["x", "y"]:
+        warnings.warn("x and y are taken for longitude and latitude in degrees", stacklevel=3)
+    found = [np.asarray(lonlat[name]) for name in columns]
+    return np.stack([v.astype(np.float16) for v in found] if any(v.dtype == np.float16 for v in found) else found, 1)
 
 
-def _range_hint(points: np.ndarray, outside: np.ndarray) -> str:
-    if (np.abs(points) <= [90, 180]).all() and outside.mean() >= 0.5:
+def _xy(shapes: Any) -> np.ndarray:
+    """Read x and y (n, 2) of shapely's points."""
+    import shapely
+
+    shapes = single_points(np.asarray(shapes, object))
+    if (wrong := (shapely.get_type_id(shapes) != 0) | shapely.is_empty(shapes)).any():
+        row = int(np.argmax(wrong))
+        raise ValueError(f"row {row} is {shapes[row]}; give points")
+    return shapely.get_coordinates(shapes)
+
+
+def single_points(shapes: np.ndarray) -> np.ndarray:
+    """Turn MultiPoints of one point among shapely's geometries (n,) into points."""
+    import shapely
+
+    single = (shapely.get_type_id(shapes) == 4) & (shapely.get_num_geometries(shapes) == 1)
+    return np.where(single, shapely.get_geometry(shapes, 0), shapes)
+
+
+def range_hint(points: np.ndarray) -> str:
+    """Say what may be wrong with positions (n, 2), degrees, some of which are out of range."""
+    outside = (np.abs(points) > [180, 90]).any(1)
+    if (np.abs(points) <= [90, 180]).all() and (outside.mean() >= 0.5 or outside.sum() > max(2, 0.2 * len(outside))):
         return "the columns look swapped: give (lon, lat), not (lat, lon)"
     if ((points[:, 0] >= 0) & (points[:, 0] <= 360) & (np.abs(points[:, 1]) <= 90)).all():
-        return "longitudes run from 0 to 360: take 360 off those above 180"
+        return "if longitudes run from 0 to 360, take 360 off those above 180"
     if np.abs(points[outside]).min(1).max() > 1000:
         return "the numbers look like metres: reproject them to EPSG:4326"
     return f"{outside.sum():,} of {len(points):,} rows are; longitude lies in [-180, 180], latitude in [-90, 90]"
@@ -103,7 +147,7 @@ def _range_hint(points: np.ndarray, outside: np.ndarray) -> str:
 
 def unit_xyz(lonlat: ArrayLike) -> np.ndarray:
     """Compute unit vectors (n, 3), float64, of positions (n, 2), degrees."""
-    lon, lat = np.radians(np.asarray(lonlat, dtype=np.float64)).T
+    lon, lat = np.radians(np.asarray(_values(lonlat, ""), dtype=np.float64)).T
     return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], 1)
 
 
@@ -117,8 +161,8 @@ def unit_xyz_tensor(lonlat: Tensor) -> Tensor:
 
 def great_circle_km(a: ArrayLike, b: ArrayLike) -> np.ndarray:
     """Compute great-circle distances in km (haversine) of positions (..., 2), degrees."""
-    lon_a, lat_a = np.moveaxis(np.radians(np.asarray(a, dtype=np.float64)), -1, 0)
-    lon_b, lat_b = np.moveaxis(np.radians(np.asarray(b, dtype=np.float64)), -1, 0)
+    lon_a, lat_a = np.moveaxis(np.radians(np.asarray(_values(a, ""), dtype=np.float64)), -1, 0)
+    lon_b, lat_b = np.moveaxis(np.radians(np.asarray(_values(b, ""), dtype=np.float64)), -1, 0)
     h = np.cos(lat_a) * np.cos(lat_b) * np.sin((lon_b - lon_a) / 2) ** 2
     h = np.sin((lat_b - lat_a) / 2) ** 2 + h
     return 2 * EARTH_RADIUS_KM * np.arcsin(np.sqrt(np.clip(h, 0.0, 1.0)))

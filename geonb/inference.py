@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
 from geonb._util import as_text, tqdm
 from geonb.data.store import PlaceStore, geo_metadata, wkb_points
-from geonb.data.tables import is_plain, positions, read_batches, read_table
+from geonb.data.tables import columns_of_positions, is_plain, positions, read_batches, read_table
 from geonb.geo import EARTH_RADIUS_KM, unit_xyz
 from geonb.model import Model, load
 
@@ -41,6 +42,10 @@ def embed_table(run: str | Path, points: str | Path, out: str | Path, progress: 
         raise ValueError(f"{out}: give a name that ends in .parquet, .geoparquet or .csv")
     if not out.parent.is_dir():
         raise ValueError(f"{out}: there is no folder {out.parent}; make it first")
+    if out.is_dir():
+        raise ValueError(f"{out}: this is a folder; give a file in it")
+    if out.exists() and Path(points).exists() and out.samefile(points):
+        raise ValueError(f"{out}: this is the table of the points; give another name")
     model, write = load(run), _rows_as_csv if kind == ".csv" else _rows_as_parquet
     partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
     writer: Any = None
@@ -72,11 +77,13 @@ def embed_table(run: str | Path, points: str | Path, out: str | Path, progress: 
 
 def _rows_as_parquet(table: pa.Table, lonlat: np.ndarray, vectors: np.ndarray) -> pa.Table:
     embedding = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
-    table = table.drop_columns([c for c in ("geometry", "embedding") if c in table.column_names])
+    table = table.drop_columns(_taken(table, ["geometry", "embedding"]))
     return table.append_column("geometry", wkb_points(lonlat)).append_column("embedding", embedding)
 
 
 def _rows_as_csv(table: pa.Table, lonlat: np.ndarray, vectors: np.ndarray) -> pa.Table:
+    names = ["lon", "lat", *(f"embedding_{i}" for i in range(vectors.shape[1]))]
+    table = table.drop_columns(_taken(table, names))
     plain = [c for c in table.schema if is_plain(c.type)]
     if lost := {*table.column_names} - {c.name for c in plain} - {"geometry", "embedding"}:
         warnings.warn(f"columns that CSV cannot hold are left out: {', '.join(sorted(lost))}", stacklevel=3)
@@ -86,6 +93,14 @@ def _rows_as_csv(table: pa.Table, lonlat: np.ndarray, vectors: np.ndarray) -> pa
             columns[c.name] = [as_text(value) for value in table[c.name].to_pylist()]
     columns |= {"lon": lonlat[:, 0], "lat": lonlat[:, 1]}
     return pa.table(columns | {f"embedding_{i}": column for i, column in enumerate(vectors.T)})
+
+
+def _taken(table: pa.Table, names: list[str]) -> list[str]:
+    """List the columns of a table whose place is taken by those of the output, in any case; warn if they are others."""
+    taken = [name for name in table.column_names if name.lower() in names]
+    if lost := [name for name in taken if name not in columns_of_positions(table, "the table")]:
+        warnings.warn(f"columns that the output has itself are replaced: {', '.join(lost)}", stacklevel=4)
+    return taken
 
 
 def ask(run: str | Path, text: str, data: str | Path, top: int = 20) -> list[dict]:
@@ -140,6 +155,8 @@ def read_embeddings(path: str | Path, store: PlaceStore, every: bool = False) ->
             place, or no place of the store.
     """
     table = read_table(path)
+    lower = [name.lower() if name.lower() in ("place_id", "embedding") else name for name in table.column_names]
+    table = table.rename_columns(lower)
     vectors, rows = _vectors(table, path), np.full(len(store), -1)
     if "place_id" in table.column_names:
         row_of: dict[str, int] = {}
@@ -151,7 +168,12 @@ def read_embeddings(path: str | Path, store: PlaceStore, every: bool = False) ->
     else:
         rows = _nearest_rows(positions(table, str(path)), vectors, path, store)
     if (rows < 0).all():
-        raise ValueError(f"{path}: none of its places is in {store.path}")
+        known = f", such as {table['place_id'][0]}," if "place_id" in table.column_names else ""
+        raise ValueError(f"{path}: none of its places{known} is in {store.path}, which has {store.place_id[0]}")
+    nothing = np.isnan(vectors).all(1)  # as good as a row that is not there
+    if (partly := ~np.isfinite(vectors).all(1) & ~nothing).any():
+        raise ValueError(f"{path}: row {partly.argmax()}: the embedding is not finite; give all its numbers, or none")
+    rows = np.where((rows >= 0) & nothing[rows], -1, rows)
     if (lacking := np.flatnonzero(rows < 0)).size:
         first = f"row {lacking[0]}, {store.place_id[lacking[0]]}"
         said = f"{path}: no embedding for {lacking.size:,} of {len(store):,} places of the store (first: {first})"
@@ -165,20 +187,37 @@ def read_embeddings(path: str | Path, store: PlaceStore, every: bool = False) ->
 
 def _vectors(table: pa.Table, path: str | Path) -> np.ndarray:
     """Extract the column of embeddings, float32 (n, d)."""
+    if "embedding" not in table.column_names and "embedding_0" in table.column_names:  # CSV of `geonb embed`
+        found = _numbered(table, path)
+        warn_of_lengths(found, str(path))
+        return found
     if "embedding" not in table.column_names:
         has = ", ".join(table.column_names)
         raise ValueError(f"{path}: no column embedding (lists of numbers), such as `geonb embed` writes; it has {has}")
     column = table["embedding"].combine_chunks()
     try:
-        vectors = column.cast(pa.list_(pa.float32(), len(column[0])))
-    except (pa.ArrowException, TypeError, IndexError):
+        lengths = pc.list_value_length(column).to_pylist()
+        if (odd := next((row for row, length in enumerate(lengths) if not length), None)) is not None:
+            raise ValueError(f"{path}: row {odd} has no embedding; give one for every row, or leave the row out")
+        if (odd := next((row for row, length in enumerate(lengths) if length != lengths[0]), None)) is not None:
+            found = f"row {odd} has {lengths[odd]} numbers, row 0 {lengths[0]}"
+            raise ValueError(f"{path}: embedding: {found}; give all of one length")
+        vectors = column.cast(pa.list_(pa.float32(), lengths[0]))
+    except (pa.ArrowException, TypeError):
         raise ValueError(f"{path}: embedding must be lists of numbers, all of one length, not {column.type}") from None
-    if vectors.null_count or not len(column[0]):
-        row = vectors.is_null().to_pylist().index(True) if vectors.null_count else 0
-        raise ValueError(f"{path}: row {row} has no embedding; give one for every row, or leave the row out")
     found = vectors.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
     warn_of_lengths(found, str(path))
     return found
+
+
+def _numbered(table: pa.Table, path: str | Path) -> np.ndarray:
+    """Stack the columns embedding_0, embedding_1, ... (n,) as float32 (n, d)."""
+    names = [f"embedding_{i}" for i in range(table.num_columns)]
+    try:
+        columns = [table[name].cast(pa.float32()) for name in names if name in table.column_names]
+        return np.stack([column.to_numpy() for column in columns], 1)
+    except pa.ArrowException as error:
+        raise ValueError(f"{path}: columns embedding_0, ... must be numbers ({error})") from None
 
 
 def warn_of_lengths(vectors: np.ndarray, where: str) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from geonb._util import row_numbers
 from geonb.architectures import Architecture
 from geonb.config import build
 from geonb.data.sentinel2 import check_images
@@ -50,6 +51,8 @@ class Model:
         """Embed n texts as unit vectors (n, dim); raises ValueError if one is empty."""
         if isinstance(texts, str):
             raise ValueError(f"give a list of texts: [{texts[:40]!r}]")
+        if hasattr(texts, "keys"):
+            raise ValueError(f"give a list of texts, such as one column, not a {type(texts).__name__}")
         return self.embed_features("text", self.backbone("text").encode(list(texts)))
 
     def embed_images(self, images: np.ndarray, harmonised: bool = False) -> np.ndarray:
@@ -58,8 +61,6 @@ class Model:
         Raises ValueError if pixels are masked, or seem to have the offset of 1000, unless
         ``harmonised``; see :func:`geonb.data.sentinel2.check_images`.
         """
-        if np.ma.is_masked(images):
-            raise ValueError("images have masked pixels; fill them, with 0 where there is no data")
         images = check_images(images, harmonised=harmonised)
         return self.embed_features("image", self.backbone("image").encode(images))
 
@@ -70,7 +71,7 @@ class Model:
 
         Raises ValueError for a place without this modality.
         """
-        present, rows = store.has(modality), np.asarray(rows)
+        present, rows = store.has(modality), row_numbers(rows, len(store))
         if not present[rows].all():
             lacking = store.place_id[rows[~present[rows]][0]]
             raise ValueError(f"place {lacking} has no {modality}; see store.has({modality!r})")
@@ -100,6 +101,8 @@ class Model:
         for i in range(0, len(values), CHUNK):
             chunk = torch.from_numpy(values[i : i + CHUNK]).to(device)
             out[i : i + CHUNK] = self.architecture.embed(modality, chunk).float().cpu().numpy()
+        if not (finite := np.isfinite(out).all(1)).all():
+            raise ValueError(f"{modality!r}: row {finite.argmin()} has values that are too large to embed")
         return out
 
 

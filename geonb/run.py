@@ -47,6 +47,8 @@ def read_config(run: Path) -> dict:
     if not path.exists():
         raise ValueError(f"{run}: no config.yaml, so this is not a run")
     config = _parse(path, yaml.safe_load)
+    if lacking := {"architecture", "data_hash", "modalities"} - {name for name, value in config.items() if value}:
+        raise ValueError(f"{path}: no {min(lacking)}, so this is not a run of geonb, or a damaged one")
     if unknown := config.keys() - {*RECORDED, *(f.name for f in fields(TrainConfig))}:
         raise ValueError(f"{run}: config.yaml has an unknown field {min(unknown)}, {OTHER_VERSION}")
     return config | {"modalities": tuple(config["modalities"])}
@@ -75,7 +77,7 @@ def read_lines(path: Path) -> list[dict]:
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         with suppress(json.JSONDecodeError):
             lines.append(json.loads(line))
-    return lines
+    return [line for line in lines if isinstance(line, dict)]
 
 
 def save_checkpoint(
@@ -101,7 +103,7 @@ def load_checkpoint(
         with safe_open(path, "pt") as file:
             state = json.loads(file.metadata()["state"])
             tensors = {k: file.get_tensor(k) for k in file.keys()}
-    except SafetensorError as error:
+    except (SafetensorError, TypeError, KeyError, ValueError) as error:
         raise ValueError(f"{path}: damaged ({error}); delete it, and resume") from None
 
     parts: dict[str, dict[str, Tensor]] = {}
@@ -131,7 +133,7 @@ def read_manifest(run: Path) -> dict:
         if not (run / name).exists():
             raise ValueError(f"{run}: no {name}: no run, or one that did not finish; use --resume")
     manifest = _parse(run / "manifest.json", json.loads)
-    if (schema := manifest.get("schema")) != RUN_SCHEMA:
+    if (schema := manifest.get("schema")) != RUN_SCHEMA or not isinstance(manifest.get("backbones"), dict):
         raise ValueError(f"{run}: run schema {schema}, not {RUN_SCHEMA}, {OTHER_VERSION}")
     return manifest
 
@@ -139,9 +141,12 @@ def read_manifest(run: Path) -> dict:
 def read_weights(run: Path) -> dict[str, Tensor]:
     """Read the weights, tensors of any shape; raises ValueError if damaged."""
     try:
-        return load_file(run / "model.safetensors")
+        weights = load_file(run / "model.safetensors")
     except SafetensorError as error:
         raise ValueError(f"{run}/model.safetensors: damaged weights ({error}); train again") from None
+    if odd := [name for name, values in weights.items() if not values.isfinite().all()]:
+        raise ValueError(f"{run}/model.safetensors: {odd[0]} is not finite; train again")
+    return weights
 
 
 def load_backbone(manifest: dict, weights: dict[str, Tensor], modality: str) -> Any:
@@ -160,7 +165,7 @@ def load_backbone(manifest: dict, weights: dict[str, Tensor], modality: str) -> 
 
 def _parse(path: Path, parse: Callable[[str], Any]) -> dict:
     try:
-        content = parse(path.read_text(encoding="utf-8"))
+        content = parse(path.read_text(encoding="utf-8-sig"))
         if not isinstance(content, dict):
             raise ValueError("no fields")
     except (yaml.YAMLError, ValueError) as error:

@@ -83,6 +83,8 @@ def train(
         config = resolve(architecture, store, config or TrainConfig(), extra)
     _check_devices(config)
     # Before other processes start, which would wait for this one.
+    if rank_zero_only.rank == 0 and (out.is_file() or (any(out.glob("*")) and not (out / "config.yaml").exists())):
+        raise ValueError(f"{out}: there is something else than a run; choose another folder")
     if rank_zero_only.rank == 0 and not resume and any(out.glob("*")):
         raise ValueError(f"{out}: exists already; resume it (--resume) or delete it")
     several = config.devices * config.nodes > 1

@@ -31,6 +31,8 @@ def files(world, trained, tmp_path):
     (tmp_path / "points.csv").write_text("name,lon,lat\na,10,50\nb,20,40\n")
     (tmp_path / "swapped.csv").write_text("lon,lat\n10,20\n48.1,151.2\n")
     (tmp_path / "word.yaml").write_text("steps: five\n")
+    (tmp_path / "twice.yaml").write_text("steps: 5\nsteps: 6\n")
+    pq.write_table(pa.table({"place_id": ["p1"], "embedding": [[1.0]]}), tmp_path / "e.parquet")
     return lambda words: [word.format(world=world.path, run=trained, tmp=tmp_path) for word in words.split("|")]
 
 
@@ -151,6 +153,9 @@ def test_a_space_is_exported_for_qgis(trained, tmp_path, option, bands):
         ("train|fused|--data|{world}|--out|{tmp}/x|--modalities|location,smell", "no modality 'smell'"),
         ("train|fused|--data|{world}|--out|{tmp}/x|--config|{tmp}/word.yaml", "word.yaml: steps"),
         ("train|fused|--data|{world}|--out|{tmp}/x|--extra|aef", "give a name and a file"),
+        ("train|fused|--data|{world}|--out|{world}|--resume", "there is something else than a run; choose another"),
+        ("train|fused|--data|{world}|--out|{tmp}/x|--extra|a={tmp}/e.parquet|--extra|a={tmp}/f.parquet", "--extra a is given twice"),
+        ("train|fused|--data|{world}|--out|{tmp}/x|--config|{tmp}/twice.yaml", "twice.yaml: not YAML (steps is there twice)"),
         ("ask|{tmp}|rice|--data|{world}", "no config.yaml"),
         ("ask|{run}|xyzzy qwrtp|--data|{world}", "no word of 'xyzzy qwrtp' occurs in the training texts"),
         ("ask|{run}|caf\udce9|--data|{world}", "not UTF-8"),

@@ -19,6 +19,7 @@ from geonb.config import TrainConfig, build, config_from_file, resolve, split_of
         ({"split": "blocked"}, "split: .*dictionary; got 'blocked'"),
         ({"encoding": "grid"}, r"encoding: give a mapping with a name, such as \{name: residual\}; got 'grid'"),
         ({"learning_rate": 0.1}, "learning_rate is not a field of the config"),
+        ({"stpes": 3}, "stpes is not a field of the config; did you mean steps?"),
         ({"lr": math.inf}, "lr: .*finite number; got inf"),
         ({"options": {"soft_km": math.nan}}, "options: soft_km is nan, not a finite number"),
     ],

@@ -13,7 +13,7 @@ positions = st.tuples(st.floats(-180, 180), st.floats(-90, 90))
     "rows, message",
     [
         ([[0, 0], [float("nan"), 3]], r"places\.csv: row 1: .*not finite"),
-        ([[0, 0], [200, 3]], r"row 1: .*out of range; longitudes run from 0 to 360"),
+        ([[0, 0], [200, 3]], r"row 1: .*out of range; if longitudes run from 0 to 360, take 360 off"),
         ([[10, 20], [48.1, 151.2]], r"row 1: .*swapped"),
         ([[1, 2, 3]], r"shape \(n, 2\)"),
     ],

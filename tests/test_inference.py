@@ -70,6 +70,15 @@ def test_a_table_becomes_csv_where_its_name_says_so(trained, points, tmp_path):
     np.testing.assert_allclose(vectors, geonb.load(trained).embed_locations(LONLAT), atol=1e-6)
 
 
+def test_columns_that_the_output_has_are_told_and_the_input_is_kept(trained, tmp_path):
+    pa.csv.write_csv(pa.table({"Lon": [1.0], "Lat": [2.0], "EMBEDDING_0": ["mine"]}), tmp_path / "p.csv")
+    with pytest.warns(UserWarning, match="replaced: EMBEDDING_0$"):
+        inference.embed_table(trained, tmp_path / "p.csv", tmp_path / "e.csv", progress=False)
+    assert pa.csv.read_csv(tmp_path / "e.csv").column_names == ["lon", "lat", *(f"embedding_{i}" for i in range(32))]
+    with pytest.raises(ValueError, match="p.csv: this is the table of the points"):
+        inference.embed_table(trained, tmp_path / "p.csv", tmp_path / "p.csv", progress=False)
+
+
 def test_columns_of_any_type_are_copied_to_csv(trained, tmp_path):
     name = uuid.UUID(int=7)
     columns = {"uuid": pa.array([name.bytes, None], pa.uuid()), "word": pa.array(["é", None], pa.string_view()),
@@ -102,7 +111,9 @@ def test_other_columns_of_a_csv_are_copied_as_text(trained, tmp_path):
         ([["a"], ["b"]], "lists of numbers, .*string"),
         ([[1.0], None], "row 1 has no embedding"),
         ([[], []], "row 0 has no embedding"),
-        ([[1.0], [1.0, 2.0]], "all of one length"),
+        ([None, [1.0]], "row 0 has no embedding"),
+        ([[1.0], [1.0, 2.0]], "row 1 has 2 numbers, row 0 1; give all of one length"),
+        ([[1.0, None], [1.0, 2.0]], "row 0: the embedding is not finite"),
         (None, "no column embedding"),
     ],
 )
@@ -114,6 +125,8 @@ def test_a_faulty_column_of_embeddings_is_refused(world, tmp_path, column, messa
 
 
 def test_embeddings_in_any_kind_of_list_are_read(world, tmp_path):
+    pa.csv.write_csv(pa.table({"place_id": ["p1"], "embedding_0": [1.5], "embedding_1": [2]}), tmp_path / "e.csv")
+    assert inference.read_embeddings(tmp_path / "e.csv", world)[1].tolist() == [1.5, 2]  # as `geonb embed` writes CSV
     for kind in (pa.list_(pa.float64()), pa.large_list(pa.int32()), pa.list_(pa.float32(), 2), pa.list_(pa.float16())):
         column = pa.array(np.array([[1, 2], [3, 4], [5, 6]], np.float16).tolist(), pa.list_(pa.float64())).cast(kind)
         table = pa.table({"place_id": ["p0", "p1", "p2"], "embedding": column})
@@ -158,5 +171,9 @@ def test_what_is_left_out_is_told(trained, world, tmp_path):
     pq.write_table(pa.table(columns | {"lon": [1.0, 2.0], "lat": [1.0, 2.0]}), tmp_path / "e.parquet")
     with pytest.warns(UserWarning, match=r"e.parquet: no embedding for 298 of 300 places .*first: row 0, p0"):
         inference.read_embeddings(tmp_path / "e.parquet", world)
+    nothing = pa.table({"Place_ID": ["p1", "p2"], "EMBEDDING": [[float("nan")], [2.0]]})
+    pq.write_table(nothing, tmp_path / "n.parquet")
+    with pytest.warns(UserWarning, match="n.parquet: no embedding for 299 of 300 places"):
+        inference.read_embeddings(tmp_path / "n.parquet", world)
     with pytest.warns(UserWarning, match="columns that CSV cannot hold are left out: box"):
         inference.embed_table(trained, tmp_path / "e.parquet", tmp_path / "e.csv", progress=False)

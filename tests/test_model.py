@@ -27,6 +27,10 @@ def test_a_model_refuses_what_it_cannot_embed(trained, world):
         model.embed_texts(["fine", "  "])
     with pytest.raises(ValueError, match=r"a list of texts: \['snow'\]"):
         model.embed_texts("snow")
+    with pytest.raises(ValueError, match="not a dict"):
+        model.embed_texts({"a": "snow"})
+    with pytest.raises(ValueError, match="'text': row 1 has values that are too large"):
+        model.embed_features("text", np.array([[0.0], [3e38]]) * np.ones(model.backbone("text").dim))
     with pytest.raises(ValueError, match="no frozen backbone for 'sound'"):
         model.backbone("sound")
     width = model.backbone("text").dim

@@ -4,7 +4,7 @@ import pickle
 import pytest
 import torch
 import yaml
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import geonb
 from geonb import run
@@ -34,6 +34,11 @@ def test_damaged_and_hostile_files_are_refused(copy):
         weights.write_bytes(content)
         with pytest.raises(ValueError, match="model.safetensors: damaged weights .*train again"):
             geonb.load(copy)
+    weights.write_bytes(whole)
+    known = load_file(weights)
+    save_file(known | {min(known): torch.full_like(known[min(known)], torch.nan)}, weights)
+    with pytest.raises(ValueError, match="model.safetensors: .* is not finite; train again"):
+        geonb.load(copy)
     save_file({"x": torch.zeros(1)}, weights)
     with pytest.raises(ValueError, match="do not fit config.yaml"):
         geonb.load(copy)
@@ -46,6 +51,9 @@ def test_damaged_and_hostile_files_are_refused(copy):
 
 def test_a_folder_that_is_no_run_and_a_run_that_is_not_finished_are_refused(copy, tmp_path):
     with pytest.raises(ValueError, match="no config.yaml, so this is not a run"):
+        geonb.load(tmp_path)
+    (tmp_path / "config.yaml").write_text("model: {name: another}\n")
+    with pytest.raises(ValueError, match="config.yaml: no architecture, so this is not a run of geonb"):
         geonb.load(tmp_path)
     (copy / "manifest.json").unlink()
     with pytest.raises(ValueError, match="did not finish; use --resume"):

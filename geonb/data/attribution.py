@@ -61,7 +61,7 @@ def attribution(store: PlaceStore, rows: ArrayLike | None = None) -> pa.Table:
     """
     file = store.path / "attribution.parquet"
     table = pq.read_table(file) if file.exists() else SCHEMA.empty_table()
-    names = store.place_id if rows is None else store.place_id[row_numbers(rows)]
+    names = store.place_id if rows is None else store.place_id[row_numbers(rows, len(store))]
     return table.take(pc.index_in(pa.array(names.tolist(), pa.string()), table["place_id"]).drop_null())
 
 

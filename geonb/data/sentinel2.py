@@ -24,6 +24,10 @@ COMMON_NAMES = {
     "coastal": "B1", "blue": "B2", "green": "B3", "red": "B4", "rededge1": "B5", "rededge2": "B6", "rededge3": "B7",
     "nir": "B8", "nir08": "B8A", "nir09": "B9", "swir16": "B11", "swir22": "B12",
 }  # fmt: skip
+ALIASES = {
+    "aerosol": "B1", "re1": "B5", "re2": "B6", "re3": "B7", "nir2": "B8A", "narrownir": "B8A", "wvp": "B9",
+    "watervapour": "B9", "swir1": "B11", "swir2": "B12",
+}  # fmt: skip
 SCALE = 10_000  # digital numbers of a reflectance of 1
 MIN_SIZE = 16
 GSD_M = 10  # of a pixel of a chip
@@ -46,14 +50,21 @@ def band_order(names: Sequence[str]) -> list[int]:
         raise ValueError("B10 is among the bands, so they are Level-1C; take Level-2A")
     if wrong := [band for band in BANDS if len(found.get(band, [])) != 1]:
         times = len(found.get(wrong[0], []))
-        raise ValueError(f"{wrong[0]} is there {times} times among the bands {', '.join(names)}; give each band once")
+        raise ValueError(
+            f"{wrong[0]} is there {times} times among the bands {', '.join(map(repr, names))}; give each band once, "
+            f"called {', '.join(BANDS)} or {', '.join(COMMON_NAMES)}"
+        )
     return [found[band][0] for band in BANDS]
 
 
 def band_of(name: str) -> str:
-    """Return the band that a name such as "B02", "S2_B2_10m" or "blue" stands for; "" where it stands for none."""
-    code = re.search(r"(?:^|[^A-Z0-9])B0?(\d{1,2}A?)(?:$|[^A-Z0-9])", name.upper())
-    return f"B{code[1]}" if code else COMMON_NAMES.get(name.lower().strip(), "")
+    """Return the band that a name such as "B02", "Band 2", "S2_B2_10m" or "s2_blue" stands for, or "" """
+    code = re.search(r"(?:^|[^A-Z0-9])B(?:AND[ _-]?)?0?(\d{1,2}A?)(?:$|[^A-Z0-9])", name.upper())
+    if code:
+        return f"B{code[1]}"
+    lower, known = name.lower().strip(), COMMON_NAMES | ALIASES
+    words = [re.sub(r"[^a-z0-9]", "", lower), *re.split(r"[^a-z0-9]+", lower)]
+    return next((known[word] for word in words if word in known), "")
 
 
 def check_shape(images: Any, least: int = MIN_SIZE) -> np.ndarray:
@@ -62,6 +73,8 @@ def check_shape(images: Any, least: int = MIN_SIZE) -> np.ndarray:
     The axes and bands of an xarray are put into order by their names. Of other arrays the order of the
     bands cannot be known: it must be that of :data:`BANDS`.
     """
+    if np.ma.is_masked(images):
+        raise ValueError("images have masked pixels; fill them, with 0 where there is no data")
     images = _by_name(images)
     if images.ndim != 4:
         raise ValueError(f"images have shape {images.shape}, not (n, 12, H, W): one chip is images[None]")
@@ -83,15 +96,20 @@ def check_shape(images: Any, least: int = MIN_SIZE) -> np.ndarray:
 
 
 def _by_name(images: Any) -> np.ndarray:
-    if "band" not in getattr(images, "dims", ()):
+    if not hasattr(images, "dims"):
         return np.asarray(images)
-    rest = [axis for axis in images.dims if axis != "band"]
-    edges = ["y", "x"] if {"y", "x"} <= set(rest) else rest[-2:]
-    images = images.transpose(*(axis for axis in rest if axis not in edges), "band", *edges)
-    names = images["band"].values.tolist()
-    if not isinstance(names[0], str):  # bands by number; rioxarray has their names elsewhere
+    if hasattr(images, "data_vars"):
+        raise ValueError("images are an xarray Dataset; give one array, as of to_array(dim='band')")
+    axis = next((name for name in images.dims if str(name) in ("band", "bands", "channel")), None)
+    names = images[axis].values.tolist() if axis in images.coords else None
+    if not (names and isinstance(names[0], str)):  # bands by number; rioxarray has their names elsewhere
         names = images.attrs.get("long_name")
-    return np.asarray(images.isel(band=band_order(names)) if isinstance(names, (list, tuple)) else images)
+    if not isinstance(names, (list, tuple)):
+        raise ValueError("images are an xarray without names of bands; give a coordinate band of B1, B2, ...")
+    rest = [name for name in images.dims if name != axis]
+    edges = ["y", "x"] if {"y", "x"} <= set(rest) else rest[-2:]
+    images = images.transpose(*(name for name in rest if name not in edges), axis, *edges)
+    return np.asarray(images.isel({axis: band_order(names)}))
 
 
 def check_images(images: np.ndarray, *, harmonised: bool = False) -> np.ndarray:
@@ -134,9 +152,9 @@ def check_images(images: np.ndarray, *, harmonised: bool = False) -> np.ndarray:
 
 
 def baseline_offset(baseline: object) -> int | None:
-    """Return the offset of a processing baseline such as "05.10": 0 or 1000, or None for what is none."""
-    stated = re.fullmatch(r"\d{1,2}\.\d{1,2}", str(baseline))
-    return (OFFSET if float(stated[0]) >= 4 else 0) if stated else None
+    """Return the offset of a processing baseline such as "05.10" or "N0510": 0 or 1000, or None for what is none."""
+    stated = re.fullmatch(r"(\d{1,2})\.\d{1,2}|N(\d\d)\d\d", str(baseline))
+    return (OFFSET if int(stated[1] or stated[2]) >= 4 else 0) if stated else None
 
 
 def radiometric_offset(images: np.ndarray) -> np.ndarray:

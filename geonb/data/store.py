@@ -91,6 +91,7 @@ class PlaceStore:
     def __init__(self, path: Path, manifest: dict) -> None:
         self.path, self.manifest = path, manifest
         self.facts: dict[str, dict] = manifest["facts"]
+        self._simulated: dict[str, bool] = manifest["simulated"]
         self.data_hash: str = manifest["data_hash"]
         described = manifest["images"].get(ARRAY, {})
         self.bands, self.gsd_m = described.get("bands"), described.get("gsd_m")
@@ -172,7 +173,7 @@ class PlaceStore:
 
     def simulated(self, modality: str) -> bool:
         """Tell whether a modality is simulated; False for one that the store lacks."""
-        return self.manifest["simulated"].get(modality, False)
+        return self._simulated.get(modality, False)
 
     def texts(self, rows: ArrayLike) -> list[str]:
         """Read the texts of places."""
@@ -232,7 +233,7 @@ class PlaceStore:
 
     def _taken(self, modality: str, rows: ArrayLike) -> np.ndarray:
         """Return the rows of texts or images that belong to rows of places."""
-        rows = row_numbers(rows)
+        rows = row_numbers(rows, len(self))
         taken = self._rows[modality][rows]
         if (taken < 0).any():
             row = int(rows[np.argmax(taken < 0)])
@@ -258,12 +259,12 @@ def check_store(path: str | Path) -> str:
 
 def _read_manifest(path: Path) -> dict:
     file = path / "manifest.json"
-    if (path / "config.yaml").is_file():
+    if (path / "config.yaml").is_file() and (path / "metrics.jsonl").is_file():
         raise StoreError(f"{path}: this is a trained run, not a place store; give the data")
     if not path.is_dir():
         raise StoreError(f"{path}: no such place store; to make one, see geonb data --help")
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
+        manifest = json.loads(file.read_text(encoding="utf-8-sig"))
         version = manifest["schema_version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{file}: missing or not a manifest ({error}); {REMEDY}") from None
@@ -279,6 +280,8 @@ def _read_manifest(path: Path) -> dict:
 def _check_files(path: Path, manifest: dict, full: bool) -> None:
     for name, entry in manifest["files"].items():
         file = path / name
+        if file.suffix == ".md":  # for people, who may edit it
+            continue
         size = file.stat().st_size if file.is_file() else None
         if size != entry["bytes"]:
             found = "missing" if size is None else f"{size} of {entry['bytes']} bytes"
@@ -400,6 +403,8 @@ def _take_places(places: Mapping[str, Any]) -> tuple[pa.Array, np.ndarray, dict[
             raise StoreError(f"places: row {row}: place_id {name!r} is empty or not unique")
     columns = dict.fromkeys(("title", "source", "license"), pa.nulls(len(place_id), pa.string()))
     for name, values in places.items():
+        if np.ndim(values) > 1:
+            raise StoreError(f"places: column {name!r} has shape {np.shape(values)}; give one value per place")
         if len(values) != len(place_id):
             raise StoreError(f"places: column {name!r} has {len(values)} values, place_id {len(place_id)}")
         if name not in ("place_id", "lon", "lat", "geometry"):
@@ -412,11 +417,12 @@ def _degrees(name: str, values: Any) -> np.ndarray:
     column = _column("places", name, values)
     if pa.types.is_float16(column.type):
         raise StoreError(f"places: {name} is in half precision, which is off by kilometres; give float64")
-    return _column("places", name, column, pa.float64()).to_numpy(zero_copy_only=False)
+    return column.to_numpy(zero_copy_only=False)
 
 
 def _column(where: str, name: str, values: Any, kind: pa.DataType | None = None) -> pa.Array:
     """Make a column of numbers or str; what :func:`is_missing` finds is missing, dates and identifiers are str."""
+    values = values.numpy() if hasattr(values, "detach") else values  # a tensor
     found = values
     try:
         if not isinstance(values, (pa.Array, pa.ChunkedArray)):
@@ -452,6 +458,8 @@ def _write_texts(file: Path, texts: Any, place_id: pa.Array) -> int:
             if not {"place_id", "text"} <= set(names) <= set(TEXT_SCHEMA.names):
                 known = ", ".join(TEXT_SCHEMA.names)
                 raise StoreError(f"texts: columns {names}; needed are place_id and text, of {known}")
+            if len({len(part[name]) for name in names}) > 1:
+                raise StoreError(f"texts: columns of {', '.join(str(len(part[name])) for name in names)} values")
             columns = dict.fromkeys(TEXT_SCHEMA.names, pa.nulls(len(part["text"])))
             for name in names:
                 columns[name] = _column("texts", name, part[name], TEXT_SCHEMA.field(name).type)

@@ -25,19 +25,18 @@ from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import shapely
 
 from geonb.data.sampling import on_land
-from geonb.geo import check_lonlat, position_columns
+from geonb.geo import NUMBER, check_lonlat, position_columns, range_hint, single_points
 
 GEOMETRY = ("geometry", "geom", "wkb_geometry", "the_geom", "wkt")
 BATCH = 50_000  # rows in memory at a time
 SEPARATORS = ",;\t|"
 CRS84 = {("OGC", "CRS84"), ("OGC", "CRS84h"), ("EPSG", "4326"), ("EPSG", "4979")}  # degrees on WGS 84
 MANY = 5  # positions from which the share on land is a hint
-
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 def read_table(path: str | Path) -> pa.Table:
@@ -62,7 +61,7 @@ def read_batches(path: str | Path) -> Iterator[pa.Table]:
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+        raise ValueError(f"{path}: {'a folder; give a file in it' if path.is_dir() else 'no such file'}")
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix
     if suffix in (".csv", ".tsv", ".txt"):
         return _csv_batches(path)
@@ -76,8 +75,13 @@ def read_batches(path: str | Path) -> Iterator[pa.Table]:
 def _csv_batches(path: Path) -> Iterator[pa.Table]:
     csv.field_size_limit(1 << 30)  # of a text; by default it is 128 kB
     with _opened(path) as file:
-        separator = max(SEPARATORS, key=re.sub('"[^"]*"', "", file.readline()).count)
+        head = file.read(1 << 16)
+        told = re.match(r"sep=(.)\s*?[\r\n]+", head)  # as Excel writes it
+        header = re.split(r"[\r\n]", re.sub('"[^"]*"', "", head.lstrip("\r\n")), maxsplit=1)[0]
+        separator = told[1] if told else max(SEPARATORS, key=header.count)
         file.seek(0)
+        if told:
+            file.readline()
         reader = csv.reader(file, delimiter=separator, skipinitialspace=True, strict=True)
         rows = _csv_rows(path, reader)
         names = [name.strip() for name in next(rows, [])]
@@ -106,15 +110,26 @@ def _csv_rows(path: Path, rows: Iterator[list[str]]) -> Iterator[list[str]]:
 def _opened(path: Path) -> Iterator[IO[str]]:
     """Open a text file, compressed or not; name it where it is damaged or not UTF-8."""
     with path.open("rb") as file:
-        compressed = file.read(2) == b"\x1f\x8b"
+        head = file.read(64)
+    for kind, told in (
+        ("a Parquet file", head.startswith(b"PAR1")),
+        ("an Excel or ZIP file", head.startswith(b"PK")),
+    ):
+        if told:
+            raise ValueError(f"{path}: this is {kind}, whatever its name; save it as “CSV UTF-8”, or rename it")
+    compressed = head.startswith(b"\x1f\x8b")
+    encoding = "CP1252" if compressed or b"\0" not in head else "UTF-16"
+    not_utf8 = (
+        f"{path}: not UTF-8; save it as “CSV UTF-8”, or convert it, if it is {encoding}: "
+        f"iconv -f {encoding} -t UTF-8 OLD.csv > NEW.csv"
+    )
+    if encoding == "UTF-16":
+        raise ValueError(not_utf8)
     try:
         with (gzip.open if compressed else open)(path, "rt", encoding="utf-8-sig", newline="") as text:
             yield text
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path}: not UTF-8 ({error}); save it as “CSV UTF-8”, or convert it, for example from Western European "
-            "Windows: iconv -f CP1252 -t UTF-8 OLD.csv > NEW.csv"
-        ) from None
+        raise ValueError(f"{not_utf8} ({error})") from None
     except (EOFError, OSError, zlib.error) as error:
         raise ValueError(f"{path}: cannot be read ({error}); is the file whole?") from None
 
@@ -140,18 +155,23 @@ def _parquet_batches(path: Path) -> Iterator[pa.Table]:
 
 
 def _geojson_batches(path: Path) -> Iterator[pa.Table]:
+    shapes: list = []
     with _opened(path) as file:
         try:
-            content = json.load(file)
+            content = json.load(file, object_pairs_hook=_distinct)
             features, older = content["features"], content.get("crs") or {}  # of the format before RFC 7946
             crs = older.get("properties", {}).get("name", "OGC:CRS84")
-            known = [feature["geometry"] for feature in features]
-            shapes = [shapely.geometry.shape(geometry) if geometry else None for geometry in known]
-            rows = [feature.get("properties") or {} for feature in features]
+            rows = []
+            for feature in features:
+                shapes.append(shapely.geometry.shape(feature["geometry"]) if feature["geometry"] else None)
+                rows.append({name: feature[name] for name in feature if name == "id"} | (feature["properties"] or {}))
             names = dict.fromkeys(name for row in rows for name in row)
             table = pa.table({name: _property([row.get(name) for row in rows]) for name in names})
+        except UnicodeDecodeError:
+            raise
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, shapely.errors.ShapelyError) as error:
-            raise ValueError(f"{path}: not GeoJSON of features with geometries ({error})") from None
+            at = f" from row {len(shapes)} on" if shapes else ""
+            raise ValueError(f"{path}: no GeoJSON FeatureCollection{at} ({error}); convert it by ogr2ogr") from None
     about = {"primary_column": "geometry", "columns": {"geometry": {"encoding": "WKB", "crs": crs}}}
     if "geometry" in table.column_names:
         raise ValueError(f"{path}: a property is called geometry; rename it")
@@ -159,6 +179,13 @@ def _geojson_batches(path: Path) -> Iterator[pa.Table]:
         table = table if table.num_columns else pa.table({"row": range(len(features))})
         table = table.append_column("geometry", pa.array(shapely.to_wkb(shapes), pa.binary()))
         yield table.replace_schema_metadata({"geo": json.dumps(about)})
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"two of {', '.join(name for name, _ in pairs)} have one name")
+    return found
 
 
 def _property(values: list) -> pa.Array:
@@ -209,22 +236,26 @@ def positions(table: pa.Table, where: str, first: int = 0, keep_invalid: bool = 
     else:
         if half := [name for name in found if pa.types.is_float16(table[name].type)]:
             raise ValueError(f"{where}: {half[0]} is in half precision, which is off by kilometres; give float64")
-        columns = [_numbers(table[name], name) for name in found]
+        columns = [_numbers(table[name], name, where) for name in found]
         lonlat = np.stack([values for values, _ in columns], 1)
         problems = columns[1][1] | columns[0][1]
     if problems and not keep_invalid:
         row = min(problems)
         raise ValueError(f"{where}: row {first + row}: {problems[row]}; give every row a position, or leave it out")
-    if keep_invalid:
-        wrong = ~(np.abs(lonlat) <= [180, 90]).all(1)
-        lonlat = np.where(wrong[:, None], np.nan, lonlat)
+    outside = (np.abs(lonlat) > [180, 90]).any(1)
     if [name.lower() for name in found] == ["x", "y"]:
-        if (np.abs(lonlat) > [180, 90]).any():
+        if outside.any():
+            row = int(np.argmax(outside))
             raise ValueError(
-                f"{where}: columns x and y are no degrees, for example {tuple(lonlat[0].tolist())} in row {first}; "
-                "reproject them to EPSG:4326 and call them lon and lat"
+                f"{where}: columns x and y are no degrees, for example {tuple(lonlat[row].tolist())} in row "
+                f"{first + row}; reproject them to EPSG:4326 and call them lon and lat"
             )
         warnings.warn(f"{where}: x and y are taken for longitude and latitude in degrees", stacklevel=2)
+    if keep_invalid and outside.any():
+        row, hint = int(np.argmax(outside)), range_hint(lonlat[~np.isnan(lonlat).any(1)])
+        said = tuple(lonlat[row].tolist())
+        warnings.warn(f"{where}: row {first + row}: position {said} is out of range; {hint}", stacklevel=2)
+        lonlat = np.where(outside[:, None], np.nan, lonlat)
     if not keep_invalid:
         lonlat = check_lonlat(lonlat, where, first)
     if hint := swapped_hint(lonlat[~np.isnan(lonlat).any(1)]):
@@ -237,7 +268,8 @@ def swapped_hint(lonlat: np.ndarray) -> str:
     swapped = lonlat[:, ::-1]
     if len(lonlat) < MANY or (np.abs(swapped) > [180, 90]).any():
         return ""
-    as_given, other = on_land(lonlat).mean(), on_land(swapped).mean()
+    # Nobody lives in Antarctica, where cities of the eastern United States fall when swapped.
+    as_given, other = (on_land(lonlat) & (lonlat[:, 1] > -60)).mean(), on_land(swapped).mean()
     if as_given >= 0.6 or other < 0.9:
         return ""
     return (
@@ -272,24 +304,31 @@ def columns_of_positions(table: pa.Table, where: str) -> tuple[str, ...]:
 
 def _geo(table: pa.Table) -> dict:
     try:
-        return json.loads((table.schema.metadata or {}).get(b"geo", b"{}"))
+        geo = json.loads((table.schema.metadata or {}).get(b"geo", b"{}"))
     except ValueError:
-        return {}
+        geo = None
+    return geo if isinstance(geo, dict) else {}
 
 
-def _numbers(column: pa.ChunkedArray, name: str) -> tuple[np.ndarray, dict[int, str]]:
+def _numbers(column: pa.ChunkedArray, name: str, where: str) -> tuple[np.ndarray, dict[int, str]]:
     """Turn a column into numbers (n,), NaN where there is none; and why there is none, by row."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     kind = column.type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         values = column.to_pylist()
-        numbers = np.array([float(v) if v and _NUMBER.fullmatch(v) else np.nan for v in values])
+        numbers = np.array([float(v) if v and NUMBER.fullmatch(v) else np.nan for v in values])
         said = {row: values[row] for row in np.flatnonzero(np.isnan(numbers)).tolist()}
+    elif pa.types.is_boolean(kind) or pa.types.is_temporal(kind) or not is_plain(kind):
+        raise ValueError(f"{where}: {name} is of type {kind}; give numbers in degrees")
     else:
         numbers = column.cast(pa.float64(), safe=False).to_numpy().astype(np.float64)
         said = dict.fromkeys(np.flatnonzero(np.isnan(numbers)).tolist())
-    return numbers, {row: f"{name} is {v!r}, not a number" if v else f"no {name}" for row, v in said.items()}
+    problems = {row: f"{name} is {v!r}, not a number" if v else f"no {name}" for row, v in said.items()}
+    for row, v in said.items():
+        if v and NUMBER.fullmatch(v.replace(",", ".")):
+            problems[row] += " (write a decimal point)"
+    return numbers, problems
 
 
 def _points(table: pa.Table, name: str, where: str) -> tuple[np.ndarray, dict[int, str]]:
@@ -297,35 +336,38 @@ def _points(table: pa.Table, name: str, where: str) -> tuple[np.ndarray, dict[in
     column = table[name].combine_chunks()
     if isinstance(column, pa.ExtensionArray):
         column = column.storage
-    about = _geo(table).get("columns", {}).get(name, {})
+    about = (_geo(table).get("columns") or {}).get(name) or {}
     crs = about.get("crs", _geoarrow_crs(table.field(name)))
-    if pa.types.is_struct(column.type):  # GeoArrow
-        lonlat = np.stack([column.field(axis).to_numpy(zero_copy_only=False) for axis in ("x", "y")], 1)
-        problems = dict.fromkeys(np.flatnonzero(np.isnan(lonlat).any(1)).tolist(), f"no {name}")
-    else:
-        try:
-            shapes, srid = _shapes(column.to_pylist())
-        except (TypeError, AttributeError):
-            raise ValueError(f"{where}: {name} is {column.type}; give points as WKB, WKT or GeoArrow") from None
-        lonlat, problems = _coordinates(shapes, column, name)
-        crs = f"EPSG:{srid}" if srid and crs in (None, "") else crs
+    try:
+        if pa.types.is_struct(column.type):  # GeoArrow
+            axes = [pc.struct_field(column, axis).cast(pa.float64()) for axis in ("x", "y")]
+            lonlat = np.stack([axis.to_numpy(zero_copy_only=False) for axis in axes], 1)
+            problems = dict.fromkeys(np.flatnonzero(np.isnan(lonlat).any(1)).tolist(), f"no {name}")
+        else:
+            shapes = _shapes(column.to_pylist())
+            lonlat, problems = _coordinates(shapes, column, name)
+            srid = np.unique(shapely.get_srid(shapes[shapely.get_type_id(shapes) == 0]))
+            if len(srid) > 1:
+                raise ValueError(f"{where}: {name} has points of several SRIDs, {srid.tolist()}; make a table of each")
+            crs = f"EPSG:{srid[0]}" if srid.any() and crs in (None, "") else crs
+    except (TypeError, AttributeError, pa.ArrowException, shapely.errors.ShapelyError):
+        advice = "give points as WKB, WKT or GeoArrow, or rename the column to use others"
+        raise ValueError(f"{where}: {name} is {column.type}; {advice}") from None
     return _to_degrees(lonlat, crs, where), problems
 
 
-def _shapes(values: list) -> tuple[np.ndarray, int]:
-    """Decode WKB, hexadecimal WKB, WKT or pairs of numbers: shapes (n,) or None, and the SRID or 0."""
+def _shapes(values: list) -> np.ndarray:
+    """Decode WKB, hexadecimal WKB, WKT or pairs of numbers: shapes (n,) or None."""
     first = next((value for value in values if value), b"")
     if isinstance(first, list):  # interleaved GeoArrow
-        shapes = np.array([shapely.Point(value[:2]) if value else None for value in values])
+        shapes = np.array([shapely.Point(value[:2]) if value and len(value) > 1 else None for value in values])
     elif isinstance(first, bytes) or first.strip().startswith("0"):
         shapes = shapely.from_wkb(values, on_invalid="ignore")
     else:
-        head = re.match(r"SRID=(\d+);", first, re.IGNORECASE)
-        plain = [value and re.sub(r"(?i)^SRID=\d+;", "", value) for value in values]
-        shapes = shapely.set_srid(shapely.from_wkt(plain, on_invalid="ignore"), int(head[1]) if head else 0)
-    single = (shapely.get_type_id(shapes) == 4) & (shapely.get_num_geometries(shapes) == 1)  # MultiPoint
-    shapes = np.where(single, shapely.get_geometry(shapes, 0), shapes)
-    return shapes, int(shapely.get_srid(shapes).max(initial=0))
+        parts = [(value or "").upper().rpartition(";") for value in values]
+        shapes = shapely.from_wkt([wkt or None for _, _, wkt in parts], on_invalid="ignore")
+        shapes = shapely.set_srid(shapes, [int(srid.removeprefix("SRID=") or 0) for srid, _, _ in parts])
+    return single_points(shapes)
 
 
 def _coordinates(shapes: np.ndarray, column: pa.Array, name: str) -> tuple[np.ndarray, dict[int, str]]:
@@ -363,15 +405,19 @@ def _to_degrees(xy: np.ndarray, crs: Any, where: str) -> np.ndarray:
             f"{where}: positions are in {name} ({code}); pip install 'geonb[real]' to reproject them, or give EPSG:4326"
         ) from None
     try:
-        transformer = Transformer.from_crs(CRS.from_user_input(crs), "OGC:CRS84", always_xy=True)
-        return np.stack(transformer.transform(*xy.T), 1)
-    except ProjError as error:
-        raise ValueError(f"{where}: the reference system {name} ({code}) is not usable ({error})") from None
+        system = CRS.from_user_input(crs)
+        lonlat = np.stack(Transformer.from_crs(system, "OGC:CRS84", always_xy=True).transform(*xy.T), 1)
+    except ProjError:  # whose words may advise to ignore that it is another planet
+        raise ValueError(f"{where}: positions in {name} ({code}) cannot be reprojected; give EPSG:4326") from None
+    if system.is_projected and len(xy) and (np.abs(xy) <= [180, 90]).all():
+        warnings.warn(f"{where}: positions look like degrees, but their reference system is {name}", stacklevel=4)
+    return lonlat
 
 
 def _authority(crs: Any) -> tuple[str, str]:
     """Return authority and code, ("EPSG", "4326"), of PROJJSON, "EPSG:4326" or "urn:ogc:def:crs:OGC:1.3:CRS84"."""
     if isinstance(crs, dict):
-        return str(crs.get("id", {}).get("authority", "")), str(crs.get("id", {}).get("code", ""))
+        known = crs.get("id") or {}
+        return str(known.get("authority", "")), str(known.get("code", ""))
     parts = str(crs).upper().removeprefix("URN:OGC:DEF:CRS:").split(":")
     return parts[0], parts[-1]

@@ -172,7 +172,7 @@ def names_of(store: PlaceStore, rows: ArrayLike | None = None) -> tuple[list[lis
         for :func:`mask_names` the own names of rows (of those with a text if none are given), and the
         shared names.
     """
-    rows = row_numbers(store.has("text") if rows is None else rows)
+    rows = row_numbers(store.has("text") if rows is None else rows, len(store))
     columns = {name: store.column(name)[rows] for name in NAME_COLUMNS if name in store.columns}
     codes = store.column("country_code")[rows] if "country_code" in store.columns else [None] * len(rows)
     texts = store.texts(store.has("text"))

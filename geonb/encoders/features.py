@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,18 +27,20 @@ def features(store: PlaceStore, modality: str, backbone: Any, progress: bool = T
     change of either computes them again. Of several processes that ask at once, one computes.
     """
     from filelock import FileLock
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file, save
 
     rows = np.flatnonzero(store.has(modality))
     name = f"{modality}-{backbone.fingerprint}-{store.data_hash[:16]}"
     path = store.path / "features" / f"{name}.safetensors"
-    if not path.exists():
-        path.parent.mkdir(exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
-            if not path.exists():
-                values = _encode(store, modality, rows, backbone, progress)
-                write_atomically(path, save({"features": values}))
-    return load_file(path)["features"]
+    path.parent.mkdir(exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        if path.exists():
+            with suppress(SafetensorError):  # a damaged file is made again
+                return load_file(path)["features"]
+        values = _encode(store, modality, rows, backbone, progress)
+        write_atomically(path, save({"features": values}))
+    return values
 
 
 def _encode(store: PlaceStore, modality: str, rows: np.ndarray, backbone: Any, progress: bool) -> np.ndarray:

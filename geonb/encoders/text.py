@@ -56,6 +56,8 @@ class MiniLM:
     def encode(self, texts: Sequence[str], progress: bool = False) -> np.ndarray:
         """Return unit vectors, float32 (n, 384); raises ValueError for what is not a text."""
         _check_texts(texts)
+        if not len(texts):
+            return np.empty((0, self.dim), np.float32)
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16):
             vectors = self._model.encode(list(texts), show_progress_bar=progress, convert_to_tensor=True)
         return normalize(vectors.float(), dim=1).numpy()

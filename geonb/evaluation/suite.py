@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from geonb import __version__
-from geonb._util import tqdm, write_atomically
+from geonb._util import filled, tqdm, write_atomically
 from geonb.config import split_of
 from geonb.data.store import PlaceStore
 from geonb.evaluation.folds import PUBLISHED, REFERENCES, ProbeRunner, TaskFold, published_embeddings, task_folds
@@ -300,7 +300,7 @@ def _is_table(path: Path) -> bool:
 def _checked_embeddings(name: str, vectors: Any, store: PlaceStore) -> np.ndarray:
     try:
         with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite, which is refused
-            vectors = np.asarray(vectors, np.float32)
+            vectors = filled(np.asanyarray(vectors)).astype(np.float32)
     except (TypeError, ValueError, RuntimeError) as error:  # ragged rows, text, tensors with a gradient or on a GPU
         raise ValueError(f"{name}: no array of numbers ({error})") from None
     if vectors.ndim != 2 or len(vectors) != len(store) or not vectors.size:

@@ -121,9 +121,14 @@ def scatter_map(
         limits: (low, high) of the colour bar; by default the 1st and 99th percentile.
         signed: the sign of the numbers matters: blue below 0, red above, grey at 0, and by default
             limits as far below 0 as above.
+
+    Raises:
+        ValueError: another number of values than of places.
     """
     lonlat, colours = check_lonlat(lonlat), np.ndim(values) == 2
     column = listed(values)
+    if len(column) != len(lonlat):
+        raise ValueError(f"{len(column)} values for {len(lonlat)} places; give one for each")
     numbers = None if colours else as_numbers(column)
     fig, ax = world_axes()
     x, y = equal_earth_xy(lonlat).T

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geonb._util import as_text
+from geonb._util import as_text, filled
 from geonb.explore.views import PALETTE, View, as_numbers, land, listed, pack
 from geonb.geo import check_lonlat
 
@@ -62,10 +62,11 @@ def linked_view(
     Raises:
         ValueError: shapes that do not match, or values that are not finite.
     """
-    lonlat, xy = check_lonlat(lonlat), np.asarray(xy, np.float64)
+    lonlat, xy = check_lonlat(lonlat), filled(xy).astype(np.float64)
     n = len(lonlat)
-    if xy.shape != (n, 2) or (hover is not None and len(hover) != n):
-        raise ValueError(f"lonlat {lonlat.shape}, xy {xy.shape} and the names do not match")
+    lengths = [len(values) for values in (hover, *(about or {}).values()) if values is not None]
+    if not n or xy.shape != (n, 2) or {n, *lengths} != {n}:
+        raise ValueError(f"lonlat {lonlat.shape}, xy {xy.shape} and the names do not match, or there are none")
     if not np.isfinite(xy).all():
         raise ValueError(f"xy, row {np.argmin(np.isfinite(xy).all(1))}: not finite")
     if n > MOST_PLACES:

@@ -84,13 +84,18 @@ def add_points(world: Any, lonlat: ArrayLike, labels: Sequence[str]) -> folium.M
         world: a map of :func:`offline_map`.
         lonlat: positions (n, 2), degrees.
         labels: n strings, shown as text when a circle is pressed; nothing is where one is missing.
+
+    Raises:
+        ValueError: no place, or another number of labels.
     """
     from folium.elements import MacroElement
     from folium.map import FitBounds
     from folium.template import Template
 
-    names = map(as_text, listed(labels))
-    world.places = [*world.places, *zip(check_lonlat(lonlat).tolist(), names, strict=True)]
+    names, lonlat = [as_text(label) for label in listed(labels)], check_lonlat(lonlat)
+    if len(names) != len(lonlat) or not names:
+        raise ValueError(f"{len(lonlat)} places and {len(names)} labels; give at least one place, and each a label")
+    world.places = [*world.places, *zip(lonlat.tolist(), names, strict=True)]
     lonlat = np.array([place for place, _ in world.places])
     west, east = _arc(lonlat[:, 0])
     world._children.pop("fit", None)

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from geonb._util import filled
+
 FITTED = 20_000  # rows that UMAP is fitted to at most; all pairs of them are compared
 SCORED = 2_000  # rows that the scores compare
 K = 15  # nearest neighbours that the scores compare
@@ -59,8 +61,11 @@ class Projection:
         return projection_scores(self.embeddings, self.xy)
 
     def transform(self, embeddings: ArrayLike) -> np.ndarray:
-        """Put new embeddings (m, d) into the plane, which does not move: (m, 2)."""
-        return self.place(_unit(embeddings))
+        """Put new embeddings (m, d) into the plane, which does not move: (m, 2); ValueError for another d."""
+        z = _unit(embeddings)
+        if z.shape[1] != self.embeddings.shape[1]:
+            raise ValueError(f"give rows of {self.embeddings.shape[1]} dimensions, not {z.shape[1]}")
+        return self.place(z)
 
 
 def fit_projection(
@@ -90,6 +95,8 @@ def fit_projection(
         ValueError: an unknown name, too few rows, rows that are zero or not finite.
     """
     z = _unit(embeddings, 4)
+    if neighbors < 2 or neighbors != int(neighbors) or not 0 <= min_dist <= 1:
+        raise ValueError(f"neighbors={neighbors}, min_dist={min_dist}; give a whole number from 2, and 0 to 1")
     if method not in ("umap", "pca") or init not in ("pca", "random"):
         raise ValueError(f"method {method!r}, init {init!r}; choose umap or pca, and pca or random")
     if all_equal(z, EQUAL):
@@ -298,8 +305,7 @@ def _plane(xy: ArrayLike) -> np.ndarray:
 
 def _finite(values: ArrayLike, least: int = 0) -> np.ndarray:
     """Return rows (n, d) of floats; ValueError for too few, or for the first one that is not finite."""
-    z = np.asarray(values)
-    z = z if z.dtype.kind == "f" else z.astype(np.float64)
+    z = filled(values)
     if z.ndim != 2 or len(z) < least or not z.shape[1]:
         raise ValueError(f"give at least {least} rows of shape (n, d), not {z.shape}")
     if not (finite := np.isfinite(z).all(1)).all():

@@ -170,6 +170,12 @@ def test_tiles_without_data_are_dropped_and_reported(tmp_path):
     pixels[3, 100, 100] = 65_535
     images, places, _ = read_tiles(write_chip(tmp_path / "b.tif", pixels, nodata=65_535)[0])
     assert len(images) == 2 and places["tile_col"].tolist() == [1, 0]
+    pixels[:, 100, :5], hidden = 65_535, np.full((128, 128), 255, np.uint8)
+    hidden[100, 100] = 0
+    path, _ = write_chip(tmp_path / "d.tif", pixels)
+    with rasterio.open(path, "r+") as target:
+        target.write_mask(hidden)
+    assert read_tiles(path)[1]["tile_row"].tolist() == [0]  # none with a fill value in all bands, or masked
     with pytest.raises(ValueError, match="no tile is left"):
         from_files(tmp_path / "s", [], [write_chip(tmp_path / "c.tif", np.zeros((12, 64, 64), np.uint16))[0]])
 
@@ -186,6 +192,8 @@ def test_tiles_without_data_are_dropped_and_reported(tmp_path):
         ({"transform": (10.0, 0.0, 5e5, 0.0, 10.0, 0.0)}, "north up; resample it with gdalwarp"),  # south to north
         ({"descriptions": [*BANDS[:11], "B10"]}, "B10 is among the bands"),
         ({"descriptions": [*BANDS[:11], "B2"]}, "B2 is there 2 times"),
+        ({"descriptions": [str(i) for i in range(12, 0, -1)]}, "B1 is there 0 times .*called B1, .* or coastal, blue"),
+        ({"pixels": np.full((12, 64, 64), 200, np.uint16)}, "image 0 has nothing above 255"),
     ],
 )
 def test_wrong_chips_raise_with_the_file_and_the_remedy(tmp_path, change, message):
@@ -194,7 +202,8 @@ def test_wrong_chips_raise_with_the_file_and_the_remedy(tmp_path, change, messag
         read_tiles(path)
 
 
-@pytest.mark.parametrize("names", [BANDS, [f"S2_{b}_10m" for b in BANDS], list(COMMON_NAMES)])
+@pytest.mark.parametrize("names", [BANDS, [f"S2_{b}_10m" for b in BANDS], [f"Band {b[1:]}" for b in BANDS],
+                                   list(COMMON_NAMES), [f"s2_{name}" for name in COMMON_NAMES]])  # fmt: skip
 def test_bands_are_found_by_name_in_any_order(tmp_path, names):
     order = np.random.default_rng(0).permutation(12)
     path, pixels = write_chip(tmp_path / "a.tif", descriptions=[names[i] for i in order])

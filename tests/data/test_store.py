@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from geonb.data.store import BANDS, PlaceStore, StoreError, check_store, points_from_wkb, wkb_points, write_store
 
 N = 70
-FILES = ["places.parquet", "texts.parquet", "datacard.md", "images/sentinel2.parquet", "images/sentinel2.npy"]
+FILES = ["places.parquet", "texts.parquet", "images/sentinel2.parquet", "images/sentinel2.npy"]
 
 
 def content(seed: int = 0) -> dict:
@@ -93,6 +93,9 @@ def test_images_come_in_the_order_of_the_rows(written):
         written.images([5, 2])
     with pytest.raises(StoreError, match=r"row 1 \(p1\) has no text"):
         written.texts([0, 1])
+    for rows in (written.has("text")[:9], [0.5]):
+        with pytest.raises(ValueError, match="a mask of 9 rows, but there are 70|give whole numbers"):
+            written.texts(rows)
 
 
 @settings(max_examples=25, deadline=None)
@@ -228,6 +231,9 @@ def test_bands_of_an_xarray_are_found_by_name_and_bands_that_are_last_are_refuse
         np.testing.assert_array_equal(store.images([30]), written.images([30]))
     for images, message in (
         (shuffled.isel(band=slice(11)), "is there 0 times"),
+        (shuffled.assign_coords(band=range(12)), "without names of bands"),
+        (shuffled.rename(band="bands").isel(bands=slice(11)), "is there 0 times"),
+        (np.ma.masked_less(data.values, 1000), "masked pixels"),
         (data.values.transpose(0, 2, 3, 1), "bands are last"),
     ):
         with pytest.raises(StoreError, match=message):
@@ -271,6 +277,7 @@ def test_what_is_no_store_of_this_version_is_refused(copy):
         with pytest.raises(StoreError, match="s: cannot be read .*remove the store"):
             PlaceStore.open(copy)
     (copy / "config.yaml").touch()
+    (copy / "metrics.jsonl").touch()
     with pytest.raises(StoreError, match="a trained run, not a place store"):
         PlaceStore.open(copy)
     with pytest.raises(StoreError, match="no such place store"):

@@ -12,11 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import shapely
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from geonb.data.tables import positions, read_positions, read_table
-from geonb.geo import check_lonlat
+from geonb.geo import check_lonlat, great_circle_km
 
 BERLIN, SANTIAGO = [13.4, 52.5], [-70.7, -33.4]
 LONLAT = np.array([BERLIN, SANTIAGO])
@@ -81,8 +82,21 @@ def test_geoarrow_points_are_read(tmp_path):
     for column in (points, pairs):
         found = read_positions(geoparquet(tmp_path / "t.parquet", column, {"encoding": "point"}))
         assert found.tolist() == LONLAT.tolist()
-    with pytest.raises(ValueError, match="t.parquet: geometry is int64; give points as WKB, WKT or GeoArrow"):
-        read_positions(geoparquet(tmp_path / "t.parquet", pa.array([1, 2])))
+    missing = pa.StructArray.from_arrays(points.flatten(), ["x", "y"], mask=pa.array([False, True]))
+    with pytest.raises(ValueError, match="t.parquet: row 1: no geometry"):
+        read_positions(geoparquet(tmp_path / "t.parquet", missing, {"encoding": "point"}))
+    for wrong in (pa.array([1, 2]), pa.array([{"lon": 1.0, "lat": 2.0}]), pa.array([[1.0]])):
+        with pytest.raises(ValueError, match="t.parquet: (geometry is .*; give points as WKB, WKT or GeoArrow|row 0)"):
+            read_positions(geoparquet(tmp_path / "t.parquet", wrong))
+
+
+def test_points_of_several_reference_systems_in_one_column_are_refused(tmp_path):
+    mixed = ["SRID=3857;POINT (1491681 6891041)", "SRID=4326;POINT (7 51)"]
+    with pytest.raises(ValueError, match=r"t.parquet: geometry has points of several SRIDs, \[3857, 4326\]"):
+        read_positions(geoparquet(tmp_path / "t.parquet", pa.array(mixed)))
+    degrees_as_metres = pa.array(shapely.to_wkb(shapely.points(LONLAT)))
+    with pytest.warns(UserWarning, match="positions look like degrees, but their reference system is EPSG:3857"):
+        read_positions(geoparquet(tmp_path / "t.parquet", degrees_as_metres, {"crs": "EPSG:3857"}))
 
 
 def test_other_reference_systems_are_reprojected_and_refused_by_name_without_pyproj(tmp_path, monkeypatch):
@@ -110,6 +124,12 @@ def test_properties_of_any_feature_and_of_any_type_are_kept_and_a_missing_geomet
     assert table.select(["a", "id", "b"]).to_pylist() == [
         {"a": "5", "id": str(big), "b": None}, {"a": "many", "id": "1", "b": "x"}, {"a": None, "id": None, "b": None},
     ]  # fmt: skip
+    features[0] |= {"id": "01001", "properties": {"a": 1}}
+    (tmp_path / "v.geojson").write_text(json.dumps({"features": features[:1]}))
+    assert read_table(tmp_path / "v.geojson").select(["id", "a"]).to_pylist() == [{"id": "01001", "a": 1}]
+    (tmp_path / "w.geojson").write_text('{"features": [{"properties": {"a": 1, "a": 2}, "geometry": null}]}')
+    with pytest.raises(ValueError, match="w.geojson: .*two of a, a have one name"):
+        read_table(tmp_path / "w.geojson")
     features[2]["geometry"] = None
     (tmp_path / "u.geojson").write_text(json.dumps({"features": features}))
     with pytest.raises(ValueError, match="u.geojson: row 2: no geometry"):
@@ -122,8 +142,11 @@ def test_a_geometry_comes_before_columns_and_clear_names_before_others(tmp_path)
     assert positions(table.drop_columns(["longitude", "latitude"]), "t").tolist() == [[1, 2]]
     with pytest.warns(UserWarning, match="t: x and y are taken for longitude and latitude"):
         assert positions(table.select(["x", "y"]), "t").tolist() == [[101, 33]]
-    with pytest.raises(ValueError, match="columns x and y are no degrees, for example .512.0, 90.0. in row 0"):
-        positions(pa.table({"x": [512], "y": [90]}), "t")
+    with pytest.raises(ValueError, match="columns x and y are no degrees, for example .512.0, 90.0. in row 1"):
+        positions(pa.table({"x": [5, 512], "y": [5, 90]}), "t", keep_invalid=True)
+    for odd in (pa.array([True]), pa.array([["a"]]), pa.array([5], pa.timestamp("s"))):
+        with pytest.raises(ValueError, match="t: lon is of type .*; give numbers in degrees"):
+            positions(pa.table({"lon": odd, "lat": [1.0]}), "t")
     wkb = pa.array(shapely.to_wkb(shapely.points([BERLIN])))
     assert positions(table.append_column("geometry", wkb), "t").tolist() == [BERLIN]
 
@@ -143,7 +166,7 @@ def test_a_geometry_comes_before_columns_and_clear_names_before_others(tmp_path)
         ("lon,lat\n1,2\n13.4E,2\n", "row 1: lon is '13.4E', not a number"),
         ("lon,lat\n1_3,2\n", "row 0: lon is '1_3', not a number"),
         ("lon,lat\n１３,2\n", "row 0: lon is '１３', not a number"),
-        ("lon;lat\n13,4;52,5\n", "row 0: lon is '13,4', not a number"),
+        ("lon;lat\n13,4;52,5\n", "row 0: lon is '13,4', not a number .write a decimal point"),
         ("lon,lat\n1,\n", "row 0: no lat"),
         ("lon,lat\n1,nan\n", "row 0: lat is 'nan'"),
         ("geometry\nPOINT EMPTY\n", "row 0: geometry is an empty Point, not a point"),
@@ -168,19 +191,23 @@ def test_any_case_of_a_suffix_compression_and_a_byte_order_mark_are_read(tmp_pat
     table = read_table(tmp_path / name)
     assert table.to_pylist() == [{"name": "a, b", "Longitude": "13.4", "Latitude": "52.5"}]
     assert positions(table, name).tolist() == [BERLIN]
+    for head in ("sep=;\r\nname;lon;lat\r\n", '"the\nname; all";lon;lat\r\n'):
+        (tmp_path / "u.csv").write_text(head + "a;13.4;52.5\r\n", newline="")
+        assert read_positions(tmp_path / "u.csv").tolist() == [BERLIN]
 
 
 @pytest.mark.parametrize("encoding", ["cp1250", "utf-16"])
 def test_another_encoding_is_refused_with_the_remedy(tmp_path, encoding):
     (tmp_path / "t.csv").write_bytes("název,lon,lat\nPlzeň,13,49\n".encode(encoding))
-    with pytest.raises(ValueError, match="t.csv: not UTF-8 .*iconv -f CP1252 -t UTF-8 OLD.csv > NEW.csv"):
+    kind = "UTF-16" if "16" in encoding else "CP1252"
+    with pytest.raises(ValueError, match=f"t.csv: not UTF-8.*iconv -f {kind} -t UTF-8 OLD.csv > NEW.csv"):
         read_table(tmp_path / "t.csv")
 
 
 def test_damaged_files_and_other_formats_are_named(tmp_path):
     whole = gzip.compress(b"lon,lat\n" + b"1,2\n" * 1000)
     for name, content in {
-        "t.csv.gz": whole[: len(whole) // 2], "t.parquet": b"PAR1 no", "t.geojson": b'{"features": [{}]}', "t.xlsx": b"",
+        "p.csv": b"PAR1", "x.csv": b"PK\3\4", "n.csv": "lon,lat\n1,2\n".encode("utf-16-le"), "t.csv.gz": whole[: len(whole) // 2], "t.parquet": b"PAR1 no", "t.geojson": b'{"features": [{}]}', "t.xlsx": b"",
     }.items():  # fmt: skip
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=name):
@@ -195,7 +222,7 @@ def test_half_precision_and_missing_numbers_are_refused():
     with pytest.raises(ValueError, match="t: row 8: no lat"):
         positions(pa.table({"lon": [1, 2], "lat": [3, None]}), "t", first=7)
     masked = np.ma.masked_array([[13.0, 52.0], [10.0, 50.0]], [[True, False], [False, False]])
-    with pytest.raises(ValueError, match="row 0: position .nan, 52.0. is not finite"):
+    with pytest.raises(ValueError, match="row 0: position .None, 52.0. is not finite"):
         check_lonlat(masked)
 
 
@@ -208,6 +235,12 @@ def test_swapped_positions_in_range_are_told_by_the_land_and_right_ones_are_not(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         positions(as_table(towns), "t")
+    american = np.array([[-74.0, 40.7], [-87.6, 41.9], [-85.4, 31.2], [-82.0, 33.4], [-77.0, 38.9]])
+    with pytest.warns(UserWarning, match="is their order right"):  # Antarctica is land, where nobody lives
+        positions(as_table(american[:, ::-1]), "t")
+    world = np.concatenate([towns, [[139.7, 35.7], [151.2, -33.9], [116.4, 39.9]]])
+    with pytest.raises(ValueError, match="row 6: .*the columns look swapped"):
+        positions(as_table(world[:, ::-1]), "t")
 
 
 def test_frames_and_series_are_read_by_name_and_geometry():
@@ -216,12 +249,25 @@ def test_frames_and_series_are_read_by_name_and_geometry():
         pandas.DataFrame({"lat": LONLAT[:, 1], "lon": LONLAT[:, 0]}),
         pandas.DataFrame({"lat": pandas.array(LONLAT[:, 1], "Float64"), "lon": pandas.array(LONLAT[:, 0], "double[pyarrow]")}),
         points, points.to_crs(3857), geopandas.GeoDataFrame({"x": [1, 2]}, geometry=points), LONLAT.tolist(),
+        points.values, list(points), [shapely.MultiPoint([p]) for p in points], LONLAT.astype(str),
+        pa.table({"lat": LONLAT[:, 1], "lon": LONLAT[:, 0]}), torch.tensor(LONLAT, requires_grad=True),
     ):  # fmt: skip
         np.testing.assert_allclose(check_lonlat(given_), LONLAT, atol=1e-9)
+        np.testing.assert_allclose(great_circle_km(given_, LONLAT), 0, atol=1e-6)
+    for wrong, message in (
+        ([["13.4E", "52"]], r"row 0: position \('13.4E', '52'\) is not finite"), ([["1_3", "52"]], "'1_3'"),
+        ([[13.4, pandas.NA]], "row 0"), ({"lon": 1}, "positions"), (zip([1], [2], strict=True), "positions"), ([[1, 2], [3]], "positions"),
+        ([[True, False]], "positions are boolean"), (torch.tensor(LONLAT).bfloat16(), "half precision"),
+        (pandas.DataFrame({"lon": [1.0], "lat": np.array([2], np.float16)}), "half precision"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            check_lonlat(wrong)
+    with pytest.warns(UserWarning, match="x and y are taken"):
+        check_lonlat(pandas.DataFrame({"x": [1], "y": [2]}))
     with pytest.raises(ValueError, match="name two columns lon and lat .*there are a, b"):
         check_lonlat(pandas.DataFrame({"a": [1], "b": [2]}))
     for half in (LONLAT.astype(np.float16), pandas.DataFrame(LONLAT.astype(np.float16), columns=["lon", "lat"])):
         with pytest.raises(ValueError, match="half precision"):
             check_lonlat(half)
-    with pytest.raises(ValueError, match="not all geometries are points"):
+    with pytest.raises(ValueError, match="row 0 is POLYGON.*give points"):
         check_lonlat(points.to_crs(3857).buffer(1))

@@ -33,4 +33,8 @@ def test_a_computation_that_fails_leaves_no_cache(tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         module.features(store, "image", backbone)
     monkeypatch.undo()
-    assert len(module.features(store, "image", backbone, progress=False)) == store.has("image").sum()
+    whole = module.features(store, "image", backbone, progress=False)
+    assert len(whole) == store.has("image").sum()
+    (cache,) = (store.path / "features").glob("*.safetensors")
+    cache.write_bytes(b"damaged")
+    np.testing.assert_array_equal(module.features(store, "image", backbone, progress=False), whole)

@@ -407,6 +407,9 @@ def test_input_that_cannot_be_shown_is_refused():
         ({"xy": [[0.0, 0.0]]}, "do not match"),
         ({"color": {"a": [1.0, np.inf]}}, "row 1"),
         ({"hover": ["one"]}, "names do not match"),
+        ({"about": {"text": ["one"]}}, "names do not match"),
+        ({"lonlat": np.empty((0, 2)), "xy": np.empty((0, 2))}, "there are none"),
+        ({"xy": np.ma.masked_equal([[0.0, 1.0], [2.0, 3.0]], 3)}, "xy, row 1"),
     ):
         with pytest.raises(ValueError, match=message):
             linked_view(**{"lonlat": [[0.0, 1.0], [2.0, 3.0]], "xy": [[0.0, 1.0], [2.0, 3.0]]} | change)

@@ -95,6 +95,13 @@ def test_what_cannot_be_projected_is_refused_in_words():
     for wrong in ({"method": "tsne"}, {"init": "spectral"}):
         with pytest.raises(ValueError, match="choose umap or pca"):
             project(z, **wrong)
+    for wrong in ({"neighbors": 1}, {"neighbors": 2.5}, {"min_dist": np.nan}):
+        with pytest.raises(ValueError, match="give a whole number from 2, and 0 to 1"):
+            project(z, **wrong)
+    with pytest.raises(ValueError, match="give rows of .* dimensions, not 2"):
+        fit_projection(z, "pca").transform(z[:, :2])
+    with pytest.raises(ValueError, match="row 4: not finite"):
+        project(np.ma.masked_array(z, np.arange(20)[:, None] + 0 * z == 4), "pca")
     for value, message in ((0, "row 3: all zeros"), (np.nan, "row 3: not finite")):
         wrong = np.where(np.arange(20)[:, None] == 3, value, z)
         with pytest.raises(ValueError, match=message):

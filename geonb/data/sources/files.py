@@ -20,12 +20,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike
 
-from geonb._util import as_text, tqdm
+from geonb._util import as_text, is_missing, tqdm
 from geonb.data.sentinel2 import (
     BANDS,
     OFFSET,
     SCALE,
-    band_of,
     band_order,
     baseline_offset,
     radiometric_offset,
@@ -33,7 +32,7 @@ from geonb.data.sentinel2 import (
 )
 from geonb.data.sources._raster import raster_errors
 from geonb.data.sources.parts import Skips
-from geonb.data.store import PlaceStore, write_store
+from geonb.data.store import PlaceStore, check_scaling, write_store
 from geonb.data.tables import columns_of_positions, is_plain, positions, read_table
 from geonb.geo import great_circle_km, unit_xyz
 
@@ -56,9 +55,11 @@ COUNTRY_MIN_OTHERS = 5
 AXIS_FAR, FAR = "on an axis, far from its country", "far from its country"
 
 TILE = 64  # pixels, the edge of a tile
+FILL = 65_000  # values from here on are no reflectance
 
 # Numbers that a float64 holds exactly as they are written: no leading zeros, no more than 15 digits.
 _EXACT = re.compile(r"-?(?=(\D*\d){1,15}$)(0|[1-9]\d*)(\.\d+)?", re.ASCII)
+_FLOAT = re.compile(r"-?\d+\.\d+(e[+-]\d+)?|-?\d+e[+-]\d+", re.ASCII)  # exact too, as programs write it
 _MARKUP = re.compile(r"</?[A-Za-z][A-Za-z0-9]{0,9}\s*/?>")
 
 
@@ -88,11 +89,14 @@ def read_texts(
     path = Path(path)
     table = read_table(path)
     lonlat = positions(table, str(path), keep_invalid=drop_invalid)
+    places_at = columns_of_positions(table, str(path))
     lower = {name.lower(): name for name in reversed(table.column_names)}
     role = {name: next((lower[c] for c in known if c in lower), None) for name, known in COLUMN_NAMES.items()}
     if role["text"] is None:
         raise ValueError(f"{path}: no column text; the columns are {', '.join(table.column_names)}")
     columns = {name: _words(table, column) for name, column in role.items()}
+    if nested := [column for column in role.values() if column and not is_plain(table.schema.field(column).type)]:
+        raise ValueError(f"{path}: column {nested[0]} is {table.schema.field(nested[0]).type}; give text")
     texts = _objects([_clean(text) for text in columns["text"]])
     titles = _objects([_clean(title.replace("_", " ")) for title in columns["title"]])
 
@@ -108,7 +112,10 @@ def read_texts(
         flag[mask] = reason
     for reason, mask in (dropped if keep_suspicious else dropped | suspicious).items():
         row = int(np.argmax(mask))
-        at = f"{titles[row]!r} at ({lonlat[row, 0]:g}, {lonlat[row, 1]:g}), {columns['country'][row]}".rstrip(", ")
+        said = f"({lonlat[row, 0]:g}, {lonlat[row, 1]:g})"
+        if reason == "no valid position" and len(places_at) == 2:
+            said = "(" + ", ".join(as_text(table[name][row].as_py()) or "nothing" for name in places_at) + ")"
+        at = f"{titles[row]!r} at {said}, {columns['country'][row]}".rstrip(", ")
         skips.add(reason, f"{path.name}: row {row}: {at}", n=int(mask.sum()))
         gone = gone | mask
 
@@ -117,7 +124,7 @@ def read_texts(
         raise ValueError(f"{path}: no row is left to use\n{skips}")
     places = {"lon": lonlat[kept, 0], "lat": lonlat[kept, 1], "title": titles[kept], "text": texts[kept], "row": kept}
     places["position_flag"] = flag[kept]
-    used = {*role.values(), *columns_of_positions(table, str(path))}
+    used = {*role.values(), *places_at}
     named = {name: role[name] for name in ("country", "continent") if role[name]}
     if lost := [c.name for c in table.schema if not is_plain(c.type) and c.name not in used]:
         warnings.warn(f"{path}: columns without text or numbers are left out: {', '.join(lost)}", stacklevel=2)
@@ -217,13 +224,17 @@ def read_tiles(path: str | Path, *, harmonise: bool = True) -> tuple[np.ndarray,
     with _readable(path), rasterio.open(path, driver="GTiff") as source:  # other formats may refer to other files
         order = _check_file(path, source)
         pixels, grid, crs, nodata = source.read(order), source.transform, source.crs, source.nodata
-        stated = _stated_offset(path, source)
+        masked = source.dataset_mask() == 0  # where all bands are without data, or a mask of the file says so
+        stated = _stated_offset(path, source, order)
 
     rows, cols = pixels.shape[1] // TILE, pixels.shape[2] // TILE
-    tiles = pixels[:, : rows * TILE, : cols * TILE].reshape(len(BANDS), rows, TILE, cols, TILE)
-    tiles = tiles.transpose(1, 3, 0, 2, 4).reshape(rows * cols, len(BANDS), TILE, TILE)
-    empty = (tiles == 0).all(1)
-    if nodata:
+    tiles, hidden = (
+        bands[:, : rows * TILE, : cols * TILE].reshape(-1, rows, TILE, cols, TILE).transpose(1, 3, 0, 2, 4)
+        for bands in (pixels, masked[None])
+    )
+    tiles, hidden = tiles.reshape(-1, len(BANDS), TILE, TILE), hidden.reshape(-1, TILE, TILE)
+    empty = (tiles == 0).all(1) | (tiles >= FILL).all(1) | hidden
+    if nodata is not None:
         empty |= (tiles == nodata).any(1)
     whole = np.flatnonzero(~empty.any((1, 2)))
     row, col = np.divmod(whole, cols)
@@ -237,6 +248,8 @@ def read_tiles(path: str | Path, *, harmonise: bool = True) -> tuple[np.ndarray,
     places = {"lon": np.array(lon), "lat": np.array(lat), "tile_row": row, "tile_col": col}
     places |= {"file": _objects([path.name] * len(whole))}
     places["gsd_m"] = np.full(len(whole), metres)
+    if len(whole):
+        check_scaling(str(path), tiles[whole], 0)
     places["radiometric_offset"] = np.full(len(whole), offset)
     return tiles[whole] - np.minimum(tiles[whole], np.uint16(offset)), places, skips
 
@@ -252,7 +265,7 @@ def _readable(path: Path) -> Iterator[None]:
 def _check_file(path: Path, source: Any) -> list[int]:
     """Refuse an open GeoTIFF that `read_tiles` cannot use; return its bands, from 1, in the order of `BANDS`."""
     names = [name or "" for name in source.descriptions]
-    named = any(map(band_of, names))  # those of S2-100K say nothing
+    named = len(set(names)) > 1  # S2-100K has one name for all
     a, b, _, d, e, _ = source.transform[:6]
     square = not b and not d and a > 0 > e and np.isclose(a, -e) and np.isfinite(source.bounds).all()
     size = f"{source.width} x {source.height} pixels"
@@ -275,9 +288,9 @@ def _check_file(path: Path, source: Any) -> list[int]:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _stated_offset(path: Path, source: Any) -> int | None:
-    """Read the offset in the numbers of a GeoTIFF from its scale and offset, or from its processing baseline."""
-    scales = {*zip(source.scales, source.offsets, strict=True)}
+def _stated_offset(path: Path, source: Any, order: list[int]) -> int | None:
+    """Read the offset in the numbers of bands of a GeoTIFF from their scale and offset, or from its baseline."""
+    scales = {(source.scales[i - 1], source.offsets[i - 1]) for i in order}
     if scales == {(1.0, 0.0)}:
         return baseline_offset(source.tags().get("PROCESSING_BASELINE"))
     for offset in (0, OFFSET):
@@ -345,7 +358,7 @@ def from_files(
         n = len(places["lon"])
         places["place_id"] = _objects([f"{stems[path]}-{row}" for row in places["row"]])
         for name, value in (("source", source or path.name), ("license", license), ("lang", "en")):
-            places.setdefault(name, _objects([value] * n))
+            places[name] = _objects([given or value for given in places.get(name, [None] * n)])
         columns = [name for name in ("text", "lang", "revision", "url") if name in places]
         ids = {name: places[name] for name in ("place_id", "source", "license")}
         texts.append(ids | {name: places.pop(name) for name in columns})
@@ -359,8 +372,9 @@ def from_files(
         for name, value in (("source", source or path.name), ("license", license)):
             places[name] = _objects([value] * len(places["lon"]))
         sizes += places.pop("gsd_m").tolist()
-        if not np.allclose(sizes, sizes[:1]):
-            raise ValueError(f"{path}: pixels of {sizes[-1]:g} m, not {sizes[0]:g} m; make a store of each")
+        if not np.allclose(sizes, sizes[:1], rtol=0.05):
+            problem = f"pixels of {sizes[-1]:g} m, not {sizes[0]:g} m"
+            raise ValueError(f"{path}: {problem}; make a store of each, or reproject all to UTM")
         parts.append(places)
     places = _stacked(parts, words)
     if not len(places["lon"]):
@@ -404,15 +418,24 @@ def _stacked(tables: list[dict[str, np.ndarray]], words: set[str]) -> dict[str, 
         out[name] = np.concatenate(parts)
         if out[name].dtype == object and not {name, name.removeprefix("file_")} & words:
             values = out[name].tolist()
-            if all(v is None or (isinstance(v, str) and _EXACT.fullmatch(v)) for v in values) and any(values):
-                out[name] = np.array([np.nan if v is None else float(v) for v in values])
+            if all(map(_is_number, values)) and any(isinstance(value, str) for value in values):
+                out[name] = np.array([np.nan if is_missing(v) else float(v) for v in values])
     return out
+
+
+def _is_number(value: Any) -> bool:
+    """Tell whether a value is missing, a number, or one as it is written exactly."""
+    if isinstance(value, str):
+        return bool(_EXACT.fullmatch(value) or (_FLOAT.fullmatch(value) and repr(float(value)) == value))
+    return is_missing(value) or (isinstance(value, (int, float)) and not isinstance(value, bool))
 
 
 def _stems(paths: Sequence[str | Path]) -> dict[Path, str]:
     """Return what places of each file are called after: "places" for "places.csv.gz"."""
     stems: dict[str, Path] = {}
     for path in map(Path, paths):
+        if not path.name.isprintable():
+            raise ValueError(f"{str(path)!r}: places are called after the file, and its name is not UTF-8; rename it")
         stem = re.sub(r"(?i)(\.gz)?$", "", path.name).rpartition(".")[0] or path.name
         if stem in stems:
             raise ValueError(f"{stems[stem]} and {path} are both called {stem!r}, as their places would be; rename one")
