@@ -66,7 +66,7 @@ def row_numbers(rows: ArrayLike, n: int) -> np.ndarray:
     rows = rows if rows.size or rows.dtype == bool else rows.astype(np.int64)
     if rows.dtype == bool and len(rows) != n:
         raise ValueError(f"a mask of {len(rows):,} rows, but there are {n:,} places")
-    if rows.dtype.kind not in "bui":
+    if rows.dtype != bool and rows.dtype.kind not in "iu":
         raise ValueError(f"rows are {rows.dtype}; give whole numbers, or a mask")
     return np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
 
