@@ -91,7 +91,7 @@ def test_train_resume_evaluate_and_embed(world, tmp_path, capsys):
     arguments = ["train", "fused", "--data", world.path, "--out", out, "--epochs", "1", "--batch-size", "64"]
     assert run(*arguments, "--modalities", "location,image", "--seed", "3") == 0
     manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["modalities"] == ["location", "image"] and manifest["seed"] == 3
+    assert manifest["modalities"] == ["location", "sentinel2"] and manifest["seed"] == 3
     assert run(*arguments) == 2
     assert "exists already" in capsys.readouterr().err
     assert run(*arguments, "--resume") == 0 and "note" not in capsys.readouterr().err
@@ -101,7 +101,7 @@ def test_train_resume_evaluate_and_embed(world, tmp_path, capsys):
     assert run("evaluate", out, "--data", world.path, "--out", tmp_path / "results.json") == 0
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["training"]["run"]["steps"] == manifest["steps"]
-    assert {(r["query"], r["target"]) for r in results["retrieval"]} == {("location", "image"), ("image", "location")}
+    assert {(r["query"], r["target"]) for r in results["retrieval"]} == {("location", "sentinel2"), ("sentinel2", "location")}
     assert len(results["skipped"]) >= 5  # the world has none of the columns of the tasks
     assert "From location to image" in (tmp_path / "results.html").read_text()
     points = tmp_path / "points.csv"

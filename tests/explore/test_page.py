@@ -44,7 +44,7 @@ def test_page_holds_every_place_and_every_fact(page, world):
     assert data["hover"] == [f"Place {row}" for row in range(len(world))]
     assert [about["text"][row] for row in rows] == [t[:TEXT_CHARACTERS] for t in world.texts(rows)]
     assert [text is not None for text in about["text"]] == world.has("text").tolist()
-    assert set(data["simulated"]) == {"location", "text", "image"}
+    assert set(data["simulated"]) == {"location", "text", "sentinel2"}
     html = page.read_text()
     assert "the positions and texts and images of this store are simulated" in html
     assert "<dt>warmth</dt><dd>made up</dd>" in html and not re.search(r'(?:src|href)="(?!data:)', html)

@@ -169,7 +169,7 @@ def test_dragging_keys_and_towns_move_the_place(open_page):
 
 
 def test_ask_by_typing_and_the_words_nearest_to_a_place(open_page):
-    models = {"one": MODELS["one"], "image": Waves(seed=2, modalities=("location", "image"))}
+    models = {"one": MODELS["one"], "sentinel2": Waves(seed=2, modalities=("location", "sentinel2"))}
     view = planet_view(models, queries=QUERIES, query="ice and lakes", cells_km=KM)
     page = open_page(view.to_html())
     page.get_by_role("tab", name="Ask the planet").click()
