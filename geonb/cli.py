@@ -34,9 +34,10 @@ def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # not every encoding has every name
-    ends = [number for number in (signal.SIGTERM, getattr(signal, "SIGHUP", None)) if number]
-    main_thread = threading.current_thread() is threading.main_thread()  # others may not set handlers
-    before = {number: signal.signal(number, _terminate) for number in ends if main_thread}
+    before = {}
+    if threading.current_thread() is threading.main_thread():  # others may not set handlers
+        ends = (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))  # Windows has no SIGHUP
+        before = {number: signal.signal(number, _terminate) for number in {*ends}}
     status, message = 2, ""
     try:
         with warnings.catch_warnings():
@@ -299,8 +300,9 @@ def _train(architecture: str, data: Path, out: Path, extra: list[str], resume: b
         name, _, table = one.partition("=")
         if not (name and table):
             raise ValueError(f"--extra {one}: give a name and a file, as in alphaearth=aef.parquet")
-        if tables.setdefault(name, table) != table:
+        if name in tables:
             raise ValueError(f"--extra {name} is given twice; keep one, or give another name")
+        tables[name] = table
     embeddings = {name: read_embeddings(table, store) for name, table in tables.items()}
     file, epochs, init = (options.pop(name, None) for name in ("config", "epochs", "init"))
     going_on = resume and (out / "config.yaml").exists()

@@ -139,8 +139,7 @@ class TrainConfig:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that also reads 1e-4 as a number, as YAML 1.2 does."""
-
+    """Safe YAML that also reads 1e-4 as a number, as YAML 1.2 does, and refuses a key that is there twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         names = [key.value for key, _ in node.value]

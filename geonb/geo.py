@@ -43,16 +43,16 @@ def check_lonlat(lonlat: ArrayLike, where: str = "", first: int = 0) -> np.ndarr
     if values.dtype == np.float16 or values.dtype == bool:
         kind = "boolean" if values.dtype == bool else "in half precision, which is off by kilometres"
         raise ValueError(f"{prefix}positions are {kind}; give float64")
-    said_as = values
+    given = values
     if values.dtype.kind in "OUS":
-        values = np.ma.array([_as_number(value) for value in values.ravel().tolist()]).reshape(values.shape)
+        values = np.ma.array([as_number(value) for value in values.ravel().tolist()]).reshape(values.shape)
     points = np.ma.filled(values.astype(np.float64), np.nan)
     if points.ndim != 2 or points.shape[1] != 2:
         raise ValueError(f"{prefix}positions must have shape (n, 2), (lon, lat) in degrees, not {points.shape}")
     finite = np.isfinite(points).all(1)
     if not finite.all():
         row = int(np.argmin(finite))
-        said = tuple(said_as[row].tolist())
+        said = tuple(given[row].tolist())
         raise ValueError(f"{prefix}row {first + row}: position {said} is not finite; drop or fill it")
     outside = (np.abs(points[:, 0]) > 180) | (np.abs(points[:, 1]) > 90)
     if outside.any():
@@ -62,10 +62,10 @@ def check_lonlat(lonlat: ArrayLike, where: str = "", first: int = 0) -> np.ndarr
     return points
 
 
-def _as_number(value: Any) -> float:
+def as_number(value: Any) -> float:
     """Return a number, or one that is written plainly; NaN for anything else."""
-    if isinstance(value, (str, bytes)):
-        return float(value) if NUMBER.fullmatch(str(value)) else np.nan
+    if isinstance(value, str):
+        return float(value) if NUMBER.fullmatch(value) else np.nan
     try:
         return float(value)
     except TypeError:  # None, pandas' NA, a date
@@ -134,7 +134,7 @@ def single_points(shapes: np.ndarray) -> np.ndarray:
 
 
 def range_hint(points: np.ndarray) -> str:
-    """Say what may be wrong with positions (n, 2), degrees, some of which are out of range."""
+    """Say what may be wrong with positions (n, 2), degrees, if some are out of range."""
     outside = (np.abs(points) > [180, 90]).any(1)
     if (np.abs(points) <= [90, 180]).all() and (outside.mean() >= 0.5 or outside.sum() > max(2, 0.2 * len(outside))):
         return "the columns look swapped: give (lon, lat), not (lat, lon)"

@@ -187,27 +187,31 @@ def read_embeddings(path: str | Path, store: PlaceStore, every: bool = False) ->
 
 def _vectors(table: pa.Table, path: str | Path) -> np.ndarray:
     """Extract the column of embeddings, float32 (n, d)."""
-    if "embedding" not in table.column_names and "embedding_0" in table.column_names:  # CSV of `geonb embed`
+    if "embedding" in table.column_names:
+        found = _listed(table["embedding"].combine_chunks(), path)
+    elif "embedding_0" in table.column_names:  # CSV of `geonb embed`
         found = _numbered(table, path)
-        warn_of_lengths(found, str(path))
-        return found
-    if "embedding" not in table.column_names:
+    else:
         has = ", ".join(table.column_names)
         raise ValueError(f"{path}: no column embedding (lists of numbers), such as `geonb embed` writes; it has {has}")
-    column = table["embedding"].combine_chunks()
-    try:
-        lengths = pc.list_value_length(column).to_pylist()
-        if (odd := next((row for row, length in enumerate(lengths) if not length), None)) is not None:
-            raise ValueError(f"{path}: row {odd} has no embedding; give one for every row, or leave the row out")
-        if (odd := next((row for row, length in enumerate(lengths) if length != lengths[0]), None)) is not None:
-            found = f"row {odd} has {lengths[odd]} numbers, row 0 {lengths[0]}"
-            raise ValueError(f"{path}: embedding: {found}; give all of one length")
-        vectors = column.cast(pa.list_(pa.float32(), lengths[0]))
-    except (pa.ArrowException, TypeError):
-        raise ValueError(f"{path}: embedding must be lists of numbers, all of one length, not {column.type}") from None
-    found = vectors.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
     warn_of_lengths(found, str(path))
     return found
+
+
+def _listed(column: pa.Array, path: str | Path) -> np.ndarray:
+    """Stack lists of numbers as float32 (n, d)."""
+    try:
+        lengths = pc.list_value_length(column).fill_null(0).to_numpy()
+        if not lengths.all():
+            row = int(np.argmin(lengths))
+            raise ValueError(f"{path}: row {row} has no embedding; give one for every row, or leave the row out")
+        if (odd := lengths != lengths[0]).any():
+            found = f"row {odd.argmax()} has {lengths[odd][0]} numbers, row 0 {lengths[0]}"
+            raise ValueError(f"{path}: embedding: {found}; give all of one length")
+        vectors = column.cast(pa.list_(pa.float32(), int(lengths[0])))
+    except (pa.ArrowException, TypeError):
+        raise ValueError(f"{path}: embedding must be lists of numbers, all of one length, not {column.type}") from None
+    return vectors.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
 
 
 def _numbered(table: pa.Table, path: str | Path) -> np.ndarray:

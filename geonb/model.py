@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from geonb._util import row_numbers
+from geonb._util import filled, row_numbers
 from geonb.architectures import Architecture
 from geonb.config import build
 from geonb.data.sentinel2 import check_images
@@ -86,7 +86,7 @@ class Model:
         described = self.manifest["backbones"]
         if modality not in described:
             raise ValueError(f"give features of {', '.join(described)}, not of {modality!r}")
-        features = np.ma.filled(np.ma.asarray(features, dtype=np.float32), np.nan)
+        features = filled(features).astype(np.float32)
         dim = described[modality]["dim"]
         if features.ndim != 2 or features.shape[1] != dim:
             raise ValueError(f"{modality!r} has shape (n, {dim}), not {features.shape}")

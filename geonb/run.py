@@ -133,8 +133,10 @@ def read_manifest(run: Path) -> dict:
         if not (run / name).exists():
             raise ValueError(f"{run}: no {name}: no run, or one that did not finish; use --resume")
     manifest = _parse(run / "manifest.json", json.loads)
-    if (schema := manifest.get("schema")) != RUN_SCHEMA or not isinstance(manifest.get("backbones"), dict):
+    if (schema := manifest.get("schema")) != RUN_SCHEMA:
         raise ValueError(f"{run}: run schema {schema}, not {RUN_SCHEMA}, {OTHER_VERSION}")
+    if not isinstance(manifest.get("backbones"), dict):
+        raise ValueError(f"{run}/manifest.json: damaged (no backbones); train again")
     return manifest
 
 

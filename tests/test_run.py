@@ -52,6 +52,10 @@ def test_damaged_and_hostile_files_are_refused(copy):
 def test_a_folder_that_is_no_run_and_a_run_that_is_not_finished_are_refused(copy, tmp_path):
     with pytest.raises(ValueError, match="no config.yaml, so this is not a run"):
         geonb.load(tmp_path)
+    whole = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps(whole | {"backbones": None}))
+    with pytest.raises(ValueError, match="manifest.json: damaged .no backbones.; train again"):
+        geonb.load(copy)
     (tmp_path / "config.yaml").write_text("model: {name: another}\n")
     with pytest.raises(ValueError, match="config.yaml: no architecture, so this is not a run of geonb"):
         geonb.load(tmp_path)

@@ -30,6 +30,7 @@ ALIASES = {
 }  # fmt: skip
 SCALE = 10_000  # digital numbers of a reflectance of 1
 MIN_SIZE = 16
+FILL = 65_000  # values from here on are no reflectance
 GSD_M = 10  # of a pixel of a chip
 OFFSET = 1000  # added to L2A digital numbers since processing baseline 04.00
 COVERED = (0, 1, 3, 8, 9, 10)  # classes of SCL: no data, defective, cloud shadow, clouds, cirrus
@@ -58,7 +59,7 @@ def band_order(names: Sequence[str]) -> list[int]:
 
 
 def band_of(name: str) -> str:
-    """Return the band that a name such as "B02", "Band 2", "S2_B2_10m" or "s2_blue" stands for, or "" """
+    """Return the band of a name such as "B02", "Band 2", "S2_B2_10m" or "s2_blue"; "" for another name."""
     code = re.search(r"(?:^|[^A-Z0-9])B(?:AND[ _-]?)?0?(\d{1,2}A?)(?:$|[^A-Z0-9])", name.upper())
     if code:
         return f"B{code[1]}"
@@ -135,8 +136,8 @@ def check_images(images: np.ndarray, *, harmonised: bool = False) -> np.ndarray:
     if low < 0 or high > 65_535:
         raise ValueError(f"images have values from {low} to {high}, outside uint16; clip them")
     empty = (images == 0).all(1).mean((1, 2))
-    filled = (images >= 65_000).any(1).mean((1, 2))
-    for share, what in ((empty, "0"), (filled, "65,000 or more (a fill value)")):
+    filled = (images >= FILL).any(1).mean((1, 2))
+    for share, what in ((empty, "0"), (filled, f"{FILL:,} or more (a fill value)")):
         if (share > 0.1).any():
             row = int(np.argmax(share > 0.1))
             raise ValueError(f"image {row}: {share[row]:.0%} of its pixels are {what}; leave it out")

@@ -120,8 +120,8 @@ class PlaceStore:
 
         Args:
             path: the folder.
-            verify: True checks the sizes of all files and the hashes of all but the image arrays,
-                "full" hashes these too, False checks nothing.
+            verify: True checks sizes, and the hashes of all but the image arrays; "full" hashes these too,
+                and the files for people (.md); False checks nothing.
         """
         path = Path(path)
         manifest = _read_manifest(path)
@@ -280,7 +280,7 @@ def _read_manifest(path: Path) -> dict:
 def _check_files(path: Path, manifest: dict, full: bool) -> None:
     for name, entry in manifest["files"].items():
         file = path / name
-        if file.suffix == ".md":  # for people, who may edit it
+        if file.suffix == ".md" and not full:  # for people, who may edit it
             continue
         size = file.stat().st_size if file.is_file() else None
         if size != entry["bytes"]:

@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 import shapely
 
 from geonb.data.sampling import on_land
-from geonb.geo import NUMBER, check_lonlat, position_columns, range_hint, single_points
+from geonb.geo import NUMBER, as_number, check_lonlat, position_columns, range_hint, single_points
 
 GEOMETRY = ("geometry", "geom", "wkb_geometry", "the_geom", "wkt")
 BATCH = 50_000  # rows in memory at a time
@@ -111,27 +111,24 @@ def _opened(path: Path) -> Iterator[IO[str]]:
     """Open a text file, compressed or not; name it where it is damaged or not UTF-8."""
     with path.open("rb") as file:
         head = file.read(64)
-    for kind, told in (
-        ("a Parquet file", head.startswith(b"PAR1")),
-        ("an Excel or ZIP file", head.startswith(b"PK")),
-    ):
-        if told:
+    for start, kind in ((b"PAR1", "a Parquet file"), (b"PK", "an Excel or ZIP file")):
+        if head.startswith(start):
             raise ValueError(f"{path}: this is {kind}, whatever its name; save it as “CSV UTF-8”, or rename it")
     compressed = head.startswith(b"\x1f\x8b")
-    encoding = "CP1252" if compressed or b"\0" not in head else "UTF-16"
-    not_utf8 = (
-        f"{path}: not UTF-8; save it as “CSV UTF-8”, or convert it, if it is {encoding}: "
-        f"iconv -f {encoding} -t UTF-8 OLD.csv > NEW.csv"
-    )
-    if encoding == "UTF-16":
-        raise ValueError(not_utf8)
+    if b"\0" in head and not compressed:
+        raise ValueError(_not_utf8(path, "UTF-16"))
     try:
         with (gzip.open if compressed else open)(path, "rt", encoding="utf-8-sig", newline="") as text:
             yield text
     except UnicodeDecodeError as error:
-        raise ValueError(f"{not_utf8} ({error})") from None
+        raise ValueError(f"{_not_utf8(path, 'CP1252')} ({error})") from None
     except (EOFError, OSError, zlib.error) as error:
         raise ValueError(f"{path}: cannot be read ({error}); is the file whole?") from None
+
+
+def _not_utf8(path: Path, encoding: str) -> str:
+    remedy = f"iconv -f {encoding} -t UTF-8 OLD.csv > NEW.csv"
+    return f"{path}: not UTF-8; save it as “CSV UTF-8”, or convert it, if it is {encoding}: {remedy}"
 
 
 def _check_names(path: Path, names: Sequence[str]) -> None:
@@ -164,7 +161,8 @@ def _geojson_batches(path: Path) -> Iterator[pa.Table]:
             rows = []
             for feature in features:
                 shapes.append(shapely.geometry.shape(feature["geometry"]) if feature["geometry"] else None)
-                rows.append({name: feature[name] for name in feature if name == "id"} | (feature["properties"] or {}))
+                own = {"id": feature["id"]} if "id" in feature else {}
+                rows.append(own | (feature.get("properties") or {}))
             names = dict.fromkeys(name for row in rows for name in row)
             table = pa.table({name: _property([row.get(name) for row in rows]) for name in names})
         except UnicodeDecodeError:
@@ -317,18 +315,21 @@ def _numbers(column: pa.ChunkedArray, name: str, where: str) -> tuple[np.ndarray
     kind = column.type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         values = column.to_pylist()
-        numbers = np.array([float(v) if v and NUMBER.fullmatch(v) else np.nan for v in values])
+        numbers = np.array([as_number(value) for value in values])
         said = {row: values[row] for row in np.flatnonzero(np.isnan(numbers)).tolist()}
     elif pa.types.is_boolean(kind) or pa.types.is_temporal(kind) or not is_plain(kind):
         raise ValueError(f"{where}: {name} is of type {kind}; give numbers in degrees")
     else:
         numbers = column.cast(pa.float64(), safe=False).to_numpy().astype(np.float64)
         said = dict.fromkeys(np.flatnonzero(np.isnan(numbers)).tolist())
-    problems = {row: f"{name} is {v!r}, not a number" if v else f"no {name}" for row, v in said.items()}
-    for row, v in said.items():
-        if v and NUMBER.fullmatch(v.replace(",", ".")):
-            problems[row] += " (write a decimal point)"
-    return numbers, problems
+    return numbers, {row: _no_number(name, value) for row, value in said.items()}
+
+
+def _no_number(name: str, value: str | None) -> str:
+    if not value:
+        return f"no {name}"
+    advice = " (write a decimal point)" if NUMBER.fullmatch(value.replace(",", ".")) else ""
+    return f"{name} is {value!r}, not a number{advice}"
 
 
 def _points(table: pa.Table, name: str, where: str) -> tuple[np.ndarray, dict[int, str]]:
@@ -364,9 +365,9 @@ def _shapes(values: list) -> np.ndarray:
     elif isinstance(first, bytes) or first.strip().startswith("0"):
         shapes = shapely.from_wkb(values, on_invalid="ignore")
     else:
-        parts = [(value or "").upper().rpartition(";") for value in values]
-        shapes = shapely.from_wkt([wkt or None for _, _, wkt in parts], on_invalid="ignore")
-        shapes = shapely.set_srid(shapes, [int(srid.removeprefix("SRID=") or 0) for srid, _, _ in parts])
+        parts = [re.split(r"(?i)^SRID=(\d+);", value or "") for value in values]  # "", SRID, WKT; or WKT alone
+        shapes = shapely.from_wkt([part[-1] or None for part in parts], on_invalid="ignore")
+        shapes = shapely.set_srid(shapes, [int(part[1]) if len(part) > 1 else 0 for part in parts])
     return single_points(shapes)
 
 

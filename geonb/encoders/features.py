@@ -33,13 +33,17 @@ def features(store: PlaceStore, modality: str, backbone: Any, progress: bool = T
     rows = np.flatnonzero(store.has(modality))
     name = f"{modality}-{backbone.fingerprint}-{store.data_hash[:16]}"
     path = store.path / "features" / f"{name}.safetensors"
-    path.parent.mkdir(exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
-        if path.exists():
-            with suppress(SafetensorError):  # a damaged file is made again
-                return load_file(path)["features"]
-        values = _encode(store, modality, rows, backbone, progress)
-        write_atomically(path, save({"features": values}))
+    def cached() -> np.ndarray | None:
+        with suppress(FileNotFoundError, SafetensorError):  # a damaged file is made again
+            return load_file(path)["features"]
+        return None
+
+    if (values := cached()) is None:
+        path.parent.mkdir(exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            if (values := cached()) is None:
+                values = _encode(store, modality, rows, backbone, progress)
+                write_atomically(path, save({"features": values}))
     return values
 
 

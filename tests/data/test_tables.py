@@ -124,6 +124,8 @@ def test_properties_of_any_feature_and_of_any_type_are_kept_and_a_missing_geomet
     assert table.select(["a", "id", "b"]).to_pylist() == [
         {"a": "5", "id": str(big), "b": None}, {"a": "many", "id": "1", "b": "x"}, {"a": None, "id": None, "b": None},
     ]  # fmt: skip
+    (tmp_path / "x.geojson").write_text(json.dumps({"features": [{"geometry": point}]}))
+    assert read_positions(tmp_path / "x.geojson").tolist() == [BERLIN]
     features[0] |= {"id": "01001", "properties": {"a": 1}}
     (tmp_path / "v.geojson").write_text(json.dumps({"features": features[:1]}))
     assert read_table(tmp_path / "v.geojson").select(["id", "a"]).to_pylist() == [{"id": "01001", "a": 1}]
@@ -172,6 +174,7 @@ def test_a_geometry_comes_before_columns_and_clear_names_before_others(tmp_path)
         ("geometry\nPOINT EMPTY\n", "row 0: geometry is an empty Point, not a point"),
         ("wkt\nPOINT (1 2)\n" + '"LINESTRING (0 0, 1 1)"\n', "row 1: wkt is a LineString, not a point"),
         ("geometry\nsomewhere\n", "row 0: geometry is no WKB or WKT"),
+        ("geometry\n\"some;where\"\n", "row 0: geometry is no WKB or WKT"),
         ("lat,lon\n" + "52.5,13.4\n" * 4 + "95,13.4\n", "row 4: .*1 of 5 rows are"),
         ("lon,lat\n" + "48.1,151.2\n" * 3, "row 0: .*the columns look swapped"),
         ("lon,lat\n13,52\n350,-17\n", "row 1: .*longitudes run from 0 to 360"),
@@ -207,7 +210,8 @@ def test_another_encoding_is_refused_with_the_remedy(tmp_path, encoding):
 def test_damaged_files_and_other_formats_are_named(tmp_path):
     whole = gzip.compress(b"lon,lat\n" + b"1,2\n" * 1000)
     for name, content in {
-        "p.csv": b"PAR1", "x.csv": b"PK\3\4", "n.csv": "lon,lat\n1,2\n".encode("utf-16-le"), "t.csv.gz": whole[: len(whole) // 2], "t.parquet": b"PAR1 no", "t.geojson": b'{"features": [{}]}', "t.xlsx": b"",
+        "p.csv": b"PAR1", "x.csv": b"PK\3\4", "n.csv": "lon,lat\n1,2\n".encode("utf-16-le"),
+        "t.csv.gz": whole[: len(whole) // 2], "t.parquet": b"PAR1 no", "t.geojson": b'{"features": [{}]}', "t.xlsx": b"",
     }.items():  # fmt: skip
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=name):

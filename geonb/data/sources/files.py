@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike
 from geonb._util import as_text, is_missing, tqdm
 from geonb.data.sentinel2 import (
     BANDS,
+    FILL,
     OFFSET,
     SCALE,
     band_order,
@@ -55,7 +56,6 @@ COUNTRY_MIN_OTHERS = 5
 AXIS_FAR, FAR = "on an axis, far from its country", "far from its country"
 
 TILE = 64  # pixels, the edge of a tile
-FILL = 65_000  # values from here on are no reflectance
 
 # Numbers that a float64 holds exactly as they are written: no leading zeros, no more than 15 digits.
 _EXACT = re.compile(r"-?(?=(\D*\d){1,15}$)(0|[1-9]\d*)(\.\d+)?", re.ASCII)
