@@ -149,12 +149,18 @@ def _images(facts: dict, rows: np.ndarray, seed: int, progress: bool) -> Iterato
                 # workers only use NumPy; no lock is taken over
                 warnings.simplefilter("ignore", DeprecationWarning)
                 fork = multiprocessing.get_context("fork")
-                ignore_interrupts = signal.signal, (signal.SIGINT, signal.SIG_IGN)
-                pool = stack.enter_context(fork.Pool(workers, *ignore_interrupts))
+                pool = stack.enter_context(fork.Pool(workers, _start_worker))
             results = pool.imap(simulate, tasks)
         for images, image_facts in results:
             yield images, image_facts
             bar.update(len(images))
+
+
+def _start_worker() -> None:
+    """Leave Ctrl-C to the parent, and end at its SIGTERM, by which a pool ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The handler of the command line would run only when Python goes on, and a worker may wait in C for ever.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _datacard(places: pa.Table, has_text: np.ndarray, has_image: np.ndarray, seed: int) -> str:

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -13,6 +15,7 @@ from geonb import sample
 from geonb.data.sampling import on_land
 from geonb.data.store import StoreError, check_store
 from geonb.geo import great_circle_km
+from geonb.sample.images import simulate_sentinel2
 from geonb.sample.texts import _climate_words, compose
 
 TABLE, COUNTRIES = sample.load_facts()
@@ -129,6 +132,22 @@ def test_the_same_seed_gives_the_same_hashes_on_one_process_too(small, tmp_path,
     assert again.manifest == small.manifest
     other = sample.make_atlas(tmp_path / "c", places=20, seed=1, progress=False)
     assert not set(other.place_id) <= set(small.place_id) and other.data_hash != small.data_hash
+
+
+def simulate_where_signals_end(facts, seed):
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    return simulate_sentinel2(facts, seed=seed)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="one process elsewhere")
+def test_workers_end_by_the_signal_of_their_pool_whatever_the_parent_does_with_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(sample, "simulate_sentinel2", simulate_where_signals_end)
+    before = signal.signal(signal.SIGTERM, lambda *_: None)  # as the command line handles it
+    try:
+        sample.make_atlas(tmp_path / "a", places=200, progress=False)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_script_on_standard_input_without_a_main_guard_uses_all_cores(small, tmp_path):
