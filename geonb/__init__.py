@@ -1,4 +1,4 @@
-"""Multimodal spatial embeddings, bound by position; ``geonb.load(RUN)`` opens a trained run."""
+"""Multimodal spatial embeddings, bound by position; ``geonb.load(RUN)`` opens a trained run or a shipped model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __version__ = "0.2.0"
 
 
 def load(run: str | Path, device: str = "cpu") -> Model:
-    """Load a finished run folder; see :func:`geonb.model.load`."""
+    """Load a finished run, or a shipped model by name; see :func:`geonb.model.load`."""
     from geonb.model import load as load_model
 
     return load_model(run, device)

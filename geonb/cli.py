@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 from geonb import __version__
 
 HIGHEST = 2**31 - 1  # of whole numbers
+RUN = "folder of a run, or name of a shipped model"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -129,7 +130,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--config", type=Path, metavar="FILE.yaml", help=help)
     help = "a further modality: embeddings by place_id"
     p.add_argument("--extra", action="append", default=[], metavar="NAME=FILE.parquet", help=help)
-    p.add_argument("--init", type=Path, metavar="RUN", help="start from its encoders")
+    p.add_argument("--init", type=Path, metavar="RUN", help=f"start from the encoders of this {RUN}")
     p.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
 
     p = _verb(verbs, "evaluate", _evaluate, "probes, retrieval and information of embeddings")
@@ -212,7 +213,7 @@ def _verb(verbs: Any, name: str, call: Any, help: str, **paths: str) -> argparse
     p = verbs.add_parser(name, help=help, description=help)
     p.set_defaults(verb=call)
     for argument, metavar in paths.items():
-        p.add_argument(argument, type=Path, metavar=metavar)
+        p.add_argument(argument, type=Path, metavar=metavar, help=RUN if metavar == "RUN" else None)
     return p
 
 

@@ -16,7 +16,7 @@ from geonb.data.sentinel2 import check_images
 from geonb.data.store import PlaceStore
 from geonb.encoders.features import features
 from geonb.geo import check_lonlat
-from geonb.run import config_of, load_backbone, read_config, read_manifest, read_weights
+from geonb.run import config_of, find_run, load_backbone, read_config, read_manifest, read_weights
 
 CHUNK = 4096  # rows embedded at a time; bounds the memory of any call
 
@@ -107,15 +107,16 @@ class Model:
 
 
 def load(run: str | Path, device: str = "cpu") -> Model:
-    """Load a finished run.
+    """Load a finished run or a shipped model.
 
     Args:
+        run: its folder, or the name of a shipped model.
         device: "cpu", "cuda", "cuda:1", "mps", or "auto" for the fastest there is.
 
     Raises:
-        ValueError: a run that is damaged or of another version, or no such device.
+        ValueError: a run that is missing, damaged or of another version, or no such device.
     """
-    run, device = Path(run), _device(str(device))
+    run, device = find_run(run), _device(str(device))
     config, manifest, weights = read_config(run), read_manifest(run), read_weights(run)
     trained = {k: v for k, v in weights.items() if not k.startswith("backbone.")}
     dims = {m: described["dim"] for m, described in manifest["backbones"].items()}

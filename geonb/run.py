@@ -2,7 +2,8 @@
 
 ``config.yaml``, ``metrics.jsonl`` (a line per validation), ``checkpoints/last.safetensors``
 (to go on from), and at the end ``model.safetensors`` (selected weights) and ``manifest.json``.
-Files but the metrics are replaced as a whole.
+Files but the metrics are replaced as a whole. A shipped model is such a folder in ``pretrained``,
+without metrics and checkpoints; its weights may be of half precision.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +28,26 @@ from geonb._util import write_atomically
 from geonb.config import TrainConfig
 from geonb.encoders.features import BACKBONES
 
+PRETRAINED = Path(__file__).parent / "pretrained"
 RUN_SCHEMA = 3
 OTHER_VERSION = "of another version of geonb; delete the folder and train again"
 METRICS = "metrics.jsonl"
 CHECKPOINT = Path("checkpoints") / "last.safetensors"
 #: Fields of ``config.yaml`` besides those of TrainConfig; ``init`` is the run that it started from.
 RECORDED = ("architecture", "data_hash", "init", "extra")
+
+
+def find_run(run: str | Path) -> Path:
+    """Return the folder of a run, given by its path or else by the name of a shipped model; ValueError if neither."""
+    path = Path(run)
+    if path.exists():
+        return path
+    shipped = sorted(config.parent.name for config in PRETRAINED.glob("*/config.yaml"))
+    if str(run) in shipped:
+        return PRETRAINED / run
+    close = get_close_matches(str(run), shipped, n=1)
+    guess = f"; did you mean {close[0]}?" if close else ""
+    raise ValueError(f"{run}: neither the folder of a run nor a shipped model ({', '.join(shipped) or 'none'}){guess}")
 
 
 def write_config(run: Path, record: dict, config: TrainConfig) -> None:

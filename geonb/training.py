@@ -52,7 +52,7 @@ def train(
         architecture: a key of :data:`geonb.architectures.ARCHITECTURES`.
         config: the settings; a run that is resumed keeps its own, and others are warned of.
         resume: go on from the last checkpoint of ``out``; a finished run stays as it is.
-        init: a finished run whose encoders are the starting point, where it has them.
+        init: a finished run, or the name of a shipped model, whose encoders are the starting point, where it has them.
         extra: further modalities, as features (places, d), NaN where a place has none.
 
     Raises:
@@ -97,8 +97,9 @@ def train(
     )
     fabric.launch()
 
-    start = files.read_manifest(Path(init)) if init else {}
-    start_weights = files.read_weights(Path(init)) if init else {}
+    start_run = files.find_run(init) if init else None
+    start = files.read_manifest(start_run) if start_run else {}
+    start_weights = files.read_weights(start_run) if start_run else {}
     backbones = _backbones(store, config, start, start_weights)
     with fabric.rank_zero_first():
         feats = {m: features(store, m, backbone, progress) for m, backbone in backbones.items()}

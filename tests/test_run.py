@@ -1,13 +1,24 @@
 import json
 import pickle
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
+from world import SMALL
 
 import geonb
 from geonb import run
+from geonb.cli import main
+from geonb.training import train
+
+LONLAT = [[13.4, 52.5], [-70.7, -33.4], [180.0, 0.0]]
 
 
 @pytest.fixture
@@ -73,3 +84,52 @@ def test_a_run_of_another_version_is_refused_with_the_way_to_make_it_again(copy)
     (copy / "config.yaml").write_text(yaml.safe_dump(config | {"compile": False, "loggers": []}))
     with pytest.raises(ValueError, match="unknown field compile, .*train again"):
         geonb.load(copy)
+
+
+@pytest.fixture
+def shipped(trained, tmp_path, monkeypatch):
+    """A model as one is shipped: `earth`, in half precision, without metrics and checkpoints."""
+    folder = tmp_path / "pretrained" / "earth"
+    folder.mkdir(parents=True)
+    for name in ("config.yaml", "manifest.json"):
+        (folder / name).write_bytes((trained / name).read_bytes())
+    weights = load_file(trained / "model.safetensors")
+    small = {k: v if k.startswith("backbone.") else v.half() for k, v in weights.items()}
+    save_file(small, folder / "model.safetensors")
+    monkeypatch.setattr(run, "PRETRAINED", folder.parent)
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return folder
+
+
+def test_a_shipped_model_is_a_run_by_its_name_in_every_command(shipped, trained, world):
+    model, exact = geonb.load("earth"), geonb.load(trained)
+    assert {values.dtype for values in model.architecture.parameters()} == {torch.float32}
+    np.testing.assert_allclose(model.embed_locations(LONLAT), exact.embed_locations(LONLAT), atol=0.02)
+    np.testing.assert_allclose(model.embed_texts(["tropical forest"]), exact.embed_texts(["tropical forest"]), atol=0.02)
+
+    pa.csv.write_csv(pa.table({"lon": [13.4], "lat": [52.5]}), "points.csv")
+    for command in (
+        "embed earth --points points.csv --out e.parquet", f"ask earth ice --data {world.path}",
+        f"evaluate earth --data {world.path} --out e.json", f"explore earth --data {world.path} --out e.html",
+        "export earth --degrees 10 --out e.tif",
+    ):  # fmt: skip
+        assert main(command.split()) == 0, command
+    assert "earth" in json.loads(Path("e.json").read_text())["training"]
+    config = replace(SMALL, steps=1, lr=1e-9, validate_every=1)
+    start = geonb.load(train("imagebind", world, "run", config, init="earth", progress=False))
+    assert start.config["init"] == "earth"
+    np.testing.assert_allclose(start.embed_locations(LONLAT), model.embed_locations(LONLAT), atol=1e-3)
+
+
+def test_a_path_wins_over_a_name_and_a_name_that_is_unknown_is_told_those_that_are(shipped, trained, tmp_path):
+    with pytest.raises(ValueError, match=r"^erth: neither the folder of a run nor a shipped model \(earth\); did you mean earth\?$"):
+        geonb.load("erth")
+    with pytest.raises(ValueError, match=r"runs/none: neither .* nor a shipped model \(earth\)$"):
+        geonb.load("runs/none")
+    Path("earth").symlink_to(trained)
+    assert run.find_run("earth") == Path("earth") and run.find_run(trained) == trained
+    shutil.rmtree(shipped)
+    Path("earth").unlink()
+    with pytest.raises(ValueError, match=r"shipped model \(none\)$"):
+        geonb.load("earth")

