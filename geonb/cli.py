@@ -157,6 +157,7 @@ def parser() -> argparse.ArgumentParser:
     _paths(p, data="DIR", out="PAGE.html")
 
     p = _verb(verbs, "doctor", _doctor, "what this machine has, and what to do about the rest")
+    p.add_argument("--live", action="store_true", help="ask each live source for something tiny, instead")
     p.add_argument("--json", action="store_true", dest="as_json")
     return top
 
@@ -350,12 +351,13 @@ def _export(run: Path, out: Path, **options: Any) -> None:
     print(to_geotiff(load(run), out, **options))
 
 
-def _doctor(as_json: bool) -> int:
-    from geonb.doctor import examine, report
+def _doctor(live: bool, as_json: bool) -> int:
+    """Return 1 if something is broken, or if a live source gave no usable answer; what is missing is no fault."""
+    from geonb.doctor import ask_sources, examine, live_report, report
 
-    lines = examine()
-    print(json.dumps(lines, indent=1) if as_json else report(lines))
-    return int(any(line["state"] == "broken" for line in lines))
+    lines = ask_sources() if live else examine()
+    print(json.dumps(lines, indent=1) if as_json else (live_report if live else report)(lines))
+    return int(any(line["state"] in ("broken", "no answer") for line in lines))
 
 
 def _stac(**options: Any) -> None:

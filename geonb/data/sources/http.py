@@ -78,6 +78,17 @@ def session(contact: str | None = None) -> requests.Session:
 
 
 @contextmanager
+def asked_once() -> Iterator[None]:
+    """Make the sessions of this block without retries, for a check that reports the first answer."""
+    global RETRY
+    before, RETRY = RETRY, _Retry(0)
+    try:
+        yield
+    finally:
+        RETRY = before
+
+
+@contextmanager
 def usable(url: str) -> Iterator[None]:
     """Raise ValueError with the address of an answer that is unlike what was asked for; errors of the network pass."""
     try:

@@ -30,6 +30,8 @@ from geonb.data.tables import swapped_hint
 from geonb.data.texts import countries, duplicate_groups, text_signatures, why_no_place
 
 HUB_TABLE, HUB_SNAPSHOT = "wikipedia-geotagged", "20260901"
+HUB_FILES = "hf://datasets/yuiseki/wikipedia-geotagged/{snapshot}.{lang}/train-*.parquet"
+API = "https://{lang}.wikipedia.org/w/api.php"
 NEEDED = ("id", "title", "text", "lon", "lat")
 ARTICLES = {  # columns of the hub's table that are read
     **dict.fromkeys(NEEDED, pa.string()),
@@ -79,7 +81,7 @@ def from_table(
     name, source = Path(source).name, str(source)
     if source == HUB_TABLE:
         snapshot = snapshot or HUB_SNAPSHOT
-        source = f"hf://datasets/yuiseki/{HUB_TABLE}/{snapshot}.{lang}/train-*.parquet"
+        source = HUB_FILES.format(snapshot=snapshot, lang=lang)
     plan = _plan(
         f"Wikipedia, through the table {name}", lang, bbox, min_chars=min_chars, places_only=places_only,
         simulated=simulated, snapshot=snapshot, limit=limit,
@@ -165,7 +167,7 @@ def from_api(
             left, or as in :class:`Parts`.
         OSError: the service refuses or is not reached.
     """
-    url = endpoint or f"https://{lang}.wikipedia.org/w/api.php"
+    url = endpoint or API.format(lang=lang)
     plan = _plan(
         f"Wikipedia, through {url}", lang, bbox, min_chars=min_chars, places_only=places_only,
         simulated=simulated, text=text,
