@@ -21,6 +21,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from measuring import in_fresh_process, peak_mb, write
 
-from geonb.data.store import PlaceStore, check_store, write_store
+from geonb.data.store import Images, PlaceStore, check_store, write_store
 
 ARTICLES, CHIPS = 64_000, 8_000
 SIZES = (16, 4, 1)  # parts of these that are measured too, for linearity
@@ -134,7 +135,7 @@ def make_chips(folder: Path, n: int, side: int) -> str:
         from geonb import workspace
 
         store = workspace.data()
-        tiles = np.tile(store.images(np.flatnonzero(store.has("image"))[:64]), (1, 1, 4, 4))
+        tiles = np.tile(store.images("sentinel2", np.flatnonzero(store.has("sentinel2"))[:64]), (1, 1, 4, 4))
     whole = np.moveaxis(tiles.reshape(len(tiles), 12, 256 // side, side, 256 // side, side), (2, 4), (1, 2))
     pool, rng = whole.reshape(-1, 12, side, side), np.random.default_rng(4)
     with (folder / "chips.bin").open("wb") as stream:
@@ -149,7 +150,7 @@ def write_chips(folder: Path, n: int, side: int) -> dict:
     with (folder / "chips.bin").open("rb") as stream:
         chunks = (np.fromfile(stream, "<u2", piece * size).reshape(-1, 12, side, side) for _ in range(0, n, piece))
         started = time.perf_counter()
-        write_store(folder / "store", places=places, images=chunks, image_rows=np.arange(n))
+        write_store(folder / "store", places=places, images={"sentinel2": Images(chunks, range(n))})
     return row(n, started, folder / "store")
 
 
@@ -157,9 +158,9 @@ def read_chips(folder: Path, n: int, side: int) -> dict:
     """Random batches, from the store and from its peers, in turns."""
     write_chips(folder, n, side)
     store = PlaceStore.open(folder / "store")
-    ways = {"store": store.images, "zarr-python": zarr_of(store, folder / "zarr-python")}
+    ways = {"store": partial(store.images, "sentinel2"), "zarr-python": zarr_of(store, folder / "zarr-python")}
     ways["GeoTIFF, as SatCLIP's"] = geotiffs_of(store, folder / "GeoTIFF, as SatCLIP's")
-    assert all((read(np.arange(3)) == store.images([0, 1, 2])).all() for read in ways.values())
+    assert all((read(np.arange(3)) == store.images("sentinel2", [0, 1, 2])).all() for read in ways.values())
     os.sync()
     result: dict = {"batch": BATCH, "disk_mb_of": {way: size_mb(folder / way) for way in ways}}
     for name, rounds in (("cached", ROUNDS), ("cold", 3)):
@@ -177,7 +178,7 @@ def zarr_of(store: PlaceStore, folder: Path) -> Callable:
     import zarr
     from zarr.codecs import BloscCodec
 
-    images = store.images(store.has("image"))
+    images = store.images("sentinel2", store.has("sentinel2"))
     shard = max(1, (32 << 20) // images[0].nbytes)  # of 32 MB
     array = zarr.create_array(
         folder, shape=images.shape, chunks=(1, *images.shape[1:]), shards=(shard, *images.shape[1:]), dtype="uint16",
@@ -197,7 +198,7 @@ def geotiffs_of(store: PlaceStore, folder: Path) -> Callable:
     profile["transform"] = rasterio.Affine(10, 0, 5e5, 0, -10, 5e6)
     for i in range(len(store)):
         with rasterio.open(folder / f"{i}.tif", "w", **profile) as target:
-            target.write(store.images([i])[0])
+            target.write(store.images("sentinel2", [i])[0])
 
     def read(rows: np.ndarray) -> np.ndarray:
         out = np.empty((len(rows), bands, side, side), np.uint16)

@@ -29,7 +29,7 @@ from geonb.config import ENCODERS, TrainConfig, build
 from geonb.data.sampling import random_points
 from geonb.training import PlaceDataset, batch_rows, fit, parameter_groups, step_seed
 
-PLACES, WIDTHS = 8000, {"text": 384, "image": 512}
+PLACES, WIDTHS = 8000, {"text": 384, "sentinel2": 512}
 WARM_UP = 3  # steps that are not counted
 
 

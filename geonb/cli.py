@@ -281,11 +281,11 @@ def _calls(function: str) -> Callable[..., None]:
 
 
 def _summary(store: Any) -> str:
-    counts = store.manifest["counts"]
-    simulated = [f"{name}s" for name, value in store.manifest["simulated"].items() if value]
-    end = f"; {' and '.join(simulated)} are simulated" if simulated else ""
-    numbers = f"{len(store):,} places, {counts['texts']:,} texts, {counts['images']:,} images"
-    return f"{store.path}: {numbers}{end}"
+    from geonb.explore.views import plural
+
+    marks = {m: " (simulated)" if store.simulated(m) else "" for m in store.modalities[1:]}
+    numbers = [f"{store.has(m).sum():,} {plural(m)}{mark}" for m, mark in marks.items()]
+    return f"{store.path}: {', '.join([f'{len(store):,} places', *numbers])}"
 
 
 def _train(architecture: str, data: Path, out: Path, extra: list[str], resume: bool, **options: Any) -> None:

@@ -21,11 +21,11 @@ from pydantic.dataclasses import dataclass
 from geonb.architectures import ARCHITECTURES, Architecture
 from geonb.data.splits import blocked_split, random_split
 from geonb.data.store import PlaceStore
-from geonb.encoders.features import BACKBONES
 from geonb.encoders.head import Head
 from geonb.encoders.location import LocationEncoder, network, positional_encoding
 
 T = TypeVar("T")
+IMAGE_BACKBONE = "random_conv"
 
 _DEFAULTS: dict[str, dict] = {
     "encoding": {"name": "spherical_harmonics", "degrees": 20, "decay": 1.0},
@@ -102,7 +102,7 @@ class TrainConfig:
         encoding, network: of the location encoder, each ``{"name": ..., **options}``.
         head: network on the features of every other modality, ``{"name": ..., **options}``.
         options: of the architecture, see its class in :mod:`geonb.architectures`.
-        backbones: frozen encoders of "text" and "image", by name.
+        backbones: names of the frozen encoders of "text" and of image modalities, by modality.
         batch_size: places per step, over all devices; more of them are more negatives.
         lr, betas, weight_decay: of AdamW; no decay on temperatures, norms and biases.
         schedule: "cosine" to zero or "constant", after a warm-up over 5 % of the steps.
@@ -119,7 +119,7 @@ class TrainConfig:
     network: Named | None = None
     head: Named | None = None
     options: Options = field(default_factory=dict)
-    backbones: dict[str, str] = field(default_factory=lambda: {"text": "auto", "image": "random_conv"})
+    backbones: dict[str, str] = field(default_factory=dict)
     steps: Count = 400
     batch_size: Annotated[int, Field(ge=2)] = 512
     lr: NonNegative = 1e-3
@@ -130,9 +130,7 @@ class TrainConfig:
     validate_every: Count = 25
     patience: Count | None = None
     seed: Annotated[int, Field(ge=0)] = 0
-    split: Options = field(
-        default_factory=lambda: {"kind": "blocked", "size_km": 500.0, "buffer_km": 50.0, "seed": 0}
-    )
+    split: Options = field(default_factory=lambda: {"kind": "blocked", "size_km": 500.0, "buffer_km": 50.0, "seed": 0})
     precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
     devices: Count = 1
     nodes: Count = 1
@@ -189,7 +187,8 @@ def resolve(
     kind, extra = ARCHITECTURES[architecture], extra or {}
     for name, values in extra.items():
         _check_extra(name, values, store)
-    available = [*(m for m in BACKBONES if store.has(m).any()), *extra]
+    own = store.modalities[1:]
+    available = [*own, *extra]
     modalities = config.modalities or ("location", *(available[-1:] if kind.binary else available))
     has = f"{store.path} has {', '.join(['location', *available])}"
     if unknown := [m for m in modalities if m not in ("location", *available)]:
@@ -197,9 +196,9 @@ def resolve(
     bound = [m for m in modalities if m != "location"]
     if not bound or len({"location", *bound}) != len(modalities):
         raise ValueError(f"bind location and at least one other, each once; {has}")
-    if strange := config.backbones.keys() - BACKBONES.keys():
-        raise ValueError(f"backbones: {min(strange)!r} is none of {', '.join(BACKBONES)}")
-    backbones = TrainConfig().backbones | config.backbones
+    if strange := config.backbones.keys() - set(own):
+        raise ValueError(f"backbones: {min(strange)!r} is none of {', '.join(own)}")
+    backbones = dict.fromkeys(own, IMAGE_BACKBONE) | {"text": "auto"} | config.backbones
     defaults = ENCODERS[architecture]
     return replace(
         config,
@@ -212,7 +211,7 @@ def resolve(
 
 
 def _check_extra(name: str, values: np.ndarray, store: PlaceStore) -> None:
-    if name in BACKBONES or not name.isidentifier() or np.ndim(values) != 2 or len(values) != len(store):
+    if name in store.modalities or not name.isidentifier() or np.ndim(values) != 2 or len(values) != len(store):
         wanted = f"a new name and an array ({len(store)}, d), a row per place of the store"
         raise ValueError(f"extra modality {name!r}: give {wanted}, not {np.shape(values)}")
     if np.isinf(values).any():

@@ -38,7 +38,7 @@ class Model:
         self._backbones: dict[str, Any] = {}
 
     def backbone(self, modality: str) -> Any:
-        """Load the frozen backbone of "text" or "image", once."""
+        """Load the frozen backbone of "text" or an image modality, once."""
         if modality not in self._backbones:
             self._backbones[modality] = load_backbone(self.manifest, self._weights, modality)
         return self._backbones[modality]
@@ -55,14 +55,18 @@ class Model:
             raise ValueError(f"give a list of texts, such as one column, not a {type(texts).__name__}")
         return self.embed_features("text", self.backbone("text").encode(list(texts)))
 
-    def embed_images(self, images: np.ndarray, harmonised: bool = False) -> np.ndarray:
-        """Embed Sentinel-2 images uint16 (n, 12, H, W), reflectance x 10,000, as vectors (n, dim).
+    def embed_images(
+        self, images: np.ndarray, modality: str = "sentinel2", harmonised: bool = False
+    ) -> np.ndarray:  # fmt: skip
+        """Embed images of a modality, integers (n, band, H, W), as unit vectors (n, dim).
 
-        Raises ValueError if pixels are masked, or seem to have the offset of 1000, unless
-        ``harmonised``; see :func:`geonb.data.sentinel2.check_images`.
+        Sentinel-2 is uint16 (n, 12, H, W), reflectance x 10,000. Raises ValueError if pixels are
+        masked, or seem to have the offset of 1000, unless ``harmonised``; see
+        :func:`geonb.data.sentinel2.check_images`.
         """
-        images = check_images(images, harmonised=harmonised)
-        return self.embed_features("image", self.backbone("image").encode(images))
+        if modality == "sentinel2":
+            images = check_images(images, harmonised=harmonised)
+        return self.embed_features(modality, self.backbone(modality).encode(images))
 
     def embed_store(
         self, store: PlaceStore, modality: str, rows: ArrayLike, progress: bool = False

@@ -105,11 +105,11 @@ def sentinel2_catalogue(store: PlaceStore, places: int = 6) -> Iterator[tuple[st
     from shapely.geometry import shape
 
     rng = np.random.default_rng(0)
-    usable = store.has("image") & (np.abs(store.lonlat[:, 1]) < 60) & (store.column("cloud_share") == 0)
+    usable = store.has("sentinel2") & (np.abs(store.lonlat[:, 1]) < 60) & (store.column("cloud_share") == 0)
     rows = rng.permutation(np.flatnonzero(usable))[:places]
     files: dict[str, bytes] = {}
     items = []
-    for number, (row, chip) in enumerate(zip(rows, store.images(rows), strict=True)):
+    for number, (row, chip) in enumerate(zip(rows, store.images("sentinel2", rows), strict=True)):
         land = np.pad(chip, ((0, 0), *[(chip.shape[-1],) * 2] * 2), "symmetric")
         for day, (baseline, clouded) in DAYS.items():
             clouded = 0.4 if number % 2 and day == min(DAYS) else clouded

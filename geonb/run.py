@@ -26,7 +26,8 @@ from torch.optim import Optimizer
 
 from geonb._util import write_atomically
 from geonb.config import TrainConfig
-from geonb.encoders.features import BACKBONES
+from geonb.encoders.image import image_backbone
+from geonb.encoders.text import text_backbone
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 RUN_SCHEMA = 3
@@ -174,7 +175,10 @@ def load_backbone(manifest: dict, weights: dict[str, Tensor], modality: str) -> 
         raise ValueError(f"no frozen backbone for {modality!r}; give its features to embed_features")
     prefix = f"backbone.{modality}."
     state = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
-    backbone = BACKBONES[modality](described["name"], **({"state": state} if state else {}))
+    if "bands" in described:
+        backbone: Any = image_backbone(described["name"], described["bands"], described["scale"])
+    else:
+        backbone = text_backbone(described["name"], state=state or None)
     if backbone.fingerprint != described["fingerprint"]:
         pair = f"{backbone.fingerprint}) is not the one of the run ({described['fingerprint']})"
         raise ValueError(f"the installed {modality} backbone ({pair}; install that, or train again")

@@ -33,7 +33,8 @@ from geonb._util import tqdm
 from geonb.architectures import Architecture, Batch
 from geonb.config import TrainConfig, build, resolve, split_of
 from geonb.data.store import PlaceStore
-from geonb.encoders.features import BACKBONES, features
+from geonb.encoders.features import features
+from geonb.encoders.image import image_backbone
 from geonb.encoders.text import text_backbone
 from geonb.losses import info_nce
 
@@ -130,6 +131,8 @@ def train(
     described: dict[str, dict] = {m: {"name": "extra", "dim": v.shape[1]} for m, v in extra.items()}
     for m, b in backbones.items():
         described[m] = {"name": b.name, "dim": b.dim, "fingerprint": b.fingerprint}
+        if m in store.imagery:
+            described[m] |= {"bands": b.bands, "scale": b.scale}
     used = {"name": store.path.name, "hash": store.data_hash, "places": len(store)}
     simulated = {m: bool(store.simulated(m)) for m in ("location", *config.backbones)}
     manifest = {
@@ -357,7 +360,7 @@ def _backbones(store: PlaceStore, config: TrainConfig, start: dict, weights: dic
             rows = np.flatnonzero(store.has("text") & (split_of(store, config) == "train"))
             backbones[m] = text_backbone(name, fit_on=store.texts(rows))
         else:
-            backbones[m] = BACKBONES[m](name)
+            backbones[m] = image_backbone(name, store.imagery[m]["bands"], store.imagery[m]["scale"])
     return backbones
 
 

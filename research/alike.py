@@ -24,10 +24,10 @@ from geonb.training import train
 ROOT = Path(__file__).resolve().parent.parent
 BOUND = {
     "text": ("imagebind", ("location", "text")),
-    "image": ("imagebind", ("location", "image")),
-    "text and image": ("imagebind", None),
-    "fused": ("fused", None),
-    "satclip": ("satclip", None),
+    "sentinel2": ("imagebind", ("location", "sentinel2")),
+    "text and sentinel2": ("imagebind", ("location", "text", "sentinel2")),
+    "fused": ("fused", ("location", "text", "sentinel2")),
+    "satclip": ("satclip", ("location", "sentinel2")),
 }
 KM, K = (250.0, 500.0, 1000.0, 2000.0, 3500.0, 5000.0), 50
 LABELS = ("language", "climate")
@@ -54,7 +54,7 @@ def main() -> None:
         rng = np.random.default_rng(seed)
         for bound, (architecture, modalities) in BOUND.items():
             out = options.out / f"{bound.replace(' ', '-')}-{seed}"
-            changes = {"seed": seed} | ({"modalities": modalities} if modalities else {})
+            changes = {"seed": seed, "modalities": modalities}
             train(architecture, store, out, TrainConfig(**changes), resume=(out / "config.yaml").exists())
             model = geonb.load(out)
             z = model.embed_locations(store.lonlat)
@@ -69,7 +69,7 @@ def main() -> None:
         "seeds": options.seeds,
         "steps": TrainConfig().steps,
         "k": K,
-        "simulated": {m: store.simulated(m) for m in ("text", "image")},
+        "simulated": {m: store.simulated(m) for m in ("text", "sentinel2")},
     }
     path = ROOT / "geonb" / "results" / "alike.json"
     path.write_text(json.dumps({"provenance": made, "rows": rows}, indent=1) + "\n", encoding="utf-8")

@@ -21,7 +21,9 @@ from geonb._util import tqdm, write_atomically
 from geonb.config import TrainConfig, split_of
 from geonb.data.sampling import land_points
 from geonb.data.store import PlaceStore
-from geonb.encoders.features import BACKBONES, features
+from geonb.encoders.features import features
+from geonb.encoders.image import image_backbone
+from geonb.encoders.text import text_backbone
 from geonb.evaluation.folds import ProbeRunner, TaskFold, task_folds
 from geonb.evaluation.information import effective_rank, levina_bickel, two_nn, uniformity
 from geonb.evaluation.protocols import Protocol, protocols_of
@@ -83,7 +85,7 @@ class Settings:
     steps: int = 400
     batch_size: int = 512
     extra: str | None = None
-    backbones: dict = field(default_factory=lambda: {"text": "auto", "image": "random_conv"})
+    backbones: dict = field(default_factory=lambda: {"text": "auto", "sentinel2": "random_conv"})
 
     def split(self, seed: int) -> dict:
         """The split of a seed's runs, as TrainConfig takes it."""
@@ -105,9 +107,12 @@ def run_cells(cells: list[Cell], settings: Settings, workers: int | None = None,
     if kept.exists() and json.loads(kept.read_text(encoding="utf-8")) != wanted:
         raise ValueError(f"{out}: holds a grid of other settings or data (see settings.json); choose another folder")
     write_atomically(kept, json.dumps(wanted, indent=1).encode())
-    for m in {m for cell in cells for m in cell.bound} & set(BACKBONES):
-        if settings.backbones[m] != "lsa":  # fitted to each split's texts
-            features(store, m, BACKBONES[m](settings.backbones[m]), progress)  # once, before the workers ask for them
+    for m in {m for cell in cells for m in cell.bound} & set(store.modalities):
+        if m in store.imagery:
+            backbone = image_backbone(settings.backbones[m], store.imagery[m]["bands"], store.imagery[m]["scale"])
+            features(store, m, backbone, progress)  # once, before the workers ask for them
+        elif settings.backbones[m] != "lsa":  # fitted to each split's texts
+            features(store, m, text_backbone(settings.backbones[m]), progress)
 
     todo, failed = [cell for cell in cells if not _row_file(out, cell).exists()], {}
     context = multiprocessing.get_context("spawn")  # a fork would inherit the threads of torch, and hang
@@ -234,7 +239,7 @@ def few_labels(protocol: Protocol, n: int | None, seed: int = 0) -> Protocol:
 
 def _facts(views: dict[str, np.ndarray], protocol: Protocol, store: PlaceStore) -> list[dict]:
     """Probes of every recorded fact in each view, at places with text and image; "floor": without representation."""
-    both = store.has("text") & store.has("image")
+    both = store.has("text") & store.has("sentinel2")
     pair = Protocol("random", tuple((train & both, test & both) for train, test in protocol.folds))
     known = {task.column: task for task in TASKS.values()}
     tasks = {

@@ -37,19 +37,19 @@ APART = {km: {"options": {"exclude_km": km}} for km in (100.0, 1000.0)}
 
 def cells(seeds: int, published: bool) -> list[Cell]:
     """List every run of every seed, one seed after another, so that a grid that is stopped has whole seeds."""
-    both, found = ("text", "image"), []
+    both, found = ("text", "sentinel2"), []
     references = [*REFERENCES, *CEILINGS, *([PUBLISHED] if published else [])]
     for seed in range(seeds):
         found += [Cell(name, seed=seed) for name in references]
         for encoder in ENCODERS:
             found += [Cell(a, both, encoder, seed) for a in ("imagebind", "cyclic", "fused")]
             found += [Cell("imagebind", (m,), encoder, seed) for m in both]
-            found += [Cell(a, ("image",), encoder, seed) for a in ("satclip", "geoclip", "csp")]
-        found += [Cell(a, ("image",), "own", seed) for a in ("satclip", "geoclip", "csp")]
+            found += [Cell(a, ("sentinel2",), encoder, seed) for a in ("satclip", "geoclip", "csp")]
+        found += [Cell(a, ("sentinel2",), "own", seed) for a in ("satclip", "geoclip", "csp")]
         for km, changes in APART.items():
             variant = f"no negatives within {km:,.0f} km"
             found += [Cell("imagebind", (m,), "degree 20", seed, variant, changes) for m in both]
-        found.append(Cell("imagebind", (MASKED, "image"), "degree 20", seed))
+        found.append(Cell("imagebind", (MASKED, "sentinel2"), "degree 20", seed))
         found.append(Cell("cyclic", both, "degree 20", seed, "position learns", {"options": {"location_learns": True}}))
     return found
 
@@ -73,7 +73,7 @@ def write_features(store, path: Path) -> dict:
     arrays = {
         MASKED: spread(rows, backbone.encode(masked, progress=True)),
         "text features": spread(rows, features(store, "text", backbone)),
-        "image features": spread(store.has("image"), features(store, "image", image_backbone("random_conv"))),
+        "image features": spread(store.has("sentinel2"), features(store, "sentinel2", image_backbone("random_conv"))),
     } | published_embeddings(store.lonlat)
     np.savez(path, **arrays)
     return {
@@ -106,7 +106,7 @@ def main() -> None:
     made = provenance() | {
         "made_by": "research/grid.py",
         "data": {"name": store.path.name, "hash": store.data_hash, "places": len(store)},
-        "simulated": {m: bool(store.simulated(m)) for m in ("text", "image")},
+        "simulated": {m: bool(store.simulated(m)) for m in ("text", "sentinel2")},
         "seeds": len(scores.seeds),
         "runs": len(runs),
         "cells": len(scores.rows),

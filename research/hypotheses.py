@@ -11,7 +11,7 @@ from scores import GridScores, Group
 
 from geonb.evaluation.tasks import TASKS
 
-TEXT, IMAGE, BOTH = ("text",), ("image",), ("text", "image")
+TEXT, IMAGE, BOTH = ("text",), ("sentinel2",), ("text", "sentinel2")
 MAIN = "degree 20"
 APART = "no negatives within 100 km"
 EQUIVALENT = 0.01
@@ -69,7 +69,7 @@ def hypotheses(scores: GridScores, encoders: list[str]) -> list[dict]:
         - (scores.information(bound_to(TEXT), measure) + scores.information(bound_to(IMAGE), measure)) / 2
         for name, measure in (("TwoNN", "TwoNN dimension, location"), ("maximum likelihood", "ML dimension, location"))
     }
-    masked = bound_to((MASKED, "image"))
+    masked = bound_to((MASKED, "sentinel2"))
     recall = scores.recall(masked, "text", "location") - scores.recall(bound_to(BOTH), "text", "location")
     probes = mean_score(scores, masked, blocked, "blocked") - mean_score(scores, bound_to(BOTH), blocked, "blocked")
 

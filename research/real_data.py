@@ -138,7 +138,7 @@ def image_experiment(tiles: PlaceStore, as_found: PlaceStore, atlas_run: Path) -
     backbone = image_backbone()
     result: dict = {"kinds": {k: sorted(set(chip[kind == k].tolist())) for k in np.unique(kind)}, "nearest": []}
     for name, store in (("offset removed", tiles), ("as found", as_found)):
-        z = features(store, "image", backbone, progress=False)
+        z = features(store, "sentinel2", backbone, progress=False)
         z = (z - z.mean(0)) / np.maximum(z.std(0), 1e-6)
         distance = np.linalg.norm(z[:, None] - z[None], axis=2)
         distance[chip[:, None] == chip[None]] = np.inf
@@ -152,7 +152,7 @@ def image_experiment(tiles: PlaceStore, as_found: PlaceStore, atlas_run: Path) -
             row |= {"chance": float(np.mean(possible)), "most_often": str(values[counts.argmax()])}
             result["nearest"].append(row)
     model = load(atlas_run)
-    embedded = model.embed_images(tiles.images(np.arange(len(tiles))))
+    embedded = model.embed_images(tiles.images("sentinel2", np.arange(len(tiles))))
     found = retrieval(embedded, model.embed_locations(tiles.lonlat), tiles.lonlat)
     result["image_to_location_after_atlas"] = {k: found[k] for k in MEASURES}
     return result

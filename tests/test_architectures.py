@@ -12,7 +12,7 @@ from geonb.encoders.location import LocationEncoder, network, positional_encodin
 from geonb.geo import great_circle_km, unit_xyz
 from geonb.losses import info_nce, melt, nt_xent_fused
 
-WIDTHS = {"text": 12, "image": 20}
+WIDTHS = {"text": 12, "sentinel2": 20}
 
 
 def make(name, dropout=0.0, **options):
@@ -20,7 +20,7 @@ def make(name, dropout=0.0, **options):
     encoding = positional_encoding("spherical_harmonics", degrees=6)
     location = LocationEncoder(encoding, network("residual", encoding.dim, 16, dropout=dropout))
     binary = ARCHITECTURES[name].binary
-    bound = ("image",) if binary else WIDTHS
+    bound = ("sentinel2",) if binary else WIDTHS
     heads = {m: Head(WIDTHS[m], 16, hidden=64, dropout=dropout) for m in bound}
     return ARCHITECTURES[name](location, heads, **options)
 
@@ -123,11 +123,11 @@ def test_imagebind_is_the_sum_of_location_pairs_and_never_compares_text_with_ima
     model, batch = make("imagebind"), make_batch()
     lonlat = batch["location"][0]
     terms = model(batch)
-    for m in ("text", "image"):
+    for m in ("text", "sentinel2"):
         values, has = batch[m]
         expected = info_nce(model.embed("location", lonlat[has]), model.embed(m, values[has]), model.scale(m))
         torch.testing.assert_close(terms[m], expected)
-    head = model.encoders["image"].network.linear.weight
+    head = model.encoders["sentinel2"].network.linear.weight
     gradient = torch.autograd.grad(sum(terms.values()), head)[0]
     batch["text"] = (batch["text"][0].roll(5, 0), batch["text"][1])
     torch.testing.assert_close(gradient, torch.autograd.grad(sum(model(batch).values()), head)[0])
@@ -147,19 +147,19 @@ def test_cyclic_never_moves_the_position_encoder_and_moves_one_head_a_phase():
         optimizer.step()
         moved = [m for m in model.heads if not torch.equal(heads[m], model.encoders[m].network.linear.weight)]
         assert moved == list(model.active)
-    assert order == ["text", "text", "image", "image"] * 2
+    assert order == ["text", "text", "sentinel2", "sentinel2"] * 2
     for k, v in model.encoders["location"].state_dict().items():
         assert torch.equal(v, before[k]), k
 
 
 def test_cyclic_takes_the_order_it_is_given_and_replays_a_share_of_the_steps():
-    model = make("cyclic", cycles=1, order=("image", "text"), replay=0.25)
+    model = make("cyclic", cycles=1, order=("sentinel2", "text"), replay=0.25)
     turns = []
     for step in range(400):
         model.begin_step(step / 400, step)
         turns.append(model.active[0])
     first, second = turns[:200], turns[200:]
-    assert 0.15 < first.count("text") / 200 < 0.35 and 0.15 < second.count("image") / 200 < 0.35
+    assert 0.15 < first.count("text") / 200 < 0.35 and 0.15 < second.count("sentinel2") / 200 < 0.35
     assert [model.phase(p) for p in (0.0, 0.499, 0.5, 1.0)] == [0, 0, 1, 1]
 
 
@@ -199,11 +199,11 @@ def test_melt_lets_one_modality_stand_for_each_place():
     model, batch = make("fused", form="melt"), make_batch()
     model.begin_step(0.0, 5)
     loss = model(batch)["melt"]
-    has = torch.stack([batch["text"][1], batch["image"][1]])
+    has = torch.stack([batch["text"][1], batch["sentinel2"][1]])
     chance = torch.rand(24, 2, generator=torch.Generator().manual_seed(5)).T.masked_fill(~has, -1.0)
     paired, drawn = has.any(0), chance.argmax(0)
     z = {m: model.embed(m, batch[m][0]) for m in model.modalities}
-    others = torch.stack([z["text"], z["image"]])[:, paired]
+    others = torch.stack([z["text"], z["sentinel2"]])[:, paired]
     torch.testing.assert_close(loss, melt(z["location"][paired], others, drawn[paired], model.scale("text")))
     model.begin_step(0.0, 6)
     assert model(batch)["melt"] != loss
@@ -213,10 +213,10 @@ def test_geoclip_queue_keeps_the_last_positions_and_only_while_training():
     model, batch = make("geoclip", queue=10), make_batch(missing=False)
     model.eval()(batch)
     assert model.queued == 0
-    first = model.train()(batch)["image"]
+    first = model.train()(batch)["sentinel2"]
     assert model.queued == 10
     assert {tuple(p.tolist()) for p in model.queue} == {tuple(p.tolist()) for p in batch["location"][0][-10:]}
-    assert model(batch)["image"] > first  # ten more negatives
+    assert model(batch)["sentinel2"] > first  # ten more negatives
     longer = make("geoclip", queue=40)
     for n in (24, 20):  # the second batch takes the last 16 slots, then the first 4
         longer(make_batch(n, missing=False))
@@ -230,7 +230,7 @@ def test_csp_has_three_contrasts_and_the_dropout_one_needs_dropout():
     model, batch = make("csp", dropout=0.5).train(), make_batch()
     assert set(model(batch)) == {"batch", "random", "dropout"}
     still = make("csp", temperatures=(20.0, 4.0, 2.0)).eval()
-    z = still.embed("location", batch["location"][0][batch["image"][1]])
+    z = still.embed("location", batch["location"][0][batch["sentinel2"][1]])
     torch.testing.assert_close(still(batch)["dropout"], info_nce(z, z, 0.5))
 
 
@@ -262,7 +262,7 @@ def test_random_locations_are_uniform_over_the_area_of_the_sphere():
 
 def test_senseless_bindings_are_refused():
     for name, options, message in (
-        ("cyclic", {"order": ("text",)}, "name each of text, image"),
+        ("cyclic", {"order": ("text",)}, "name each of text, sentinel2"),
         ("cyclic", {"replay": 1.0}, "replay in"),
         ("fused", {"form": "max"}, "form must be"),
         ("imagebind", {"exclude_km": 10.0, "soft_km": 10.0}, "set one of"),

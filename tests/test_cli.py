@@ -44,7 +44,7 @@ def test_the_command_starts_without_heavy_imports():
 def test_a_sample_has_as_many_places_as_asked_for_and_is_called_simulated(tmp_path, capsys):
     assert run("data", "sample", "--out", tmp_path / "a", "--places", 20, "--seed", 1) == 0
     shown = capsys.readouterr().out
-    assert "20 places, " in shown and "texts and images are simulated" in shown
+    assert "20 places, " in shown and " texts (simulated), " in shown and shown.endswith(" landscape images\n")
 
 
 def test_wikipedia_from_a_table_is_a_store_that_passes_the_check(world, tmp_path, capsys):
@@ -91,9 +91,9 @@ def test_earth_engine_without_credentials_names_the_command_that_gets_them(world
 def test_train_resume_evaluate_and_embed(world, tmp_path, capsys):
     out = tmp_path / "run"
     arguments = ["train", "fused", "--data", world.path, "--out", out, "--epochs", "1", "--batch-size", "64"]
-    assert run(*arguments, "--modalities", "location,image", "--seed", "3") == 0
+    assert run(*arguments, "--modalities", "location,sentinel2", "--seed", "3") == 0
     manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["modalities"] == ["location", "image"] and manifest["seed"] == 3
+    assert manifest["modalities"] == ["location", "sentinel2"] and manifest["seed"] == 3
     assert run(*arguments) == 2
     assert "exists already" in capsys.readouterr().err
     assert run(*arguments, "--resume") == 0 and "note" not in capsys.readouterr().err
@@ -103,9 +103,9 @@ def test_train_resume_evaluate_and_embed(world, tmp_path, capsys):
     assert run("evaluate", out, "--data", world.path, "--out", tmp_path / "results.json") == 0
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["training"]["run"]["steps"] == manifest["steps"]
-    assert {(r["query"], r["target"]) for r in results["retrieval"]} == {("location", "image"), ("image", "location")}
+    assert {(r["query"], r["target"]) for r in results["retrieval"]} == {("location", "sentinel2"), ("sentinel2", "location")}
     assert len(results["skipped"]) >= 5  # the world has none of the columns of the tasks
-    assert "From location to image" in (tmp_path / "results.html").read_text()
+    assert "From location to sentinel2" in (tmp_path / "results.html").read_text()
     points = tmp_path / "points.csv"
     points.write_text("lon,lat\n" + "\n".join(f"{lon!r},{lat!r}" for lon, lat in world.lonlat.tolist()))
     assert run("embed", out, "--points", points, "--out", tmp_path / "theirs.parquet") == 0
@@ -121,7 +121,7 @@ def test_embeddings_of_a_file_are_trained_as_a_further_modality(world, tmp_path)
     vectors = np.random.default_rng(0).normal(size=(half, 8)).astype(np.float32)
     table = pa.table({"place_id": world.place_id[:half][::-1].tolist(), "embedding": vectors.tolist()})
     pq.write_table(table, tmp_path / "aef.parquet")
-    (tmp_path / "c.yaml").write_text("backbones: {text: lsa, image: random_conv}\ndim: 16\nvalidate_every: 2\n")
+    (tmp_path / "c.yaml").write_text("backbones: {text: lsa, sentinel2: random_conv}\ndim: 16\nvalidate_every: 2\n")
     options = ["--config", tmp_path / "c.yaml", "--steps", 2, "--batch-size", 32, "--modalities", "location,text,aef"]
     extra = ["--extra", f"aef={tmp_path}/aef.parquet"]
     assert run("train", "imagebind", "--data", world.path, "--out", tmp_path / "r", *extra, *options) == 0

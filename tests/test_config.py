@@ -69,10 +69,10 @@ def test_a_file_in_utf_8_is_read_under_any_locale(tmp_path):
     "architecture, changes, message",
     [
         ("imagebnd", {}, "unknown architecture 'imagebnd'; choose one of imagebind"),
-        ("fused", {"modalities": ("location", "sound")}, "no modality 'sound'; .* has location, text, image"),
-        ("fused", {"modalities": ("text", "image")}, "bind location and at least one other, each once"),
+        ("fused", {"modalities": ("location", "sound")}, "no modality 'sound'; .* has location, text, sentinel2"),
+        ("fused", {"modalities": ("text", "sentinel2")}, "bind location and at least one other, each once"),
         ("cyclic", {"patience": 2}, "in the middle of a phase"),
-        ("fused", {"backbones": {"images": "random_conv"}}, "backbones: 'images' is none of text, image"),
+        ("fused", {"backbones": {"images": "random_conv"}}, "backbones: 'images' is none of text, sentinel2"),
     ],
 )
 def test_a_config_that_does_not_fit_is_refused(architecture, changes, message, world):
@@ -90,15 +90,15 @@ def test_a_config_that_does_not_fit_is_refused(architecture, changes, message, w
 def test_an_option_of_no_use_is_named_by_its_field_when_the_model_is_made(architecture, changes, world):
     config = resolve(architecture, world, replace(SMALL, **changes))
     with pytest.raises(ValueError, match=f"^{min(changes)}: "):
-        build(architecture, config, {"text": 4, "image": 4})
+        build(architecture, config, {"text": 4, "sentinel2": 4})
 
 
 def test_open_fields_are_filled_and_given_ones_stay(world):
     config = resolve("satclip", world, SMALL)
-    assert config.modalities == ("location", "image") and config.network == {"name": "siren", "hidden": 256}
-    assert config.encoding == SMALL.encoding and config.backbones == {"image": "random_conv"}
+    assert config.modalities == ("location", "sentinel2") and config.network == {"name": "siren", "hidden": 256}
+    assert config.encoding == SMALL.encoding and config.backbones == {"sentinel2": "random_conv"}
     assert resolve("satclip", world, config) == config
-    assert resolve("fused", world, SMALL).modalities == ("location", "text", "image")
+    assert resolve("fused", world, SMALL).modalities == ("location", "text", "sentinel2")
 
 
 def test_an_extra_modality_is_checked(world):

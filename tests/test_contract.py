@@ -61,7 +61,7 @@ def test_a_run_keeps_its_files(trained):
         config.keys()
     )
     lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
-    assert {"step", "loss", "held_out", "held_out/text", "held_out/image", "scale/text"} <= lines[-1].keys()
+    assert {"step", "loss", "held_out", "held_out/text", "held_out/sentinel2", "scale/text"} <= lines[-1].keys()
     manifest = json.loads((trained / "manifest.json").read_text())
     wanted = {"schema", "architecture", "modalities", "data", "parameters", "steps", "batch_size", "selected_step"}
     assert wanted | {"validation_loss", "seed", "precision", "device", "versions", "wall_s"} <= manifest.keys()

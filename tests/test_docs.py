@@ -56,8 +56,8 @@ def test_the_worked_examples_run(tmp_path, monkeypatch, capsys):
         for block in blocks("CONTRIBUTING.md", "python"):
             exec(compile(block, "CONTRIBUTING.md", "exec"), names)
     printed = capsys.readouterr().out
-    assert "('location', 'text', 'image', 'terrain')" in printed
-    assert re.search(r"image_hub compares .*'image', 'location'", printed) and "R²" in printed
+    assert "('location', 'text', 'sentinel2', 'landscape', 'terrain')" in printed
+    assert re.search(r"image_hub compares .*'location', 'sentinel2'", printed) and "R²" in printed
     run = tmp_path / "runs" / "image_hub"
     assert (run / "manifest.json").exists() and len(names["folds"]) == 2 and not names["skipped"]
 

@@ -7,7 +7,7 @@ import geonb
 def test_places_of_a_store_are_embedded_from_cached_features(trained, world, monkeypatch):
     model = geonb.load(trained)
     for modality, embed in (("text", lambda rows: model.embed_texts(world.texts(rows))),
-                            ("image", lambda rows: model.embed_images(world.images(rows), harmonised=True))):  # fmt: skip
+                            ("sentinel2", lambda rows: model.embed_images(world.images("sentinel2", rows), harmonised=True))):  # fmt: skip
         rows = np.random.default_rng(0).permutation(np.flatnonzero(world.has(modality)))[:20]
         expected = embed(rows)
         with monkeypatch.context() as patch:
@@ -36,13 +36,13 @@ def test_a_model_refuses_what_it_cannot_embed(trained, world):
     width = model.backbone("text").dim
     for modality, features, message in (
         ("text", np.ones((5, width + 1)), rf"not \(5, {width + 1}\)"),
-        ("txt", np.ones((5, width)), "features of text, image, not of 'txt'"),
+        ("txt", np.ones((5, width)), "features of text, sentinel2, not of 'txt'"),
         ("text", np.where(np.arange(5)[:, None] == 3, np.nan, np.ones(width)), "row 3 is not finite"),
         ("text", np.ma.masked_array(np.ones((2, width)), [[False] * width, [True] * width]), "row 1 is not finite"),
     ):
         with pytest.raises(ValueError, match=message):
             model.embed_features(modality, features)
-    good = world.images(np.flatnonzero(world.has("image"))[:2])
+    good = world.images("sentinel2", np.flatnonzero(world.has("sentinel2"))[:2])
     masked = np.ma.masked_less(good, good.min() + 1)
     for images, message in ((good[:, :3], "12"), (masked, "masked"), (good / 10000.0, "10.?000"), ((good // 40).astype(np.uint16), "8-bit"),
                             (np.random.default_rng(0).integers(150, 900, (3, 12, 32, 32)) + 1000, "offset of .1000")):  # fmt: skip
@@ -61,6 +61,6 @@ def test_a_device_is_one_that_the_machine_has(trained, monkeypatch):
 
 def test_another_backbone_than_that_of_the_run_is_refused(trained):
     model = geonb.load(trained)
-    model.manifest["backbones"]["image"]["fingerprint"] = "random_conv-0"
+    model.manifest["backbones"]["sentinel2"]["fingerprint"] = "random_conv-0"
     with pytest.raises(ValueError, match="is not the one of the run .random_conv-0.; install that"):
-        model.backbone("image")
+        model.backbone("sentinel2")

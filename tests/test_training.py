@@ -49,13 +49,13 @@ def test_every_architecture_trains_and_loads(name, world, tmp_path):
     assert all(np.isfinite(line["held_out"]) for line in metrics(run))
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["steps"] == 20 and manifest["samples_seen"] == 20 * 64 and manifest["selected_step"] in steps
-    assert manifest["data"]["simulated"]["image"] is True
+    assert manifest["data"]["simulated"]["sentinel2"] is True
     assert sum("phase" in line for line in metrics(run)) == (8 if name == "cyclic" else 1)
 
     model = geonb.load(run)
     vectors = model.embed_locations(world.lonlat)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-    assert model.modalities == (("location", "image") if ARCHITECTURES[name].binary else ("location", "text", "image"))
+    assert model.modalities == (("location", "sentinel2") if ARCHITECTURES[name].binary else ("location", "text", "sentinel2"))
 
 
 def test_training_learns_to_find_places_by_their_texts(world, tmp_path):
@@ -188,7 +188,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_its_places(ruined, noticed
     monkeypatch.setattr(Architecture, "clamp_scales", clamp_scales)
     with pytest.raises(FloatingPointError, match=f"step {noticed} is not finite; .*; its places: p") as caught:
         train("imagebind", world, tmp_path / "run", SMALL, progress=False)
-    rows = np.flatnonzero((split_of(world, SMALL) == "train") & (world.has("text") | world.has("image")))
+    rows = np.flatnonzero((split_of(world, SMALL) == "train") & (world.has("text") | world.has("sentinel2")))
     first = batch_rows(torch.from_numpy(rows), noticed - 1, 64, SMALL.seed)[0]
     assert f"places: {world.place_id[first]}," in str(caught.value)
     monkeypatch.undo()
@@ -374,7 +374,7 @@ def test_mixed_precision_is_near_and_double_precision_goes_with_everything(world
     options = {"exclude_km": 300.0, "micro_batch": 16, "chunk": 16}
     config = replace(SMALL, precision="64-true", ema=0.9, options=options, steps=6)
     run = train("geoclip", world, tmp_path / "double", config, progress=False)
-    assert weights(run)["log_scale.image"].dtype == torch.float64
+    assert weights(run)["log_scale.sentinel2"].dtype == torch.float64
 
 
 # ---- modalities and starting points
@@ -382,7 +382,7 @@ def test_mixed_precision_is_near_and_double_precision_goes_with_everything(world
 
 def test_senseless_requests_are_refused_before_anything_is_written(world, tmp_path):
     for architecture, changes, message in (
-        ("satclip", {"modalities": ("location", "text", "image")}, "binds location with one modality"),
+        ("satclip", {"modalities": ("location", "text", "sentinel2")}, "binds location with one modality"),
         ("fused", {"encoding": {"name": "grid", "scale": 3}}, "encoding: .*'scale'.*misspelt option"),
         ("cyclic", {"steps": 8, "options": {"cycles": 8}}, "16 phases need as many steps, not 8"),
     ):
@@ -418,7 +418,7 @@ def test_a_further_modality_is_an_array(name, world, tmp_path):
     binary = {"modalities": ("location", "climate")} if name == "satclip" else {}
     run = train(name, world, tmp_path / "run", replace(SMALL, **binary), extra={"climate": climate}, progress=False)
     model = geonb.load(run)
-    assert model.modalities == binary.get("modalities", ("location", "text", "image", "climate"))
+    assert model.modalities == binary.get("modalities", ("location", "text", "sentinel2", "climate"))
     assert model.embed_features("climate", climate[1:5]).shape == (4, model.dim)
     with pytest.raises(ValueError, match="give its features to embed_features"):
         model.backbone("climate")

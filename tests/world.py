@@ -3,11 +3,11 @@
 import numpy as np
 
 from geonb.config import TrainConfig
-from geonb.data.store import write_store
+from geonb.data.store import Images, write_store
 from geonb.sample.images import simulate_sentinel2
 
 SMALL = TrainConfig(
-    steps=20, batch_size=64, validate_every=5, dim=32, backbones={"text": "lsa", "image": "random_conv"},
+    steps=20, batch_size=64, validate_every=5, dim=32, backbones={"text": "lsa"},
     encoding={"name": "spherical_harmonics", "degrees": 6},
     split={"kind": "blocked", "size_km": 1500.0, "buffer_km": 0.0, "seed": 0},
 )  # fmt: skip
@@ -29,13 +29,12 @@ def make_world(path, n=300, seed=0, side=16):
         places={"place_id": names, "lon": lonlat[:, 0], "lat": lonlat[:, 1], "title": [f"Place {i}" for i in range(n)],
                 "zone": [str(z) for z in zone], "warmth": 30 - 0.5 * np.abs(lonlat[:, 1])},
         texts={"place_id": [names[i] for i in text_rows], "text": [texts[i] for i in text_rows]},
-        images=iter([images.astype(np.uint16)]),
-        image_rows=image_rows,
+        images={"sentinel2": Images(iter([images.astype(np.uint16)]), image_rows)},
         facts={
-            "zone": {"kind": "classification", "units": "", "modalities": ["text", "image"], "source": "made up"},
-            "warmth": {"kind": "regression", "units": "degrees C", "modalities": ["image"], "source": "made up"},
+            "zone": {"kind": "classification", "units": "", "modalities": ["text", "sentinel2"], "source": "made up"},
+            "warmth": {"kind": "regression", "units": "degrees C", "modalities": ["sentinel2"], "source": "made up"},
         },
-        simulated={"location": True, "text": True, "image": True},
+        simulated={"location": True, "text": True, "sentinel2": True},
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ centre, north up, so it is right at the poles and across longitude 180 too.
 
 from __future__ import annotations
 
+import warnings
 from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
@@ -17,6 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from geonb.data.sampling import on_land
+from geonb.data.store import Images
 from geonb.geo import EARTH_RADIUS_KM, check_lonlat
 
 KM = (60.0, 500.0)  # least and largest edge of a chip
@@ -77,6 +80,28 @@ def cut_chips(lonlat: ArrayLike, size: int = 32, km: float = 240.0) -> np.ndarra
             out[part, band : band + len(mosaic.colours)] = _sampled(_pixels(mosaic), lon, lat)
             band += len(mosaic.colours)
     return out
+
+
+def images(lonlat: ArrayLike, size: int = 32, km: float = 240.0) -> Images:
+    """Cut the chips of places (n, 2), degrees, for a store; see :func:`cut_chips`.
+
+    A chip without land has painted sea alone: it is left out, and how many there are is said.
+
+    Raises:
+        ValueError, OSError: as in :func:`cut_chips`.
+    """
+    lonlat = check_lonlat(lonlat, "positions")
+    rows = np.flatnonzero(_shows_land(lonlat, km))
+    if sea := len(lonlat) - len(rows):
+        warnings.warn(f"{sea:,} of {len(lonlat):,} places have no landscape chip: they lie at sea", stacklevel=2)
+    chunks = (cut_chips(lonlat[rows[i : i + CHUNK]], size, km) for i in range(0, len(rows), CHUNK))
+    return Images(chunks, rows, bands=BANDS, scale=255, gsd_m=1000 * km / size)
+
+
+def _shows_land(lonlat: np.ndarray, km: float) -> np.ndarray:
+    """Tell which chips (n,) have land at one of 7 x 7 points."""
+    ground = np.stack(_ground(lonlat, 7, km), -1)
+    return np.max(on_land(ground.reshape(-1, 2)).reshape(len(lonlat), -1), axis=1)
 
 
 def interpolated(km: float) -> list[str]:

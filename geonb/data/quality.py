@@ -28,7 +28,7 @@ def _shown(name: str, value: Any) -> str:
 
 
 def quality(store: PlaceStore, size_km: float = 100.0) -> Quality:
-    """Measure a place store; numbers of texts and images are left out where there are none.
+    """Measure a place store; what a modality lacks is left out.
 
     Args:
         store: a place store.
@@ -39,20 +39,21 @@ def quality(store: PlaceStore, size_km: float = 100.0) -> Quality:
         counts, and shares from 0 to 1. "Evenly filled cells" is exp of the Shannon entropy of the
         places over cells: so many equally full cells would be as even (Hill, 1973, Ecology 54).
     """
-    n, text, image = len(store), store.has("text"), store.has("image")
-    found = Quality({"places": n, "with a text": int(text.sum()), "with an image": int(image.sum())})
-    found["with both"] = int((text & image).sum())
+    n, text = len(store), store.has("text")
+    found = Quality({"places": n} | {f"with {m}": int(store.has(m).sum()) for m in store.modalities[1:]})
+    found["with all of these"] = int(np.all([store.has(m) for m in store.modalities], 0).sum())
     found["at the position of another"] = n - len(np.unique(store.lonlat + 0.0, axis=0))
     _cover(found, store.lonlat, size_km)
     if text.any():
         _read_texts(found, store, np.flatnonzero(text))
-    if image.any():
-        _read_dates(found, store.image_dates(image), store.lonlat[image, 1] >= 0)
-        if "cloud_share" in store.columns:
-            clouds = store.column("cloud_share")[image]
-            if np.isfinite(clouds).any():
-                found["share of clouds, median"] = float(np.nanmedian(clouds))
-                found["share of clouds, largest"] = float(np.nanmax(clouds))
+    for name in store.imagery:
+        image = store.has(name)
+        _read_dates(found, name, store.image_dates(name, image), store.lonlat[image, 1] >= 0)
+    if "sentinel2" in store.imagery and "cloud_share" in store.columns:
+        clouds = store.column("cloud_share")[store.has("sentinel2")]
+        if np.isfinite(clouds).any():
+            found["share of clouds, median"] = float(np.nanmedian(clouds))
+            found["share of clouds, largest"] = float(np.nanmax(clouds))
     for name in store.columns:
         if missing := store.places[name].null_count:
             found[f"share without {name}"] = missing / n
@@ -86,9 +87,10 @@ def _read_texts(found: Quality, store: PlaceStore, rows: np.ndarray) -> None:
         found["share of near-duplicate texts"] = float(np.mean(marked))
 
 
-def _read_dates(found: Quality, dates: list[str], north: np.ndarray) -> None:
+def _read_dates(found: Quality, modality: str, dates: list[str], north: np.ndarray) -> None:
     month = np.array([int(date[5:7]) if date else 0 for date in dates])
-    for name, side in (("north", north), ("south", ~north)):
-        counts = np.bincount(month[side], minlength=13)[1:]
-        found[f"images by month, {name}"] = "/".join(f"{count:,}" for count in counts)
-    found["images without a date"] = int((month == 0).sum())
+    if month.any():
+        for name, side in (("north", north), ("south", ~north)):
+            counts = np.bincount(month[side], minlength=13)[1:]
+            found[f"{modality} by month, {name}"] = "/".join(f"{count:,}" for count in counts)
+    found[f"{modality} without a date"] = int((month == 0).sum())

@@ -3,8 +3,8 @@
 - ``places.parquet``: GeoParquet 1.1 of points (lon, lat): ``place_id``, ``title``, ``source``,
   ``license``, facts and labels.
 - ``texts.parquet``: at most one text per place, see :data:`TEXT_SCHEMA`; ``facts`` names what it mentions.
-- ``images/NAME.npy``: integers (n, band, y, x), at most one image per place, mapped into memory;
-  ``images/NAME.parquet`` has their ``place_id`` and ``date``.
+- ``images/NAME.npy`` of each image modality: uint8 or uint16 (n, band, y, x), at most one image per place,
+  mapped into memory; ``images/NAME.parquet`` has their ``place_id`` and ``date``.
 - ``attribution.parquet``, ``ATTRIBUTION.md``: see :mod:`geonb.data.attribution`.
 - ``datacard.md``, ``manifest.json``: for people, and for programs: schema version, counts, SHA-256 of
   the files, how they were made, and what is simulated.
@@ -16,9 +16,12 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +36,7 @@ from geonb.data.attribution import write_credits
 from geonb.data.sentinel2 import BANDS, SCALE, check_shape
 from geonb.geo import check_lonlat
 
-SCHEMA_VERSION = 2
-MODALITIES = ("location", "text", "image")
-ARRAY = "sentinel2"  # the array of images/ behind the modality "image"
+SCHEMA_VERSION = 3
 TEXTS_PER_GROUP = 256  # rows of texts.parquet that are decoded to read one of them
 REMEDY = "remove the store and make it again, or restore the file from a copy"
 MAX_REFLECTANCE = 2.0  # mean over an image; fresh snow and thick cloud stay below
@@ -49,6 +50,28 @@ WKB_HEAD = b"\x01\x01\0\0\0"  # little-endian, a point of x and y
 
 class StoreError(ValueError):
     """A place store that is damaged, or lacks what was asked for."""
+
+
+@dataclass
+class Images:
+    """The images of one modality, for :func:`write_store`; the defaults are those of Sentinel-2.
+
+    Attributes:
+        chunks: an iterable of integers (k, band, H, W), uint8 or uint16, or of tuples (images, columns (k,)
+            of their places), which is streamed. The bands of an xarray of Sentinel-2 are found by name;
+            other arrays have none, and must be in the order of ``bands``.
+        rows: of each image the row of its place.
+        dates: of each image, ISO 8601, or "" where not known; None for no dates at all.
+        bands: their names. ``scale``: the number that stands for 1; larger values are brighter.
+        gsd_m: size of a pixel in metres.
+    """
+
+    chunks: Iterable
+    rows: Sequence[int] | np.ndarray
+    dates: Sequence[str] | None = None
+    bands: Sequence[str] = tuple(BANDS)
+    scale: int = SCALE
+    gsd_m: float = 10.0
 
 
 def wkb_points(lonlat: ArrayLike) -> pa.Array:
@@ -82,7 +105,8 @@ class PlaceStore:
         places: ``places.parquet`` as a :class:`pyarrow.Table`.
         lonlat: positions float64 (n, 2), degrees.
         place_id: identifiers, str (n,).
-        bands, gsd_m: band names and size of a pixel in metres; None without images.
+        imagery: of each image modality its ``bands``, ``scale``, ``gsd_m``, ``dtype`` and ``shape``; see
+            :class:`Images`.
         facts: for each its ``kind`` ("classification" or "regression"), ``units``, ``modalities``
             (those that can tell it) and ``source``.
         data_hash: SHA-256 of the content, whatever the compression.
@@ -93,26 +117,25 @@ class PlaceStore:
         self.facts: dict[str, dict] = manifest["facts"]
         self._simulated: dict[str, bool] = manifest["simulated"]
         self.data_hash: str = manifest["data_hash"]
-        described = manifest["images"].get(ARRAY, {})
-        self.bands, self.gsd_m = described.get("bands"), described.get("gsd_m")
-        self._images = np.empty((0, len(BANDS), 0, 0), np.uint16)
-        self._dates = np.empty(0, object)
+        self.imagery: dict[str, dict] = manifest["images"]
         self.places = pq.read_table(path / "places.parquet")
         self.lonlat = points_from_wkb(self.places["geometry"])
         self.place_id = np.array(self.places["place_id"].to_pylist(), dtype=str)
-        self._rows = {modality: np.full(len(self), -1) for modality in ("text", "image")}
+        self._rows = {modality: np.full(len(self), -1) for modality in ("text", *self.imagery)}
+        self._images: dict[str, np.ndarray] = {}
+        self._dates: dict[str, np.ndarray] = {}
         if manifest["counts"]["texts"]:
             meta = self._texts = pq.read_metadata(path / "texts.parquet")
             rows = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
             self._starts = np.cumsum([0, *rows])
             self._locate("text", pq.read_table(path / "texts.parquet", columns=["place_id"]))
-        if described:
-            file = path / "images" / f"{ARRAY}.npy"
+        for name in self.imagery:
+            file = path / "images" / f"{name}.npy"
             array = np.load(file, mmap_mode="r", allow_pickle=False)
-            self._images = np.asarray(array)  # an ndarray, so that batches are too
+            self._images[name] = np.asarray(array)  # an ndarray, so that batches are too
             table = pq.read_table(file.with_suffix(".parquet"))
-            self._dates = np.array(table["date"].to_pylist(), dtype=object)
-            self._locate("image", table)
+            self._dates[name] = np.array(table["date"].to_pylist(), dtype=object)
+            self._locate(name, table)
 
     @classmethod
     def open(cls, path: str | Path, verify: bool | str = True) -> PlaceStore:
@@ -165,11 +188,17 @@ class PlaceStore:
             column = column.cast(pa.string())
         return np.array(column.to_pylist(), dtype=object)
 
+    @property
+    def modalities(self) -> list[str]:
+        """List what its places have: "location", "text" if there is one, and the image modalities."""
+        return ["location", *(["text"] if self.has("text").any() else []), *self.imagery]
+
     def has(self, modality: str) -> np.ndarray:
-        """Tell which places (n,) have "location" (all), "text" or "image"; others are a StoreError."""
-        if modality not in MODALITIES:
-            raise StoreError(f"unknown modality {modality!r}; choose from {', '.join(MODALITIES)}")
-        return self._rows[modality] >= 0 if modality in self._rows else np.ones(len(self), dtype=bool)
+        """Tell which places (n,) have a modality of the store, or "text"; others are a StoreError."""
+        if modality == "location":
+            return np.ones(len(self), dtype=bool)
+        self._check(modality)
+        return self._rows[modality] >= 0
 
     def simulated(self, modality: str) -> bool:
         """Tell whether a modality is simulated; False for one that the store lacks."""
@@ -199,32 +228,39 @@ class PlaceStore:
                 values[i] = value
         return values
 
-    def images(self, rows: ArrayLike) -> np.ndarray:
-        """Read the images (k, band, H, W) of places: uint16, reflectance x 10,000."""
-        return self._images[self._taken("image", rows)]
+    def images(self, modality: str, rows: ArrayLike) -> np.ndarray:
+        """Read the images (k, band, H, W) of places in an image modality; see :class:`Images`."""
+        rows = self._taken(modality, rows)
+        return self._images[modality][rows]
 
-    def image_dates(self, rows: ArrayLike) -> list[str]:
-        """Read the acquisition dates of places' images: ISO 8601, or "" where not known."""
-        return self._dates[self._taken("image", rows)].tolist()
+    def image_dates(self, modality: str, rows: ArrayLike) -> list[str]:
+        """Read the dates of places' images in an image modality: ISO 8601, or "" where not known."""
+        rows = self._taken(modality, rows)
+        return self._dates[modality][rows].tolist()
 
-    def to_xarray(self) -> Any:
+    def to_xarray(self, modality: str = "sentinel2") -> Any:
         """Describe images (place, band, y, x) as a lazy :class:`xarray.Dataset`; StoreError if none."""
         import xarray
 
-        if not len(self._images):
-            raise StoreError(f"{self.path}: has no images")
-        rows = np.argsort(self._rows["image"])[-len(self._images) :]
+        self._check(modality)
+        described, images = self.imagery[modality], self._images[modality]
+        rows = np.argsort(self._rows[modality])[-len(images) :]
         coordinates = {
             "place": self.place_id[rows],
-            "band": self.bands,
+            "band": described["bands"],
             "lon": ("place", self.lonlat[rows, 0]),
             "lat": ("place", self.lonlat[rows, 1]),
-            "date": ("place", self._dates.astype(str)),
+            "date": ("place", self._dates[modality].astype(str)),
         }
         # netCDF has no booleans.
-        attributes = {"gsd_m": self.gsd_m, "scale": SCALE, "simulated": int(self.simulated("image"))}
-        array = (("place", "band", "y", "x"), self._images, attributes)
-        return xarray.Dataset({ARRAY: array}, coordinates)
+        attributes = {name: described[name] for name in ("gsd_m", "scale")}
+        attributes["simulated"] = int(self.simulated(modality))
+        return xarray.Dataset({modality: (("place", "band", "y", "x"), images, attributes)}, coordinates)
+
+    def _check(self, modality: str) -> None:
+        if modality not in self._rows:
+            there = ", ".join(self.modalities)
+            raise StoreError(f"{self.path}: no modality {modality!r}; there are {there}")
 
     def _locate(self, modality: str, table: pa.Table) -> None:
         """Find for each place the row of its text or image."""
@@ -233,6 +269,7 @@ class PlaceStore:
 
     def _taken(self, modality: str, rows: ArrayLike) -> np.ndarray:
         """Return the rows of texts or images that belong to rows of places."""
+        self._check(modality)
         rows = row_numbers(rows, len(self))
         taken = self._rows[modality][rows]
         if (taken < 0).any():
@@ -246,10 +283,9 @@ def check_store(path: str | Path) -> str:
     """Check every byte of a store against its hash, and describe it in three lines."""
     store = PlaceStore.open(path, verify="full")
     files, kinds = store.manifest["files"], []
-    for modality in MODALITIES:
-        if count := int(store.has(modality).sum()):
-            how = "simulated" if store.simulated(modality) else "as observed"
-            kinds.append(f"{count:,} {modality} {how}")
+    for modality in store.modalities:
+        how = "simulated" if store.simulated(modality) else "as observed"
+        kinds.append(f"{store.has(modality).sum():,} {modality} {how}")
     size = sum(entry["bytes"] for entry in files.values()) / 1e6
     return (
         f"{path}: a complete place store, schema {SCHEMA_VERSION}, data hash {store.data_hash[:16]}\n"
@@ -300,10 +336,7 @@ def write_store(
     *,
     places: Mapping[str, Sequence | np.ndarray],
     texts: Mapping[str, Sequence] | pa.Table | Iterable[Mapping[str, Sequence] | pa.Table] | None = None,
-    images: Iterable | None = None,
-    image_rows: Sequence[int] | np.ndarray | None = None,
-    dates: Sequence[str] | None = None,
-    gsd_m: float = 10.0,
+    images: Mapping[str, Images] | None = None,
     facts: dict[str, dict] | None = None,
     simulated: dict[str, bool] | None = None,
     made: dict | None = None,
@@ -316,11 +349,7 @@ def write_store(
         places: columns (n,): ``place_id`` (unique str), ``lon``, ``lat`` (degrees), and if known
             ``title``, ``source``, ``license`` and facts (numbers or str; NaN or None if missing).
         texts: columns of :data:`TEXT_SCHEMA`, or an iterable of such tables, which is streamed.
-        images: an iterable of uint16 (k, 12, H, W), reflectance x 10,000, or of tuples (images,
-            columns (k,) of their places), which is streamed. The bands of an xarray are found by name;
-            other arrays have none, and must be in the order of `BANDS`.
-        image_rows, dates: of each image the row of its place, and its date (ISO 8601) or "".
-        gsd_m: size of a pixel in metres.
+        images: :class:`Images` by modality; those called "sentinel2" must be reflectance x 10,000.
         facts: see :class:`PlaceStore`; each is a column of the places.
         simulated: modalities that are simulated.
         made: how the store was made, for the manifest.
@@ -336,15 +365,18 @@ def write_store(
     if path.exists():
         raise StoreError(f"{path}: exists already; remove it or choose another folder")
     place_id, lonlat, columns = _take_places(places)
-    rows = np.empty(0, np.int64) if images is None else _take_image_rows(image_rows, len(place_id))
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
     try:
         partial.mkdir()
         content, described = hashlib.sha256(), {}
         count = _write_texts(partial / "texts.parquet", texts, place_id) if texts is not None else 0
-        if images is not None and len(rows):
-            described[ARRAY], more = _write_images(partial, images, rows, place_id, dates, gsd_m, content)
+        for name, given in (images or {}).items():
+            if not len(given.rows):
+                continue
+            described[name], more = _write_images(partial, name, given, place_id, content)
+            if clash := more.keys() & columns.keys():
+                raise StoreError(f"{name}: images bring a column {min(clash)!r}, which there is already")
             columns |= more
         table = pa.table({"place_id": place_id, "geometry": wkb_points(lonlat)} | columns)
         table = table.replace_schema_metadata(geo_metadata((*lonlat.min(0), *lonlat.max(0))))
@@ -366,8 +398,8 @@ def write_store(
         manifest: dict[str, Any] = {
             "format": "GeoNB place store",
             "schema_version": SCHEMA_VERSION,
-            "counts": {"places": len(table), "texts": count, "images": len(rows)},
-            "simulated": {m: bool((simulated or {}).get(m, False)) for m in MODALITIES},
+            "counts": {"places": len(table), "texts": count, "images": sum(d["shape"][0] for d in described.values())},
+            "simulated": {m: bool((simulated or {}).get(m, False)) for m in ("location", "text", *described)},
             "images": described,
             "facts": facts or {},
             "made": made or {},
@@ -477,65 +509,88 @@ def _write_texts(file: Path, texts: Any, place_id: pa.Array) -> int:
     return count
 
 
-def _take_image_rows(image_rows: Any, places: int) -> np.ndarray:
-    if image_rows is None:
-        raise StoreError("images: image_rows is missing; give for each image the row of its place")
-    rows = np.asarray(image_rows, dtype=np.int64)
-    names, counts = np.unique(rows, return_counts=True)
-    if (wrong := (names < 0) | (names >= places) | (counts > 1)).any():
-        row = names[np.argmax(wrong)]
-        raise StoreError(f"images: image_rows has {row}: no row of {places} places, or two images of one")
-    return rows
-
-
 def _write_images(
-    folder: Path, images: Iterable, rows: np.ndarray, place_id: pa.Array, dates: Any, gsd_m: float, content: Any
-) -> tuple[dict, dict[str, pa.Array]]:
+    folder: Path, name: str, given: Images, place_id: pa.Array, content: Any
+) -> tuple[dict, dict[str, pa.Array]]:  # fmt: skip
     """Stream an array and its table; return its entry in the manifest and the columns beside it."""
+    if not name.isidentifier() or name in ("location", "text"):
+        raise StoreError(f"images: {name!r} cannot name a modality; take letters, such as sentinel2")
+    rows = _take_image_rows(name, given.rows, len(place_id))
     names = place_id.take(rows).to_pylist()
-    dates = [""] * len(rows) if dates is None else [as_text(date) for date in dates]
+    dates = [""] * len(rows) if given.dates is None else [as_text(date) for date in given.dates]
     if len(dates) != len(rows):
-        raise StoreError(f"images: {len(rows)} images, but {len(dates)} dates")
-    (folder / "images").mkdir()
+        raise StoreError(f"{name}: {len(rows)} images, but {len(dates)} dates")
+    (folder / "images").mkdir(exist_ok=True)
     extra: dict[str, list[np.ndarray]] = {}
-    seen, shape = 0, ()
-    with (folder / "images" / f"{ARRAY}.npy").open("wb") as stream:
-        for chunk in [images] if hasattr(images, "ndim") else images:
+    seen, shape, dtype = 0, (), np.dtype(np.uint8)
+    with (folder / "images" / f"{name}.npy").open("wb") as stream:
+        for chunk in [given.chunks] if hasattr(given.chunks, "ndim") else given.chunks:
             chunk, columns = chunk if isinstance(chunk, tuple) else (chunk, {})
             if not len(chunk):
                 continue
-            where = f"images: from image {seen} on"
-            try:
-                chunk = check_shape(chunk, least=1)
-            except ValueError as error:
-                raise StoreError(f"{where}: {error}") from None
-            if chunk.dtype != np.uint16:
-                raise StoreError(f"{where}: {chunk.dtype}; give uint16, reflectance x 10,000")
-            if shape and chunk.shape[1:] != shape:
-                raise StoreError(f"{where}: {chunk.shape[1:]}, those before {shape}; cut all to one size")
-            check_scaling("images", chunk, seen)
+            chunk = _checked(name, chunk, given, seen)
+            if shape and (chunk.shape[1:] != shape or chunk.dtype != dtype):
+                found, before = f"{chunk.dtype} {chunk.shape[1:]}", f"{dtype} {shape}"
+                raise StoreError(f"{name}: from image {seen} on {found}, those before {before}; make all alike")
             if not shape:
-                shape = chunk.shape[1:]
-                header = {"descr": "<u2", "fortran_order": False, "shape": (len(rows), *shape)}
+                shape, dtype = chunk.shape[1:], chunk.dtype.newbyteorder("<")
+                _check_room(folder, name, len(rows) * math.prod(shape) * dtype.itemsize)
+                header = {"descr": dtype.str, "fortran_order": False, "shape": (len(rows), *shape)}
                 np.lib.format.write_array_header_1_0(stream, header)
-                content.update(json.dumps([names, dates, float(gsd_m)], ensure_ascii=False).encode())
-            for name, values in columns.items():
-                extra.setdefault(name, []).append(np.asarray(values))
-            pixels = np.ascontiguousarray(chunk, "<u2")
+                about = [name, names, dates, float(given.gsd_m), given.scale, list(given.bands)]
+                content.update(json.dumps(about, ensure_ascii=False).encode())
+            for column, values in columns.items():
+                extra.setdefault(column, []).append(np.asarray(values))
+            pixels = np.ascontiguousarray(chunk, dtype)
             stream.write(pixels.data)
             content.update(pixels)
             seen += len(chunk)
-    if seen != len(rows):
-        raise StoreError(f"images: {seen} images, but {len(rows)} rows in image_rows")
+    if seen != len(rows) or not seen:
+        raise StoreError(f"{name}: {seen} images, but {len(rows)} rows of places for them")
     table = pa.table({"place_id": names, "date": dates})
-    pq.write_table(table, folder / "images" / f"{ARRAY}.parquet", compression="zstd")
+    pq.write_table(table, folder / "images" / f"{name}.parquet", compression="zstd")
     at = np.full(len(place_id), -1)
     at[rows] = np.arange(len(rows))
     of_place, more = pa.array(at, mask=at < 0), {}
-    for name, values in extra.items():
-        more[name] = _column("images", name, np.concatenate(values)).take(of_place)
-    described = {"bands": BANDS, "gsd_m": float(gsd_m), "scale": SCALE, "dtype": "uint16"}
+    for column, values in extra.items():
+        more[column] = _column(name, column, np.concatenate(values)).take(of_place)
+    described = {"bands": list(given.bands), "scale": given.scale, "gsd_m": float(given.gsd_m), "dtype": dtype.name}
     return described | {"shape": [len(rows), *shape]}, more
+
+
+def _take_image_rows(name: str, rows: Any, places: int) -> np.ndarray:
+    rows = np.asarray(rows, dtype=np.int64)
+    taken, counts = np.unique(rows, return_counts=True)
+    if (wrong := (taken < 0) | (taken >= places) | (counts > 1)).any():
+        row = taken[np.argmax(wrong)]
+        raise StoreError(f"{name}: rows has {row}: no row of {places} places, or two images of one")
+    return rows
+
+
+def _checked(name: str, chunk: Any, given: Images, first: int) -> np.ndarray:
+    """Check images (k, band, H, W), and the values of Sentinel-2; ``first`` is the number of the first."""
+    if name == "sentinel2":
+        try:
+            chunk = check_shape(chunk, least=1)
+        except ValueError as error:
+            raise StoreError(f"{name}: from image {first} on: {error}") from None
+        if chunk.dtype != np.uint16:
+            raise StoreError(f"{name}: from image {first} on: {chunk.dtype}; give uint16, reflectance x 10,000")
+        check_scaling(name, chunk, first)
+    chunk = np.asarray(chunk)
+    if chunk.ndim != 4 or chunk.shape[1] != len(given.bands) or chunk.dtype not in (np.uint8, np.uint16):
+        wanted = f"uint8 or uint16 (n, {len(given.bands)}, H, W)"
+        raise StoreError(f"{name}: from image {first} on: {chunk.dtype} {chunk.shape}; give {wanted}")
+    return chunk
+
+
+def _check_room(folder: Path, name: str, size: int) -> None:
+    """Say what an array of ``size`` bytes will take, and refuse it where the disk has no room for it."""
+    free = shutil.disk_usage(folder).free
+    if size > 1e8:
+        print(f"{name}: the images take {size / 1e6:,.0f} MB", file=sys.stderr)
+    if size > free:
+        raise StoreError(f"{name}: the images need {size / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free")
 
 
 def check_scaling(where: str, images: np.ndarray, first: int) -> None:

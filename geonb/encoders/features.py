@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from geonb._util import tqdm, write_atomically
-from geonb.encoders.image import image_backbone
-from geonb.encoders.text import text_backbone
 
 if TYPE_CHECKING:
     from geonb.data.store import PlaceStore
 
-CHUNK = {"text": 32_768, "image": 1024}  # read and encoded at a time
-
-BACKBONES: dict[str, Callable[..., Any]] = {"text": text_backbone, "image": image_backbone}
+TEXTS, IMAGES = 32_768, 1024  # read and encoded at a time
 
 
 def features(store: PlaceStore, modality: str, backbone: Any, progress: bool = True) -> np.ndarray:
@@ -48,11 +44,11 @@ def features(store: PlaceStore, modality: str, backbone: Any, progress: bool = T
 
 
 def _encode(store: PlaceStore, modality: str, rows: np.ndarray, backbone: Any, progress: bool) -> np.ndarray:
-    read = {"text": store.texts, "image": store.images}[modality]
+    read, size = (store.texts, TEXTS) if modality == "text" else (partial(store.images, modality), IMAGES)
     values = np.empty((len(rows), backbone.dim), np.float32)
-    starts = range(0, len(rows), CHUNK[modality])
+    starts = range(0, len(rows), size)
     one = len(starts) == 1  # then the backbone shows the bar
     for start in tqdm(starts, desc=f"{modality} features", unit="chunk", disable=one or not progress):
-        part = slice(start, start + CHUNK[modality])
+        part = slice(start, start + size)
         values[part] = backbone.encode(read(rows[part]), progress=one and progress)
     return values

@@ -66,8 +66,8 @@ def evaluate(
     for name, task in TASKS.items():
         if name not in tasks:
             skipped.append({"task": name, "why": f"the store has no column {task.column}"})
-    for modality in ("text", "image"):
-        if not store.has(modality).any():
+    for modality, there in (("text", "text" in store.modalities), ("image", bool(store.imagery))):
+        if not there:
             skipped.append({"modality": modality, "why": "the store has none"})
     protocols = protocols_of(store, split, config, skipped=skipped)
     folds = task_folds(store.column, tasks, protocols, skipped)
@@ -79,7 +79,7 @@ def evaluate(
             "name": store.path.name,
             "hash": store.data_hash,
             "places": len(store),
-            "simulated": {m: bool(store.simulated(m)) for m in ("location", "text", "image")},
+            "simulated": {m: store.simulated(m) for m in store.modalities},
             "held_out": int((split == "test").sum()),
             "split": config,
             "correlation_range_km": ranges,
@@ -129,7 +129,7 @@ def embed_all(
         if m in extra:
             has = np.isfinite(extra[m]).all(1)
             vectors = model.embed_features(m, extra[m][has])
-        elif m in ("text", "image") and store.has(m).any():
+        elif m in store.modalities:
             has = store.has(m)
             vectors = model.embed_store(store, m, np.flatnonzero(has), progress)
         else:

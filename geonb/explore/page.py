@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,16 +12,18 @@ import numpy as np
 import geonb
 from geonb._util import as_text, tqdm
 from geonb.data.attribution import attribution
+from geonb.data.landscape import picture
 from geonb.data.sentinel2 import true_color
 from geonb.data.store import PlaceStore
-from geonb.explore.linked import ABOUT, MODALITIES, TEXT_CHARACTERS, linked_view, shorten
+from geonb.explore.linked import ABOUT, TEXT_CHARACTERS, linked_view, shorten
 from geonb.explore.projection import EQUAL, all_equal, project
-from geonb.explore.views import PLURALS, write_page
+from geonb.explore.views import plural, write_page
 
 if TYPE_CHECKING:
     from geonb.model import Model
 
 ALL_TEXT = 20_000_000  # characters in a page; with more texts each is cut shorter
+PICTURES: dict[str, Callable] = {"landscape": picture, "sentinel2": true_color}  # the first that a store has is shown
 FIRST = ("climate", "continent", "country", "elevation_m")  # the first of these that the store has colours the page
 
 
@@ -50,7 +53,9 @@ def _body(run: Path, model: Model, store: PlaceStore, embeddings: np.ndarray, xy
     columns = {_label(name): store.column(name) for name in names}
     columns.setdefault("cluster", clusters(embeddings))
     titles = store.column("title") if "title" in store.columns else [None] * len(store)
-    simulated = [m for m in MODALITIES if store.simulated(m)]
+    simulated = [m for m in store.modalities if store.simulated(m)]
+    shown = next((m for m in PICTURES if m in store.imagery), "")
+    marked = {"image" if m == shown else m for m in simulated}
     view = linked_view(
         store.lonlat,
         xy,
@@ -60,11 +65,11 @@ def _body(run: Path, model: Model, store: PlaceStore, embeddings: np.ndarray, xy
         alt=(f"UMAP projection of the embeddings of {len(store)} places", f"World map of {len(store)} places"),
         units={_label(name): fact.get("units") for name, fact in store.facts.items()},
         about=_about(store),
-        images=lambda rows: true_color(store.images(rows)),
-        image_rows=np.flatnonzero(store.has("image")),
-        simulated=simulated,
+        images=lambda rows: PICTURES[shown](store.images(shown, rows)),
+        image_rows=np.flatnonzero(store.has(shown)) if shown else (),
+        simulated=marked,
     )
-    what = " and ".join(PLURALS[m] for m in simulated)
+    what = " and ".join(plural(m) for m in simulated)
     words = f"<strong>Simulated:</strong> the {what} of this store are simulated, not observed."
     notice = f'<p class="notice">{words}</p>' if what else ""
     if all_equal(embeddings, EQUAL):

@@ -10,7 +10,7 @@ import numpy as np
 
 from geonb.explore.maps import land_centres
 from geonb.explore.projection import principal_axes
-from geonb.explore.views import PLURALS, View, asset, land, pack
+from geonb.explore.views import View, asset, land, pack, plural
 from geonb.geo import EARTH_RADIUS_KM, cell_grid, unit_xyz
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _names(lonlat: np.ndarray, size_km: float) -> dict:
 def _simulated(models: Iterable[Model]) -> list[str]:
     found = [m for model in models for m, s in model.manifest.get("data", {}).get("simulated", {}).items() if s]
     order = sorted(dict.fromkeys(found), key=lambda m: (m == "location", m != "text"))
-    return [PLURALS.get(m, m) for m in order]
+    return [plural(m) for m in order]
 
 
 def _compress(z: np.ndarray, words: np.ndarray | None) -> dict:

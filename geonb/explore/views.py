@@ -20,7 +20,12 @@ from geonb._util import is_unknown, write_atomically
 PALETTE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F63B8", "#8A8A00", "#C43B4E", "#3AA6A0"]
 """Colours of classes, after Okabe and Ito (2008), continued; they read on white and on near-black."""
 MISSING = "#9aa0a6"  # of missing values, and of classes beyond the palette
-PLURALS = {"location": "positions", "text": "texts", "image": "images"}
+_PLURALS = {"location": "positions", "text": "texts", "sentinel2": "Sentinel-2 images"}
+
+
+def plural(modality: str) -> str:
+    """Name what places have of a modality in words, such as "Sentinel-2 images"."""
+    return _PLURALS.get(modality, f"{modality} images")
 
 
 class View:

@@ -24,8 +24,9 @@ import pyarrow.parquet as pq
 import yaml
 
 from geonb._util import is_missing, tqdm
+from geonb.data import landscape
 from geonb.data.sampling import density_weights, weighted_sample
-from geonb.data.store import PlaceStore, StoreError, write_store
+from geonb.data.store import Images, PlaceStore, StoreError, write_store
 from geonb.data.texts import countries as load_countries
 from geonb.sample.images import COLUMNS, simulate_sentinel2
 from geonb.sample.texts import WORDINGS, by_least, compose
@@ -43,7 +44,7 @@ FACTS: dict[str, dict] = yaml.safe_load((ASSETS / "facts.yaml").read_text(encodi
 
 
 def make_atlas(out: str | Path, places: int = 8000, seed: int = 0, progress: bool = True) -> PlaceStore:
-    """Make a place store of real facts, composed texts and simulated images.
+    """Make a place store of real facts, composed texts, simulated Sentinel-2 and real landscape chips.
 
     About a fifth of the places are land points far from any town, without a text.
     The same arguments give the same store, to the hash.
@@ -75,10 +76,12 @@ def make_atlas(out: str | Path, places: int = 8000, seed: int = 0, progress: boo
         out,
         places=columns | {"title": facts["name"]},
         texts=_texts(facts, home, np.flatnonzero(has_text), seed),
-        images=_images(facts, rows, seed, progress),
-        image_rows=rows,
+        images={
+            "sentinel2": Images(_images(facts, rows, seed, progress), rows),
+            "landscape": landscape.images(np.stack([facts["lon"], facts["lat"]], 1)),
+        },
         facts=FACTS,
-        simulated={"location": False, "text": True, "image": True},
+        simulated={"text": True, "sentinel2": True},
         made={"function": "geonb.sample.make_atlas", "options": {"places": places, "seed": seed}},
         datacard=lambda finished: _datacard(finished, has_text, has_image, seed),
     )

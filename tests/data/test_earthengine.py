@@ -225,7 +225,7 @@ def test_the_clearest_chip_is_the_scene_with_the_best_score_and_has_its_date(ser
     for row, point in enumerate(POINTS):
         day, bands, _ = max(eligible(chip_grid(*point, SIZE)), key=lambda scene: scene[2].mean())
         assert day == "2024-06-06"  # the scene of 7 July has better pixels, but not all of them
-        assert (store.images([row])[0] == bands).all() and store.image_dates([row])[0] == day
+        assert (store.images("sentinel2", [row])[0] == bands).all() and store.image_dates("sentinel2", [row])[0] == day
     assert (store.column("scenes") == 5).all() and (store.column("clear_share") == 1).all()
     assert (store.column("cloud_score") == 0.8).all() and (store.column("epsg") == utm_epsg(POINTS)).all()
 
@@ -236,7 +236,7 @@ def test_the_median_chip_is_the_median_of_the_clear_views_of_each_pixel(service,
         _, stack, scores = (np.stack(part) for part in zip(*eligible(chip_grid(*point, SIZE)), strict=True))
         clear = scores >= 0.6
         expected = np.nanmedian(np.where(clear[:, None], stack, np.nan), 0)
-        assert (store.images([row])[0] == np.floor(expected + 0.5)).all()
+        assert (store.images("sentinel2", [row])[0] == np.floor(expected + 0.5)).all()
         assert store.column("clear_views")[row] == pytest.approx(clear.sum(0).mean(), abs=0.01)
         assert len(np.unique(clear.sum(0))) > 1  # pixels differ in how often they were seen
 

@@ -296,10 +296,10 @@ def test_tables_and_chips_make_one_store_that_says_where_it_is_from(tmp_path):
     out = tmp_path / "store"
     store = from_files(out, [a, b], [chip], harmonise=False, license="CC BY-SA 3.0")
     assert len(store) == 4 + 1 + 4 and "9" in check_store(out)
-    assert (store.has("text") == [True] * 5 + [False] * 4).all() and (store.has("image") != store.has("text")).all()
+    assert (store.has("text") == [True] * 5 + [False] * 4).all() and (store.has("sentinel2") != store.has("text")).all()
     assert store.texts([1, 3, 4]) == [GOOD[1][-1], "The capital of Uganda.", "White houses."]
     assert store.column("title")[[2, 4]].tolist() == ["Lake George (Uganda)", "Berat"]
-    np.testing.assert_array_equal(store.images([5])[0], pixels[:, :64, :64])
+    np.testing.assert_array_equal(store.images("sentinel2", [5])[0], pixels[:, :64, :64])
     np.testing.assert_allclose(store.lonlat[:5, 0], [row[1] for row in GOOD] + [20.13])
     assert store.place_id[[0, 4, 8]].tolist() == ["wikipedia_places-0", "mine-0", "chip-1-1"]
     assert store.column("license")[[0, 4, 5]].tolist() == ["CC BY-SA 3.0", "CC0", "CC BY-SA 3.0"]
@@ -308,7 +308,7 @@ def test_tables_and_chips_make_one_store_that_says_where_it_is_from(tmp_path):
     assert store.text_column("revision", [0, 4]) == [None, "0123"]
     assert store.text_column("source", [4]) == ["A register"]
     assert np.isnan(store.column("population")[4:]).all() and store.column("population")[0] == 9_000_000
-    assert not any(store.simulated(modality) for modality in ("location", "text", "image"))
+    assert not any(store.simulated(modality) for modality in ("location", "text", "sentinel2"))
     assert store.manifest["made"]["inputs"]["chip.tif"] == hashlib.sha256(chip.read_bytes()).hexdigest()
     assert "A register. Licence: CC0." in (out / "datacard.md").read_text(encoding="utf-8")
     again = from_files(tmp_path / "again", [a, b], [chip], harmonise=False, license="CC BY-SA 3.0")

@@ -137,19 +137,19 @@ def test_chips_are_added_to_a_store_of_texts_and_all_of_it_is_kept(tmp_path):
     )  # fmt: skip
     store = make(tmp_path / "both", base, lambda lon, lat: paint(lon, lat) if lon > 0 else "at sea", simulated=True)
     assert store.place_id.tolist() == base.place_id.tolist() and (store.lonlat == base.lonlat).all()
-    assert (store.has("text") == base.has("text")).all() and (store.has("image") == (lonlat[:, 0] > 0)).all()
+    assert (store.has("text") == base.has("text")).all() and (store.has("sentinel2") == (lonlat[:, 0] > 0)).all()
     texts = np.flatnonzero(base.has("text"))
     assert store.texts(texts) == base.texts(texts)
     assert store.text_column("revision", texts) == base.text_column("revision", texts)
     for name in ("place_id", "title", "links", "height"):
         assert store.places[name].equals(base.places[name])
-    assert store.facts == base.facts and store.simulated("text") and store.simulated("image")
+    assert store.facts == base.facts and store.simulated("text") and store.simulated("sentinel2")
     assert (store.path / "attribution.parquet").exists()
-    assert np.isnan(store.column("cloud_share")[~store.has("image")]).all()
+    assert np.isnan(store.column("cloud_share")[~store.has("sentinel2")]).all()
     card = (store.path / "datacard.md").read_text()
     assert card.startswith("# Texts\n\nAll about them.\n\n## Image chips") and "**The images are simulated.**" in card
-    rows = np.flatnonzero(store.has("image"))
-    assert (store.images(rows)[:, 3, 0, 0] == 1000 + (lonlat[rows, 0] + 180).astype(int)).all()
+    rows = np.flatnonzero(store.has("sentinel2"))
+    assert (store.images("sentinel2", rows)[:, 3, 0, 0] == 1000 + (lonlat[rows, 0] + 180).astype(int)).all()
 
 
 @pytest.mark.parametrize("fails_at, workers", [(0, 1), (17, 1), (17, 4)])
@@ -186,7 +186,7 @@ def test_wrong_positions_and_stores_with_images_are_refused_before_anything_is_f
     for where, message in (([[200, 0]], "out of range"), (np.empty((0, 2)), "no positions")):
         with pytest.raises(ValueError, match=message):
             make(tmp_path / "s", where, never)
-    with pytest.raises(ValueError, match="has images already"):
+    with pytest.raises(ValueError, match="has images of Sentinel-2 already"):
         make(tmp_path / "s", make_world(tmp_path / "world", n=20), never)
 
 

@@ -47,8 +47,8 @@ def test_of_the_scenes_the_catalogue_is_wrong_about_one_day_and_the_pixels_tell(
         chips = from_stac(
             tmp_path / "chips", where, period=("2022-01-01", "2023-01-01"), size=32, url=url, simulated=True
         )  # fmt: skip
-    assert len(chips) == 2 and set(chips.image_dates([0, 1])) == {practice.WRONG_DAY}
+    assert len(chips) == 2 and set(chips.image_dates("sentinel2", [0, 1])) == {practice.WRONG_DAY}
     assert chips.column("offset_rule").tolist() == ["pixels against boa_offset_applied"] * 2
     rows = [int(np.abs(store.lonlat - point).sum(1).argmin()) for point in where]
-    blue = chips.images([0, 1])[:, 1].mean((1, 2)) / store.images(rows)[:, 1].mean((1, 2))
+    blue = chips.images("sentinel2", [0, 1])[:, 1].mean((1, 2)) / store.images("sentinel2", rows)[:, 1].mean((1, 2))
     assert np.allclose(blue, 1, atol=0.2)

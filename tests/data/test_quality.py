@@ -7,7 +7,7 @@ import pytest
 
 from geonb.data.quality import TEXTS_AT_ONCE, quality
 from geonb.data.sampling import land_cells, land_points
-from geonb.data.store import write_store
+from geonb.data.store import Images, write_store
 
 
 def store_of(path, lonlat, texts=None, dates=None, **columns):
@@ -18,7 +18,7 @@ def store_of(path, lonlat, texts=None, dates=None, **columns):
         more["texts"] = {"place_id": names[: len(texts)], "text": texts}
     if dates is not None:
         images = np.random.default_rng(0).integers(100, 3000, (len(dates), 12, 4, 4)).astype(np.uint16)
-        more |= {"images": [images], "image_rows": range(n - len(dates), n), "dates": dates}
+        more |= {"images": {"sentinel2": Images([images], range(n - len(dates), n), dates)}}
     places = {"place_id": names, "lon": np.array(lonlat)[:, 0], "lat": np.array(lonlat)[:, 1], **columns}
     return write_store(path, places=places, **more)
 
@@ -31,7 +31,7 @@ def test_a_store_whose_numbers_are_known(tmp_path):
         population=[1.0, np.nan, 3, 4, 5, 6],
     )  # fmt: skip
     q = quality(store, 500)
-    assert [q[name] for name in ("places", "with a text", "with an image", "with both")] == [6, 4, 4, 2]
+    assert [q[name] for name in ("places", "with text", "with sentinel2", "with all of these")] == [6, 4, 4, 2]
     assert q["at the position of another"] == 1 and q["places in cells that are mostly sea"] == 1 and q["places in the fullest cell"] == 3
     assert q["share of land cells of 500 km with a place"] == pytest.approx(3 / len(land_cells(500)))
     share = np.array([3, 1, 1, 1]) / 6
@@ -40,8 +40,8 @@ def test_a_store_whose_numbers_are_known(tmp_path):
     assert (q["characters of a text, median"], q["characters of a text, longest"], q["texts equal to another"]) == (3, 5, 1)
     assert q["share of near-duplicate texts"] == 0.5
     assert q["share of clouds, largest"] == 0.6  # of places with an image
-    assert q["images by month, north"] == "1/0/0/0/0/0/1/0/0/0/0/0"  # the equator counts as north
-    assert q["images by month, south"] == "0/0/0/0/0/0/1/0/0/0/0/0" and q["images without a date"] == 1
+    assert q["sentinel2 by month, north"] == "1/0/0/0/0/0/1/0/0/0/0/0"  # the equator counts as north
+    assert q["sentinel2 by month, south"] == "0/0/0/0/0/0/1/0/0/0/0/0" and q["sentinel2 without a date"] == 1
     assert (q["share without population"], q["share without cloud_share"]) == (1 / 6, 2 / 6)
     assert "share of near-duplicate texts" in str(q) and "50.0%" in str(q)
 

@@ -9,6 +9,7 @@ import os
 import pickle
 import shutil
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 
 import duckdb
 import numpy as np
@@ -19,7 +20,16 @@ from geoparquet import check_geoparquet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geonb.data.store import BANDS, PlaceStore, StoreError, check_store, points_from_wkb, wkb_points, write_store
+from geonb.data.store import (
+    BANDS,
+    Images,
+    PlaceStore,
+    StoreError,
+    check_store,
+    points_from_wkb,
+    wkb_points,
+    write_store,
+)
 
 N = 70
 FILES = ["places.parquet", "texts.parquet", "datacard.md", "images/sentinel2.parquet", "images/sentinel2.npy"]
@@ -46,12 +56,19 @@ def content(seed: int = 0) -> dict:
             "lang": ["en", "en", None],
             "facts": [["kind"], [], None],
         },
-        "images": [images[:40], images[40:]],
-        "image_rows": np.arange(4, N)[::-1],
-        "dates": ["2024-07-01"] + [""] * 65,
+        "images": {
+            "sentinel2": Images([images[:40], images[40:]], np.arange(4, N)[::-1], ["2024-07-01"] + [""] * 65),
+            "night": Images([rng.integers(0, 9, (2, 1, 4, 5)).astype(np.uint8)], [9, 8], None, ["light"], 255, 250),
+        },
         "facts": {"height": {"kind": "regression", "units": "m", "modalities": ["text"], "source": "none"}},
-        "simulated": {"image": True},
+        "simulated": {"sentinel2": True},
     }
+
+
+def with_images(**changes) -> dict:
+    """The contents with other images of Sentinel-2."""
+    images = content()["images"]
+    return content() | {"images": images | {"sentinel2": replace(images["sentinel2"], **changes)}}
 
 
 @pytest.fixture(scope="module")
@@ -76,21 +93,28 @@ def test_everything_written_is_read_back(written):
     assert store.column("count").dtype == np.float64 and store.column("flag").tolist() == [1.0, 0, 0] * 23 + [1]
     assert store.texts([69, 3]) == ["last", "three"] and store.text_column("facts", [3, 0, 69]) == [["kind"], [], None]
     assert store.text_column("lang", [69, 0]) == [None, "en"]
-    assert store.has("text").sum() == 3 and store.has("image").sum() == 66 and store.has("location").all()
-    assert store.simulated("image") and not store.simulated("text") and store.facts == given_["facts"]
-    assert store.bands == BANDS and store.gsd_m == 10 and store.image_dates([69, 68]) == ["2024-07-01", ""]
+    assert store.has("text").sum() == 3 and store.has("sentinel2").sum() == 66 and store.has("location").all()
+    assert store.simulated("sentinel2") and not store.simulated("text") and store.facts == given_["facts"]
+    assert store.modalities == ["location", "text", "sentinel2", "night"] and not store.simulated("night")
+    described = {"bands": BANDS, "scale": 10_000, "gsd_m": 10, "dtype": "uint16", "shape": [66, 12, 16, 16]}
+    assert store.imagery["sentinel2"] == described and store.image_dates("night", [9]) == [""]
+    night = content()["images"]["night"]
+    assert (store.images("night", [8, 9]) == night.chunks[0][::-1]).all() and store.imagery["night"]["gsd_m"] == 250
+    assert store.image_dates("sentinel2", [69, 68]) == ["2024-07-01", ""]
     for ask, name in ((store.column, "mood"), (store.has, "sound")):
         with pytest.raises(StoreError, match=name):
             ask(name)
 
 
 def test_images_come_in_the_order_of_the_rows(written):
-    images = np.concatenate(content()["images"])
+    images = np.concatenate(content()["images"]["sentinel2"].chunks)
     rows = np.array([69, 4, 30, 30, 5])
-    np.testing.assert_array_equal(written.images(rows), images[N - 1 - rows])
-    assert written.images([]).shape[0] == 0 and written.images(written.has("image")).shape == (66, 12, 16, 16)
-    with pytest.raises(StoreError, match=r"row 2 \(p2\) has no image"):
-        written.images([5, 2])
+    np.testing.assert_array_equal(written.images("sentinel2", rows), images[N - 1 - rows])
+    assert written.images("sentinel2", []).shape[0] == 0 and written.images(
+        "sentinel2", written.has("sentinel2")
+    ).shape == (66, 12, 16, 16)
+    with pytest.raises(StoreError, match=r"row 2 \(p2\) has no sentinel2"):
+        written.images("sentinel2", [5, 2])
     with pytest.raises(StoreError, match=r"row 1 \(p1\) has no text"):
         written.texts([0, 1])
     for rows in (written.has("text")[:9], [0.5]):
@@ -116,16 +140,16 @@ def test_geopandas_duckdb_and_numpy_read_the_store(written):
     assert rows == [(f"p{i}", i) for i in range(0, N, 3)]
     array = np.load(written.path / "images/sentinel2.npy", mmap_mode="r", allow_pickle=False)
     names = pq.read_table(written.path / "images/sentinel2.parquet")["place_id"].to_pylist()
-    np.testing.assert_array_equal(array[names.index("p30")], written.images([30])[0])
+    np.testing.assert_array_equal(array[names.index("p30")], written.images("sentinel2", [30])[0])
 
 
 def test_xarray_shows_the_images_and_reads_no_pixel_before_it_is_used(written):
     pytest.importorskip("xarray")
     data = written.to_xarray()
     assert data.sentinel2.dims == ("place", "band", "y", "x") and data.sentinel2.attrs["simulated"] == 1
-    assert np.shares_memory(data.sentinel2.values, written._images)
+    assert np.shares_memory(data.sentinel2.values, written._images["sentinel2"])
     one = data.sentinel2.sel(place="p30", band="B4")
-    np.testing.assert_array_equal(one, written.images([30])[0, BANDS.index("B4")])
+    np.testing.assert_array_equal(one, written.images("sentinel2", [30])[0, BANDS.index("B4")])
     assert (float(one.lon), float(one.lat)) == tuple(written.lonlat[30])
     assert str(data.date.sel(place="p69").values) == "2024-07-01"
 
@@ -142,9 +166,10 @@ def test_shapely_writes_the_same_points():
 
 
 def test_the_data_hash_is_that_of_the_content_however_it_was_given(written, tmp_path):
-    known = "c745f11db079b1ce8598b75c9820f5ac1c740ceccad503c4df956bd29a20af51"  # as in version 1 of the schema
-    assert write_store(tmp_path / "c", **(content() | {"dates": None})).data_hash == known != written.data_hash
-    other = content() | {"images": [np.concatenate(content()["images"])], "made": {"function": "another"}}
+    assert write_store(tmp_path / "c", **with_images(dates=None)).data_hash != written.data_hash
+    assert write_store(tmp_path / "d", **with_images(gsd_m=20)).data_hash != written.data_hash
+    whole = np.concatenate(content()["images"]["sentinel2"].chunks)
+    other = with_images(chunks=whole) | {"made": {"function": "another"}}
     other["texts"] = [{name: values[i : i + 1] for name, values in other["texts"].items()} for i in range(3)]
     for name, values in other["places"].items():
         parts = [pa.array(part, from_pandas=True) for part in (values[:20], values[20:])]
@@ -162,18 +187,19 @@ def test_a_store_may_lack_texts_and_images(tmp_path):
     store = write_store(tmp_path / "s", places=bare, texts=iter([]))
     with pytest.raises(StoreError, match="exists already"):
         write_store(tmp_path / "s", places=bare)
-    assert not store.has("text").any() and not store.has("image").any() and store.bands is None
+    assert not store.has("text").any() and store.modalities == ["location"] and store.imagery == {}
     assert "70 location as observed" in check_store(store.path) and store.texts([]) == []
     assert sorted(store.manifest["files"]) == ["datacard.md", "places.parquet"]
-    with pytest.raises(StoreError, match="has no images"):
+    with pytest.raises(StoreError, match="no modality 'sentinel2'; there are location$"):
         store.to_xarray()
 
 
 def test_columns_that_come_with_images_are_missing_where_no_image_is(tmp_path):
-    chunks = [(chunk, {"bright": chunk.mean((1, 2, 3)), "sort": ["a"] * len(chunk)}) for chunk in content()["images"]]
-    store = write_store(tmp_path / "s", **(content() | {"images": chunks}))
-    rows = np.flatnonzero(store.has("image"))
-    np.testing.assert_allclose(store.column("bright")[rows], store.images(rows).mean((1, 2, 3)))
+    chunks = content()["images"]["sentinel2"].chunks
+    chunks = [(chunk, {"bright": chunk.mean((1, 2, 3)), "sort": ["a"] * len(chunk)}) for chunk in chunks]
+    store = write_store(tmp_path / "s", **with_images(chunks=chunks))
+    rows = np.flatnonzero(store.has("sentinel2"))
+    np.testing.assert_allclose(store.column("bright")[rows], store.images("sentinel2", rows).mean((1, 2, 3)))
     assert np.isnan(store.column("bright")[:4]).all() and store.column("sort")[:4].tolist() == [None] * 4
 
 
@@ -227,8 +253,8 @@ def test_bands_of_an_xarray_are_found_by_name_and_bands_that_are_last_are_refuse
         data.isel(band=order).assign_coords(band=range(1, 13)).assign_attrs(long_name=esa)
     )  # as rioxarray has them
     for k, images in enumerate((shuffled, numbered, data.values)):
-        store = write_store(tmp_path / f"s{k}", **(content() | {"images": images}))
-        np.testing.assert_array_equal(store.images([30]), written.images([30]))
+        store = write_store(tmp_path / f"s{k}", **with_images(chunks=images))
+        np.testing.assert_array_equal(store.images("sentinel2", [30]), written.images("sentinel2", [30]))
     for images, message in (
         (shuffled.isel(band=slice(11)), "is there 0 times"),
         (shuffled.assign_coords(band=range(12)), "without names of bands"),
@@ -237,7 +263,7 @@ def test_bands_of_an_xarray_are_found_by_name_and_bands_that_are_last_are_refuse
         (data.values.transpose(0, 2, 3, 1), "bands are last"),
     ):
         with pytest.raises(StoreError, match=message):
-            write_store(tmp_path / "no", **(content() | {"images": [images]}))
+            write_store(tmp_path / "no", **with_images(chunks=[images]))
 
 
 @pytest.mark.parametrize("name", [*FILES, "manifest.json"])
@@ -272,10 +298,10 @@ def test_what_is_no_store_of_this_version_is_refused(copy):
     file = copy / "manifest.json"
     old = json.loads(file.read_text()) | {"schema_version": 1, "made": {"function": "make_atlas", "places": 8000}}
     file.write_text(json.dumps(old))
-    with pytest.raises(StoreError, match="version 1, but this GeoNB reads 2; remove .* made so: .*make_atlas.*8000"):
+    with pytest.raises(StoreError, match="version 1, but this GeoNB reads 3; remove .* made so: .*make_atlas.*8000"):
         PlaceStore.open(copy)
     for odd in ({"images": None}, {"files": [1]}, {"counts": 3}, {"files": {"places.parquet": 1}}):
-        file.write_text(json.dumps(old | {"schema_version": 2} | odd))
+        file.write_text(json.dumps(old | {"schema_version": 3} | odd))
         with pytest.raises(StoreError, match="s: cannot be read .*remove the store"):
             PlaceStore.open(copy)
     (copy / "config.yaml").touch()
@@ -287,7 +313,7 @@ def test_what_is_no_store_of_this_version_is_refused(copy):
 
 
 def read_some(store):
-    return store.texts([69, 3]), store.images([69, 4]).tolist()
+    return store.texts([69, 3]), store.images("sentinel2", [69, 4]).tolist()
 
 
 def test_an_opened_store_is_pickled_as_its_path_and_may_be_forked(written):
@@ -302,16 +328,17 @@ IMAGE = np.full((66, 12, 8, 8), 1500, np.uint16)
 BLANK = np.where(np.arange(66)[:, None, None, None] == 9, 0, IMAGE).astype(np.uint16)
 TWO = {"lon": [1, 2], "lat": [1, 2]}
 FAULTS = {
-    "8-bit picture": ({"images": [IMAGE // 10]}, "image 0 has nothing above 255"),
-    "too bright": ({"images": [IMAGE * 20]}, "mean above 20000"),
-    "no data": ({"images": [BLANK]}, "image 9 is all"),
-    "floats": ({"images": [IMAGE / 1e4]}, "float64; needed is uint16"),
-    "two sizes": ({"images": [IMAGE[:60], IMAGE[60:, :, :4]]}, "those before"),
-    "too few images": ({"images": [IMAGE[:60]]}, "60 images, but 66 rows"),
-    "images without rows": ({"image_rows": None}, "image_rows is missing"),
-    "row outside": ({"image_rows": np.arange(5, 71)}, "image_rows has 70"),
-    "two images of a place": ({"image_rows": [0] * 66}, "two images"),
-    "too few dates": ({"dates": ["2024-01-01"]}, "66 images, but 1 dates"),
+    "8-bit picture": (with_images(chunks=[IMAGE // 10]), "image 0 has nothing above 255"),
+    "too bright": (with_images(chunks=[IMAGE * 20]), "mean above 20000"),
+    "no data": (with_images(chunks=[BLANK]), "image 9 is all"),
+    "floats": (with_images(chunks=[IMAGE / 1e4]), "float64; needed is uint16"),
+    "two sizes": (with_images(chunks=[IMAGE[:60], IMAGE[60:, :, :4]]), "those before"),
+    "too few images": (with_images(chunks=[IMAGE[:60]]), "60 images, but 66 rows"),
+    "row outside": (with_images(rows=np.arange(5, 71)), "rows has 70"),
+    "two images of a place": (with_images(rows=[0] * 66), "two images"),
+    "too few dates": (with_images(dates=["2024-01-01"]), "66 images, but 1 dates"),
+    "a modality of no name": ({"images": {"text": content()["images"]["night"]}}, "'text' cannot name a modality"),
+    "another count of bands": ({"images": {"night": Images([IMAGE], range(66), None, ["light"])}}, "night: from image 0 .*give .*1, H, W"),
     "unknown fact": ({"facts": {"x": {"kind": "regression"}}}, "fact 'x' is no column"),
     "empty text": ({"texts": {"place_id": ["p0", "p1"], "text": ["a", " \n\u3000"]}}, "row 1: empty text"),
     "text of nowhere": ({"texts": [{"place_id": ["p0"], "text": ["a"]}, {"place_id": ["q"], "text": ["b"]}]}, "row 1: 'q' is no place"),
@@ -343,11 +370,11 @@ def test_faults_are_refused_and_nothing_is_left_behind(tmp_path, fault):
 )
 def test_an_interrupted_or_failed_write_leaves_nothing(tmp_path, stop, seen, message):
     def images():
-        yield content()["images"][0]
+        yield content()["images"]["sentinel2"].chunks[0]
         raise stop
 
     with pytest.raises(seen, match=message):
-        write_store(tmp_path / "s", **(content() | {"images": images()}))
+        write_store(tmp_path / "s", **with_images(chunks=images()))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -52,7 +52,16 @@ def test_the_fingerprint_follows_what_the_features_follow(monkeypatch):
 
 
 def test_wrong_chips_are_refused(backbone, chips):
-    with pytest.raises(ValueError, match=r"images\[None\]"):
-        backbone.encode(chips[0])
-    with pytest.raises(ValueError, match="at least 16"):
-        backbone.encode(chips[..., :8])
+    for wrong in (chips[0], chips[..., :8], chips[:, :11]):
+        with pytest.raises(ValueError, match=r"not \(n, 12, H, W\), H and W at least 16; the bands are B1, B2"):
+            backbone.encode(wrong)
+
+
+def test_another_modality_has_filters_for_its_own_bands(chips):
+    pictures = (chips[:, :2] >> 6).clip(0, 255).astype(np.uint8)
+    backbone = image_backbone(bands=["red", "night"], scale=255)
+    features = backbone.encode(pictures)
+    assert features.shape == (8, backbone.dim) and backbone.fingerprint != image_backbone().fingerprint
+    x = (np.sqrt(np.maximum(pictures / 255, 1e-4)) - module.CENTRE) / module.SPREAD
+    np.testing.assert_allclose(features[:, :2], x.mean((2, 3)), atol=1e-4)
+    assert image_backbone(bands=["red", "day"], scale=255).fingerprint != backbone.fingerprint

@@ -61,9 +61,9 @@ def test_probes_see_the_embedding_and_no_coordinate(world, trained, monkeypatch)
 def test_retrieval_has_all_six_directions_and_says_which_were_never_trained(results):
     rows = {(r["query"], r["target"]): r for r in results["retrieval"] if r["run"] == "imagebind"}
     assert len(rows) == 6
-    assert {pair for pair, r in rows.items() if not r["trained"]} == {("text", "image"), ("image", "text")}
+    assert {pair for pair, r in rows.items() if not r["trained"]} == {("text", "sentinel2"), ("sentinel2", "text")}
     assert {(r["query"], r["target"]) for r in results["retrieval"] if r["run"] == "satclip"} == {
-        ("location", "image"), ("image", "location"),
+        ("location", "sentinel2"), ("sentinel2", "location"),
     }  # fmt: skip
     assert all(r["chance@10"] == pytest.approx(min(1, 10 / r["n"])) for r in results["retrieval"])
 
@@ -74,9 +74,9 @@ def test_tables_say_how_much_was_trained_on_what_and_escape_names(results):
         assert "simulated" in table.caption.lower() and table.frame.loc["imagebind", "samples seen"] == "1,280"
         assert table.frame.loc["imagebind", "steps"].startswith("20 (selected ")
         assert table.frame.loc["raw coordinates", "steps"] == "–"
-    table = retrieval_table(results, "text", "image")
+    table = retrieval_table(results, "text", "sentinel2")
     assert table.frame.loc["imagebind", "trained pair"] == "never" and "chance" in table.frame.index
-    assert information_table(results).frame.shape[0] == 2 and "alignment, text and image" in information_table(results).frame
+    assert information_table(results).frame.shape[0] == 2 and "alignment, text and sentinel2" in information_table(results).frame
     assert cka_table(results).frame.loc["imagebind", "satclip"] == cka_table(results).frame.loc["satclip", "imagebind"]
     hostile = json.loads(json.dumps(results).replace("imagebind", "<script>x"))
     html = probe_table(hostile, "random")._repr_html_()
@@ -112,8 +112,8 @@ def test_what_a_store_lacks_is_skipped_and_said(world, trained, tmp_path, monkey
         tmp_path / "bare",
         places={"place_id": world.place_id[rows], "lon": world.lonlat[rows, 0], "lat": world.lonlat[rows, 1],
                 "warmth": np.where(np.arange(len(rows)) < 10, 1.0, np.nan)},
-        texts={"place_id": world.place_id[rows], "text": world.texts(rows)}, images=None, image_rows=None,
-        facts={}, simulated={"location": True, "text": True, "image": False},
+        texts={"place_id": world.place_id[rows], "text": world.texts(rows)},
+        facts={}, simulated={"location": True, "text": True, "sentinel2": False},
     )  # fmt: skip
     found = evaluate([trained], bare, progress=False)
     assert {(r["query"], r["target"]) for r in found["retrieval"]} == {("location", "text"), ("text", "location")}

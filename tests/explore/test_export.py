@@ -28,7 +28,7 @@ def test_colours_are_a_cloud_optimised_geotiff_that_gdal_and_qgis_know(colours, 
         tags = file.tags()
         assert tags["ARCHITECTURE"] == "imagebind" and tags["AREA_OR_POINT"] == "Area"
         assert tags["TIFFTAG_SOFTWARE"] == f"geonb {geonb.__version__}" and len(tags["DATA_HASH"]) == 64
-        assert tags["SIMULATED_MODALITIES"] == "location, text, image" and file.units[0].startswith("stretched")
+        assert tags["SIMULATED_MODALITIES"] == "location, text, sentinel2" and file.units[0].startswith("stretched")
         pixels = file.read()
         rows, columns = np.divmod(np.random.default_rng(0).choice(360 * 720, 400, replace=False), 720)
         lonlat = np.stack(file.xy(rows, columns), 1)

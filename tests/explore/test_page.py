@@ -46,7 +46,7 @@ def test_page_holds_every_place_and_every_fact(page, world):
     assert [text is not None for text in about["text"]] == world.has("text").tolist()
     assert set(data["simulated"]) == {"location", "text", "image"}
     html = page.read_text()
-    assert "the positions and texts and images of this store are simulated" in html
+    assert "the positions and texts and Sentinel-2 images of this store are simulated" in html
     assert "<dt>warmth</dt><dd>made up</dd>" in html and not re.search(r'(?:src|href)="(?!data:)', html)
 
 

@@ -169,7 +169,7 @@ def test_dragging_keys_and_towns_move_the_place(open_page):
 
 
 def test_ask_by_typing_and_the_words_nearest_to_a_place(open_page):
-    models = {"one": MODELS["one"], "image": Waves(seed=2, modalities=("location", "image"))}
+    models = {"one": MODELS["one"], "sentinel2": Waves(seed=2, modalities=("location", "sentinel2"))}
     view = planet_view(models, queries=QUERIES, query="ice and lakes", cells_km=KM)
     page = open_page(view.to_html())
     page.get_by_role("tab", name="Ask the planet").click()
@@ -253,7 +253,7 @@ def test_what_is_packed_is_close_to_what_was_given_and_the_budget_is_kept(dim, m
 def test_any_sentence_is_asked_of_a_run_whose_simulation_is_named(trained):
     model = geonb.load(trained)
     asked = planet_view({"run": model}, show=["ask"], queries=["a <b>bold</b> harbour", "ice"], cells_km=900).data
-    assert (asked["show"], asked["query"], asked["simulated"]) == (["ask"], None, ["texts", "images", "positions"])
+    assert (asked["show"], asked["query"], asked["simulated"]) == (["ask"], None, ["texts", "Sentinel-2 images", "positions"])
     one = planet_view({"run": model}, show=["like"], cells_km=900).data
     assert one["queries"] == [] and one["models"][0]["words"] is None
 

@@ -14,14 +14,15 @@ from cells import MASKED, Cell, Settings, few_labels, info_nce_bound, read_rows,
 from hypotheses import bound_to, hypotheses
 from scores import GridScores, summarise
 
+from geonb import workspace
 from geonb.data.sampling import random_points
-from geonb.data.store import write_store
+from geonb.data.store import Images, write_store
 from geonb.evaluation.protocols import random_protocol
 from geonb.evaluation.tables import grid_table
 from geonb.evaluation.tasks import TASKS
 
 RESEARCH = Path(__file__).resolve().parents[2] / "research"
-BOTH = ("text", "image")
+BOTH = ("text", "sentinel2")
 CELLS = [Cell("imagebind", BOTH, "degree 10"), Cell("raw coordinates")]
 MADE = {"seeds": 1, "block_km": 1500.0, "steps": 6, "batch_size": 64, "date": "2026-01-01", "device": "cpu",
         "data": {"places": 500}}  # fmt: skip
@@ -44,16 +45,16 @@ def settings(tmp_path_factory):
             "continent": np.where(west, "West", "East").tolist(),
         },
         texts={"place_id": names, "text": texts},
-        images=iter([images.astype(np.uint16)]), image_rows=np.arange(n),
+        images={"sentinel2": Images(iter([images.astype(np.uint16)]), np.arange(n))},
         facts={
-            "climate": {"kind": "classification", "units": None, "modalities": ["text", "image"], "source": "made up"},
-            "elevation_m": {"kind": "regression", "units": "m", "modalities": ["image"], "source": "made up"},
+            "climate": {"kind": "classification", "units": None, "modalities": ["text", "sentinel2"], "source": "made up"},
+            "elevation_m": {"kind": "regression", "units": "m", "modalities": ["sentinel2"], "source": "made up"},
         },
-        simulated={"location": True, "text": True, "image": True},
+        simulated={"location": True, "text": True, "sentinel2": True},
     )  # fmt: skip
     return Settings(
         str(store.path), str(tmp_path_factory.mktemp("grid")), size_km=1500.0, buffer_km=50.0, steps=6, batch_size=64,
-        backbones={"text": "lsa", "image": "random_conv"},
+        backbones={"text": "lsa", "sentinel2": "random_conv"},
     )  # fmt: skip
 
 
@@ -82,11 +83,11 @@ def done(settings):
 
 def test_a_killed_grid_goes_on_and_has_every_cell(done):
     rows = {r["name"]: r for r in read_rows(CELLS, done.out)}
-    assert list(rows) == [c.name for c in CELLS] == ["imagebind-text+image-degree_10-seed_0", "raw_coordinates-seed_0"]
+    assert list(rows) == [c.name for c in CELLS] == ["imagebind-text+sentinel2-degree_10-seed_0", "raw_coordinates-seed_0"]
     run, raw = rows.values()
     assert {r["split"] for r in run["probes"]} == {"random", "blocked", "bands", "continents"}
     assert len(run["retrieval"]) == 8  # six directions, and two through positions
-    assert {r["view"] for r in run["facts"]} == {"location", "text", "image"}
+    assert {r["view"] for r in run["facts"]} == {"location", "text", "sentinel2"}
     assert {r["task"] for r in run["zero_shot"]} == {"continent"} and "retrieval" not in raw
     assert not list(Path(done.out).glob("runs/*/checkpoints")) and not list(Path(done.out).rglob("*.partial"))
 
@@ -116,7 +117,7 @@ def test_the_summary_is_paired_and_can_be_shown(done):
     assert {"probes", "retrieval", "information", "facts", "zero_shot", "few_labels"} < set(content)
     assert all(row["behind_best"]["value"] >= 0 and len(row["seeds"]) == 1 for row in content["probes"])
     table = grid_table(content, "random", "degree 10")
-    assert list(table.frame.index) == ["imagebind, text + image", "raw coordinates"]
+    assert list(table.frame.index) == ["imagebind, text + sentinel2", "raw coordinates"]
     assert all(sum("★" in v for v in table.frame[c]) == 1 for c in table.frame)
     with pytest.raises(ValueError, match="there are: bands; blocked"):
         grid_table(content, "regions")
@@ -186,13 +187,19 @@ class Known:
     interval = GridScores.interval
 
 
+def test_committed_measures_name_the_modalities_of_their_run():
+    for row in workspace.committed("grid")["information"]:
+        measured = set(row["measure"].partition(", ")[2].split(" and "))
+        assert measured <= {"location", *row["bound"]} and set(row["bound"]) <= {*BOTH, MASKED}, row
+
+
 def test_hypotheses_are_decided_by_what_was_planted():
     def level(group, task, protocol):
         _, bound, encoder, variant = group
         more = {"degree 10": 0.0, "degree 20": 0.05, "degree 40": 0.1}[encoder]
         theme = TASKS[task].theme
-        base = 0.5 + 0.2 * (bound == ("text",)) * (theme == "social") + 0.2 * (bound == ("image",)) * (theme == "physical")
-        if bound in (BOTH, (MASKED, "image")):
+        base = 0.5 + 0.2 * (bound == ("text",)) * (theme == "social") + 0.2 * (bound == ("sentinel2",)) * (theme == "physical")
+        if bound in (BOTH, (MASKED, "sentinel2")):
             base = 0.7 + more * (protocol != "random")
         return base + 0.1 * (bool(variant) and bound == ("text",))
 

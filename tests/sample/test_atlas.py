@@ -108,22 +108,22 @@ def test_texts_of_a_seed_stay_as_they_are():
 
 def test_a_small_atlas_is_whole_and_has_every_kind_of_place(small):
     check_store(small.path)
-    text, image = small.has("text"), small.has("image")
+    text, image = small.has("text"), small.has("sentinel2")
     for kind in (text & image, text & ~image, ~text & image, ~text & ~image):
         assert kind.any()
-    assert small.simulated("text") and small.simulated("image") and not small.simulated("location")
+    assert small.simulated("text") and small.simulated("sentinel2") and not small.simulated("location")
     land = np.array([title is None for title in small.column("title")])
     assert land.any() and not text[land].any()
     for name, fact in small.facts.items():
         assert fact["kind"] == ("regression" if small.column(name).dtype == float else "classification"), name
         assert {"units", "modalities", "source"} < set(fact)
-    assert small.facts["country"]["modalities"] == ["text"] and small.facts["ndvi_mean"]["modalities"] == ["image"]
+    assert small.facts["country"]["modalities"] == ["text"] and small.facts["ndvi_mean"]["modalities"] == ["sentinel2"]
     card = (small.path / "datacard.md").read_text()
     assert "simulated" in card.lower()
-    for kind, begins in ((["text"], "Only texts"), (["image"], "Only images"), (["text", "image"], "Both")):
+    for kind, begins in ((["text"], "Only texts"), (["sentinel2"], "Only images"), (["text", "sentinel2"], "Both")):
         names = ", ".join(name for name, fact in sample.FACTS.items() if fact["modalities"] == kind)
         assert f"- {begins} can tell: {names}.\n" in card
-    assert small.images(np.flatnonzero(image)[:2]).shape == (2, 12, 64, 64)
+    assert small.images("sentinel2", np.flatnonzero(image)[:2]).shape == (2, 12, 64, 64)
 
 
 def test_the_same_seed_gives_the_same_hashes_on_one_process_too(small, tmp_path, monkeypatch):

@@ -54,7 +54,7 @@ def test_shape_type_range(world):
     images, facts = world
     assert images.shape == (66, 12, 64, 64) and images.dtype == np.uint16
     assert images.min() >= 1 and np.quantile(images, 0.999) <= 12_000
-    assert list(facts) == [name for name, fact in FACTS.items() if fact["modalities"] == ["image"]]
+    assert list(facts) == [name for name, fact in FACTS.items() if fact["modalities"] == ["sentinel2"]]
     for name in facts:
         assert facts[name].shape == (66,) and "definition" in FACTS[name]
         if name.endswith("share"):

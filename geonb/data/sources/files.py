@@ -33,7 +33,7 @@ from geonb.data.sentinel2 import (
 )
 from geonb.data.sources._raster import raster_errors
 from geonb.data.sources.parts import Skips
-from geonb.data.store import PlaceStore, check_scaling, write_store
+from geonb.data.store import Images, PlaceStore, check_scaling, write_store
 from geonb.data.tables import columns_of_positions, is_plain, positions, read_table
 from geonb.geo import great_circle_km, unit_xyz
 
@@ -383,10 +383,10 @@ def from_files(
     options = {"harmonise": harmonise, "drop_invalid": drop_invalid, "keep_suspicious": keep_suspicious}
     inputs = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in map(Path, (*tables, *chips))}
     made = {"function": "geonb.data.sources.files.from_files", "options": options, "inputs": inputs}
+    images = (read_tiles(path, harmonise=harmonise)[0] for path in chips)
     return write_store(
         out, places=places, texts=_stacked(texts, words) if texts else None,
-        images=(read_tiles(path, harmonise=harmonise)[0] for path in chips) if sizes else None,
-        image_rows=np.arange(first, len(places["lon"])), gsd_m=sizes[0] if sizes else 10.0,
+        images={"sentinel2": Images(images, range(first, len(places["lon"])), gsd_m=sizes[0])} if sizes else None,
         made=made | {"left_out": skips.counts}, datacard=_datacard(places, first, skips),
     )  # fmt: skip
 

@@ -31,9 +31,11 @@ from numpy.typing import ArrayLike
 
 from geonb._util import tqdm, write_atomically
 from geonb.data.sentinel2 import BANDS, GSD_M, SCALE
-from geonb.data.store import PlaceStore, StoreError, check_scaling, write_store
+from geonb.data.store import Images, PlaceStore, StoreError, check_scaling, write_store
 from geonb.data.tables import swapped_hint
 from geonb.geo import check_lonlat
+
+IMAGES = 1024  # read at a time
 
 
 @dataclass
@@ -180,7 +182,7 @@ def chip_store(
     Args:
         out: the store's folder.
         where: positions (n, 2) in degrees; those without a chip are left out. Or a :class:`PlaceStore`
-            without images: all its places, facts and texts are kept.
+            without Sentinel-2: all its places, facts, texts and other images are kept.
         fetch: makes a chip of longitude and latitude in degrees, or the reason why there is none. It
             raises ValueError or OSError where another try may help.
         plan: what is asked of the source, as JSON without secrets.
@@ -195,8 +197,8 @@ def chip_store(
     """
     base = where if isinstance(where, PlaceStore) else None
     lonlat = where.lonlat if isinstance(where, PlaceStore) else check_lonlat(where, "positions")
-    if base is not None and base.has("image").any():
-        raise ValueError(f"{base.path}: has images already; give a store without images")
+    if base is not None and "sentinel2" in base.imagery:
+        raise ValueError(f"{base.path}: has images of Sentinel-2 already; give a store without")
     if not len(lonlat):
         raise ValueError("no positions; give at least one")
     if hint := swapped_hint(lonlat):
@@ -259,12 +261,13 @@ def _write(parts: Parts, lonlat: np.ndarray, base: PlaceStore | None, source: st
     made |= {"images": {"source": source, "license": license}, "left_out": skips.counts}
     columns, more = found.drop_columns(["row", "date"]), dict[str, Any]()
     if base is None:
-        stored, heading, simulated = rows, "# Image chips", {}
+        stored, heading, simulated, images = rows, "# Image chips", {}, {}
         places: dict[str, Any] = {"place_id": [f"point-{row:07d}" for row in rows.tolist()]}
         places |= {"source": [source] * len(rows), "license": [license] * len(rows)}
     else:
         stored, simulated = np.arange(len(base)), base.manifest["simulated"]
         more["facts"] = base.facts
+        images = {name: _kept(base, name) for name in base.imagery}
         places = {name: base.places[name] for name in base.columns}
         if clash := set(columns.column_names) & set(places):
             raise ValueError(f"{base.path}: has a column {min(clash)!r}, as the images have; rename it")
@@ -276,12 +279,19 @@ def _write(parts: Parts, lonlat: np.ndarray, base: PlaceStore | None, source: st
     places |= {"lon": lonlat[stored, 0], "lat": lonlat[stored, 1]}
     of_place = columns.take(pc.index_in(pa.array(stored), pa.array(rows)))
     places |= dict(zip(of_place.column_names, of_place.columns, strict=True))
+    images["sentinel2"] = Images(map(parts.array, rows), np.flatnonzero(np.isin(stored, rows)), dates)
     return write_store(
-        parts.out, places=places, images=map(parts.array, rows), dates=dates,
-        image_rows=np.flatnonzero(np.isin(stored, rows)), gsd_m=float(GSD_M), made=made,
-        simulated=simulated | {"image": parts.plan["simulated"]},
+        parts.out, places=places, images=images, made=made,
+        simulated=simulated | {"sentinel2": parts.plan["simulated"]},
         datacard=f"{heading}\n{_card(parts, dates, skips, source, license)}", **more,
     )  # fmt: skip
+
+
+def _kept(base: PlaceStore, name: str) -> Images:
+    """Take the images of a modality over from a store."""
+    rows, about = np.flatnonzero(base.has(name)), base.imagery[name]
+    chunks = (base.images(name, rows[i : i + IMAGES]) for i in range(0, len(rows), IMAGES))
+    return Images(chunks, rows, base.image_dates(name, rows), about["bands"], about["scale"], about["gsd_m"])
 
 
 def _card(parts: Parts, dates: list[str], skips: Skips, source: str, license: str) -> str:
