@@ -30,7 +30,7 @@ from geonb.evaluation.protocols import block_km
 from geonb.evaluation.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parent.parent
-CEILINGS = ("text features", "image features")
+CEILINGS = ("text features", "sentinel2 features")
 ENCODERS = [e for e in LOCATION_ENCODERS if e != "own"]
 APART = {km: {"options": {"exclude_km": km}} for km in (100.0, 1000.0)}
 
@@ -73,7 +73,7 @@ def write_features(store, path: Path) -> dict:
     arrays = {
         MASKED: spread(rows, backbone.encode(masked, progress=True)),
         "text features": spread(rows, features(store, "text", backbone)),
-        "image features": spread(store.has("sentinel2"), features(store, "sentinel2", image_backbone("random_conv"))),
+        "sentinel2 features": spread(store.has("sentinel2"), features(store, "sentinel2", image_backbone())),
     } | published_embeddings(store.lonlat)
     np.savez(path, **arrays)
     return {

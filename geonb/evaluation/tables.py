@@ -127,14 +127,14 @@ def grid_table(grid: dict, protocol: str, encoder: str = "degree 20") -> Table:
         f"the row says so; mean over {made['seeds']} seeds, each with its own held-out blocks of "
         f"{made['block_km']:,.0f} km. ★ the best of the whole grid, all encoders; ≈ the interval of the paired "
         "difference to it includes 0. Brackets: 95 % over seeds and blocks. "
-        f"{made['data']['places']:,} places, text and images simulated; {made['steps']} steps of "
+        f"{made['data']['places']:,} places, texts and Sentinel-2 images simulated; {made['steps']} steps of "
         f"{made['batch_size']} places. Made {made['date']} on {made['device']}."
     )
     return Table(_pivot(rows, "label", "column"), caption)
 
 
 def label_of(row: dict) -> str:
-    """Name a row of a grid in words: "imagebind, text + image, own encoder"."""
+    """Name a row of a grid in words: "imagebind, text + sentinel2, own encoder"."""
     bound = " + ".join(m.replace("masked_text", "text without names") for m in row["bound"])
     own = "own encoder" if row["encoder"] == "own" else ""
     return ", ".join(p for p in (row["architecture"], bound, own, row["variant"]) if p)

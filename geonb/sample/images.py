@@ -90,7 +90,7 @@ def _chip(p: Place, size: int, rng: np.random.Generator) -> tuple[np.ndarray, di
         "built_share": float((c.built > 0.5).mean()),
         "cloud_share": float((cloud > 0.5).mean()),
         "season_day": float(day),
-        "landscape": landscape,
+        "scene": landscape,
         "field_pattern": c.pattern,
     }
 
