@@ -30,7 +30,7 @@ from geonb.encoders.image import image_backbone
 from geonb.encoders.text import text_backbone
 
 PRETRAINED = Path(__file__).parent / "pretrained"
-RUN_SCHEMA = 3
+RUN_SCHEMA = 4
 OTHER_VERSION = "of another version of geonb; delete the folder and train again"
 METRICS = "metrics.jsonl"
 CHECKPOINT = Path("checkpoints") / "last.safetensors"

@@ -53,7 +53,7 @@ def test_damaged_and_hostile_files_are_refused(copy):
     save_file({"x": torch.zeros(1)}, weights)
     with pytest.raises(ValueError, match="do not fit config.yaml"):
         geonb.load(copy)
-    for name, content in (("manifest.json", '{"schema": 3'), ("config.yaml", "architecture: !!python/object/apply:os.system [echo]\n"),
+    for name, content in (("manifest.json", '{"schema": 4'), ("config.yaml", "architecture: !!python/object/apply:os.system [echo]\n"),
                           ("config.yaml", ""), ("config.yaml", "dim: 8\n".encode("utf-16"))):  # fmt: skip
         (copy / name).write_bytes(content if isinstance(content, bytes) else content.encode())
         with pytest.raises(ValueError, match=f"{name}: damaged .*train again"):
@@ -77,8 +77,8 @@ def test_a_folder_that_is_no_run_and_a_run_that_is_not_finished_are_refused(copy
 
 def test_a_run_of_another_version_is_refused_with_the_way_to_make_it_again(copy):
     manifest = json.loads((copy / "manifest.json").read_text())
-    (copy / "manifest.json").write_text(json.dumps(manifest | {"schema": 2}))
-    with pytest.raises(ValueError, match="run schema 2, not 3, .*delete the folder and train again"):
+    (copy / "manifest.json").write_text(json.dumps(manifest | {"schema": 3}))
+    with pytest.raises(ValueError, match="run schema 3, not 4, .*delete the folder and train again"):
         geonb.load(copy)
     config = yaml.safe_load((copy / "config.yaml").read_text())
     (copy / "config.yaml").write_text(yaml.safe_dump(config | {"compile": False, "loggers": []}))
