@@ -224,7 +224,7 @@ def test_a_run_that_cannot_go_on_says_why(trained, world, tmp_path):
     config, checkpoint = run / "config.yaml", run / "checkpoints" / "last.safetensors"
     as_it_was = (trained / "config.yaml").read_text()
     config.write_text(as_it_was.replace("init: null", "init: runs/gone"))
-    with pytest.raises(ValueError, match="runs/gone: no model.safetensors: no run"):
+    with pytest.raises(ValueError, match="runs/gone: neither the folder of a run nor a shipped model"):
         train("imagebind", world, run, resume=True, progress=False)
     config.write_text(as_it_was)
     with pytest.raises(ValueError, match="of another architecture or other data"):
