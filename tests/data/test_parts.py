@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from faulty import tree
-from world import make_world
 
 from geonb.data.sources.parts import Chip, Parts, Skips, chip_store
 from geonb.data.store import BANDS, check_store, write_store
@@ -182,12 +181,12 @@ def test_places_without_data_are_counted_and_none_at_all_is_an_error(tmp_path, c
         make(tmp_path / "none", POINTS[:2], lambda lon, lat: "at sea")
 
 
-def test_wrong_positions_and_stores_with_images_are_refused_before_anything_is_fetched(tmp_path):
+def test_wrong_positions_and_stores_with_real_images_are_refused_before_anything_is_fetched(tmp_path):
     for where, message in (([[200, 0]], "out of range"), (np.empty((0, 2)), "no positions")):
         with pytest.raises(ValueError, match=message):
             make(tmp_path / "s", where, never)
     with pytest.raises(ValueError, match="has images of Sentinel-2 already"):
-        make(tmp_path / "s", make_world(tmp_path / "world", n=20), never)
+        make(tmp_path / "s", make(tmp_path / "real"), never)
 
 
 def test_positions_of_cities_with_latitude_first_are_remarked_on(tmp_path):

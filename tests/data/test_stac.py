@@ -16,11 +16,13 @@ from rasterio.warp import transform
 from shapely.geometry import shape
 
 from geonb import practice
+from geonb.cli import main
 from geonb.data.sentinel2 import BANDS, chip_grid, utm_epsg
 from geonb.data.sources import http, stac
 from geonb.data.sources.parts import Chip
 from geonb.data.sources.stac import ASSETS, _read_chip, declared_offset, from_stac
-from geonb.data.store import check_store
+from geonb.data.store import PlaceStore, check_store
+from geonb.sample import make_atlas
 
 PLANTS = np.array([300, 350, 600, 400, 900, 2200, 2600, 2800, 2900, 2900, 1600, 800])  # reflectance x 10,000
 SAND = np.array([1200, 1500, 2300, 3200, 3500, 3700, 3800, 3900, 4000, 4000, 5000, 4500])
@@ -291,6 +293,28 @@ def test_a_store_of_chips_says_where_they_are_from_and_what_was_left_out(sky, tm
     assert store.manifest["made"]["left_out"] == {stac.NO_SCENE: 1, stac.OUTSIDE: 1}
     assert "modified Copernicus Sentinel data" in store.column("license")[0]
     assert all("geonb/" in request.headers["User-Agent"] for request in sky.server.seen if request.path == SEARCH)
+
+
+def test_one_command_puts_real_chips_in_the_place_of_the_simulated_ones_of_the_sample(sky, tmp_path, monkeypatch):
+    base = make_atlas(tmp_path / "sample", places=20, progress=False)
+    row = int(np.flatnonzero(abs(base.lonlat[:, 1]) < 60)[0])
+    sky.scene("one", tuple(base.lonlat[row]))
+    monkeypatch.setitem(from_stac.__kwdefaults__, "url", f"{sky.url}/v1")
+    out = tmp_path / "real"
+    assert main(["data", "sentinel2", "stac", "--store", str(base.path), "--period", *YEAR, "--size", "32", "--out", str(out)]) == 0
+    store = PlaceStore.open(out)
+    assert check_store(out) and np.flatnonzero(store.has("sentinel2")).tolist() == [row]
+    assert not store.simulated("sentinel2") and store.simulated("text") and not store.simulated("landscape")
+    grid = chip_grid(*base.lonlat[row], 32)
+    assert (store.images("sentinel2", [row])[0, 1] == cut(sky, "one", "B2", grid) - 1000).all()
+    rows = np.arange(len(base))
+    assert (store.images("landscape", rows) == base.images("landscape", rows)).all() and (store.lonlat == base.lonlat).all()
+    texts = np.flatnonzero(base.has("text"))
+    assert store.texts(texts) == base.texts(texts)
+    gone = {"ndvi_mean", "water_share", "snow_share", "built_share", "season_day", "scene", "field_pattern"}
+    assert set(base.columns) - set(store.columns) == gone and not gone & set(store.facts)
+    assert store.column("cloud_share")[row] == 0 and np.isnan(store.column("cloud_share")).sum() == len(base) - 1
+    assert "They replace the simulated Sentinel-2" in (out / "datacard.md").read_text("utf-8")
 
 
 def test_a_wrong_option_is_refused_before_anything_is_asked(sky, tmp_path):

@@ -181,8 +181,9 @@ def chip_store(
 
     Args:
         out: the store's folder.
-        where: positions (n, 2) in degrees; those without a chip are left out. Or a :class:`PlaceStore`
-            without Sentinel-2: all its places, facts, texts and other images are kept.
+        where: positions (n, 2) in degrees; those without a chip are left out. Or a :class:`PlaceStore` without
+            Sentinel-2, or with simulated chips, which are replaced together with the facts that they alone can tell.
+            All its places, other facts, texts and other images are kept.
         fetch: makes a chip of longitude and latitude in degrees, or the reason why there is none. It
             raises ValueError or OSError where another try may help.
         plan: what is asked of the source, as JSON without secrets.
@@ -192,12 +193,12 @@ def chip_store(
         simulated: whether the images are simulated.
 
     Raises:
-        ValueError: wrong positions, a store with images, a source that failed, no chip at all, or as
+        ValueError: wrong positions, a store with such images, a source that failed, no chip at all, or as
             in :class:`Parts`.
     """
     base = where if isinstance(where, PlaceStore) else None
     lonlat = where.lonlat if isinstance(where, PlaceStore) else check_lonlat(where, "positions")
-    if base is not None and "sentinel2" in base.imagery:
+    if base is not None and "sentinel2" in base.imagery and not base.simulated("sentinel2"):
         raise ValueError(f"{base.path}: has images of Sentinel-2 already; give a store without")
     if not len(lonlat):
         raise ValueError("no positions; give at least one")
@@ -266,13 +267,16 @@ def _write(parts: Parts, lonlat: np.ndarray, base: PlaceStore | None, source: st
         places |= {"source": [source] * len(rows), "license": [license] * len(rows)}
     else:
         stored, simulated = np.arange(len(base)), base.manifest["simulated"]
-        more["facts"] = base.facts
-        images = {name: _kept(base, name) for name in base.imagery}
-        places = {name: base.places[name] for name in base.columns}
+        replaced = [name for name, fact in base.facts.items() if fact.get("modalities") == ["sentinel2"]]
+        more["facts"] = {name: fact for name, fact in base.facts.items() if name not in replaced}
+        images = {name: _kept(base, name) for name in base.imagery if name != "sentinel2"}
+        places = {name: base.places[name] for name in base.columns if name not in replaced}
         if clash := set(columns.column_names) & set(places):
             raise ValueError(f"{base.path}: has a column {min(clash)!r}, as the images have; rename it")
         made["base"] = base.manifest["made"]
         heading = (base.path / "datacard.md").read_text(encoding="utf-8").rstrip() + "\n\n## Image chips"
+        if "sentinel2" in base.imagery:
+            heading += f"\n\nThey replace the simulated Sentinel-2 above with its columns {', '.join(replaced)}."
         if base.manifest["counts"]["texts"]:
             batches = pq.ParquetFile(base.path / "texts.parquet").iter_batches(4096)
             more["texts"] = (pa.Table.from_batches([batch]) for batch in batches)
