@@ -269,7 +269,8 @@ def from_stac(
 
     Args:
         out: the store's folder.
-        where: positions (n, 2) in degrees, or a :class:`PlaceStore` without images, to which chips are added.
+        where: positions (n, 2) in degrees, or a :class:`PlaceStore` to which chips are added, as for
+            :func:`geonb.data.sources.parts.chip_store`.
         period: first day, and the day after the last (ISO 8601). A longer one finds more and takes longer.
         size: edge of a chip in pixels of 10 m, 16 to 1024.
         method: "least_cloudy": the pass with the fewest covered pixels by its scene classification, all of one moment.
