@@ -142,8 +142,9 @@ def parser() -> argparse.ArgumentParser:
 
     p = _verb(verbs, "ask", _ask, "places that fit a text best", run="RUN")
     p.add_argument("text")
-    _paths(p, data="DIR")
+    p.add_argument("--data", type=Path, metavar="DIR", help="store whose places are asked, not the towns of the Earth")
     _numbers(p, top="places to show")
+    p.add_argument("--map", type=Path, metavar="PAGE.html", help="write a page with a world map of the score")
 
     p = _verb(verbs, "export", _export, "a space as a cloud-optimised GeoTIFF", run="RUN")
     _paths(p, out="FILE.tif")
@@ -334,14 +335,17 @@ def _embed(run: Path, points: Path, out: Path) -> None:
     print(f"{out}: {embed_table(run, points, out):,} embeddings")
 
 
-def _ask(**options: Any) -> None:
-    from geonb.inference import ask
+def _ask(run: Path, text: str, data: Path | None = None, map: Path | None = None, **options: Any) -> None:
+    from geonb import load
+    from geonb.data.store import PlaceStore
 
-    hits = ask(**options)
-    print(f"{'cosine':>10}  {'lon, °':>8} {'lat, °':>7}  place")
-    for hit in hits:
-        position = f"{hit['lon']:8.2f} {hit['lat']:7.2f}"
-        print(f"{hit['similarity']:10.3f}  {position}  {hit['title']}")
+    model = load(run)
+    answer = model.ask(text, PlaceStore.open(data) if data else None, **options)
+    print(answer)
+    if map:
+        from geonb.explore.planet import answer_view
+
+        print(answer_view(model, answer).save(map, text))
 
 
 def _export(run: Path, out: Path, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""Tables in, embeddings out: embed a table of positions, find the places that match a text, read embedding files."""
+"""Tables in, embeddings out: embed a table of positions, read embedding files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from geonb._util import as_text, tqdm
 from geonb.data.store import PlaceStore, geo_metadata, wkb_points
 from geonb.data.tables import columns_of_positions, is_plain, positions, read_batches, read_table
 from geonb.geo import EARTH_RADIUS_KM, unit_xyz
-from geonb.model import Model, load
+from geonb.model import load
 
 MATCH_KM = 1.0  # an embedding without place_id belongs to the places that are no farther than this
 OUTLYING = 100.0  # times the median length, beyond which a vector is remarked on
@@ -101,46 +101,6 @@ def _taken(table: pa.Table, names: list[str]) -> list[str]:
     if lost := [name for name in taken if name not in columns_of_positions(table, "the table")]:
         warnings.warn(f"columns that the output has itself are replaced: {', '.join(lost)}", stacklevel=4)
     return taken
-
-
-def ask(run: str | Path, text: str, data: str | Path, top: int = 20) -> list[dict]:
-    """Find the places of a store whose position is most similar to a text.
-
-    Returns:
-        ``top`` dicts with ``similarity`` (cosine), ``lon``, ``lat`` (degrees), ``place_id`` and ``title``, best first.
-
-    Raises:
-        ValueError: ``top`` below 1, or a text that :func:`embed_question` refuses.
-    """
-    if top < 1:
-        raise ValueError(f"top must be at least 1, not {top}")
-    model, store = load(run), PlaceStore.open(data)
-    similarity = model.embed_locations(store.lonlat) @ embed_question(model, text)
-    titles, lonlat = store.column("title"), store.lonlat.tolist()
-    return [
-        {"similarity": float(similarity[i]), "lon": lonlat[i][0], "lat": lonlat[i][1],
-         "place_id": str(store.place_id[i]), "title": titles[i] or "(no name)"}
-        for i in np.argsort(-similarity, kind="stable")[:top]
-    ]  # fmt: skip
-
-
-def embed_question(model: Model, text: str) -> np.ndarray:
-    """Embed one text as a unit vector float32 (dim,) with which places are searched.
-
-    Raises:
-        ValueError: an empty text, one in another encoding, a run without text, or a text without a word that its
-            backbone has seen.
-    """
-    if not text.strip():
-        raise ValueError("the text is empty; write what to look for")
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # bytes of the command line that are not in its encoding
-        raise ValueError(f"the text {text!r} is not UTF-8; type it in a terminal that is set to UTF-8") from None
-    encoded = model.backbone("text").encode([text])
-    if not encoded.any():  # of lsa only; the head would give all such texts one vector
-        raise ValueError(f"no word of {text!r} occurs in the training texts of this run; use other words")
-    return model.embed_features("text", encoded)[0]
 
 
 def read_embeddings(path: str | Path, store: PlaceStore, every: bool = False) -> np.ndarray:

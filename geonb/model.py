@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from geonb.data.sentinel2 import check_images
 from geonb.data.store import PlaceStore
 from geonb.encoders.features import features
 from geonb.geo import check_lonlat
+from geonb.questions import APART_KM, Answer, Gallery, named_places, unrelated_sentences
 from geonb.run import config_of, find_run, load_backbone, read_config, read_manifest, read_weights
 
 CHUNK = 4096  # rows embedded at a time; bounds the memory of any call
@@ -34,8 +36,9 @@ class Model:
         self.architecture = architecture.eval()
         self.config, self.manifest = config, manifest
         self.modalities, self.dim = architecture.modalities, config["dim"]
-        self._weights = weights  # of fitted backbones
+        self._weights = weights  # of fitted backbones, and what a shipped model has besides
         self._backbones: dict[str, Any] = {}
+        self._galleries: dict[str, Gallery] = {}
 
     def backbone(self, modality: str) -> Any:
         """Load the frozen backbone of "text" or an image modality, once."""
@@ -54,6 +57,54 @@ class Model:
         if hasattr(texts, "keys"):
             raise ValueError(f"give a list of texts, such as one column, not a {type(texts).__name__}")
         return self.embed_features("text", self.backbone("text").encode(list(texts)))
+
+    def embed_question(self, text: str) -> np.ndarray:
+        """Embed one text as a unit vector float32 (dim,) with which places are searched.
+
+        Raises:
+            ValueError: an empty text, one in another encoding, a run without text, or a text without a word that its
+                backbone has seen.
+        """
+        if not text.strip():
+            raise ValueError("the text is empty; write what to look for")
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # bytes of the command line that are not in its encoding
+            raise ValueError(f"the text {text!r} is not UTF-8; type it in a terminal that is set to UTF-8") from None
+        encoded = self.backbone("text").encode([text])
+        if not encoded.any():  # of lsa only; the head would give all such texts one vector
+            raise ValueError(f"no word of {text!r} occurs in the training texts of this run; use other words")
+        return self.embed_features("text", encoded)[0]
+
+    def ask(self, text: str, store: PlaceStore | None = None, top: int = 5) -> Answer:
+        """Find the places whose position fits a text best.
+
+        The first question to a model takes some seconds longer, because the places are embedded and calibrated.
+
+        Args:
+            text: a few words or sentences, such as "fjords below snowy mountains".
+            store: whose places may be the answer; None for 24,000 towns of the Earth, and then answers are at least
+                500 km apart.
+            top: the number of places; a larger one adds places that fit less.
+
+        Raises:
+            ValueError: ``top`` below 1, or a text that :meth:`embed_question` refuses.
+        """
+        if top < 1:
+            raise ValueError(f"top must be at least 1, not {top}")
+        words, key = self.embed_question(text), store.data_hash if store else ""
+        if key not in self._galleries:
+            lonlat, titles, countries = named_places() if store is None else _places_of(store)
+            z, apart_km = self.embed_locations(lonlat), APART_KM if store is None else 0.0
+            self._galleries[key] = Gallery(lonlat, titles, countries, z, self.unrelated, apart_km)
+        return self._galleries[key].answer(text, words, top)
+
+    @property
+    def unrelated(self) -> np.ndarray:
+        """Unit vectors (1000, dim) of sentences that are about no place; a shipped model has them with its weights."""
+        if "backbone.unrelated" not in self._weights:
+            self._weights["backbone.unrelated"] = torch.from_numpy(self.embed_texts(unrelated_sentences()))
+        return self._weights["backbone.unrelated"].float().numpy()
 
     def embed_images(
         self, images: np.ndarray, modality: str = "sentinel2", harmonised: bool = False
@@ -108,6 +159,13 @@ class Model:
         if not (finite := np.isfinite(out).all(1)).all():
             raise ValueError(f"{modality!r}: row {finite.argmin()} has values that are too large to embed")
         return out
+
+
+def _places_of(store: PlaceStore) -> tuple[np.ndarray, Sequence | np.ndarray, Sequence | np.ndarray]:
+    title, country = (
+        store.column(name) if name in store.columns else [None] * len(store) for name in ("title", "country")
+    )
+    return store.lonlat, title, country
 
 
 def load(run: str | Path, device: str = "cpu") -> Model:

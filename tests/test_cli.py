@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -128,11 +129,17 @@ def test_embeddings_of_a_file_are_trained_as_a_further_modality(world, tmp_path)
     assert "aef" in geonb.load(tmp_path / "r").modalities
 
 
-def test_ask_lists_places_best_first(trained, world, capsys):
-    assert run("ask", trained, "tropical forest", "--data", world.path, "--top", "5") == 0
-    lines = capsys.readouterr().out.splitlines()
-    scores = [float(line.split()[0]) for line in lines[1:]]
-    assert len(scores) == 5 and scores == sorted(scores, reverse=True)
+def test_ask_lists_places_best_first_and_writes_a_map_without_any_extra(trained, world, tmp_path, capsys, monkeypatch):
+    for module in ("matplotlib", "folium", "umap", "PIL", "pandas", "rasterio"):
+        monkeypatch.setitem(sys.modules, module, None)
+    command = "ask", trained, "tropical forest", "--top", "3"
+    assert run(*command, "--map", tmp_path / "map.html") == 0
+    *lines, page = capsys.readouterr().out.splitlines()
+    scores = [float(line.split()[0]) for line in lines[1:-1]]
+    assert scores and scores == sorted(scores, reverse=True) and "Scores count standard deviations" in lines[-1]
+    assert page == str(tmp_path / "map.html") and "<h1>tropical forest</h1>" in (tmp_path / "map.html").read_text()
+    assert run(*command, "--data", world.path) == 0
+    assert all(re.search(r" Place \d+$", line) for line in capsys.readouterr().out.splitlines()[1:-1])
 
 
 @pytest.mark.parametrize("option, bands", [("", 3), ("--like|13.4|52.5", 1), ("--text|northern ice", 1)])
@@ -160,7 +167,7 @@ def test_a_space_is_exported_for_qgis(trained, tmp_path, option, bands):
         ("ask|{run}|xyzzy qwrtp|--data|{world}", "no word of 'xyzzy qwrtp' occurs in the training texts"),
         ("ask|{run}|caf\udce9|--data|{world}", "not UTF-8"),
         ("ask|{run}|ice|--data|{world}|--data|{world}", "--data is given twice"),
-        ("ask|{run}|ice|--dat|{world}", "required: --data"),
+        ("ask|{run}|ice|--dat|{world}", "unrecognized arguments: --dat"),
         ("doctor|--json|--json", "--json is given twice"),
         ("data|sentinel2|ee|--land|5|--size|64|--size|32|--estimate", "--size is given twice"),
         ("evaluate|{run}|--data|{world}|--out|{tmp}/page.html", "ends in .json"),
@@ -221,8 +228,7 @@ def test_negative_numbers_are_values_in_every_notation():
 
 
 def test_output_goes_to_any_encoding_and_to_a_pipe_that_closes(trained, world, capsys, monkeypatch):
-    found = [{"similarity": 0.5, "lon": 0.0, "lat": 0.0, "title": "São Tomé \udce9"}]
-    monkeypatch.setattr("geonb.inference.ask", lambda **options: found * 9999)
+    monkeypatch.setattr("geonb.model.Model.ask", lambda *arguments, **options: "São Tomé \udce9\n" * 9999)
     command = "ask", trained, "ice", "--data", world.path
     narrow = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     with monkeypatch.context() as patch:

@@ -27,7 +27,7 @@ COMMANDS = {
     " --extra --init --resume",
     "evaluate": "--data --out",
     "embed": "--points --out",
-    "ask": "--data --top",
+    "ask": "--data --top --map",
     "export": "--out --degrees --like --text",
     "explore": "--data --out",
     "doctor": "--json",

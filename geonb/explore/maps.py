@@ -142,9 +142,7 @@ def layer_of(model: Model, *, place: Sequence[float] | None = None, text: str | 
     if place is not None and text is not None:
         raise ValueError("give a place, (lon, lat) in degrees, or a text, not both")
     if text is not None:
-        from geonb.inference import embed_question
-
-        target, title = embed_question(model, text), f"similarity to the words “{text}”"
+        target, title = model.embed_question(text), f"similarity to the words “{text}”"
     elif place is not None:
         lon, lat = place
         target, title = model.embed_locations([place])[0], f"similarity to the place at {lon:.3f}, {lat:.3f}"

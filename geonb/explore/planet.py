@@ -12,9 +12,11 @@ from geonb.explore.maps import land_centres
 from geonb.explore.projection import principal_axes
 from geonb.explore.views import View, asset, land, pack, plural
 from geonb.geo import EARTH_RADIUS_KM, cell_grid, unit_xyz
+from geonb.questions import calibrate
 
 if TYPE_CHECKING:
     from geonb.model import Model
+    from geonb.questions import Answer
 
 BUDGET = 1_500_000  # bytes of one model in the page, base64 included
 CLOSE = 0.05  # the largest error of a similarity, where the budget allows
@@ -66,14 +68,9 @@ def planet_view(
     for name, model in models.items():
         words = model.embed_texts(asked) if name in texts else None
         sent.append({"name": name} | _compress(model.embed_locations(lonlat), words))
-    data = {
+    data = _grid(cells, lonlat, cells_km) | {
         "show": show,
-        "grid": pack(cell_grid(cells_km)[0], "<u2"),
-        "cells": pack(np.diff(cells, prepend=0), "<u2"),
-        "km": cells_km,
         "place": (36.8, -1.3),  # lon, lat of the place chosen at first: Nairobi
-        "land": land(),
-        **_names(lonlat, cells_km),
         "models": sent,
         "queries": asked,
         "query": None if query is None else asked.index(query),
@@ -81,6 +78,40 @@ def planet_view(
         "simulated": _simulated(models.values()),
     }
     return View(data, "planet", "gp", "World maps of similarity")
+
+
+def answer_view(model: Model, answer: Answer, cells_km: float = 110.0) -> View:
+    """Draw a world map of the score of a question (:meth:`geonb.model.Model.ask`), with the places that fit it.
+
+    Args:
+        cells_km: width of the cells, as of :func:`planet_view`.
+    """
+    cells, lonlat = land_centres(cells_km)
+    z = model.embed_locations(lonlat)
+    mean, sd, _ = calibrate(z, model.unrelated)
+    score = (z @ model.embed_question(answer.text) - mean) / sd
+    data = _grid(cells, lonlat, cells_km) | {
+        "show": ["answer"],
+        "place": lonlat[score.argmax()].tolist(),
+        "models": [{"name": f"“{answer.text}”", "field": pack(score, "<f4")}],
+        "queries": [answer.text],
+        "query": 0,
+        "suggest": [],
+        "answer": {"places": answer.places, "threshold": answer.threshold, "explanation": answer.explanation},
+        "simulated": _simulated([model]),
+    }
+    return View(data, "planet", "gp", "World map of an answer")
+
+
+def _grid(cells: np.ndarray, lonlat: np.ndarray, cells_km: float) -> dict:
+    """Describe cells for the page: numbers (n,), and centres (n, 2), degrees."""
+    return {
+        "grid": pack(cell_grid(cells_km)[0], "<u2"),
+        "cells": pack(np.diff(cells, prepend=0), "<u2"),
+        "km": cells_km,
+        "land": land(),
+        **_names(lonlat, cells_km),
+    }
 
 
 def _names(lonlat: np.ndarray, size_km: float) -> dict:

@@ -13,8 +13,9 @@ import pytest
 import geonb
 from geonb.explore import planet
 from geonb.explore.maps import land_centres
-from geonb.explore.planet import planet_view, vocabulary
+from geonb.explore.planet import answer_view, planet_view, vocabulary
 from geonb.geo import great_circle_km, unit_xyz
+from geonb.questions import Answer
 
 sync_api = pytest.importorskip("playwright.sync_api")
 from check_book import barriers  # noqa: E402
@@ -256,6 +257,39 @@ def test_any_sentence_is_asked_of_a_run_whose_simulation_is_named(trained):
     assert (asked["show"], asked["query"], asked["simulated"]) == (["ask"], None, ["texts", "Sentinel-2 images", "positions"])
     one = planet_view({"run": model}, show=["like"], cells_km=900).data
     assert one["queries"] == [] and one["models"][0]["words"] is None
+
+
+class Asked(Waves):
+    """One that answers: its score is what NumPy says."""
+
+    unrelated = np.random.default_rng(3).normal(size=(50, 48)) / 7
+
+    def embed_question(self, text):
+        return self.embed_texts([text])[0]
+
+
+@pytest.mark.parametrize("width", [1200, 390])
+def test_an_answer_is_a_map_of_its_score_with_its_places(open_page, width):
+    model = Asked()
+    places = [{"score": 6.04, "lon": 25.0, "lat": -20.0, "title": HOSTILE[0], "country": ""},
+              {"score": 5.0, "lon": -100.0, "lat": 45.0, "title": "Second", "country": "Land"}]  # fmt: skip
+    view = answer_view(model, Answer(HOSTILE[1], places, best=6.04, threshold=4.2), cells_km=KM)
+    page = open_page(view.to_html(), width=width, color_scheme="dark")
+    assert barriers(page) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    items = page.get_by_role("list", name="Places that fit, by score").get_by_role("listitem")
+    sync_api.expect(items).to_have_text([HOSTILE[0] + "6.0", "Second, Land5.0"])
+    items.get_by_role("button").last.focus()
+    page.keyboard.press("Enter")
+    z, words = model.embed_locations(CENTRES), model.embed_texts([HOSTILE[1]])[0]
+    similarity = model.unrelated @ z.T
+    score = (z @ words - similarity.mean(0)) / similarity.std(0)
+    assert values(page)[f"“{HOSTILE[1]}”"] == pytest.approx(score[cell(-100, 45)], abs=1e-3)
+    assert "stays below 4.2" in page.locator(".gp-lead").inner_text()
+    low, high = (float(n) for n in re.findall(r"[\d.]+", page.locator(".gp-legend").first.inner_text()))
+    assert low == 0 and high >= 4.2  # a map of nonsense stays dark
+    nothing = answer_view(model, Answer("asdf", [], best=3.0, threshold=4.2), cells_km=KM)
+    assert "No clear place." in open_page(nothing.to_html()).locator(".gp-info").inner_text()
 
 
 def test_vocabulary_is_large_and_has_no_repeats():

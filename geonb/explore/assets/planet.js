@@ -5,11 +5,12 @@ const EMBER = ["#1d2547", "#352f74", "#6b3a8d", "#a8468a", "#da5d6e", "#f58b4c",
 const SIGNS = ["#cfeaff", "#66b3ee", "#2f6ba6", "#20303f", "#2a2c31", "#3f3020", "#a0601f", "#eda045", "#ffe6bd"];
 const SEA = [11, 18, 32], EDGE = "#2b3a52", COAST = "rgba(214,228,244,.42)", LINES = "rgba(150,175,205,.12)";
 const RADIUS = 6371.0088, FAR = 2000, PAD = 6, STEP = 2, FAST = 10; // km, km, pixels, degrees, degrees
-const PARTS = { like: "Like this place", ask: "Ask the planet" };
+const PARTS = { like: "Like this place", ask: "Ask the planet", answer: "Answer" };
 const HELP = "Arrow keys move the pointer by two degrees, with Shift by ten; Enter chooses the place below it.";
 const LEADS = {
   like: "Click anywhere: each cell of land takes the colour of its similarity to that place. ",
   ask: "Each cell takes the colour of its similarity to the words. ",
+  answer: "Each cell of land takes the colour of its score for the words; circles mark the places that fit them. ",
 };
 const RELATIVE = "Relative values count standard deviations (\u03c3) from the mean over land; they compare models and words.";
 
@@ -85,7 +86,7 @@ async function mount(root, D) {
 
   // ---- the models
   const models = await Promise.all(D.models.map(async (m) => ({
-    ...m, cells: await readVectors(m.vectors, m.k), asked: m.words && await readVectors(m.words, m.k),
+    ...m, cells: m.vectors && await readVectors(m.vectors, m.k), field: m.field && unpack(m.field, Float32Array), asked: m.words && await readVectors(m.words, m.k),
     wordMean: m.words && unpack(m.wordMean, Float32Array), wordSd: m.words && unpack(m.wordSd, Float32Array),
   })));
   const row = (m, rows, i) => Float32Array.from(rows.subarray(i * m.k, (i + 1) * m.k));
@@ -95,10 +96,10 @@ async function mount(root, D) {
 
   // ---- state
   let part = D.show[0], query = D.query ?? D.suggest[0], place = cells.nearest(...D.place), pointer = null, reading = false;
-  const measure = { like: "cosine", ask: "relative" }, pair = [0, Math.min(1, models.length - 1)];
-  const fits = () => models.map((_, i) => i).filter((i) => part === "like" || models[i].asked);
+  const measure = { like: "cosine", ask: "relative", answer: "score" }, pair = [0, Math.min(1, models.length - 1)];
+  const fits = () => models.map((_, i) => i).filter((i) => part !== "ask" || models[i].asked);
   const two = () => pair[0] !== pair[1] && fits().length > 1;
-  const name = (side) => models[pair[side]].name;
+  const name = (side) => models[pair[side]].name, answers = D.answer ? D.answer.places : [];
 
   // ---- structure
   const field = (label, control) => element("label", { class: "gp-field" }, element("span", {}, label), control);
@@ -154,7 +155,7 @@ async function mount(root, D) {
   }
 
   function notes() {
-    const rows = models.map((m) => element("li", {}, element("b", {}, m.name), ": " + m.k + " of " + m.of + " directions, as 8-bit " +
+    const rows = models.filter((m) => m.cells).map((m) => element("li", {}, element("b", {}, m.name), ": " + m.k + " of " + m.of + " directions, as 8-bit " +
       "integers; rank correlation at least " + m.rank.toFixed(3) + ", error at most " + m.error.toFixed(3)));
     return [element("p", {}, whole(n) + " cells of equal area, about " + D.km + " km wide, each at least half land, embedded at " +
       "their centres. A cell is named after its largest town, or the nearest one. Equal Earth projection."), element("ul", {}, ...rows)];
@@ -193,13 +194,14 @@ async function mount(root, D) {
   // ---- what the maps show
   function compute() {
     const rel = measure[part] === "relative", shown = (two() ? [0, 1] : [0]).map((s) => models[pair[s]]);
-    const raw = shown.map((m) => part === "ask" ? fitness(m, query) : likeness(m, place));
+    const raw = shown.map((m) => m.field || (part === "ask" ? fitness(m, query) : likeness(m, place)));
     const values = rel ? raw.map(relative) : raw, sorted = values.map((v) => Float32Array.from(v).sort());
     const quantile = (v, f) => v[Math.min(n - 1, Math.floor(f * n))];
-    const low = rel ? -2 : Math.min(...sorted.map((v) => quantile(v, 0.01)));
-    const high = rel ? 3.5 : part === "ask" ? Math.max(...sorted.map((v) => quantile(v, 0.999))) : 1;
-    const units = rel ? "\u03c3" : "cosine similarity";
-    const what = part === "ask" ? "similarity to the words \u201c" + D.queries[query] + "\u201d" : "similarity to the chosen place";
+    const low = rel ? -2 : D.answer ? 0 : Math.min(...sorted.map((v) => quantile(v, 0.01)));
+    const clear = D.answer ? D.answer.threshold : -Infinity; // so that a map of nonsense is dark
+    const high = rel ? 3.5 : part === "like" ? 1 : Math.max(clear, ...sorted.map((v) => quantile(v, 0.999)));
+    const units = D.answer ? "score" : rel ? "\u03c3" : "cosine similarity";
+    const what = part !== "like" ? "similarity to the words \u201c" + D.queries[query] + "\u201d" : "similarity to the chosen place";
     values.forEach((v, s) => Object.assign(maps[s], { name: name(s), field: v, range: [low, high], ramp: "value", units,
       alt: what + ", model " + name(s) }));
     if (!two()) return;
@@ -254,6 +256,7 @@ async function mount(root, D) {
       const g = clean(map.top, map), f = map.f;
       const pixel = (a, b) => { const [u, v] = project(a, b); return [f.bx + u * f.ax, f.by + v * f.ay]; };
       outlined(g, () => g.arc(...pixel(lon[place], lat[place]), 6, 0, 7), "#fff", "#05080f");
+      for (const p of answers) outlined(g, () => g.arc(...pixel(p.lon, p.lat), 4, 0, 7), "#8fe3ff", "#05080f");
       if (!pointer) continue;
       const [x, y] = pixel(...pointer), arms = [[1, 0], [-1, 0], [0, 1], [0, -1]];
       outlined(g, () => arms.forEach(([dx, dy]) => { g.moveTo(x + 3 * dx, y + 3 * dy); g.lineTo(x + 9 * dx, y + 9 * dy); }), "#8fe3ff", "#05080f");
@@ -320,13 +323,18 @@ async function mount(root, D) {
     const value = (v) => fixed(v, 2) + unit_, lists = [];
     for (const s of shown) {
       const f = maps[s].field, title = name(s) + (part === "like" ? ": most similar, over 2,000 km away" : ": brightest places");
-      lists.push(ranking(title, part === "like" ? extremes(f, 5, 1500, FAR) : extremes(f, 5, 700), f, value, text, show));
+      if (!D.answer) lists.push(ranking(title, part === "like" ? extremes(f, 5, 1500, FAR) : extremes(f, 5, 700), f, value, text, show));
     }
     if (part === "ask") for (const s of shown) {
       const m = models[pair[s]], raw = wordsAt(m, place), usual = (v, q) => (v - m.wordMean[q]) / Math.max(m.wordSd[q], 1e-9);
       const values = rel ? raw.map(usual) : raw;
       const order = Array.from(values.keys()).sort((a, b) => values[b] - values[a]).slice(0, 8);
       lists.push(ranking(name(s) + ": words nearest to the place", order, values, value, (q) => D.queries[q], setQuery));
+    }
+    if (D.answer) {
+      const called = (i) => [answers[i].title, answers[i].country].filter(Boolean).join(", ");
+      lists.push(answers.length ? ranking("Places that fit, by score", [...answers.keys()], answers.map((p) => p.score), (v) => fixed(v, 1), called,
+        (i) => { pointer = [answers[i].lon, answers[i].lat]; overlay(); describe(); }) : element("p", {}, "No clear place."));
     }
     const chosen = [element("b", {}, capital(nameOf(place))), element("small", {}, position(lon[place], lat[place], 1))];
     info.replaceChildren(element("p", { class: "gp-chosen" }, element("i", { "aria-hidden": "true" }), element("span", {}, ...chosen)),
@@ -376,9 +384,9 @@ async function mount(root, D) {
       label.hidden = !several;
     });
     unit.value = measure[part];
-    top.replaceChildren((part === "ask" ? ask : goTo).box, ...sides.map((s) => s.label), unitField,
+    top.replaceChildren((part === "ask" ? ask : goTo).box, ...sides.map((s) => s.label), ...(D.answer ? [] : [unitField]),
       ...(touch ? [readButton] : []), ...(part === "ask" ? [chips] : []));
-    lead.textContent = LEADS[part] + RELATIVE;
+    lead.textContent = LEADS[part] + (D.answer ? D.answer.explanation : RELATIVE);
     maps[1].figure.hidden = maps[2].figure.hidden = !two();
     root.dataset.part = part;
     grid.classList.toggle("gp-single", !two());

@@ -1,0 +1,138 @@
+"""Answer a question in words: the places that fit it best, and whether any of them fits.
+
+A cosine between a text and a position means little by itself: some places are similar to every text. So a place's score
+counts the standard deviations by which it is more similar to the text than to 1,000 sentences that are about no place.
+Nonsense has a best place, too, so a question has an answer if its best place scores higher than that of 95 % of them.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+
+import numpy as np
+import yaml
+
+from geonb._util import as_text
+from geonb.geo import EARTH_RADIUS_KM, unit_xyz
+from geonb.sample import load_facts
+
+CLEAR = 0.95  # share of the unrelated sentences that a clear question surpasses
+APART_KM = 500.0  # between the answers of the Earth, so that they are not five neighbours of each other
+CHUNK = 4096  # places compared with the sentences at a time
+LEAST_SD = 1e-6  # rounding, where all similarities are equal
+
+
+def unrelated_sentences(count: int = 1000, seed: int = 0) -> list[str]:
+    """Compose different sentences that are about no place, by the grammar in ``unrelated.yaml``."""
+    path = files("geonb.data") / "assets" / "unrelated.yaml"
+    grammar, rng = yaml.safe_load(path.read_text(encoding="utf-8")), random.Random(seed)
+
+    def compose(name: str) -> str:
+        if name == "letters":
+            return "".join(rng.choices(string.ascii_lowercase, k=rng.randint(2, 9)))
+        if name == "number":
+            return str(rng.randint(2, 999))
+        return re.sub(r"{(\w+)}", lambda match: compose(match[1]), rng.choice(grammar[name]))
+
+    sentences: dict[str, None] = {}
+    while len(sentences) < count:
+        sentences[compose("sentence")] = None
+    return list(sentences)
+
+
+def calibrate(z: np.ndarray, unrelated: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Measure what unrelated sentences, unit vectors (m, d), score at places, unit vectors (n, d).
+
+    Returns mean (n,) and standard deviation (n,) of the similarities of each place, and the score of the best place of
+    each sentence (m,).
+    """
+    mean, sd, best = np.empty(len(z)), np.empty(len(z)), np.full(len(unrelated), -np.inf)
+    for start in range(0, len(z), CHUNK):
+        part = slice(start, start + CHUNK)
+        similarity = unrelated @ z[part].T
+        mean[part], sd[part] = similarity.mean(0), np.maximum(similarity.std(0), LEAST_SD)
+        best = np.maximum(best, ((similarity - mean[part]) / sd[part]).max(1))
+    return mean, sd, best
+
+
+class Gallery:
+    """Places that may answer a question, calibrated.
+
+    Args:
+        lonlat: positions (n, 2), degrees.
+        titles, countries: names (n,), which may be missing.
+        z, unrelated: unit vectors of the places (n, d) and of unrelated sentences (m, d).
+        apart_km: least distance between two answers, 0 for any; a larger one spreads them over more regions.
+    """
+
+    def __init__(
+        self, lonlat: np.ndarray, titles: Sequence | np.ndarray, countries: Sequence | np.ndarray, z: np.ndarray,
+        unrelated: np.ndarray, apart_km: float = 0.0,
+    ) -> None:  # fmt: skip
+        self.lonlat, self.titles, self.countries, self.z, self.apart_km = lonlat, titles, countries, z, apart_km
+        self.mean, self.sd, self.best = calibrate(z, unrelated)
+
+    def answer(self, text: str, words: np.ndarray, top: int) -> Answer:
+        """Answer a question, with the unit vector ``words`` (d,), by at most ``top`` places."""
+        score, threshold = (self.z @ words - self.mean) / self.sd, float(np.quantile(self.best, CLEAR))
+        places = [
+            {"score": float(score[i]), "lon": float(self.lonlat[i, 0]), "lat": float(self.lonlat[i, 1]),
+             "title": as_text(self.titles[i]) or "(no name)", "country": as_text(self.countries[i])}
+            for i in _apart(self.lonlat, score, self.apart_km, top) if score[i] >= threshold
+        ]  # fmt: skip
+        return Answer(text, places, float(score.max()), threshold)
+
+
+def _apart(lonlat: np.ndarray, score: np.ndarray, km: float, top: int) -> list[int]:
+    """List rows of positions (n, 2), best score (n,) first, each at least ``km`` from those before."""
+    rows, xyz = list[int](), unit_xyz(lonlat)
+    for i in np.argsort(-score, kind="stable"):
+        if len(rows) < top and not (km and (xyz[rows] @ xyz[i] > np.cos(km / EARTH_RADIUS_KM)).any()):
+            rows.append(int(i))
+    return rows
+
+
+def named_places() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return positions (n, 2), names (n,) and countries (n,) of the 24,000 towns of the table of facts."""
+    facts, _ = load_facts()
+    towns = np.flatnonzero([name is not None for name in facts["name"]])
+    return np.stack([facts["lon"], facts["lat"]], 1)[towns], facts["name"][towns], facts["country"][towns]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The places that fit a question, best first; prints as a table.
+
+    Attributes:
+        text: the question.
+        places: dicts with "score", "lon", "lat" (degrees), "title" and "country"; none if no place is clear.
+        best: the score of the best place.
+        threshold: the best place of 95 % of the unrelated sentences scores less, and so do places that are left out.
+    """
+
+    text: str
+    places: list[dict]
+    best: float
+    threshold: float
+
+    def __str__(self) -> str:
+        if not self.places:
+            return f"no clear place\nThe best place scores {self.best:.1f}. {self.explanation}"
+        lines = [f"{'score':>7}  {'lon, °':>8} {'lat, °':>7}  place"]
+        for place in self.places:
+            name = ", ".join(filter(None, (place["title"], place["country"])))
+            lines.append(f"{place['score']:7.1f}  {place['lon']:8.2f} {place['lat']:7.2f}  {name}")
+        return "\n".join([*lines, self.explanation])
+
+    __repr__ = __str__
+
+    @property
+    def explanation(self) -> str:
+        """Explain the scores in a sentence."""
+        most = f"the best place of {round(100 * CLEAR)} % of these stays below {self.threshold:.1f}"
+        return f"Scores count standard deviations above unrelated sentences; {most}."
