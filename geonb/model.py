@@ -83,7 +83,7 @@ class Model:
 
         Args:
             text: a few words or sentences, such as "fjords below snowy mountains".
-            store: whose places may be the answer; None for 24,000 towns of the Earth, and then answers are at least
+            store: whose places may be the answer; None for 8,000 towns of the Earth, and then answers are at least
                 500 km apart.
             top: the number of places; a larger one adds places that fit less.
 

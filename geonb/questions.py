@@ -18,10 +18,12 @@ import numpy as np
 import yaml
 
 from geonb._util import as_text
-from geonb.geo import EARTH_RADIUS_KM, unit_xyz
+from geonb.geo import blocks, great_circle_km
 from geonb.sample import load_facts
 
 CLEAR = 0.95  # share of the unrelated sentences that a clear question surpasses
+TOWN_KM = 100.0  # cells whose largest towns may answer; an encoder resolves no finer, and few have heard of hamlets
+ABOUT = 0.5  # difference of two scores that is none
 APART_KM = 500.0  # between the answers of the Earth, so that they are not five neighbours of each other
 CHUNK = 4096  # places compared with the sentences at a time
 LEAST_SD = 1e-6  # rounding, where all similarities are equal
@@ -61,13 +63,14 @@ def calibrate(z: np.ndarray, unrelated: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 class Gallery:
-    """Places that may answer a question, calibrated.
+    """Places that may answer a question, the best known first, calibrated.
 
     Args:
         lonlat: positions (n, 2), degrees.
         titles, countries: names (n,), which may be missing.
         z, unrelated: unit vectors of the places (n, d) and of unrelated sentences (m, d).
-        apart_km: least distance between two answers, 0 for any; a larger one spreads them over more regions.
+        apart_km: least distance between two answers; a larger one spreads them over more regions. The best place is
+            represented by the best known one within this distance that scores at most half less. 0 lists all by score.
     """
 
     def __init__(
@@ -83,25 +86,33 @@ class Gallery:
         places = [
             {"score": float(score[i]), "lon": float(self.lonlat[i, 0]), "lat": float(self.lonlat[i, 1]),
              "title": as_text(self.titles[i]) or "(no name)", "country": as_text(self.countries[i])}
-            for i in _apart(self.lonlat, score, self.apart_km, top) if score[i] >= threshold
+            for i in self._chosen(score, threshold, top)
         ]  # fmt: skip
         return Answer(text, places, float(score.max()), threshold)
 
+    def _chosen(self, score: np.ndarray, threshold: float, top: int) -> list[int]:
+        rows, free = list[int](), score.copy()
+        while len(rows) < top and free.max() >= threshold:
+            best = row = int(free.argmax())
+            if self.apart_km:
+                row = int(np.argmax(self._around(best) & (free >= max(free[best] - ABOUT, threshold))))
+                free[self._around(row)] = -np.inf
+            free[row] = -np.inf
+            rows.append(row)
+        return sorted(rows, key=lambda row: -score[row])
 
-def _apart(lonlat: np.ndarray, score: np.ndarray, km: float, top: int) -> list[int]:
-    """List rows of positions (n, 2), best score (n,) first, each at least ``km`` from those before."""
-    rows, xyz = list[int](), unit_xyz(lonlat)
-    for i in np.argsort(-score, kind="stable"):
-        if len(rows) < top and not (km and (xyz[rows] @ xyz[i] > np.cos(km / EARTH_RADIUS_KM)).any()):
-            rows.append(int(i))
-    return rows
+    def _around(self, row: int) -> np.ndarray:
+        return great_circle_km(self.lonlat, self.lonlat[row]) < self.apart_km
 
 
 def named_places() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return positions (n, 2), names (n,) and countries (n,) of the 24,000 towns of the table of facts."""
+    """Return positions (n, 2), names (n,) and countries (n,) of the largest town of each cell of 100 km, by size."""
     facts, _ = load_facts()
-    towns = np.flatnonzero([name is not None for name in facts["name"]])
-    return np.stack([facts["lon"], facts["lat"]], 1)[towns], facts["name"][towns], facts["country"][towns]
+    lonlat, people = np.stack([facts["lon"], facts["lat"]], 1), np.nan_to_num(facts["population"])
+    towns = np.array([row for row in np.argsort(-people, kind="stable") if facts["name"][row] is not None])
+    _, largest = np.unique(blocks(lonlat[towns], TOWN_KM), return_index=True)
+    towns = towns[np.sort(largest)]
+    return lonlat[towns], facts["name"][towns], facts["country"][towns]
 
 
 @dataclass(frozen=True)
