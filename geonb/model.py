@@ -65,6 +65,8 @@ class Model:
             ValueError: an empty text, one in another encoding, a run without text, or a text without a word that its
                 backbone has seen.
         """
+        if "text" not in self.modalities:
+            raise ValueError(f"this model binds {' and '.join(self.modalities)}; ask one that is bound to text in words")
         if not text.strip():
             raise ValueError("the text is empty; write what to look for")
         try:

@@ -96,6 +96,10 @@ def test_a_run_answers_from_its_store_or_from_the_earth_and_a_shipped_model_brin
     assert str(answer) == repr(answer) and len(str(answer).splitlines()) == len(answer.places) + 2
     earth = model.ask("tropical forest", top=2)
     assert len(earth.places) == 2 and all(p["country"] for p in earth.places)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "modalities", ("location", "landscape"))
+        with pytest.raises(ValueError, match="this model binds location and landscape; ask one that is bound to text"):
+            model.ask("ice")
     with pytest.raises(ValueError, match="top must be at least 1, not 0"):
         model.ask("ice", top=0)
     again = geonb.load(trained)
