@@ -66,7 +66,7 @@ class Model:
                 backbone has seen.
         """
         if "text" not in self.modalities:
-            raise ValueError(f"this model binds {' and '.join(self.modalities)}; ask one that is bound to text in words")
+            raise ValueError(f"this model binds {' and '.join(self.modalities)}; ask one that is bound to text")
         if not text.strip():
             raise ValueError("the text is empty; write what to look for")
         try:
