@@ -48,6 +48,7 @@ LEARNS = {"location_learns": True}
 RUNS: dict[str, dict[str, Any]] = {
     "imagebind-text": {"architecture": "imagebind", "modalities": ("location", "text")},
     "imagebind-sentinel2": {"architecture": "imagebind", "modalities": ("location", "sentinel2")},
+    "imagebind-all": {"architecture": "imagebind", "modalities": None},  # whatever the store has
     **{name: {} for name in ARCHITECTURES},
     "satclip-text": {"architecture": "satclip", "modalities": ("location", "text")},
     "csp-flat": {"architecture": "csp", "options": {"temperatures": [20.0, 1.0, 1.0]}},
