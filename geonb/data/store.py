@@ -39,6 +39,7 @@ from geonb.geo import check_lonlat
 SCHEMA_VERSION = 3
 TEXTS_PER_GROUP = 256  # rows of texts.parquet that are decoded to read one of them
 REMEDY = "remove the store and make it again, or restore the file from a copy"
+SAID_FROM = 1e8  # bytes of an array whose size is printed before it is written
 MAX_REFLECTANCE = 2.0  # mean over an image; fresh snow and thick cloud stay below
 
 TEXT_SCHEMA = pa.schema(
@@ -587,10 +588,11 @@ def _checked(name: str, chunk: Any, given: Images, first: int) -> np.ndarray:
 def _check_room(folder: Path, name: str, size: int) -> None:
     """Say what an array of ``size`` bytes will take, and refuse it where the disk has no room for it."""
     free = shutil.disk_usage(folder).free
-    if size > 1e8:
-        print(f"{name}: the images take {size / 1e6:,.0f} MB", file=sys.stderr)
     if size > free:
-        raise StoreError(f"{name}: the images need {size / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free")
+        need = f"the images of {name} need {size / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free"
+        raise StoreError(f"{folder.parent}: {need}; free some space, or choose another folder")
+    if size > SAID_FROM:
+        print(f"{name}: the images take {size / 1e6:,.1f} MB", file=sys.stderr)
 
 
 def check_scaling(where: str, images: np.ndarray, first: int) -> None:

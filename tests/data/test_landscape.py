@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from geonb.data import landscape
 from geonb.data.landscape import BANDS, MOSAICS, SOURCE_KM, cut_chips, interpolated, picture
+from geonb.data.store import write_store
 from geonb.geo import great_circle_km
 
 
@@ -45,6 +46,18 @@ def test_real_chips_show_what_is_there():
     assert of["july green"][amazon] > of["july red"][amazon] and of["night light"][paris] > 3 * of["night light"][amazon]
     assert of["january red"][ice] > 180
     assert picture(chips, "night").shape == (5, 32, 32, 3) and (picture(chips)[..., 2] == chips[:, 2]).all()
+
+
+def test_places_at_sea_have_no_chip_in_a_store_and_are_counted(tmp_path):
+    lonlat = np.array([[-140.0, -40.0], [5.3, 60.4], [0.0, 90.0], [-160.0, 20.0]])  # only Bergen has land within 120 km
+    with pytest.warns(UserWarning, match="3 of 4 places have no landscape chip: they lie at sea"):
+        given = landscape.images(lonlat)
+    places = {"place_id": list("abcd"), "lon": lonlat[:, 0], "lat": lonlat[:, 1]}
+    store = write_store(tmp_path / "s", places=places, images={"landscape": given})
+    assert store.has("landscape").tolist() == [False, True, False, False]
+    assert (store.images("landscape", [1]) == cut_chips(lonlat[[1]])).all()
+    about = store.imagery["landscape"]
+    assert (about["bands"], about["scale"], about["gsd_m"], about["dtype"]) == (BANDS, 255, 7500, "uint8")
 
 
 def test_interpolated_values_are_told_by_the_source_pixels():

@@ -10,6 +10,7 @@ import pickle
 import shutil
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 
 import duckdb
 import numpy as np
@@ -20,6 +21,7 @@ from geoparquet import check_geoparquet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from geonb.data import store as module
 from geonb.data.store import (
     BANDS,
     Images,
@@ -376,6 +378,16 @@ def test_an_interrupted_or_failed_write_leaves_nothing(tmp_path, stop, seen, mes
     with pytest.raises(seen, match=message):
         write_store(tmp_path / "s", **with_images(chunks=images()))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_room_on_the_disk_is_asked_for_before_an_array_is_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(module, "SAID_FROM", 100_000)
+    write_store(tmp_path / "a", **content())
+    assert capsys.readouterr().err == "sentinel2: the images take 0.4 MB\n"
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=300_000))
+    with pytest.raises(StoreError, match="images of sentinel2 need 0.4 MB and 0.3 MB are free; free some space"):
+        write_store(tmp_path / "b", **content())
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_images_and_texts_are_not_held_while_they_are_streamed(tmp_path):

@@ -55,6 +55,9 @@ def test_wrong_chips_are_refused(backbone, chips):
     for wrong in (chips[0], chips[..., :8], chips[:, :11]):
         with pytest.raises(ValueError, match=r"not \(n, 12, H, W\), H and W at least 16; the bands are B1, B2"):
             backbone.encode(wrong)
+    for wrong, message in ((chips / 10_000, "give integers, of which 10000"), (np.ma.masked_less(chips, 500), "masked")):
+        with pytest.raises(ValueError, match=message):
+            backbone.encode(wrong)
 
 
 def test_another_modality_has_filters_for_its_own_bands(chips):

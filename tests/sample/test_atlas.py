@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from geonb import sample
+from geonb.data.landscape import cut_chips
 from geonb.data.sampling import on_land
 from geonb.data.store import StoreError, check_store
 from geonb.geo import great_circle_km
@@ -120,10 +121,13 @@ def test_a_small_atlas_is_whole_and_has_every_kind_of_place(small):
     assert small.facts["country"]["modalities"] == ["text"] and small.facts["ndvi_mean"]["modalities"] == ["sentinel2"]
     card = (small.path / "datacard.md").read_text()
     assert "simulated" in card.lower()
-    for kind, begins in ((["text"], "Only texts"), (["sentinel2"], "Only images"), (["text", "sentinel2"], "Both")):
+    for kind, begins in ((["text"], "Only texts"), (["sentinel2"], "Only sentinel2"), (["text", "sentinel2"], "Both")):
         names = ", ".join(name for name, fact in sample.FACTS.items() if fact["modalities"] == kind)
         assert f"- {begins} can tell: {names}.\n" in card
     assert small.images("sentinel2", np.flatnonzero(image)[:2]).shape == (2, 12, 64, 64)
+    rows = np.flatnonzero(small.has("landscape"))
+    assert len(rows) > 0.9 * len(small) and not small.simulated("landscape")
+    assert (small.images("landscape", rows[:5]) == cut_chips(small.lonlat[rows[:5]])).all()
 
 
 def test_the_same_seed_gives_the_same_hashes_on_one_process_too(small, tmp_path, monkeypatch):
