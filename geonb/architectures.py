@@ -37,6 +37,8 @@ class Architecture(nn.Module, ABC):
         location_learns: False keeps the location encoder as it is, without dropout.
         exclude_km, soft_km, chunk: see :mod:`geonb.losses`.
         jitter_km: standard deviation by which training displaces positions, east and north.
+        parts: lengths of consecutive parts of the vectors, each normalised by itself; () for one.
+        weights: of the parts, by modality, equal by default; the larger one counts more in a cosine.
         micro_batch: rows embedded at a time, 0 for all, with the same loss; fewer need less
             memory and a second pass through the encoders (GradCache, Gao et al., 2021).
     """
@@ -46,8 +48,8 @@ class Architecture(nn.Module, ABC):
 
     def __init__(
         self, location: nn.Module, heads: Heads, *, location_learns: bool = True,
-        exclude_km: float = 0.0, soft_km: float = 0.0, jitter_km: float = 0.0,
-        micro_batch: int = 0, chunk: int = 0,
+        exclude_km: float = 0.0, soft_km: float = 0.0, jitter_km: float = 0.0, parts: Sequence[int] = (),
+        weights: dict[str, Sequence[float]] | None = None, micro_batch: int = 0, chunk: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
         if self.binary and len(heads) != 1:
@@ -60,6 +62,9 @@ class Architecture(nn.Module, ABC):
         location.requires_grad_(location_learns)
         self.exclude_km, self.soft_km, self.jitter_km = exclude_km, soft_km, jitter_km
         self.micro_batch, self.chunk = index(micro_batch), index(chunk)  # TypeError for 2.5
+        self.parts, self.weights = tuple(parts), weights or {}
+        if any(len(of_modality) != len(self.parts) for of_modality in self.weights.values()):
+            raise ValueError(f"weights: give {len(self.parts)} for each modality, one per part")
         self.log_scale = nn.ParameterDict({m: torch.tensor(FIRST_LOG) for m in heads})
         self.active = self.heads
         self.gather: Callable[[Tensor], Tensor] = lambda x: x  # on several devices, an all-gather
@@ -99,7 +104,12 @@ class Architecture(nn.Module, ABC):
     def embed(self, modality: str, values: Tensor) -> Tensor:
         """Embed inputs of a modality as unit vectors (n, d)."""
         z = self.encoders[modality](values)
-        return F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=-1)
+        z = z.to(torch.promote_types(z.dtype, torch.float32))
+        if self.parts:
+            weights = self.weights.get(modality, [1.0] * len(self.parts))
+            pairs = zip(weights, z.split(self.parts, -1), strict=True)
+            z = torch.cat([weight * F.normalize(part, dim=-1) for weight, part in pairs], -1)
+        return F.normalize(z, dim=-1)
 
     def phase(self, progress: float) -> int:
         """Return the phase of training, from 0, after a share of the steps."""

@@ -272,3 +272,14 @@ def test_senseless_bindings_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             make(name, **options)
+
+
+def test_parts_of_a_vector_are_normalised_by_themselves_and_weighted():
+    model = make("imagebind", parts=[6, 10], weights={"location": [0.6, 0.8], "text": [0.0, 1.0]})
+    lonlat = torch.tensor([[10.0, 50.0], [-70.0, -30.0]])
+    z, t = model.embed("location", lonlat), model.embed("text", make_batch()["text"][0][:2])
+    torch.testing.assert_close(z[:, :6].norm(dim=1), torch.full((2,), 0.6))
+    torch.testing.assert_close(z[:, 6:].norm(dim=1), torch.full((2,), 0.8))
+    assert (t[:, :6] == 0).all()
+    with pytest.raises(ValueError, match="give 2 for each modality"):
+        make("imagebind", parts=[6, 10], weights={"location": [1.0]})

@@ -1,4 +1,4 @@
-"""The backbone of image modalities, ``random_conv``.
+"""The backbones of image modalities, ``random_conv`` and ``statistics``.
 
 Another one is any object with ``.name``, ``.dim``, ``.encode(items, progress=False)``, float32
 (n, dim), and ``.fingerprint``, which changes whenever the output would.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ ROOT_SPREAD = np.array([13, 14, 14, 16, 15, 14, 14, 15, 15, 15, 16, 16], dtype=n
 CENTRE, SPREAD = 0.5, 0.25  # of bands of another modality
 
 SCALES, FILTERS = (1, 2, 4), 80  # edge of the averaged pixels; filters per scale
+QUANTILES = (0.1, 0.5, 0.9)
 BATCH = 32  # chips at a time
 MIN_SIZE = 16  # their edge in pixels
 
@@ -30,7 +32,57 @@ MIN_SIZE = 16  # their edge in pixels
 _INDICES = [("B8", "B4"), ("B3", "B8"), ("B3", "B11"), ("B8A", "B11")]
 
 
-class RandomConv:
+class _Backbone:
+    """Encode chips of given bands, a batch at a time, by ``_features`` of values from 0 to 1."""
+
+    name: str
+    dim: int
+    bands: list[str]
+    scale: int
+
+    def encode(self, images: np.ndarray, progress: bool = False) -> np.ndarray:
+        """Return features float32 (n, dim) of chips, integers (n, band, H, W), H and W at least 16, else ValueError."""
+        if np.ma.is_masked(images):
+            raise ValueError("images have masked pixels; fill them, with 0 where there is no data")
+        images = np.asarray(images)
+        if images.dtype.kind not in "iu":
+            raise ValueError(f"images are {images.dtype}; give integers, of which {self.scale} stands for 1")
+        if images.ndim != 4 or images.shape[1] != len(self.bands) or min(images.shape[2:]) < MIN_SIZE:
+            wanted = f"(n, {len(self.bands)}, H, W), H and W at least {MIN_SIZE}"
+            raise ValueError(f"images have shape {images.shape}, not {wanted}; the bands are {', '.join(self.bands)}")
+        out = np.empty((len(images), self.dim), np.float32)
+        starts = range(0, len(images), BATCH)
+        with torch.inference_mode():
+            for i in tqdm(starts, desc="image features", unit="batch", disable=not progress):
+                batch = torch.from_numpy(images[i : i + BATCH].astype(np.float32))
+                out[i : i + BATCH] = self._features(batch / self.scale).numpy()
+        return out
+
+    def _features(self, values: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+
+class Statistics(_Backbone):
+    """Compute mean, deviation and the quantiles .1, .5 and .9 of the square root of the values of each band.
+
+    Args:
+        bands: names of the bands of a chip. ``scale``: the number that stands for 1.
+    """
+
+    name = "statistics"
+
+    def __init__(self, bands: Sequence[str] = BANDS, scale: int = SCALE) -> None:
+        self.bands, self.scale, self.dim = list(bands), scale, (2 + len(QUANTILES)) * len(bands)
+        digest = hashlib.sha256(repr((self.name, QUANTILES, self.bands, scale)).encode())
+        self.fingerprint = f"{self.name}-{digest.hexdigest()[:12]}"
+
+    def _features(self, values: torch.Tensor) -> torch.Tensor:
+        roots = values.sqrt().flatten(2)
+        quantiles = torch.quantile(roots, torch.tensor(QUANTILES), dim=2)
+        return torch.cat([roots.mean(2), roots.std(2), *quantiles], 1)
+
+
+class RandomConv(_Backbone):
     """Compute random convolutional features, and means and deviations of bands and indices.
 
     Random filters are applied to standardised square roots of the values; responses of either
@@ -68,24 +120,6 @@ class RandomConv:
             digest.update(np.ascontiguousarray(array).tobytes())
         self.fingerprint = f"{self.name}-{digest.hexdigest()[:12]}"
 
-    def encode(self, images: np.ndarray, progress: bool = False) -> np.ndarray:
-        """Return features float32 (n, dim) of chips, integers (n, band, H, W), H and W at least 16, else ValueError."""
-        if np.ma.is_masked(images):
-            raise ValueError("images have masked pixels; fill them, with 0 where there is no data")
-        images = np.asarray(images)
-        if images.dtype.kind not in "iu":
-            raise ValueError(f"images are {images.dtype}; give integers, of which {self.scale} stands for 1")
-        if images.ndim != 4 or images.shape[1] != len(self.bands) or min(images.shape[2:]) < MIN_SIZE:
-            wanted = f"(n, {len(self.bands)}, H, W), H and W at least {MIN_SIZE}"
-            raise ValueError(f"images have shape {images.shape}, not {wanted}; the bands are {', '.join(self.bands)}")
-        out = np.empty((len(images), self.dim), np.float32)
-        starts = range(0, len(images), BATCH)
-        with torch.inference_mode():
-            for i in tqdm(starts, desc="image features", unit="batch", disable=not progress):
-                batch = torch.from_numpy(images[i : i + BATCH].astype(np.float32))
-                out[i : i + BATCH] = self._features(batch / self.scale).numpy()
-        return out
-
     def _features(self, values: torch.Tensor) -> torch.Tensor:
         values = values.clamp_min(1e-4)
         x = (values.sqrt() - self._centre) / self._spread
@@ -101,8 +135,9 @@ class RandomConv:
         return torch.cat(out, 1)
 
 
-def image_backbone(name: str = "random_conv", bands: Sequence[str] = BANDS, scale: int = SCALE) -> RandomConv:
+def image_backbone(name: str = "random_conv", bands: Sequence[str] = BANDS, scale: int = SCALE) -> Any:
     """Make an image backbone by name for the bands of a modality; raises ValueError for an unknown one."""
-    if name != "random_conv":
-        raise ValueError(f"unknown image backbone {name!r}; there is 'random_conv'")
-    return RandomConv(bands, scale)
+    kinds = {kind.name: kind for kind in (RandomConv, Statistics)}
+    if name not in kinds:
+        raise ValueError(f"unknown image backbone {name!r}; choose one of {', '.join(kinds)}")
+    return kinds[name](bands, scale)

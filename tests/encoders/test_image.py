@@ -68,3 +68,13 @@ def test_another_modality_has_filters_for_its_own_bands(chips):
     x = (np.sqrt(np.maximum(pictures / 255, 1e-4)) - module.CENTRE) / module.SPREAD
     np.testing.assert_allclose(features[:, :2], x.mean((2, 3)), atol=1e-4)
     assert image_backbone(bands=["red", "day"], scale=255).fingerprint != backbone.fingerprint
+
+
+def test_statistics_are_those_of_numpy(chips):
+    backbone = image_backbone("statistics")
+    roots = np.sqrt(chips / 10_000).reshape(len(chips), 12, -1)
+    expected = [roots.mean(2), roots.std(2, ddof=1), *np.quantile(roots, module.QUANTILES, axis=2)]
+    np.testing.assert_allclose(backbone.encode(chips), np.concatenate(expected, 1), rtol=1e-4, atol=1e-5)
+    assert backbone.dim == 60 and backbone.fingerprint != image_backbone().fingerprint
+    with pytest.raises(ValueError, match="choose one of random_conv, statistics"):
+        image_backbone("resnet")
