@@ -339,7 +339,7 @@ def judge(
     if "text" in model.modalities:
         for name, rows in held.items():
             texts = store.texts(rows)
-            masked, places = mask_names(texts, names_of(store, rows)[0]), store.lonlat[rows]
+            masked, places = mask_names(texts, *names_of(store, rows)), store.lonlat[rows]
             for kind, queries in ((name, texts), (f"{name}, names masked", masked)):
                 result = retrieval(model.embed_texts(queries), model.embed_locations(places), places)
                 found[kind] = {key: result[key] for key in ("recall@10", "chance@10", "median_km", "n")}
@@ -391,10 +391,66 @@ def ship(run: Path, out: Path) -> Path:
     return out
 
 
+def references(sample: PlaceStore, anchors: np.ndarray) -> dict:
+    """Measure what random vectors reach."""
+    z = np.random.default_rng(0).normal(size=(len(sample), 64))
+    return similar(z / np.linalg.norm(z, axis=1, keepdims=True), sample, anchors) | {"extents": 0.5}
+
+
+def card(name: str, shipped: Path, result: dict, store: PlaceStore) -> str:
+    """Write the model card of a shipped model, with the figures of ``result``."""
+    manifest, recipe, found = files.read_manifest(shipped), RECIPES[name], result["models"][name]
+    modalities = manifest["modalities"][1:]
+    sources = sorted(set(zip(store.column("source"), store.column("license"), strict=True)))
+    counts = {source: int((store.column("source") == source).sum()) for source, _ in sources}
+    data = [f"- {counts[source]:,} texts: {source}, {license}" for source, license in sources]
+    heads = {"text": "Texts: frozen all-MiniLM-L6-v2 and a residual head.", "landscape": "Chips: band statistics."}
+    rows = ["| | goal | this model | chance | Atlas | names masked | unseen blocks |", "|---|---|---|---|---|---|---|"]
+    for key, goal in GOALS.items():
+        if key in found:
+            rows.append(_row(key, goal, found, result["references"]))
+    recalled = [key for key in ("articles", "heritage") if key in found]
+    tested = [f"{found[key]['n']} {key}" for key in recalled]
+    return (ROOT / "research" / "earth_card.md").read_text(encoding="utf-8").format(
+        name=name,
+        what=" and ".join(["Location", *modalities]) + " in one space",
+        date=manifest["provenance"]["date"],
+        degrees=recipe.degrees, hidden=f"{recipe.hidden:,}", dim=sum(recipe.parts.values()),
+        parts=", ".join(f"{part} ({size})" for part, size in recipe.parts.items()),
+        heads=" ".join(heads[m] for m in modalities), parameters=manifest["parameters"],
+        megabytes=(shipped / "model.safetensors").stat().st_size / 1e6,
+        inputs="; ".join(manifest["inputs"]), targets="; ".join(manifest["targets"]),
+        steps=manifest["steps"], batch=manifest["batch_size"], minutes=manifest["wall_s"] / 60,
+        selected_by=manifest["selected_by"], data="\n".join(data if "text" in modalities else ["- No texts."]),
+        tested=f"Tested on {' and '.join(tested)} that it was not trained on." if tested else "It embeds no texts.",
+        table="\n".join(rows),
+        extents=", ".join(f"{key} {value:.2f}" for key, value in found.get("extents of", {}).items()) or "none",
+        resolution=round(20_000 / recipe.degrees / 100) * 100,
+    )  # fmt: skip
+
+
+def _row(key: str, goal: float, found: dict, references: dict) -> str:
+    labels = {
+        "articles": "recall@10, text to location, articles", "heritage": "recall@10, text to location, heritage texts",
+        "climate": "20 most similar places beyond 2,000 km: same climate class", "language": "the same: same language",
+        "extents": "AUC of eight sentences with a known extent",
+    }  # fmt: skip
+
+    def value(of: dict, name: str) -> str:
+        at = of.get(name)
+        return "" if at is None else f"{at['recall@10'] if isinstance(at, dict) else at:.3f}"
+
+    chance = {key: found[key]["chance@10"]} if isinstance(found[key], dict) else references["chance"]
+    cells = [value(found, key), value(chance, key), value(references.get("Atlas", {}), key)]
+    cells += [value(found, f"{key}, names masked"), value(found, f"{key} in unseen blocks of 500 km")]
+    return f"| {labels[key]} | {goal:.2f} | " + " | ".join(cells) + " |"
+
+
 def main(argv: list[str] | None = None) -> dict:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--store", type=Path, help="a place store with texts; by default the real articles")
     parser.add_argument("--sample", type=Path, default=ROOT / "data" / "atlas", help="the Atlas sample, for the goals")
+    parser.add_argument("--atlas", type=Path, help="a run on the sample to compare with, such as runs/atlas/imagebind")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "earth")
     parser.add_argument("--out", type=Path, default=ROOT / "geonb" / "pretrained")
     parser.add_argument("--results", type=Path, default=ROOT / "geonb" / "results" / "earth.json")
@@ -434,7 +490,13 @@ def main(argv: list[str] | None = None) -> dict:
             unseen = judge(elsewhere, store, in_blocks, sample, anchors[1])
             found[name] |= {kind: unseen[kind] for kind in in_blocks}
         ship(args.work / f"{name}-reported", args.out / name)
-    result = {"provenance": provenance() | {"made_by": "research/earth.py"}, "goals": GOALS, "models": found}
+    compared = {"chance": references(sample, anchors[1])}
+    if args.atlas:
+        compared["Atlas"] = judge(load(args.atlas), store, tests, sample, anchors[1])
+    result = {"provenance": provenance() | {"made_by": "research/earth.py"}, "goals": GOALS}
+    result |= {"models": found, "references": compared}
+    for name in args.models:
+        (args.out / name / "README.md").write_text(card(name, args.out / name, result, store), encoding="utf-8")
     args.results.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(found, indent=1))
     return result
