@@ -10,7 +10,6 @@ import geonb
 from geonb import questions
 from geonb.geo import great_circle_km, unit_xyz
 from geonb.questions import ABOUT, APART_KM, Gallery, calibrate, named_places, unrelated_sentences
-from geonb.run import PRETRAINED
 from geonb.sample import load_facts
 
 
@@ -128,7 +127,6 @@ the shirt shrank in the wash; to whom it may concern; happiness is a choice; the
 a triple double in overtime; I dreamed that I could fly; the hinge squeaks; cosine of zero is one; unsubscribe; thanks in advance; uvw xyz"""
 
 
-@pytest.mark.skipif(not (PRETRAINED / "earth").exists(), reason="the model earth is not shipped yet")
 def test_earth_answers_questions_about_places_and_not_others():
     earth = geonb.load("earth")
     answered = [

@@ -13,8 +13,6 @@ import nbformat
 import pytest
 import yaml
 
-from geonb.run import PRETRAINED
-
 ROOT = Path(__file__).resolve().parents[2]
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
 LISTED = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"])]
@@ -82,7 +80,6 @@ def test_the_package_has_every_file_that_the_repository_has(isolation):
     assert missing == []
 
 
-@pytest.mark.skipif(not (PRETRAINED / "earth").exists(), reason="the model earth is not shipped yet")
 def test_the_wheel_answers_a_question_with_the_extra_text_alone(isolation, tmp_path):
     question = 'import geonb\nearth = geonb.load("earth")\nassert earth.ask("fjords below snowy mountains").places'
     path = tmp_path / "99_question.ipynb"
