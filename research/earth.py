@@ -397,6 +397,12 @@ def references(sample: PlaceStore, anchors: np.ndarray) -> dict:
     return similar(z / np.linalg.norm(z, axis=1, keepdims=True), sample, anchors) | {"extents": 0.5}
 
 
+LICENCE = """**The weights are licensed CC BY-SA 4.0**, which later versions of the texts' licences allow. Whether weights
+are an adaptation of the texts they were trained on is an open question in law; share-alike is the choice that
+respects the authors' terms in either case. The code of the package has its own licence."""
+ENGLISH = "- Its texts are English, and seven tenths are about Europe and North America. It knows other regions less.\n"
+
+
 def card(name: str, shipped: Path, result: dict, store: PlaceStore) -> str:
     """Write the model card of a shipped model, with the figures of ``result``."""
     manifest, recipe, found = files.read_manifest(shipped), RECIPES[name], result["models"][name]
@@ -410,7 +416,8 @@ def card(name: str, shipped: Path, result: dict, store: PlaceStore) -> str:
         if key in found:
             rows.append(_row(key, goal, found, result["references"]))
     recalled = [key for key in ("articles", "heritage") if key in found]
-    tested = [f"{found[key]['n']} {key}" for key in recalled]
+    aucs = found.get("extents of", {})
+    tested = [f"{found[key]['n']} {'articles' if key == 'articles' else 'heritage texts'}" for key in recalled]
     return (ROOT / "research" / "earth_card.md").read_text(encoding="utf-8").format(
         name=name,
         what=" and ".join(["Location", *modalities]) + " in one space",
@@ -424,7 +431,9 @@ def card(name: str, shipped: Path, result: dict, store: PlaceStore) -> str:
         selected_by=manifest["selected_by"], data="\n".join(data if "text" in modalities else ["- No texts."]),
         tested=f"Tested on {' and '.join(tested)} that it was not trained on." if tested else "It embeds no texts.",
         table="\n".join(rows),
-        extents=", ".join(f"{key} {value:.2f}" for key, value in found.get("extents of", {}).items()) or "none",
+        extents=f"AUC by sentence: {', '.join(f'{k} {v:.2f}' for k, v in aucs.items())}." if aucs else "",
+        licence=LICENCE if "text" in modalities else "The weights have the licence of the package, MIT.",
+        texts=ENGLISH if "text" in modalities else "",
         resolution=round(20_000 / recipe.degrees / 100) * 100,
     )  # fmt: skip
 

@@ -95,7 +95,7 @@ def test_every_target_of_make_and_every_script_is_there():
 def used(tmp_path_factory) -> Path:
     """The folder in which the commands under "Use it" ran, with fewer places and steps."""
     home, fewer = tmp_path_factory.mktemp("used"), {"data": ["--places", "300"], "train": ["--steps", "10"]}
-    (block,) = (block for block in blocks("README.md", "") if "geonb ask" in block)
+    (block,) = (block for block in blocks("README.md", "") if "my_points.csv" in block)
     lines = [shlex.split(line, comments=True) for line in block.splitlines()]
     assert [words[:2] for words in lines if words[0] != "geonb"] == [[".", ".venv/bin/activate"]]
     with pytest.MonkeyPatch.context() as patch:
@@ -116,6 +116,19 @@ def test_the_commands_of_the_readme_write_what_they_say(used):
     assert len(pq.read_table(used / "theirs.parquet")) == 300
     assert {"fused", "theirs"} <= {row["representation"] for row in json.loads((used / "results.json").read_text())["probes"]}
     assert "<svg" in (used / "results.html").read_text() and 'class="gl"' in (used / "page.html").read_text()
+
+
+def test_the_readme_shows_what_earth_answers(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    asked = [block for block in blocks("README.md", "") if "geonb ask earth" in block]
+    commands_of = [re.sub(r".*(geonb ask earth .*?)\n.*", r"\1", block, flags=re.DOTALL) for block in asked]
+    shown = [next(b for b in blocks("README.md", "") if "Trondheim" in b), asked[1].split("\n", 1)[1]]
+    for command, table in zip(commands_of, shown, strict=True):
+        assert main(shlex.split(command)[1:]) == 0
+        printed = capsys.readouterr().out
+        for line in table.strip().splitlines():
+            assert re.sub(r"^ *\d\.\d ", "", line) in printed  # scores differ by rounding between machines
+    assert (tmp_path / "fjords.html").stat().st_size > 100_000
 
 
 def test_the_python_of_the_readme_runs_after_its_commands(used, monkeypatch):
