@@ -400,7 +400,7 @@ def references(sample: PlaceStore, anchors: np.ndarray) -> dict:
 LICENCE = """**The weights are licensed CC BY-SA 4.0**, which later versions of the texts' licences allow. Whether weights
 are an adaptation of the texts they were trained on is an open question in law; share-alike is the choice that
 respects the authors' terms in either case. The code of the package has its own licence."""
-ENGLISH = "- Its texts are English, and seven tenths are about Europe and North America. It knows other regions less.\n"
+ENGLISH = "- Its texts are English, seven tenths of them about Europe and North America. It knows other regions less.\n"
 
 
 def card(name: str, shipped: Path, result: dict, store: PlaceStore) -> str:
