@@ -397,8 +397,8 @@ def references(sample: PlaceStore, anchors: np.ndarray) -> dict:
     return similar(z / np.linalg.norm(z, axis=1, keepdims=True), sample, anchors) | {"extents": 0.5}
 
 
-LICENCE = """**The weights are licensed CC BY-SA 4.0**, which later versions of the texts' licences allow. Whether weights
-are an adaptation of the texts they were trained on is an open question in law; share-alike is the choice that
+LICENCE = """**The weights are licensed CC BY-SA 4.0**, which later versions of the texts' licences allow. Whether
+weights are an adaptation of the texts they were trained on is an open question in law; share-alike is the choice that
 respects the authors' terms in either case. The code of the package has its own licence."""
 ENGLISH = "- Its texts are English, seven tenths of them about Europe and North America. It knows other regions less.\n"
 
