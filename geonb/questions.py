@@ -13,6 +13,7 @@ import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from textwrap import wrap
 
 import numpy as np
 import yaml
@@ -27,6 +28,7 @@ ABOUT = 0.5  # difference of two scores that is none
 APART_KM = 500.0  # between the answers of the Earth, so that they are not five neighbours of each other
 CHUNK = 4096  # places compared with the sentences at a time
 LEAST_SD = 1e-6  # rounding, where all similarities are equal
+WIDTH = 76  # characters in a line of what is printed; more scroll on a page of the book
 
 
 def unrelated_sentences(count: int = 1000, seed: int = 0) -> list[str]:
@@ -133,12 +135,13 @@ class Answer:
 
     def __str__(self) -> str:
         if not self.places:
-            return f"no clear place\nThe best place scores {self.best:.1f}. {self.explanation}"
+            best = f"The best place scores {self.best:.1f}."
+            return "\n".join(["no clear place", *wrap(f"{best} {self.explanation}", WIDTH)])
         lines = [f"{'score':>7}  {'lon, °':>8} {'lat, °':>7}  place"]
         for place in self.places:
             name = ", ".join(filter(None, (place["title"], place["country"])))
             lines.append(f"{place['score']:7.1f}  {place['lon']:8.2f} {place['lat']:7.2f}  {name}")
-        return "\n".join([*lines, self.explanation])
+        return "\n".join([*lines, *wrap(self.explanation, WIDTH)])
 
     __repr__ = __str__
 

@@ -135,11 +135,11 @@ def test_ask_lists_places_best_first_and_writes_a_map_without_any_extra(trained,
     command = "ask", trained, "tropical forest", "--top", "3"
     assert run(*command, "--map", tmp_path / "map.html") == 0
     *lines, page = capsys.readouterr().out.splitlines()
-    scores = [float(line.split()[0]) for line in lines[1:-1]]
-    assert scores and scores == sorted(scores, reverse=True) and "Scores count standard deviations" in lines[-1]
+    scores = [float(line.split()[0]) for line in lines[1:-2]]
+    assert scores and scores == sorted(scores, reverse=True) and "Scores count standard deviations" in lines[-2]
     assert page == str(tmp_path / "map.html") and "<h1>tropical forest</h1>" in (tmp_path / "map.html").read_text()
     assert run(*command, "--data", world.path) == 0
-    assert all(re.search(r" Place \d+$", line) for line in capsys.readouterr().out.splitlines()[1:-1])
+    assert all(re.search(r" Place \d+$", line) for line in capsys.readouterr().out.splitlines()[1:-2])
 
 
 @pytest.mark.parametrize("option, bands", [("", 3), ("--like|13.4|52.5", 1), ("--text|northern ice", 1)])

@@ -92,7 +92,7 @@ def test_a_run_answers_from_its_store_or_from_the_earth_and_a_shipped_model_brin
     model = geonb.load(trained)
     answer = model.ask("tropical forest", world)
     assert answer.places and all(re.fullmatch(r"Place \d+", p["title"]) and p["country"] == "" for p in answer.places)
-    assert str(answer) == repr(answer) and len(str(answer).splitlines()) == len(answer.places) + 2
+    assert str(answer) == repr(answer) and len(str(answer).splitlines()) == len(answer.places) + 3
     earth = model.ask("tropical forest", top=2)
     assert len(earth.places) == 2 and all(p["country"] for p in earth.places)
     with pytest.MonkeyPatch.context() as patch:
