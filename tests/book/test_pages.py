@@ -47,6 +47,8 @@ def test_the_book_shows_what_it_promises(built_book):
     html = {name: (built_book / f"{name}.html").read_text("utf-8") for name in PAGES}
     for view, what in (("gl", "map linked to an embedding"), ("gv", "UMAP beside PCA"), ("gp", "planet that answers")):
         assert any(f'class="{view}"' in text for text in html.values()), f"no {what}"
+    for name in ("book/intro", "book/13_ask_the_planet"):
+        assert '"simulated":[]' in html[name], f"{name} asks a model of simulated observations"
     chapters = [name for name in PAGES if name.removeprefix("book/")[0].isdigit()]
     for name in chapters:
         assert "geonb-figure" in html[name] or 'class="gl"' in html[name] or "<table" in html[name], name
