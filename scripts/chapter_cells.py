@@ -14,7 +14,10 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 EXTRAS = "text,evaluate,explore"
-MORE = {"11_maps": ",real", "15_wikipedia": ",acquire,live", "16_sentinel2": ",acquire,live", "17_scale": ",acquire"}
+MORE = {
+    "11_maps": ",real", "15_wikipedia": ",acquire,live", "16_sentinel2": ",acquire,live", "17_scale": ",acquire",
+    "20_factbook": ",factbook",
+}  # fmt: skip
 CELL = """\
 import sys
 
