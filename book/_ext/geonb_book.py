@@ -32,7 +32,7 @@ from docutils import nodes
 from sphinx import addnodes
 from sphinx.transforms import SphinxTransform
 
-EVERYDAY = {"place", "run", "replay", "architecture", "simulated"}
+EVERYDAY = {"place", "run", "replay", "architecture", "simulated", "support"}
 CLOSED = {"cell_output", "geonb-time"}  # classes of what holds no prose
 ANCHOR = re.compile(r'<a id="((?:fig|eq)-[\w-]+|time)">')
 

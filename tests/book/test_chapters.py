@@ -129,17 +129,17 @@ def test_names_of_figures_and_equations_are_unique_in_the_book():
 
 def test_the_worked_example_of_a_chapter_has_the_frame(tmp_path, monkeypatch):
     contributing = (BOOK.parent / "CONTRIBUTING.md").read_text("utf-8")
-    example = next(block for block in re.findall(r"^```python\n(.*?)^```$", contributing, re.M | re.S) if "20_heights" in block)
+    example = next(block for block in re.findall(r"^```python\n(.*?)^```$", contributing, re.M | re.S) if "21_heights" in block)
     (tmp_path / "book").mkdir()
     (tmp_path / "book" / "intro.ipynb").write_text((BOOK / "intro.ipynb").read_text("utf-8"), "utf-8")
     monkeypatch.chdir(tmp_path)
     exec(compile(example, "CONTRIBUTING.md", "exec"), {})
-    made = Chapter(json.loads((tmp_path / "book" / "20_heights.ipynb").read_text("utf-8"))["cells"])
+    made = Chapter(json.loads((tmp_path / "book" / "21_heights.ipynb").read_text("utf-8"))["cells"])
     monkeypatch.setitem(globals(), "chapter", lambda _: made)
     checks = [check for name, check in globals().items() if name.startswith("test_") and list(signature(check).parameters) == ["stem"]]
     assert len(checks) > 8
     for check in checks:
-        check("20_heights")
+        check("21_heights")
 
 
 def markdown(text):
