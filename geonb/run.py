@@ -40,12 +40,11 @@ RECORDED = ("architecture", "data_hash", "init", "extra")
 
 def find_run(run: str | Path) -> Path:
     """Return the folder of a run, given by its path or else by the name of a shipped model; ValueError if neither."""
-    path = Path(run)
+    path, shipped = Path(run), sorted(config.parent.name for config in PRETRAINED.glob("*/config.yaml"))
+    if str(run) in shipped and not (path / "config.yaml").exists():  # a folder of that name may be something else
+        return PRETRAINED / run
     if path.exists():
         return path
-    shipped = sorted(config.parent.name for config in PRETRAINED.glob("*/config.yaml"))
-    if str(run) in shipped:
-        return PRETRAINED / run
     close = get_close_matches(str(run), shipped, n=1)
     guess = f"; did you mean {close[0]}?" if close else ""
     raise ValueError(f"{run}: neither the folder of a run nor a shipped model ({', '.join(shipped) or 'none'}){guess}")
