@@ -27,6 +27,7 @@ import yaml
 from articles import HERITAGE, articles
 from lightning_fabric import Fabric
 from scipy.spatial import KDTree
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -41,9 +42,10 @@ from geonb.data.splits import blocked_split
 from geonb.data.store import PlaceStore, write_store
 from geonb.data.texts import mask_names, names_of
 from geonb.encoders.features import features
-from geonb.encoders.image import image_backbone
+from geonb.encoders.image import Statistics, image_backbone
 from geonb.encoders.text import MiniLM, text_backbone
 from geonb.evaluation.retrieval import retrieval
+from geonb.evaluation.spatial import similar_beyond
 from geonb.geo import EARTH_RADIUS_KM, unit_xyz
 from geonb.losses import Space, info_nce
 from geonb.model import Model
@@ -152,10 +154,10 @@ def training_store(path: Path, store: PlaceStore, points: np.ndarray) -> PlaceSt
     )
 
 
-def chip_features(lonlat: np.ndarray, cache: Path) -> np.ndarray:
+def chip_features(lonlat: np.ndarray, backbone: Statistics, cache: Path) -> np.ndarray:
     """Encode the landscape chips of positions (n, 2), degrees, float32 (n, d); cached."""
     if not cache.exists():
-        backbone, starts = image_backbone("statistics", BANDS, 255), range(0, len(lonlat), 1024)
+        starts = range(0, len(lonlat), 1024)
         chunks = [backbone.encode(cut_chips(lonlat[i : i + 1024])) for i in tqdm(starts, desc="landscape chips")]
         np.save(cache, np.concatenate(chunks))
     return np.load(cache, allow_pickle=False)
@@ -208,9 +210,12 @@ def train(name: str, data: PlaceStore, allowed: np.ndarray, run: Path, seed: int
     """Train a model on the ``allowed`` places (n,) of passages and land points, and write its run folder."""
     recipe, text = RECIPES[name], data.has("text") & allowed
     modalities = [m for m in ("text", "landscape") if m in recipe.parts]
-    backbones = {"text": _minilm(), "landscape": image_backbone("statistics", BANDS, 255)}
-    feats = {"landscape": chip_features(data.lonlat, run.parent / f"chips-{data.data_hash[:16]}.npy")}
-    feats["text"] = features(data, "text", backbones["text"])
+    backbones: dict = {"text": _minilm()} if "text" in modalities else {}
+    dataset = PlaceDataset(data, {m: features(data, m, backbone) for m, backbone in backbones.items()})
+    if "landscape" in modalities:
+        backbones["landscape"] = image_backbone("statistics", BANDS, 255)
+        chips = chip_features(data.lonlat, backbones["landscape"], run.parent / f"chips-{data.data_hash[:16]}.npy")
+        _add(dataset, "landscape", chips)
     config = TrainConfig(
         modalities=("location", *modalities), dim=sum(recipe.parts.values()),
         encoding={"name": "spherical_harmonics", "degrees": recipe.degrees, "decay": 1.0},
@@ -219,32 +224,26 @@ def train(name: str, data: PlaceStore, allowed: np.ndarray, run: Path, seed: int
         backbones={m: backbones[m].name for m in modalities}, steps=steps, batch_size=3072, ema=0.98,
         validate_every=steps, seed=seed,
     )  # fmt: skip
-    dataset = PlaceDataset(data, {"text": feats["text"]} if "text" in modalities else {})
-    if "landscape" in modalities:
-        dataset.features["landscape"] = torch.from_numpy(feats["landscape"])
-        dataset.present["landscape"] = torch.ones(len(data), dtype=torch.bool)
-    built = build("imagebind", config, {m: feats[m].shape[1] for m in modalities})
+    built = build("imagebind", config, {m: values.shape[1] for m, values in dataset.features.items()})
     model = Earth(built.encoders["location"], {m: built.encoders[m] for m in modalities}, **config.options)
     model.names = tuple(recipe.parts)
     for m in modalities:
         model.encoders[m].standardise_by(dataset.features[m][dataset.present[m].numpy() & allowed])
-    every = np.zeros((len(data), feats["text"].shape[1]), np.float32)  # a row per place, as the chips have
-    every[data.has("text")] = feats["text"]
-    targets = _set_projections(model, recipe, data.lonlat, allowed, text, feats | {"text": every})
+    targets = _set_projections(model, recipe, data.lonlat, allowed, text, dataset.features)
     for m, target in targets.items():
-        dataset.features[f"{m} nearby"] = torch.from_numpy(target)
-        dataset.present[f"{m} nearby"] = torch.ones(len(data), dtype=torch.bool)
+        _add(dataset, f"{m} nearby", target)
 
     rows = torch.from_numpy(np.flatnonzero(allowed if "landscape" in modalities else text))
     record = {"architecture": "imagebind", "data_hash": data.data_hash, "init": None, "extra": {}}
     files.write_config(run, record, config)
     weights, state = fit(Fabric(accelerator="cpu", devices=1), model, dataset, rows, rows[:64], config, run)
     described = {m: {"name": b.name, "dim": b.dim, "fingerprint": b.fingerprint} for m, b in backbones.items()}
-    described["landscape"] |= {"bands": list(BANDS), "scale": 255}
+    if "landscape" in modalities:
+        described["landscape"] |= {"bands": list(BANDS), "scale": 255}
     manifest = {
         "architecture": "imagebind",
         "modalities": list(config.modalities),
-        "backbones": {m: described[m] for m in modalities},
+        "backbones": described,
         "data": {
             "name": data.path.name, "hash": data.data_hash, "places": int(allowed.sum()), "passages": int(text.sum()),
             "simulated": dict.fromkeys(config.modalities, False),
@@ -274,6 +273,12 @@ TARGETS = {
 }
 
 
+def _add(dataset: PlaceDataset, name: str, values: np.ndarray) -> None:
+    """Give all places values (places, d)."""
+    dataset.features[name] = torch.from_numpy(values)
+    dataset.present[name] = torch.ones(len(values), dtype=torch.bool)
+
+
 def _minilm() -> MiniLM:
     """Make the text backbone in float32, which every machine has."""
     return text_backbone("minilm", state={"minilm.bfloat16": torch.tensor(0)})
@@ -288,7 +293,7 @@ def _weights(recipe: Recipe, modalities: list[str]) -> dict[str, list[float]]:
 
 @torch.no_grad()
 def _set_projections(
-    model: Earth, recipe: Recipe, lonlat: np.ndarray, allowed: np.ndarray, text: np.ndarray, feats: dict
+    model: Earth, recipe: Recipe, lonlat: np.ndarray, allowed: np.ndarray, text: np.ndarray, features: Tensors
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """Set the rows of the heads that are no contrast to fixed linear maps; return the targets (places, d) of location.
 
@@ -306,7 +311,7 @@ def _set_projections(
 
     def standardised(modality: str) -> np.ndarray:
         head = model.encoders[modality]
-        return ((torch.from_numpy(feats[modality]) - head.mean) / head.std).numpy()
+        return ((features[modality] - head.mean) / head.std).numpy()
 
     if "landscape" in recipe.parts:
         chips = standardised("landscape")
@@ -351,29 +356,21 @@ def judge(
         for name, topic in topics.items():
             inside = np.any([np.char.startswith(climate, prefix) for prefix in topic["classes"]], 0)
             scores = model.embed_texts(topic["sentences"]) @ z.T
-            found.setdefault("extents of", {})[name] = float(np.mean([_auc(score, inside) for score in scores]))
+            found.setdefault("extents of", {})[name] = float(np.mean([roc_auc_score(inside, s) for s in scores]))
         found["extents"] = float(np.mean(list(found["extents of"].values())))
     return found
 
 
 def similar(z: np.ndarray, sample: PlaceStore, anchors: np.ndarray) -> dict[str, float]:
     """Count, among the 20 places beyond 2,000 km most similar to anchors, those of the same climate and language."""
-    xyz, climate, language = unit_xyz(sample.lonlat), sample.column("climate"), sample.column("language")
-    known, shares = np.array([value is not None for value in language]), {"climate": [], "language": []}
-    for chunk in np.array_split(anchors, max(1, len(anchors) // 500)):
-        similarity = np.where(xyz[chunk] @ xyz.T > np.cos(FAR_KM / EARTH_RADIUS_KM), -2.0, z[chunk] @ z.T)
-        top = np.argpartition(-similarity, SIMILAR, axis=1)[:, :SIMILAR]
-        shares["climate"] += (climate[top] == climate[chunk][:, None]).mean(1).tolist()
-        for row, others in zip(chunk, top, strict=True):
-            if known[row] and known[others].any():
-                shares["language"].append((language[others[known[others]]] == language[row]).mean())
-    return {name: float(np.mean(values)) for name, values in shares.items()}
-
-
-def _auc(score: np.ndarray, inside: np.ndarray) -> float:
-    rank = score.argsort().argsort() + 1
-    n = inside.sum()
-    return float((rank[inside].sum() - n * (n + 1) / 2) / (n * (len(score) - n)))
+    climate, language = sample.column("climate"), sample.column("language")
+    known, top = np.array([value is not None for value in language]), similar_beyond(z, sample.lonlat, FAR_KM, SIMILAR)
+    pairs = zip(anchors, top[anchors], strict=True)
+    known_pairs = ((row, others[known[others]]) for row, others in pairs if known[row] and known[others].any())
+    return {
+        "climate": float((climate[top[anchors]] == climate[anchors, None]).mean()),
+        "language": float(np.mean([(language[others] == language[row]).mean() for row, others in known_pairs])),
+    }
 
 
 # Shipping
