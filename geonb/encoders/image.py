@@ -7,6 +7,7 @@ Another one is any object with ``.name``, ``.dim``, ``.encode(items, progress=Fa
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,7 +33,7 @@ MIN_SIZE = 16  # their edge in pixels
 _INDICES = [("B8", "B4"), ("B3", "B8"), ("B3", "B11"), ("B8A", "B11")]
 
 
-class _Backbone:
+class _Backbone(ABC):
     """Encode chips of given bands, a batch at a time, by ``_features`` of values from 0 to 1."""
 
     name: str
@@ -58,8 +59,8 @@ class _Backbone:
                 out[i : i + BATCH] = self._features(batch / self.scale).numpy()
         return out
 
-    def _features(self, values: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def _features(self, values: torch.Tensor) -> torch.Tensor: ...
 
 
 class Statistics(_Backbone):
