@@ -103,7 +103,7 @@ def shipped(trained, tmp_path, monkeypatch):
 
 
 def test_a_shipped_model_is_a_run_by_its_name_in_every_command(shipped, trained, world):
-    Path("earth").mkdir()  # a folder that is no run, such as one of pictures
+    Path("earth").mkdir()  # another folder of that name, such as one with pictures
     model, exact = geonb.load("earth"), geonb.load(trained)
     assert {values.dtype for values in model.architecture.parameters()} == {torch.float32}
     np.testing.assert_allclose(model.embed_locations(LONLAT), exact.embed_locations(LONLAT), atol=0.02)
